@@ -1,0 +1,118 @@
+# ehr.c - `make` builds the three programs into build/; `make help` lists the rest.
+#
+# What the machine offers is found by compiling a small program, not by guessing.  NO_MPI=1, NO_CUDA=1, NO_OPENMP=1 turn
+# things off; SAN=1 builds everything under ASan and UBSan into build-san/.
+SHELL  := /bin/bash
+CC     ?= gcc
+ifeq ($(origin CC),default)
+CC     := gcc
+endif
+BUILD  := $(if $(SAN),build-san,build)
+WERROR ?= -Werror
+
+CFLAGS_COMMON := -std=c11 -D_GNU_SOURCE -I. -g -Wall -Wextra -Wpointer-arith -Wstrict-prototypes -Wno-format-truncation $(WERROR) \
+                 -ffp-contract=off -fno-math-errno -MMD -MP
+CFLAGS_OPT    := $(if $(SAN),-O1 -fsanitize=address$(comma)undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined,-O3)
+comma         := ,
+
+# ---- what is there -------------------------------------------------------------------------------------------------
+DETECT := $(BUILD)/detect.mk
+ifeq ($(filter clean help setup quickstart test format test-parity,$(MAKECMDGOALS)),)
+-include $(DETECT)
+endif
+
+CFLAGS  = $(CFLAGS_COMMON) $(CFLAGS_OPT) $(OPENMP_CFLAGS) $(HDF5_CFLAGS)
+LDFLAGS = $(CFLAGS_OPT) $(OPENMP_CFLAGS)
+LIBS    = $(HDF5_LIBS) -ljansson -lzip -lz -lsodium -lm -lpthread
+
+KERNEL_SRC := $(wildcard kernels/*.c kernels/reference/*.c kernels/cpu/*.c)
+MODEL_SRC  := $(wildcard model/*.c)
+DATA_SRC   := $(filter-out data/main.c,$(wildcard data/*.c))
+TRAIN_SRC  := $(filter-out train/main.c train/dist_mpi.c,$(wildcard train/*.c))
+INFER_SRC  := $(filter-out infer/main.c,$(wildcard infer/*.c))
+ifeq ($(HAVE_MPI),1)
+TRAIN_SRC  += train/dist_mpi.c
+endif
+obj = $(patsubst %.c,$(BUILD)/%.o,$(1))
+
+KERNEL_OBJ := $(call obj,$(KERNEL_SRC))
+MODEL_OBJ  := $(call obj,$(MODEL_SRC))
+DATA_OBJ   := $(call obj,$(DATA_SRC))
+TRAIN_OBJ   = $(call obj,$(TRAIN_SRC))
+INFER_OBJ  := $(call obj,$(INFER_SRC))
+
+PROGRAMS := $(BUILD)/ehr-data $(BUILD)/ehr-train $(BUILD)/ehr-infer
+TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
+BENCHES  := $(patsubst tests/%.c,$(BUILD)/%,$(wildcard tests/bench_*.c))
+FUZZERS  := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz_*.c))
+
+.PHONY: all programs tests benches detect setup quickstart test test-parity bench clean help format
+all: detect programs benches
+programs: $(PROGRAMS)
+tests: $(TESTS) $(FUZZERS)
+benches: $(BENCHES)
+
+$(DETECT): Makefile scripts/detect.sh
+	@mkdir -p $(BUILD)
+	@CC="$(CC)" NO_MPI="$(NO_MPI)" NO_CUDA="$(NO_CUDA)" NO_OPENMP="$(NO_OPENMP)" sh scripts/detect.sh $(BUILD) > $@.tmp && mv $@.tmp $@
+detect: $(DETECT)
+	@cat $(BUILD)/detect.txt
+
+# Flag changes (NO_MPI=1 and the like) take effect without `make clean`.
+$(shell mkdir -p $(BUILD); printf '%s' 'NO_MPI=$(NO_MPI) NO_CUDA=$(NO_CUDA) NO_OPENMP=$(NO_OPENMP)' > $(BUILD)/switches.tmp; \
+        cmp -s $(BUILD)/switches.tmp $(BUILD)/switches || { mv $(BUILD)/switches.tmp $(BUILD)/switches; rm -f $(DETECT); })
+
+# ---- objects -------------------------------------------------------------------------------------------------------
+$(BUILD)/kernels/cpu/%_avx512.o: ISA := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma
+$(BUILD)/kernels/cpu/%_avx2.o:   ISA := -mavx2 -mfma
+$(BUILD)/train/dist_mpi.o: EXTRA = $(MPI_CFLAGS)
+$(BUILD)/train/%.o: EXTRA = $(if $(HAVE_MPI),-DHAVE_MPI)
+$(BUILD)/train/dist_mpi.o: EXTRA = -DHAVE_MPI $(MPI_CFLAGS)
+
+$(BUILD)/%.o: %.c $(DETECT)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(ISA) $(EXTRA) -c $< -o $@
+
+# ---- programs ------------------------------------------------------------------------------------------------------
+$(BUILD)/ehr-data: $(BUILD)/data/main.o $(DATA_OBJ) $(MODEL_OBJ) $(KERNEL_OBJ)
+	$(CC) $(LDFLAGS) $^ -o $@ $(LIBS)
+$(BUILD)/ehr-train: $(BUILD)/train/main.o $(TRAIN_OBJ) $(DATA_OBJ) $(MODEL_OBJ) $(KERNEL_OBJ)
+	$(CC) $(LDFLAGS) $^ -o $@ $(LIBS) $(MPI_LIBS)
+$(BUILD)/ehr-infer: $(BUILD)/infer/main.o $(INFER_OBJ) $(DATA_OBJ) $(MODEL_OBJ) $(KERNEL_OBJ)
+	$(CC) $(LDFLAGS) $^ -o $@ $(LIBS)
+
+# Tests and benchmarks link every module but the mains.
+$(BUILD)/tests/%: $(BUILD)/tests/%.o $(TRAIN_OBJ) $(INFER_OBJ) $(DATA_OBJ) $(MODEL_OBJ) $(KERNEL_OBJ)
+	$(CC) $(LDFLAGS) $^ -o $@ -lcmocka $(LIBS) $(MPI_LIBS)
+$(BUILD)/bench_%: $(BUILD)/tests/bench_%.o $(TRAIN_OBJ) $(INFER_OBJ) $(DATA_OBJ) $(MODEL_OBJ) $(KERNEL_OBJ)
+	$(CC) $(LDFLAGS) $^ -o $@ $(LIBS) $(MPI_LIBS)
+
+# ---- what people type ----------------------------------------------------------------------------------------------
+# Each works on a machine with only git, make and a shell: setup.sh installs what is missing first.
+setup:
+	@sh scripts/setup.sh
+quickstart: setup
+	@$(MAKE) --no-print-directory all
+	@QUICK="$(QUICK)" DATA="$(DATA)" bash scripts/quickstart.sh
+test: setup
+	@$(MAKE) --no-print-directory all tests SAN=$(SAN)
+	@bash tests/run.sh $(BUILD)
+test-parity: setup
+	@$(MAKE) --no-print-directory all
+	@bash tests/parity.sh
+bench: all
+	@bash tests/bench.sh
+format:
+	clang-format -i $$(git ls-files '*.c' '*.h')
+clean:
+	rm -rf build build-san
+help:
+	@echo 'make              build the three programs and the benchmarks into build/'
+	@echo 'make quickstart   install what is missing, build, and go from synthetic records to forecasts and a report'
+	@echo '                  QUICK=1 short form; DATA=omop:PATH from your own OMOP export'
+	@echo 'make test         everything a machine without a GPU can check'
+	@echo 'make test-parity  a checkpoint in transformers gives our logits (installs torch)'
+	@echo 'make bench        measurements'
+	@echo 'make SAN=1 ...    under ASan and UBSan, in build-san/;  NO_MPI=1  NO_CUDA=1  NO_OPENMP=1'
+
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -1,0 +1,70 @@
+/* base.h - errors, checked allocation, clocks and progress lines.  Leaf: libc only, anyone may include it. */
+#ifndef EHR_MODEL_BASE_H
+#define EHR_MODEL_BASE_H
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+/* Every function that can fail on input, files or hardware returns Status, 0 meaning success, and takes Err last.
+ * No other convention is used.  A program maps ERR_USAGE to exit code 2 and everything else to 1. */
+typedef enum {
+    OK = 0,
+    ERR_USAGE,  /* flag or option value */
+    ERR_FORMAT, /* a file is not what it says it is */
+    ERR_IO,     /* open, read, write, rename, disk full */
+    ERR_NOMEM,  /* an allocation whose size comes from input or flags */
+    ERR_DEVICE, /* sticky: the process cannot continue */
+    ERR_COMM    /* sticky: the whole job cannot continue */
+} Status;
+
+typedef struct {
+    Status code;
+    char   msg[1024];
+} Err;
+
+/* Both return the code, so that callers write: return err_set(err, ERR_IO, ...).  A message says what was being done,
+ * to which file or flag, what was expected, what was found, and what to do next. */
+Status err_set(Err *err, Status code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+Status err_context(Err *err, const char *fmt, ...) __attribute__((format(printf, 2, 3))); /* prepends "fmt: " */
+
+/* A broken promise between two pieces of our own code.  Always compiled in. */
+#define REQUIRE(cond) ((cond) ? (void)0 : require_failed(#cond, __FILE__, __LINE__))
+void require_failed(const char *cond, const char *file, int line) __attribute__((noreturn));
+
+/* Host memory for sizes that our own code bounds; abort when there is none.  Sizes that input decides go through
+ * try_calloc: NULL when count * size overflows or memory is short, for the caller to report as ERR_NOMEM. */
+void *xmalloc(size_t bytes);
+void *xcalloc(size_t count, size_t size);
+void *xrealloc(void *p, size_t bytes);
+char *xstrdup(const char *s);
+char *xasprintf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+void *try_calloc(size_t count, size_t size);
+
+double clock_s(void); /* monotonic seconds */
+
+/* A line of progress for long work: rewritten in place with rate and time left on a terminal, a plain line every
+ * 10 s when piped.  Nothing is printed for work that ends within a second. */
+typedef struct {
+    FILE       *out;   /* NULL: silent */
+    const char *label; /* "tokenize" */
+    const char *unit;  /* "patients" */
+    int64_t     total; /* 0 = unknown */
+    double      start_s, last_s;
+    int         terminal, shown;
+} Progress;
+void progress_open(Progress *p, FILE *out, const char *label, const char *unit, int64_t total);
+void progress_update(Progress *p, int64_t done);
+void progress_close(Progress *p, int64_t done);
+
+/* Whole small files.  file_read: at most max_bytes, NUL appended, free with free().  file_write: to path.tmp, fsync,
+ * rename, so that path is either the old or the new content. */
+Status file_read(const char *path, size_t max_bytes, char **out, size_t *size, Err *err);
+Status file_write(const char *path, const void *data, size_t size, Err *err);
+Status dir_make(const char *path, Err *err); /* with parents; an existing folder is fine */
+int    path_exists(const char *path);
+int    path_is_dir(const char *path);
+
+/* Splits "a,b,c" in place; returns the number of parts written (at most max). */
+int split_list(char *s, char **parts, int max);
+
+#endif

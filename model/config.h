@@ -1,0 +1,27 @@
+/* config.h - the shape of a model: the strict Qwen3 block (pre-RMSNorm, grouped-query attention with per-head RMSNorm
+ * on q and k before rotate-half RoPE, SwiGLU, no biases, tied or untied head), so that a checkpoint loads in
+ * transformers, vLLM and llama.cpp as it stands. */
+#ifndef EHR_MODEL_CONFIG_H
+#define EHR_MODEL_CONFIG_H
+#include "model/base.h"
+
+typedef struct {
+    int    n_layers, d_model, n_heads, n_kv_heads, head_dim, d_ff;
+    int    vocab_size;   /* V: ids in use */
+    int    vocab_padded; /* Vp: V rounded up to a multiple of 64; lives in memory only */
+    int    seq_len;      /* longest sequence, max_position_embeddings */
+    int    tied;         /* 1: the head is the embedding */
+    double rope_theta, rms_eps, init_std;
+} ModelConfig;
+
+/* "nano" ... "large"; ERR_USAGE lists the presets.  Sets everything but vocab_size, vocab_padded and seq_len. */
+Status config_preset(ModelConfig *cfg, const char *name, Err *err);
+const char *config_presets(void); /* "nano|micro|small|medium|large" */
+/* Fills vocab_padded; refuses shapes that the kernels do not take or whose sizes overflow. */
+Status config_check(ModelConfig *cfg, Err *err);
+
+/* config.json of a checkpoint folder (Qwen3ForCausalLM). */
+Status config_write(const char *dir, const ModelConfig *cfg, int pad_id, int bos_id, Err *err);
+Status config_read(const char *dir, ModelConfig *cfg, Err *err);
+
+#endif

@@ -1,0 +1,89 @@
+#!/bin/sh
+# detect.sh BUILD - finds what this machine can build with by compiling small programs.  Writes make variables to
+# stdout and the table that `make` shows to BUILD/detect.txt.
+build=$1
+cc=${CC:-gcc}
+dir=$(mktemp -d) || exit 1
+trap 'rm -rf "$dir"' EXIT
+rows=""
+
+row() { rows="$rows$(printf '  %-8s %-4s %s' "$1" "$2" "$3")
+"; }
+try() { # try NAME 'source' FLAGS...
+    printf '%s\n' "$2" > "$dir/$1.c"
+    name=$1
+    shift 2
+    "$cc" "$dir/$name.c" -o "$dir/$name" "$@" > "$dir/$name.log" 2>&1
+}
+
+if ! try cc 'int main(void){return 0;}'; then
+    echo "\$(error no working C compiler ($cc): run \`make setup\`)"
+    exit 0
+fi
+row compiler yes "$($cc --version | head -n 1)"
+
+if [ -z "$NO_OPENMP" ] && try openmp '#include <omp.h>
+int main(void){return omp_get_max_threads() < 1;}' -fopenmp; then
+    echo "HAVE_OPENMP := 1"
+    echo "OPENMP_CFLAGS := -fopenmp"
+    row OpenMP yes "worker threads on the CPU"
+else
+    row OpenMP no "one thread a process${NO_OPENMP:+ (NO_OPENMP)}"
+    echo "OPENMP_CFLAGS := -Wno-unknown-pragmas"
+fi
+
+# hdf5-serial, never plain hdf5: the latter may silently be the MPI flavour.
+hc=$(pkg-config --cflags hdf5-serial 2>/dev/null || pkg-config --cflags hdf5 2>/dev/null)
+hl=$(pkg-config --libs hdf5-serial 2>/dev/null || pkg-config --libs hdf5 2>/dev/null || echo -lhdf5)
+if try hdf5 '#include <hdf5.h>
+#ifdef H5_HAVE_PARALLEL
+#error "parallel HDF5"
+#endif
+int main(void){return H5open() < 0;}' $hc $hl; then
+    echo "HDF5_CFLAGS := $hc"
+    echo "HDF5_LIBS := $hl"
+    row HDF5 yes "$(pkg-config --modversion hdf5-serial 2>/dev/null) (serial)"
+else
+    echo "\$(error no serial HDF5 (libhdf5-dev): run \`make setup\`)"
+    row HDF5 NO "needed: run \`make setup\`"
+fi
+for lib in jansson zip z sodium; do
+    case $lib in
+    jansson) src='#include <jansson.h>
+int main(void){json_decref(json_object());return 0;}' ;;
+    zip) src='#include <zip.h>
+int main(void){return zip_libzip_version()==0;}' ;;
+    z) src='#include <zlib.h>
+int main(void){return zlibVersion()==0;}' ;;
+    sodium) src='#include <sodium.h>
+int main(void){return sodium_init()<0;}' ;;
+    esac
+    if try "lib$lib" "$src" "-l$lib"; then
+        row "lib$lib" yes ""
+    else
+        row "lib$lib" NO "needed: run \`make setup\`"
+        echo "\$(error no lib$lib: run \`make setup\`)"
+    fi
+done
+
+mc=$(pkg-config --cflags ompi-c 2>/dev/null || mpicc --showme:compile 2>/dev/null)
+ml=$(pkg-config --libs ompi-c 2>/dev/null || mpicc --showme:link 2>/dev/null)
+if [ -z "$NO_MPI" ] && try mpi '#include <mpi.h>
+int main(void){int f;return MPI_Initialized(&f);}' $mc $ml; then
+    echo "HAVE_MPI := 1"
+    echo "MPI_CFLAGS := $mc"
+    echo "MPI_LIBS := $ml"
+    row OpenMPI yes "$(pkg-config --modversion ompi-c 2>/dev/null): mpirun -np N ehr-train"
+else
+    row OpenMPI no "ehr-train runs as one process${NO_MPI:+ (NO_MPI)}"
+fi
+
+# The CUDA backend is not part of the tree yet; say what is there so that nobody expects a GPU to be used.
+if [ -n "$NO_CUDA" ]; then
+    row CUDA no "(NO_CUDA)"
+elif command -v nvcc > /dev/null 2>&1; then
+    row CUDA off "nvcc is here; this version has no CUDA kernels yet: everything runs on the CPU"
+else
+    row CUDA no "no nvcc; everything runs on the CPU"
+fi
+{ echo "ehr.c: found on this machine"; printf '%s' "$rows"; } > "$build/detect.txt"
