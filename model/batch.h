@@ -20,6 +20,7 @@ typedef struct {
 
     /* For reports, not read by the model: */
     int64_t *seq_patient; /* (N capacity) row of the patient in its split, per sequence; -1 = filler */
+    int64_t *target_index; /* (N) the target's index in its patient's tokens; -1 = no target, or a censored gap */
     float   *oracle_logp; /* (N) log p of the target under the oracle's law; NaN = unknown or not counted */
     int32_t *minutes;     /* (N) minutes since the patient's first event at this slot (prefix: window start) */
 } Batch;
