@@ -17,11 +17,12 @@ typedef struct {
 /* "nano" ... "large"; ERR_USAGE lists the presets.  Sets everything but vocab_size, vocab_padded and seq_len. */
 Status config_preset(ModelConfig *cfg, const char *name, Err *err);
 const char *config_presets(void); /* "nano|micro|small|medium|large" */
-/* Fills vocab_padded; refuses shapes that the kernels do not take or whose sizes overflow. */
+/* Fills vocab_padded; refuses sizes that make no model or overflow.  (Which head sizes a backend takes is checked by
+ * model_open: 64 and 128 in float, any even one in the double reference.) */
 Status config_check(ModelConfig *cfg, Err *err);
 
 /* config.json of a checkpoint folder (Qwen3ForCausalLM). */
-Status config_write(const char *dir, const ModelConfig *cfg, int pad_id, int bos_id, Err *err);
+Status config_write(const char *dir, const ModelConfig *cfg, int pad_id, int bos_id, int eos_id, Err *err); /* -1: none */
 Status config_read(const char *dir, ModelConfig *cfg, Err *err);
 
 #endif

@@ -19,6 +19,7 @@ typedef struct {
     int     decay;     /* weight decay applies */
     int     trainable; /* 0: no gradient, no moments, no update */
     int     bucket;    /* gradient communication unit: 0 embedding, 1..L blocks, L+1 final norm and untied head */
+    size_t  field;     /* where its pointer lies: offset in LayerParams, or in Params outside blocks */
     int64_t offset;    /* first element in the arena; a multiple of 16 */
     int64_t count;     /* rows * cols */
     /* The Hugging Face tensors are row slices: slice s holds slice_rows[s] rows under slice_name[s]. */
@@ -61,6 +62,9 @@ void   param_table_free(ParamTable *table);
 int    param_find(const ParamTable *table, const char *name); /* -1: none */
 Status params_bind(Params *p, const ParamTable *table, const ModelConfig *cfg, void *arena, DType t, Err *err);
 void   params_unbind(Params *p);
+/* Gradient pointers with NULL where the parameter is frozen: of one block, and of what lies outside blocks. */
+LayerParams params_layer_trainable(const Params *p, const ParamTable *table, int layer);
+Params      params_top_trainable(const Params *p, const ParamTable *table);
 /* (seed, hash of the parameter's name, element) -> value: the same whatever the padding or the rank count. */
 void   params_init(float *host_arena, const ParamTable *table, const ModelConfig *cfg, uint64_t seed);
 
