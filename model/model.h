@@ -28,6 +28,8 @@ typedef struct Acts Acts; /* activation arena for one batch shape */
 Status model_open(Model *m, const ModelConfig *cfg, Device *dev, DType dtype, int64_t param_pad, Err *err);
 void   model_close(Model *m);
 void   model_init(Model *m, uint64_t seed);
+/* Copies host values into elements [begin, begin + count) of the weights. */
+void   model_set_weights(Model *m, const float *host, int64_t begin, int64_t count);
 /* Re-lays the weights for inference (packing); call once after loading, never while training. */
 Status model_prepare(Model *m, Err *err);
 
@@ -41,13 +43,16 @@ size_t acts_bytes(const ModelConfig *cfg, DType t, int N, int training, Recomput
 void   acts_report(const ModelConfig *cfg, DType t, int N, int training, Recompute recompute, FILE *out); /* table */
 void   acts_close(Acts *a);
 
-/* Training and scoring.  Queue work on m->dev and return; errors show at device_sync().  The batch is uploaded by
- * model_forward and may be reused when it returns. */
+/* Training and scoring.  Queue work on m->dev and return; errors show at device_sync(), a malformed batch (ids, ranges,
+ * positions or cu_seqlens out of bounds) among them.  The batch is uploaded by model_forward and may be reused when it
+ * returns; model_loss and model_backward work on the uploaded copy and take b to check that it is the same one.
+ * target_lo = NULL: no losses will be asked for. */
 void model_forward(Model *m, Acts *a, const Batch *b);
-/* losses (N), 0 where there is no target, readable through acts_losses().  With grad: also the gradient of the sum of
- * losses through the head, left in the activations for model_backward. */
+/* losses (N), 0 where there is no target, readable through acts_losses().  With grad (needs training activations): also
+ * the gradient of the sum of losses, added to the head's and left in the activations for model_backward. */
 void model_loss(Model *m, Acts *a, const Batch *b, Params *grad);
-/* bucket_ready(ctx, bucket) is called as soon as the work that completes a bucket's gradient is queued, from the last
+/* Adds to *grad, an arena of float (double for DTYPE_F64) bound with params_bind; frozen parameters are left alone.
+ * bucket_ready(ctx, bucket) is called as soon as the work that completes a bucket's gradient is queued, from the last
  * bucket to the first; NULL = do not tell. */
 void model_backward(Model *m, Acts *a, const Batch *b, Params *grad, void (*bucket_ready)(void *ctx, int bucket),
                     void *ctx);

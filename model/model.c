@@ -1,0 +1,362 @@
+/* model.c - the order of operations of the transformer, once.
+ *
+ *   x = embedding[tokens]
+ *   block: x_mid = x + W_o attention(rope(norm(q)), rope(norm(k)), v),  q,k,v = W_qkv rmsnorm(x)
+ *          x'    = x_mid + W_down swiglu(W_gate_up rmsnorm(x_mid))
+ *   losses = classifier(rmsnorm(x), head)
+ *
+ * Training, scoring, activation recompute and decoding run the same block; they differ in where attention finds its keys
+ * (Context) and in which activations have a buffer per layer (activations.h). */
+#include "model/activations.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { W_QKV, W_ATTN_OUT, W_GATE_UP, W_DOWN, W_PER_LAYER };
+struct PreparedWeights {
+    Weight  head;
+    Weight *layer; /* (n_layers * W_PER_LAYER) */
+};
+
+/* Where the rows of a pass sit and where their attention finds keys: packed sequences, or pages when `pages` is set. */
+typedef struct {
+    const int32_t    *positions;
+    const int32_t    *cu_seqlens;
+    int               n_seq, N;
+    const PagedBatch *pages;
+    size_t            pool_layer_stride;
+    const int64_t    *slot;
+} Context;
+
+/* ---- open and close ---------------------------------------------------------------------------------------------- */
+
+static Status upload_rope(Model *m, Err *err) {
+    const int    T = m->cfg.seq_len, half = m->cfg.head_dim / 2;
+    const size_t element = dtype_size(m->dtype), n = (size_t)T * (size_t)half * 2;
+    m->rope = device_alloc(m->dev, n * element);
+    void *host = try_calloc(n, element);
+    if (!m->rope || !host) {
+        free(host);
+        return err_set(err, ERR_NOMEM, "no memory for rotations of %d positions (%.1f MiB): lower --seq-len", T,
+                       (double)(n * element) / 1048576);
+    }
+    for (int i = 0; i < half; i++) {
+        const double frequency = pow(m->cfg.rope_theta, -2.0 * i / m->cfg.head_dim);
+        for (int t = 0; t < T; t++) {
+            const size_t c = (size_t)t * 2 * (size_t)half + (size_t)i, s = c + (size_t)half;
+            if (m->dtype == DTYPE_F64) {
+                ((double *)host)[c] = cos(t * frequency);
+                ((double *)host)[s] = sin(t * frequency);
+            } else {
+                ((float *)host)[c] = (float)cos(t * frequency);
+                ((float *)host)[s] = (float)sin(t * frequency);
+            }
+        }
+    }
+    device_upload(m->dev, m->rope, host, n * element);
+    free(host);
+    return OK;
+}
+
+Status model_open(Model *m, const ModelConfig *cfg, Device *dev, DType dtype, int64_t param_pad, Err *err) {
+    *m = (Model){.cfg = *cfg, .dev = dev, .dtype = dtype};
+    Status s = config_check(&m->cfg, err);
+    if (s) return s;
+    if (dtype != DTYPE_F64 && cfg->head_dim != 64 && cfg->head_dim != 128)
+        return err_set(err, ERR_USAGE, "head_dim is %d; the %s kernels take 64 or 128", cfg->head_dim, dtype_name(dtype));
+    m->k = dtype == DTYPE_F32 || dtype == DTYPE_F64 ? kernels_get(dev, dtype) : NULL;
+    if (!m->k) return err_set(err, ERR_USAGE, "%s has no %s kernels", device_name(dev), dtype_name(dtype));
+    if ((s = param_table_build(&m->table, &m->cfg, param_pad, err))) return s;
+    const size_t bytes = (size_t)m->table.total * dtype_size(dtype);
+    m->w_arena = device_alloc(dev, bytes);
+    if (!m->w_arena)
+        s = err_set(err, ERR_NOMEM, "%s has no memory for %.1f million parameters (%.1f MiB): choose a smaller model",
+                    device_name(dev), (double)m->table.n_params * 1e-6, (double)bytes / 1048576);
+    if (!s) s = params_bind(&m->w, &m->table, &m->cfg, m->w_arena, dtype, err);
+    if (!s) s = upload_rope(m, err);
+    if (s) model_close(m);
+    return s;
+}
+
+void model_close(Model *m) {
+    if (m->prepared_weights) free(m->prepared_weights->layer);
+    free(m->prepared_weights);
+    if (m->prepared) device_free(m->dev, m->prepared);
+    if (m->rope) device_free(m->dev, m->rope);
+    if (m->w_arena) device_free(m->dev, m->w_arena);
+    params_unbind(&m->w);
+    param_table_free(&m->table);
+    *m = (Model){0};
+}
+
+void model_set_weights(Model *m, const float *host, int64_t begin, int64_t count) {
+    REQUIRE(begin >= 0 && count >= 0 && count <= m->table.total - begin);
+    if (m->dtype == DTYPE_F32) {
+        device_upload(m->dev, (float *)m->w_arena + begin, host, (size_t)count * sizeof *host);
+        return;
+    }
+    REQUIRE(m->dtype == DTYPE_F64);
+    double *wide = xmalloc((size_t)count * sizeof *wide);
+    for (int64_t i = 0; i < count; i++) wide[i] = host[i];
+    device_upload(m->dev, (double *)m->w_arena + begin, wide, (size_t)count * sizeof *wide);
+    free(wide);
+}
+
+void model_init(Model *m, uint64_t seed) {
+    float *host = xmalloc((size_t)m->table.total * sizeof *host);
+    params_init(host, &m->table, &m->cfg, seed);
+    model_set_weights(m, host, 0, m->table.total);
+    free(host);
+}
+
+/* ---- weights as the kernels take them ---------------------------------------------------------------------------- */
+
+static Weight plain_weight(const Model *m, int l, int which) {
+    const ModelConfig *c = &m->cfg;
+    const LayerParams *w = &m->w.layer[l];
+    const int HD = c->n_heads * c->head_dim, GD = c->n_kv_heads * c->head_dim, C = c->d_model, F = c->d_ff;
+    const Weight all[W_PER_LAYER] = {
+        [W_QKV] = {.data = w->qkv, .dtype = m->dtype, .rows = HD + 2 * GD, .cols = C},
+        [W_ATTN_OUT] = {.data = w->attn_out, .dtype = m->dtype, .rows = C, .cols = HD},
+        [W_GATE_UP] = {.data = w->gate_up, .dtype = m->dtype, .rows = 2 * F, .cols = C},
+        [W_DOWN] = {.data = w->down, .dtype = m->dtype, .rows = C, .cols = F},
+    };
+    return all[which];
+}
+
+static Weight plain_head(const Model *m) {
+    return (Weight){.data = m->w.head, .dtype = m->dtype, .rows = m->cfg.vocab_padded, .cols = m->cfg.d_model};
+}
+
+static Weight layer_weight(const Model *m, int l, int which) {
+    return m->prepared_weights ? m->prepared_weights->layer[l * W_PER_LAYER + which] : plain_weight(m, l, which);
+}
+
+static Weight head_weight(const Model *m) { return m->prepared_weights ? m->prepared_weights->head : plain_head(m); }
+
+static size_t prepared_bytes(const Model *m, const Weight *w) {
+    return (m->k->weight_prepared_bytes(m->dev, w->rows, w->cols, w->dtype) + 255) / 256 * 256;
+}
+
+Status model_prepare(Model *m, Err *err) {
+    if (m->prepared_weights) return OK;
+    const int n = m->cfg.n_layers * W_PER_LAYER;
+    Weight    head = plain_head(m);
+    size_t    bytes = prepared_bytes(m, &head);
+    for (int i = 0; i < n; i++) {
+        Weight w = plain_weight(m, i / W_PER_LAYER, i % W_PER_LAYER);
+        bytes += prepared_bytes(m, &w);
+    }
+    char *at = m->prepared = device_alloc(m->dev, bytes);
+    if (!at) return err_set(err, ERR_NOMEM, "%s has no memory for %.1f MiB of packed weights", device_name(m->dev),
+                            (double)bytes / 1048576);
+    struct PreparedWeights *p = xcalloc(1, sizeof *p);
+    p->layer = xcalloc((size_t)n, sizeof *p->layer);
+    m->k->weight_prepare(m->dev, &p->head, at, m->dtype, &head);
+    at += prepared_bytes(m, &head);
+    for (int i = 0; i < n; i++) {
+        Weight w = plain_weight(m, i / W_PER_LAYER, i % W_PER_LAYER);
+        m->k->weight_prepare(m->dev, &p->layer[i], at, m->dtype, &w);
+        at += prepared_bytes(m, &w);
+    }
+    m->prepared_weights = p;
+    return OK;
+}
+
+double model_flops_per_token(const ModelConfig *cfg, double mean_context) {
+    const double C = cfg->d_model, HD = (double)cfg->n_heads * cfg->head_dim, GD = (double)cfg->n_kv_heads * cfg->head_dim;
+    const double block = C * (HD + 2 * GD) + HD * C + 3 * C * (double)cfg->d_ff;
+    return 6 * (cfg->n_layers * block + C * cfg->vocab_size) + 6 * cfg->n_layers * HD * mean_context;
+}
+
+/* ---- one block, forward ------------------------------------------------------------------------------------------ */
+
+static void attention_half(Model *m, int l, const LayerActs *a, const PassActs *pass, const Context *ctx) {
+    const KernelOps   *k = m->k;
+    const ModelConfig *c = &m->cfg;
+    const LayerParams *w = &m->w.layer[l];
+    const Weight       w_qkv = layer_weight(m, l, W_QKV), w_out = layer_weight(m, l, W_ATTN_OUT);
+    const int          N = ctx->N, H = c->n_heads, G = c->n_kv_heads, D = c->head_dim;
+    const float        eps = (float)c->rms_eps;
+    k->rmsnorm_forward(m->dev, pass->norm, a->attn_rstd, a->x, w->attn_norm, eps, N, c->d_model);
+    k->matmul_forward(m->dev, a->qkv, pass->norm, &w_qkv, N);
+    k->qk_norm_rope_forward(m->dev, a->qk, a->qk_rstd, a->qkv, w->q_norm, w->k_norm, ctx->positions, m->rope, eps, N, H, G, D);
+    if (ctx->pages) {
+        PagedBatch pages = *ctx->pages;
+        pages.pool = (char *)pages.pool + (size_t)l * ctx->pool_layer_stride;
+        k->kv_append(m->dev, pages.pool, a->qk, a->qkv, ctx->slot, N, H, G, D);
+        k->attention_paged(m->dev, a->attn, a->qk, &pages, N, H, G, D);
+    } else {
+        k->attention_forward(m->dev, a->attn, a->lse, a->qk, a->qkv, ctx->cu_seqlens, ctx->n_seq, N, H, G, D);
+    }
+    k->matmul_add_forward(m->dev, a->x_mid, a->x, a->attn, &w_out, N);
+}
+
+/* x_out = NULL: recompute, where only what leads to it is needed. */
+static void mlp_half(Model *m, int l, const LayerActs *a, const PassActs *pass, void *x_out, int N) {
+    const Weight w_gate_up = layer_weight(m, l, W_GATE_UP), w_down = layer_weight(m, l, W_DOWN);
+    m->k->rmsnorm_forward(m->dev, pass->norm, a->mlp_rstd, a->x_mid, m->w.layer[l].mlp_norm, (float)m->cfg.rms_eps, N,
+                          m->cfg.d_model);
+    m->k->matmul_swiglu_forward(m->dev, pass->act, a->gate_up, pass->norm, &w_gate_up, N);
+    if (x_out) m->k->matmul_add_forward(m->dev, x_out, a->x_mid, pass->act, &w_down, N);
+}
+
+static void blocks_forward(Model *m, Acts *a, const int32_t *tokens, const Context *ctx) {
+    const int C = m->cfg.d_model, L = m->cfg.n_layers;
+    m->k->embedding_forward(m->dev, a->layer[0].x, tokens, m->w.embedding, ctx->N, C);
+    for (int l = 0; l < L; l++) {
+        attention_half(m, l, &a->layer[l], &a->pass, ctx);
+        mlp_half(m, l, &a->layer[l], &a->pass, a->layer[l + 1].x, ctx->N);
+    }
+    m->k->rmsnorm_forward(m->dev, a->pass.hidden, a->pass.final_rstd, a->layer[L].x, m->w.final_norm, (float)m->cfg.rms_eps,
+                          ctx->N, C);
+    a->rows = ctx->N;
+    a->n_seq = ctx->n_seq;
+}
+
+/* ---- training and scoring ---------------------------------------------------------------------------------------- */
+
+/* Kernels trust their indices, so they are checked here, once a pass: microseconds against milliseconds. */
+static const char *batch_fault(const Model *m, const Acts *a, const Batch *b) {
+    if (b->N < 1 || b->N > a->N) return "the batch has more rows than the activations have room for";
+    if (b->n_seq < 1 || b->n_seq > b->N || b->cu_seqlens[0] != 0 || b->cu_seqlens[b->n_seq] != b->N)
+        return "cu_seqlens does not cover the batch";
+    for (int s = 0; s < b->n_seq; s++)
+        if (b->cu_seqlens[s + 1] <= b->cu_seqlens[s]) return "cu_seqlens does not ascend";
+    for (int n = 0; n < b->N; n++) {
+        if (b->tokens[n] < 0 || b->tokens[n] >= m->cfg.vocab_size) return "a token id is beyond the vocabulary";
+        if (b->positions[n] < 0 || b->positions[n] >= m->cfg.seq_len) return "a position is beyond the sequence length";
+        if (b->target_lo && b->target_lo[n] >= 0 &&
+            (b->target_hi[n] <= b->target_lo[n] || b->target_hi[n] > m->cfg.vocab_size))
+            return "a target range is empty or beyond the vocabulary";
+    }
+    return NULL;
+}
+
+static Context packed_context(const Acts *a, int n_seq, int N) {
+    return (Context){.positions = a->pass.positions, .cu_seqlens = a->pass.cu_seqlens, .n_seq = n_seq, .N = N};
+}
+
+void model_forward(Model *m, Acts *a, const Batch *b) {
+    const char *fault = batch_fault(m, a, b);
+    if (fault) {
+        device_fail(m->dev, "model_forward", fault);
+        return;
+    }
+    const size_t bytes = (size_t)b->N * sizeof(int32_t);
+    device_upload(m->dev, a->pass.tokens, b->tokens, bytes);
+    device_upload(m->dev, a->pass.positions, b->positions, bytes);
+    device_upload(m->dev, a->pass.cu_seqlens, b->cu_seqlens, ((size_t)b->n_seq + 1) * sizeof(int32_t));
+    if (b->target_lo) {
+        device_upload(m->dev, a->pass.target_lo, b->target_lo, bytes);
+        device_upload(m->dev, a->pass.target_hi, b->target_hi, bytes);
+    }
+    Context ctx = packed_context(a, b->n_seq, b->N);
+    blocks_forward(m, a, a->pass.tokens, &ctx);
+}
+
+void model_loss(Model *m, Acts *a, const Batch *b, Params *grad) {
+    if (device_error(m->dev)) return;
+    REQUIRE(b->N == a->rows && b->n_seq == a->n_seq && b->target_lo && (!grad || a->training));
+    const Weight head = head_weight(m);
+    void *dhead = grad ? params_top_trainable(grad, &m->table).head : NULL;
+    m->k->classifier(m->dev, a->pass.losses, grad ? a->pass.dnorm : NULL, dhead, a->pass.hidden, &head, a->pass.target_lo,
+                     a->pass.target_hi, a->rows, m->cfg.vocab_size);
+}
+
+/* Restores what forward did not keep: the two norm outputs are rebuilt where they are used. */
+static void recompute(Model *m, Acts *a, int l) {
+    const LayerActs *la = &a->layer[l];
+    const int        N = a->rows;
+    if (a->recompute == RECOMPUTE_BLOCK) {
+        Context ctx = packed_context(a, a->n_seq, N);
+        attention_half(m, l, la, &a->pass, &ctx);
+    }
+    if (a->recompute != RECOMPUTE_NONE) {
+        mlp_half(m, l, la, &a->pass, NULL, N);
+    } else {
+        m->k->rmsnorm_forward(m->dev, a->pass.norm, la->mlp_rstd, la->x_mid, m->w.layer[l].mlp_norm, (float)m->cfg.rms_eps, N,
+                              m->cfg.d_model);
+        m->k->swiglu_forward(m->dev, a->pass.act, la->gate_up, N, m->cfg.d_ff);
+    }
+}
+
+/* dx holds the gradient of the block's output and, since the residual passes it on unchanged, of x_mid as well.  Products
+ * give their weight gradient first, so that the activation gradient may overwrite the activation. */
+static void mlp_backward(Model *m, Acts *a, int l, const LayerParams *grad) {
+    const KernelOps *k = m->k;
+    const LayerActs *la = &a->layer[l];
+    const PassActs  *p = &a->pass;
+    const Weight     w_gate_up = layer_weight(m, l, W_GATE_UP), w_down = layer_weight(m, l, W_DOWN);
+    const int        N = a->rows, C = m->cfg.d_model, F = m->cfg.d_ff;
+    if (grad->down) k->matmul_wgrad(m->dev, grad->down, p->dx, p->act, N, C, F);
+    k->matmul_dgrad(m->dev, p->act, p->dx, &w_down, N);
+    k->swiglu_backward(m->dev, la->gate_up, p->act, la->gate_up, N, F);
+    if (grad->gate_up) k->matmul_wgrad(m->dev, grad->gate_up, la->gate_up, p->norm, N, 2 * F, C);
+    k->matmul_dgrad(m->dev, p->dnorm, la->gate_up, &w_gate_up, N);
+    k->rmsnorm_backward(m->dev, p->dx, grad->mlp_norm, p->dnorm, la->x_mid, m->w.layer[l].mlp_norm, la->mlp_rstd, N, C);
+}
+
+static void attention_half_backward(Model *m, Acts *a, int l, const LayerParams *grad) {
+    const KernelOps   *k = m->k;
+    const ModelConfig *c = &m->cfg;
+    const LayerParams *w = &m->w.layer[l];
+    const LayerActs   *la = &a->layer[l];
+    const PassActs    *p = &a->pass;
+    const Weight       w_qkv = layer_weight(m, l, W_QKV), w_out = layer_weight(m, l, W_ATTN_OUT);
+    const int          N = a->rows, C = c->d_model, H = c->n_heads, G = c->n_kv_heads, D = c->head_dim;
+    if (grad->attn_out) k->matmul_wgrad(m->dev, grad->attn_out, p->dx, la->attn, N, C, H * D);
+    k->matmul_dgrad(m->dev, p->dattn, p->dx, &w_out, N);
+    k->attention_backward(m->dev, p->dqk, p->dqkv, p->dattn, la->qk, la->qkv, la->attn, la->lse, p->cu_seqlens, a->n_seq, N,
+                          H, G, D);
+    k->qk_norm_rope_backward(m->dev, p->dqkv, grad->q_norm, grad->k_norm, p->dqk, la->qkv, w->q_norm, w->k_norm, la->qk_rstd,
+                             p->positions, m->rope, N, H, G, D);
+    if (grad->qkv) {
+        k->rmsnorm_forward(m->dev, p->norm, la->attn_rstd, la->x, w->attn_norm, (float)c->rms_eps, N, C);
+        k->matmul_wgrad(m->dev, grad->qkv, p->dqkv, p->norm, N, (H + 2 * G) * D, C);
+    }
+    k->matmul_dgrad(m->dev, p->dnorm, p->dqkv, &w_qkv, N);
+    k->rmsnorm_backward(m->dev, p->dx, grad->attn_norm, p->dnorm, la->x, w->attn_norm, la->attn_rstd, N, C);
+}
+
+void model_backward(Model *m, Acts *a, const Batch *b, Params *grad, void (*bucket_ready)(void *ctx, int bucket), void *ctx) {
+    if (device_error(m->dev)) return;
+    REQUIRE(b->N == a->rows && b->n_seq == a->n_seq && a->training && !m->prepared_weights);
+    const int    N = a->rows, C = m->cfg.d_model, L = m->cfg.n_layers;
+    const Params top = params_top_trainable(grad, &m->table);
+    device_zero(m->dev, a->pass.dx, (size_t)N * (size_t)C * dtype_size(m->dtype));
+    m->k->rmsnorm_backward(m->dev, a->pass.dx, top.final_norm, a->pass.dnorm, a->layer[L].x, m->w.final_norm,
+                           a->pass.final_rstd, N, C);
+    if (bucket_ready) bucket_ready(ctx, L + 1);
+    for (int l = L - 1; l >= 0; l--) {
+        const LayerParams layer_grad = params_layer_trainable(grad, &m->table, l);
+        recompute(m, a, l);
+        mlp_backward(m, a, l, &layer_grad);
+        attention_half_backward(m, a, l, &layer_grad);
+        if (bucket_ready) bucket_ready(ctx, l + 1);
+    }
+    if (top.embedding)
+        m->k->embedding_backward(m->dev, top.embedding, a->pass.dx, a->pass.tokens, N, C, m->cfg.vocab_size);
+    if (bucket_ready) bucket_ready(ctx, 0);
+}
+
+/* ---- inference --------------------------------------------------------------------------------------------------- */
+
+void model_decode(Model *m, Acts *a, const int32_t *tokens, const int32_t *positions, const int64_t *slot,
+                  const PagedBatch *pages, size_t pool_layer_stride, int N) {
+    REQUIRE(N >= 1 && N <= a->N);
+    const Context ctx = {.positions = positions, .N = N, .pages = pages, .pool_layer_stride = pool_layer_stride, .slot = slot};
+    blocks_forward(m, a, tokens, &ctx);
+}
+
+void model_logits(Model *m, Acts *a, void *logits, const int32_t *rows, int n_rows) {
+    if (device_error(m->dev)) return;
+    REQUIRE(n_rows >= 1 && n_rows <= a->N && (rows || n_rows <= a->rows));
+    const Weight head = head_weight(m);
+    const void  *hidden = a->pass.hidden;
+    if (rows) { /* a gather is an embedding look-up */
+        m->k->embedding_forward(m->dev, a->pass.norm, rows, hidden, n_rows, m->cfg.d_model);
+        hidden = a->pass.norm;
+    }
+    m->k->matmul_forward(m->dev, logits, hidden, &head, n_rows);
+}
