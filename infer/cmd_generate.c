@@ -1,0 +1,239 @@
+/* cmd_generate.c - ehr-infer generate: one patient's recorded history, simulated futures and what really happened, with
+ * times relative to the index time; readable, or JSON lines. */
+#include "infer/commands.h"
+#include "infer/session.h"
+#include <jansson.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct {
+    const char *data, *split, *patient, *at, *device, *clock, *out;
+    int64_t     samples, batch, seed, threads, horizon, max_tokens, history, top_k;
+    double      temperature;
+    int         json;
+    StringList  outcomes;
+} GenerateFlags;
+
+typedef struct {
+    Session             *s;
+    const GenerateFlags *f;
+    RolloutJob           job;
+    const uint32_t      *mark;
+    FILE                *out;
+    int64_t              hits[SAMPLE_OUTCOMES_MAX];
+} GenerateRun;
+
+/* ---- the index time ------------------------------------------------------------------------------------------------ */
+
+static Status index_minutes(const PatientView *p, const char *at, int32_t *out, Err *err) {
+    int32_t last = p->n ? p->minutes[p->n - 1] : 0, end = p->observation_end > last ? p->observation_end : last;
+    char *rest;
+    if (!strcmp(at, "end")) *out = end;
+    else if (!strcmp(at, "last-year")) *out = end > 525600 ? end - 525600 : 0;
+    else if (!strcmp(at, "last-event")) *out = last;
+    else {
+        double days = strtod(at, &rest);
+        if (rest == at || (*rest && strcmp(rest, "d")) || !isfinite(days) || days < 0 || days > 60000)
+            return err_set(err, ERR_USAGE, "--at takes last-year, end, last-event, or days since the first event such as 400d, "
+                           "not '%s'", at);
+        *out = (int32_t)(days * 1440);
+    }
+    return OK;
+}
+
+/* ---- readable ------------------------------------------------------------------------------------------------------ */
+
+static int is_gap(const Vocabulary *v, int id) { return id >= v->gap_lo && id < v->gap_lo + GAP_TOKENS; }
+
+static void print_event(const GenerateRun *r, double minutes, int id, double *shown) {
+    char when[48], what[256];
+    minutes_text(minutes, when, sizeof when);
+    vocabulary_describe(&r->s->dataset.vocabulary, id, what, sizeof what);
+    /* Events of one moment share a line head. */
+    fprintf(r->out, "  %14s  %s%s\n", fabs(minutes - *shown) < 1 ? "" : when, what,
+            r->mark && r->mark[id] ? "   <- outcome" : "");
+    *shown = minutes;
+}
+
+static void print_recorded(const GenerateRun *r, int64_t from, int64_t to) {
+    const Vocabulary *v = &r->s->dataset.vocabulary;
+    double shown = NAN;
+    for (int64_t i = from; i < to; i++) {
+        int id = (int)patient_token(&r->job.patient, i);
+        if (!is_gap(v, id)) print_event(r, r->job.patient.minutes[i] - (double)r->job.index_minutes, id, &shown);
+    }
+}
+
+static void print_patient(const GenerateRun *r) {
+    const PatientView *p = &r->job.patient;
+    const Vocabulary *v = &r->s->dataset.vocabulary;
+    fprintf(r->out, "patient key:%llu (%s)", (unsigned long long)p->key, r->f->split);
+    for (int i = 0; i < v->n_static; i++) fprintf(r->out, ", %s", v->token[p->statics[i]].code);
+    fprintf(r->out, ", age %.0f at the index time\n", p->age_years + r->job.index_minutes / 525960.0);
+    int64_t shown = r->f->history && r->job.n_known > r->f->history ? r->job.n_known - r->f->history : 0;
+    fprintf(r->out, "\nrecorded history: %lld tokens known at the index time (00:00)%s\n", (long long)r->job.n_known,
+            shown ? ", the last ones:" : "");
+    print_recorded(r, shown, r->job.n_known);
+}
+
+static void print_sample(const GenerateRun *r, int k, const RolloutSample *s) {
+    const Vocabulary *v = &r->s->dataset.vocabulary;
+    char length[48];
+    minutes_text(s->minutes, length, sizeof length);
+    fprintf(r->out, "\nsimulated future %d: %d tokens, ends %s (%s)\n", k, s->n_tokens, length, stop_name(s->stop));
+    double shown = NAN;
+    for (int i = 0; i < s->n_tokens; i++)
+        if (!is_gap(v, s->tokens[i])) print_event(r, s->token_minutes[i], s->tokens[i], &shown);
+}
+
+static void print_truth(const GenerateRun *r) {
+    const PatientView *p = &r->job.patient;
+    int64_t end = r->job.n_known;
+    while (end < p->n && p->minutes[end] - r->job.index_minutes <= r->f->horizon) end++;
+    char observed[48];
+    minutes_text(p->observation_end - (double)r->job.index_minutes, observed, sizeof observed);
+    fprintf(r->out, "\nwhat really happened (observed until %s):\n", observed);
+    print_recorded(r, r->job.n_known, end);
+    if (end == r->job.n_known) fprintf(r->out, "  nothing was recorded\n");
+}
+
+/* ---- JSON lines ---------------------------------------------------------------------------------------------------- */
+
+static void json_event(json_t *list, const Vocabulary *v, int id, double minutes) {
+    if (is_gap(v, id)) return;
+    json_array_append_new(list, json_pack("{s:f, s:s, s:s}", "days", minutes / 1440, "code", v->token[id].code, "name",
+                                          v->token[id].name));
+}
+
+static void json_line(const GenerateRun *r, json_t *o) {
+    char *text = json_dumps(o, JSON_COMPACT);
+    fprintf(r->out, "%s\n", text);
+    free(text);
+    json_decref(o);
+}
+
+static void json_recorded(const GenerateRun *r, const char *kind, int64_t from, int64_t to) {
+    const PatientView *p = &r->job.patient;
+    json_t *list = json_array();
+    for (int64_t i = from; i < to; i++)
+        json_event(list, &r->s->dataset.vocabulary, (int)patient_token(p, i), p->minutes[i] - (double)r->job.index_minutes);
+    json_line(r, json_pack("{s:s, s:I, s:f, s:f, s:o}", "kind", kind, "patient_key", (json_int_t)p->key, "index_days",
+                           r->job.index_minutes / 1440.0, "observed_days",
+                           (p->observation_end - (double)r->job.index_minutes) / 1440.0, "events", list));
+}
+
+static void json_sample(const GenerateRun *r, int k, const RolloutSample *s) {
+    json_t *list = json_array();
+    for (int i = 0; i < s->n_tokens; i++) json_event(list, &r->s->dataset.vocabulary, s->tokens[i], s->token_minutes[i]);
+    json_line(r, json_pack("{s:s, s:I, s:i, s:s, s:f, s:o}", "kind", "future", "patient_key",
+                           (json_int_t)r->job.patient.key, "sample", k, "stop", stop_name(s->stop), "days", s->minutes / 1440,
+                           "events", list));
+}
+
+/* ---- the run ------------------------------------------------------------------------------------------------------- */
+
+static Status get_job(void *ctx, int64_t i, RolloutJob *job, Err *err) {
+    (void)i;
+    (void)err;
+    *job = ((GenerateRun *)ctx)->job;
+    return OK;
+}
+
+static Status job_done(void *ctx, int64_t i, const RolloutJob *job, const RolloutSample *samples, Err *err) {
+    (void)i;
+    (void)job;
+    (void)err;
+    GenerateRun *r = ctx;
+    for (int k = 0; k < r->f->samples; k++) {
+        if (r->f->json) json_sample(r, k, &samples[k]);
+        else print_sample(r, k, &samples[k]);
+        for (int o = 0; o < r->f->outcomes.n; o++) r->hits[o] += isfinite(samples[k].hit_minutes[o]) != 0;
+    }
+    return OK;
+}
+
+static Status generate(Session *s, const GenerateFlags *f, int split, FILE *out, Err *err) {
+    const Vocabulary *v = &s->dataset.vocabulary;
+    GenerateRun r = {.s = s, .f = f, .out = out};
+    int64_t row;
+    Status st = session_patient(s, f->patient, &split, &row, &r.job.patient, err);
+    if (!st) st = index_minutes(&r.job.patient, f->at, &r.job.index_minutes, err);
+    if (st) return st;
+    r.job.n_known = rollout_known(&r.job.patient, r.job.index_minutes);
+    uint32_t *mark = xcalloc((size_t)v->n, sizeof *mark);
+    for (int o = 0; !st && o < f->outcomes.n; o++) {
+        char *code = (char *)f->outcomes.item[o];
+        st = outcome_mark(v, code, &code, 1, o, mark, err);
+    }
+    r.mark = mark;
+    /* Outcomes are marked, not stopped at: a future is shown to its end. */
+    RolloutOptions o = {.n_samples = (int)f->samples, .batch = (int)f->batch, .max_tokens = (int)f->max_tokens,
+                        .seed = (uint64_t)f->seed, .horizon_minutes = (double)f->horizon, .estimator = ESTIMATOR_MC,
+                        .mean_clock = !strcmp(f->clock, "mean"), .keep_paths = 1, .temperature = f->temperature,
+                        .top_k = (int)f->top_k};
+    if (!st) {
+        if (f->json) json_recorded(&r, "history", 0, r.job.n_known);
+        else print_patient(&r);
+        RolloutCallbacks cb = {.get_job = get_job, .job_done = job_done, .ctx = &r};
+        RolloutStats stats;
+        st = rollout_run(&s->law, v, &o, 1, &cb, &stats, err);
+        if (!st) {
+            if (f->json) json_recorded(&r, "recorded", r.job.n_known, r.job.patient.n);
+            else print_truth(&r);
+            fprintf(stderr, "%lld tokens in %.2f s (%.0f tokens/s)\n", (long long)stats.tokens, stats.seconds,
+                    (double)stats.tokens / stats.seconds);
+        }
+    }
+    free(mark);
+    return st;
+}
+
+Status cmd_generate(int argc, char **argv, Err *err) {
+    GenerateFlags f = {.split = "held_out", .patient = "0", .at = "last-year", .device = "auto", .clock = "quantile",
+                       .samples = 3, .batch = 256, .seed = 1, .horizon = 525600, .max_tokens = 2048, .history = 40,
+                       .temperature = 1};
+    Flag flags[] = {
+        {"--data", FLAG_STRING, &f.data, 0, 0, NULL, "dataset folder", 0},
+        {"--split", FLAG_ENUM, &f.split, 0, 0, "train|tuning|val|held_out|test", "where --patient is looked up", 0},
+        {"--patient", FLAG_STRING, &f.patient, 0, 0, NULL, "rank in the split (0, 1, ...) or key:K", 0},
+        {"--at", FLAG_STRING, &f.at, 0, 0, NULL, "index time: last-year (a year before the record ends), end, last-event, or "
+         "days since the first event (400d)", 0},
+        {"--samples", FLAG_INT, &f.samples, 1, 1e6, NULL, "simulated futures", 0},
+        {"--horizon", FLAG_DURATION, &f.horizon, 1, 1e8, NULL, "length of the futures", 0},
+        {"--outcome", FLAG_LIST, &f.outcomes, 0, 0, NULL, "code to mark in the futures; may be repeated", 0},
+        {"--history", FLAG_INT, &f.history, 0, 1e9, NULL, "recorded tokens to print before the index time; 0 = all", 0},
+        {"--temperature", FLAG_FLOAT, &f.temperature, 0.01, 100, NULL, "1 = the model's own law", 0},
+        {"--top-k", FLAG_INT, &f.top_k, 0, 1e6, NULL, "draw among the k likeliest tokens; 0 = all", 0},
+        {"--clock", FLAG_ENUM, &f.clock, 0, 0, "quantile|mean", "length of a simulated gap", 0},
+        {"--max-tokens", FLAG_INT, &f.max_tokens, 1, 1e6, NULL, "longest future, in tokens", 0},
+        {"--seed", FLAG_INT, &f.seed, 0, 0, NULL, "key of all random numbers", 0},
+        {"--batch", FLAG_INT, &f.batch, 1, 65536, NULL, "live futures at a time", 0},
+        {"--json", FLAG_BOOL, &f.json, 0, 0, NULL, "JSON lines: history, one line a future, what was recorded", 0},
+        {"--out", FLAG_STRING, &f.out, 0, 0, NULL, "write here, not to standard output", 0},
+        {"--threads", FLAG_INT, &f.threads, 0, 4096, NULL, "CPU threads; 0 = all", 0},
+        {"--device", FLAG_ENUM, &f.device, 0, 0, "auto|cpu|cuda", "where to compute", 0},
+    };
+    const int n = sizeof flags / sizeof *flags;
+    const char *pos[1];
+    int n_pos, help, split;
+    Status st = flags_parse(flags, n, argc, argv, pos, 1, &n_pos, &help, err);
+    if (st) return st;
+    if (help) {
+        flags_help(flags, n, "ehr-infer generate CHECKPOINT --data DATASET [--split held_out] [--patient K] [...]",
+                   "Simulated futures of one patient.  Times are relative to the index time.", stdout);
+        return OK;
+    }
+    if (n_pos != 1 || !f.data) return err_set(err, ERR_USAGE, "needs a CHECKPOINT and --data DATASET (--help)");
+    if (f.outcomes.n > SAMPLE_OUTCOMES_MAX) return err_set(err, ERR_USAGE, "--outcome: at most %d", SAMPLE_OUTCOMES_MAX);
+    if (f.batch > f.samples) f.batch = f.samples;
+    Session s;
+    st = session_open(&s, pos[0], f.data, f.device, (int)f.threads, err);
+    if (!st) st = session_split(&s, f.split, &split, err);
+    FILE *out = stdout;
+    if (!st && f.out && !(out = fopen(f.out, "w"))) st = err_set(err, ERR_IO, "cannot write --out %s", f.out);
+    if (!st) st = generate(&s, &f, split, out, err);
+    if (out && out != stdout && fclose(out) && !st) st = err_set(err, ERR_IO, "cannot write --out %s: disk full?", f.out);
+    session_close(&s);
+    return st;
+}

@@ -1,0 +1,78 @@
+/* cmd_info.c - ehr-infer info. */
+#include "infer/commands.h"
+#include "infer/session.h"
+#include "model/checkpoint.h"
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void print_trainer(const char *checkpoint) {
+    char *text;
+    size_t size;
+    Err quiet;
+    if (checkpoint_read_text(checkpoint, "trainer.json", &text, &size, &quiet)) {
+        printf("training     not recorded: an export without trainer.json\n");
+        return;
+    }
+    json_t *t = json_loadb(text, size, 0, NULL);
+    free(text);
+    const char *key;
+    json_t *value;
+    json_object_foreach(t, key, value) {
+        char *line = json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
+        printf("  %-24s %s\n", key, line);
+        free(line);
+    }
+    json_decref(t);
+}
+
+static void print_vocabulary(const char *checkpoint) {
+    char *text;
+    size_t size;
+    Err err = {OK, ""};
+    Vocabulary v;
+    if (checkpoint_read_text(checkpoint, "vocabulary.json", &text, &size, &err)) {
+        printf("vocabulary   %s\n", err.msg);
+        return;
+    }
+    Status st = vocabulary_parse(&v, text, size, "vocabulary.json", &err);
+    free(text);
+    if (st) {
+        printf("vocabulary   %s\n", err.msg);
+        return;
+    }
+    int kind[TOKEN_UNKNOWN + 1] = {0};
+    for (int i = 0; i < v.n; i++) kind[v.token[i].kind]++;
+    printf("vocabulary   %d tokens: %d events, %d gaps, %d ages, %d static, %d values, %d unknown; sha256 %.16s\n", v.n,
+           kind[TOKEN_EVENT], kind[TOKEN_GAP], kind[TOKEN_AGE], kind[TOKEN_STATIC], kind[TOKEN_VALUE], kind[TOKEN_UNKNOWN],
+           v.sha256);
+    vocabulary_free(&v);
+}
+
+Status cmd_info(int argc, char **argv, Err *err) {
+    const char *pos[1];
+    int n_pos, help;
+    Status st = flags_parse(NULL, 0, argc, argv, pos, 1, &n_pos, &help, err);
+    if (st) return st;
+    if (help) {
+        flags_help(NULL, 0, "ehr-infer info CHECKPOINT", "Shape, parameters, vocabulary and provenance of a checkpoint.", stdout);
+        return OK;
+    }
+    if (n_pos != 1) return err_set(err, ERR_USAGE, "needs a CHECKPOINT (--help)");
+    Session s;
+    st = session_open(&s, pos[0], NULL, "cpu", 1, err);
+    if (!st) {
+        const ModelConfig *c = &s.model.cfg;
+        printf("checkpoint   %s\nweights      sha256 %.16s, fp32\n", s.checkpoint, s.model_sha256);
+        printf("shape        Qwen3: %d layers, d_model %d, %d heads, %d kv heads, head_dim %d, d_ff %d, %s head, seq_len %d\n",
+               c->n_layers, c->d_model, c->n_heads, c->n_kv_heads, c->head_dim, c->d_ff, c->tied ? "tied" : "untied",
+               c->seq_len);
+        printf("parameters   %lld, %.3g FLOP a token (forward and backward, mean context %d)\n",
+               (long long)s.model.table.n_params, model_flops_per_token(c, c->seq_len / 2.0), c->seq_len / 2);
+        print_vocabulary(s.checkpoint);
+        printf("training\n");
+        print_trainer(s.checkpoint);
+    }
+    session_close(&s);
+    return st;
+}

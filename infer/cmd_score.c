@@ -1,0 +1,138 @@
+/* cmd_score.c - ehr-infer score. */
+#include "data/table.h"
+#include "infer/commands.h"
+#include "infer/score.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct {
+    const char *data, *split, *out, *tokens, *device;
+    int64_t     top, threads, limit, seq_len;
+} ScoreFlags;
+
+static Status write_any(const Table *t, const char *path, Err *err) {
+    size_t n = strlen(path);
+    return n > 3 && !strcmp(path + n - 3, ".h5") ? table_write_h5(t, path, err) : table_write_csv(t, path, 0, err);
+}
+
+static Status write_patients(Session *s, int split, const Score *sc, const char *path, Err *err) {
+    Table t;
+    table_init(&t, sc->n_patients);
+    uint64_t *key = table_add(&t, "patient_key", COLUMN_U64);
+    int64_t *n = table_add(&t, "targets", COLUMN_I64);
+    double *loss = table_add(&t, "loss", COLUMN_F64), *mean = table_add(&t, "loss_per_token", COLUMN_F64);
+    Status st = OK;
+    for (int64_t i = 0; !st && i < sc->n_patients; i++) {
+        PatientView p;
+        st = dataset_patient(&s->dataset, split, i, &p, err);
+        key[i] = st ? 0 : p.key;
+        n[i] = sc->n_targets[i];
+        loss[i] = sc->loss[i];
+        mean[i] = n[i] ? loss[i] / (double)n[i] : NAN;
+    }
+    table_set(&t, "model_sha256", s->model_sha256);
+    if (!st) st = write_any(&t, path, err);
+    table_free(&t);
+    return st;
+}
+
+static Status write_tokens(Session *s, int split, const Score *sc, const char *path, Err *err) {
+    int64_t total = 0;
+    PatientView p;
+    Status st = OK;
+    for (int64_t i = 0; !st && i < sc->n_patients; i++) {
+        st = dataset_patient(&s->dataset, split, i, &p, err);
+        if (!st) total += p.n;
+    }
+    if (st) return st;
+    Table t;
+    table_init(&t, total);
+    uint64_t *key = table_add(&t, "patient_key", COLUMN_U64);
+    int64_t *index = table_add(&t, "index", COLUMN_I64), *minutes = table_add(&t, "minutes", COLUMN_I64);
+    int64_t *token = table_add(&t, "token", COLUMN_I64);
+    double *loss = table_add(&t, "loss", COLUMN_F64);
+    int64_t at = 0;
+    for (int64_t i = 0; !st && i < sc->n_patients; i++) {
+        st = dataset_patient(&s->dataset, split, i, &p, err);
+        for (int64_t k = 0; !st && k < p.n; k++, at++) {
+            key[at] = p.key;
+            index[at] = k;
+            minutes[at] = p.minutes[k];
+            token[at] = patient_token(&p, k);
+            loss[at] = sc->token_loss[i][k];
+        }
+    }
+    if (!st) st = write_any(&t, path, err);
+    table_free(&t);
+    return st;
+}
+
+static Status print_score(Session *s, int split, const Score *sc, Err *err) {
+    const Vocabulary *v = &s->dataset.vocabulary;
+    printf("%s: %lld patients, %lld tokens, %lld events, %.1f patient-years\n", split_name(split), (long long)sc->n_patients,
+           (long long)sc->n, (long long)sc->n_events, sc->patient_years);
+    printf("loss            %8.4f nats a token   %8.4f an event   %8.2f a patient-year\n", sc->total / (double)sc->n,
+           sc->n_events ? sc->total / (double)sc->n_events : NAN, sc->patient_years > 0 ? sc->total / sc->patient_years : NAN);
+    if (sc->n_censored)
+        printf("censored gaps   %8.4f nats each, %lld records end in one\n", sc->censored / (double)sc->n_censored,
+               (long long)sc->n_censored);
+    if (sc->n_oracle && s->dataset.floor_valid)
+        printf("oracle floor    %8.4f nats a token: excess %.4f over %lld tokens\n", sc->oracle / (double)sc->n_oracle,
+               (sc->oracle_model - sc->oracle) / (double)sc->n_oracle, (long long)sc->n_oracle);
+    if (sc->n_top) printf("\nmost surprising events (nats, patient key, time since the first event, event)\n");
+    for (int i = 0; i < sc->n_top; i++) {
+        PatientView p;
+        char when[48], what[256];
+        Status st = dataset_patient(&s->dataset, split, sc->top[i].patient, &p, err);
+        if (st) return st;
+        minutes_text(p.minutes[sc->top[i].index], when, sizeof when);
+        vocabulary_describe(v, (int)patient_token(&p, sc->top[i].index), what, sizeof what);
+        printf("  %6.2f  key:%-10llu %14s  %s\n", sc->top[i].loss, (unsigned long long)p.key, when, what);
+    }
+    return OK;
+}
+
+Status cmd_score(int argc, char **argv, Err *err) {
+    ScoreFlags f = {.split = "held_out", .device = "auto", .top = 10};
+    Flag flags[] = {
+        {"--data", FLAG_STRING, &f.data, 0, 0, NULL, "dataset folder", 0},
+        {"--split", FLAG_ENUM, &f.split, 0, 0, "train|tuning|val|held_out|test", "patients to score", 0},
+        {"--limit", FLAG_INT, &f.limit, 0, 1e15, NULL, "only the first patients; 0 = all", 0},
+        {"--top", FLAG_INT, &f.top, 0, 1e6, NULL, "how many surprising events to list", 0},
+        {"--seq-len", FLAG_INT, &f.seq_len, 0, 1 << 20, NULL, "slots a row; 0 = the model's", 0},
+        {"--out", FLAG_STRING, &f.out, 0, 0, NULL, "loss per patient: FILE.csv or FILE.h5", 0},
+        {"--tokens", FLAG_STRING, &f.tokens, 0, 0, NULL, "loss per token: FILE.csv or FILE.h5", 0},
+        {"--threads", FLAG_INT, &f.threads, 0, 4096, NULL, "CPU threads; 0 = all", 0},
+        {"--device", FLAG_ENUM, &f.device, 0, 0, "auto|cpu|cuda", "where to compute", 0},
+    };
+    const int n = sizeof flags / sizeof *flags;
+    const char *pos[1];
+    int n_pos, help, split;
+    Status st = flags_parse(flags, n, argc, argv, pos, 1, &n_pos, &help, err);
+    if (st) return st;
+    if (help) {
+        flags_help(flags, n, "ehr-infer score CHECKPOINT --data DATASET [--split held_out] [...]",
+                   "Loss per token and per patient, and the recorded events the model expected least.", stdout);
+        return OK;
+    }
+    if (n_pos != 1 || !f.data) return err_set(err, ERR_USAGE, "needs a CHECKPOINT and --data DATASET (--help)");
+    Session s;
+    Score sc;
+    st = session_open(&s, pos[0], f.data, f.device, (int)f.threads, err);
+    if (!st) st = session_split(&s, f.split, &split, err);
+    if (!st && f.seq_len > s.model.cfg.seq_len)
+        st = err_set(err, ERR_USAGE, "--seq-len %lld: the model takes at most %d", (long long)f.seq_len, s.model.cfg.seq_len);
+    if (!st) {
+        int T = f.seq_len ? (int)f.seq_len : s.model.cfg.seq_len;
+        st = score_split(&s, split, f.limit, T, (int)f.top, f.tokens != NULL, stderr, &sc, err);
+        if (!st) {
+            st = print_score(&s, split, &sc, err);
+            if (!st && f.out) st = write_patients(&s, split, &sc, f.out, err);
+            if (!st && f.tokens) st = write_tokens(&s, split, &sc, f.tokens, err);
+            score_free(&sc);
+        }
+    }
+    session_close(&s);
+    return st;
+}

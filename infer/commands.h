@@ -1,0 +1,11 @@
+/* commands.h - the commands of ehr-infer, one cmd_*.c each: a flag table and the order of steps, nothing else. */
+#ifndef EHR_INFER_COMMANDS_H
+#define EHR_INFER_COMMANDS_H
+#include "model/base.h"
+
+Status cmd_generate(int argc, char **argv, Err *err);
+Status cmd_risk(int argc, char **argv, Err *err);
+Status cmd_score(int argc, char **argv, Err *err);
+Status cmd_info(int argc, char **argv, Err *err);
+
+#endif

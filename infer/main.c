@@ -1,0 +1,16 @@
+/* main.c - ehr-infer: what a trained checkpoint can tell. */
+#include "infer/commands.h"
+#include "model/flags.h"
+
+static const Command commands[] = {
+    {"generate", "simulated futures of one patient, beside the recorded history and what really happened", cmd_generate},
+    {"risk", "probability of a labelled outcome for every patient and index time of a label file", cmd_risk},
+    {"score", "loss per token and per patient; the most surprising events", cmd_score},
+    {"info", "what a checkpoint is: shape, training, data, provenance", cmd_info},
+};
+
+int main(int argc, char **argv) {
+    return command_main(commands, sizeof commands / sizeof *commands, "ehr-infer",
+                        "Simulates patient futures, estimates risks and scores records.  Research use; not a medical device.",
+                        argc, argv);
+}

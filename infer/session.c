@@ -1,0 +1,114 @@
+/* session.c - see session.h. */
+#include "infer/session.h"
+#include "model/checkpoint.h"
+#include <errno.h>
+#include <limits.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static Status find_checkpoint(const char *path, char **out, Err *err) {
+    char *config = xasprintf("%s/config.json", path);
+    char *latest = xasprintf("%s/latest/config.json", path);
+    const char *found = path_exists(config) ? "" : path_exists(latest) ? "/latest" : NULL;
+    free(config);
+    free(latest);
+    if (!found)
+        return err_set(err, path_is_dir(path) ? ERR_FORMAT : ERR_IO,
+                       "%s is not a checkpoint: expected a folder with config.json and model.safetensors, such as RUN/latest "
+                       "written by `ehr-train`", path);
+    char *joined = xasprintf("%s%s", path, found), real[PATH_MAX];
+    *out = xstrdup(realpath(joined, real) ? real : joined);
+    free(joined);
+    return OK;
+}
+
+static Status check_vocabulary(Session *s, Err *err) {
+    char *text;
+    size_t size;
+    Status st = checkpoint_read_text(s->checkpoint, "vocabulary.json", &text, &size, err);
+    if (st) return st;
+    char sha[65];
+    bytes_sha256(text, size, sha);
+    free(text);
+    if (strcmp(sha, s->dataset.vocabulary.sha256))
+        return err_set(err, ERR_FORMAT,
+                       "the vocabulary of %s is not that of the checkpoint %s: tokenise with `ehr-data tokenize EVENTS "
+                       "--vocabulary %s/vocabulary.json`", s->dataset.path, s->checkpoint, s->checkpoint);
+    return OK;
+}
+
+Status session_open(Session *s, const char *path, const char *dataset, const char *device, int threads, Err *err) {
+    *s = (Session){0};
+    char why[256];
+    Status st = find_checkpoint(path, &s->checkpoint, err);
+    if (st) return st;
+    s->dev = device_open(!strcmp(device, "cuda") ? DEVICE_CUDA : DEVICE_CPU, 0, threads, why, sizeof why);
+    if (!s->dev) return err_set(err, ERR_DEVICE, "--device %s: %s", device, why);
+    if (dataset) {
+        if ((st = dataset_open(&s->dataset, dataset, err))) return st;
+        s->dataset_open = 1;
+        if ((st = check_vocabulary(s, err))) return st;
+    }
+    if ((st = checkpoint_load_model(s->checkpoint, &s->model, s->dev, DTYPE_F32, 1, err))) return st;
+    s->model_open = 1;
+    char *weights = xasprintf("%s/model.safetensors", s->checkpoint);
+    st = file_sha256(weights, s->model_sha256, err);
+    free(weights);
+    if (!st) st = model_prepare(&s->model, err);
+    s->law = (Law){.model = &s->model, .seq_len = s->model.cfg.seq_len};
+    return st;
+}
+
+void session_close(Session *s) {
+    if (s->model_open) model_close(&s->model);
+    if (s->dataset_open) dataset_close(&s->dataset);
+    if (s->dev) device_close(s->dev);
+    free(s->checkpoint);
+    *s = (Session){0};
+}
+
+Status session_split(const Session *s, const char *text, int *split, Err *err) {
+    *split = split_find(text);
+    if (*split < 0) return err_set(err, ERR_USAGE, "--split is one of train, tuning, held_out, not '%s'", text);
+    if (!s->dataset.n_patients[*split])
+        return err_set(err, ERR_USAGE, "the %s split of %s has no patients", split_name(*split), s->dataset.path);
+    return OK;
+}
+
+Status session_patient(Session *s, const char *text, int *split, int64_t *row, PatientView *out, Err *err) {
+    int by_key = !strncmp(text, "key:", 4);
+    const char *digits = by_key ? text + 4 : text;
+    char *end;
+    errno = 0;
+    unsigned long long v = strtoull(digits, &end, 10);
+    if (end == digits || *end || *digits == '-' || errno)
+        return err_set(err, ERR_USAGE, "--patient takes a rank in the split (0, 1, ...) or key:K, not '%s'", text);
+    if (by_key) {
+        Status st = dataset_find(&s->dataset, v, split, row, err);
+        if (st) return st;
+    } else {
+        if (v >= (unsigned long long)s->dataset.n_patients[*split])
+            return err_set(err, ERR_USAGE, "--patient %s: the %s split has patients 0 to %lld", text, split_name(*split),
+                           (long long)s->dataset.n_patients[*split] - 1);
+        *row = (int64_t)v;
+    }
+    return dataset_patient(&s->dataset, *split, *row, out, err);
+}
+
+Status outcome_mark(const Vocabulary *v, const char *name, char *const *codes, int n_codes, int bit, uint32_t *mark,
+                    Err *err) {
+    if (vocabulary_match(v, (const char *const *)codes, n_codes, 1u << bit, mark) > 0) return OK;
+    char near[256];
+    vocabulary_nearest(v, n_codes ? codes[0] : "", near, sizeof near);
+    return err_set(err, ERR_USAGE, "outcome %s: no token of the vocabulary matches %s%s; the nearest are %s", name,
+                   n_codes ? codes[0] : "(no code)", n_codes > 1 ? " or the other codes" : "", near);
+}
+
+void minutes_text(double minutes, char *out, size_t size) {
+    char sign = minutes < 0 ? '-' : '+';
+    int64_t m = (int64_t)llround(fabs(minutes)), days = m / 1440, years = days / 365;
+    if (years) snprintf(out, size, "%c%lld y %3lld d", sign, (long long)years, (long long)(days % 365));
+    else if (days) snprintf(out, size, "%c%lld d %02d:%02d", sign, (long long)days, (int)(m / 60 % 24), (int)(m % 60));
+    else snprintf(out, size, "%c%02d:%02d", sign, (int)(m / 60), (int)(m % 60));
+}

@@ -1,0 +1,36 @@
+/* session.h - a checkpoint opened for inference beside the dataset it is asked about. */
+#ifndef EHR_INFER_SESSION_H
+#define EHR_INFER_SESSION_H
+#include "data/dataset.h"
+#include "infer/rollout.h"
+#include "model/flags.h"
+#include "model/model.h"
+
+typedef struct {
+    char       *checkpoint; /* folder, links resolved: ".../step-400" */
+    Device     *dev;
+    Model       model;
+    int         model_open, dataset_open;
+    Dataset     dataset;
+    char        model_sha256[65]; /* of model.safetensors: names the weights in results */
+    Law         law;
+} Session;
+
+/* path: a checkpoint folder, or a run folder (its `latest` is taken).  dataset NULL: no dataset.  device: "auto", "cpu",
+ * "cuda".  Refuses a dataset whose vocabulary is not the checkpoint's. */
+Status session_open(Session *s, const char *path, const char *dataset, const char *device, int threads, Err *err);
+void   session_close(Session *s);
+
+/* "12" is the rank of a patient in the split, "key:12" a patient key in any split (then *split is set). */
+Status session_patient(Session *s, const char *text, int *split, int64_t *row, PatientView *out, Err *err);
+/* "--split" text -> split; ERR_USAGE names the choices, also when the split is empty. */
+Status session_split(const Session *s, const char *text, int *split, Err *err);
+
+/* "VISIT//IN" or "NAME=CODE[,CODE...]": bits of an outcome over the vocabulary; ERR_USAGE names the nearest codes when no
+ * token can express it.  mark (V): bit `bit` is set for matching ids. */
+Status outcome_mark(const Vocabulary *v, const char *name, char *const *codes, int n_codes, int bit, uint32_t *mark, Err *err);
+
+/* "+3 d 04:10", "-1 y 20 d" from minutes; out holds at least 32 bytes. */
+void minutes_text(double minutes, char *out, size_t size);
+
+#endif
