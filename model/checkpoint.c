@@ -1,0 +1,413 @@
+/* checkpoint.c - the files of a checkpoint; folders, links and pruning are in checkpoint_dirs.c.
+ *
+ * The parameter table says where each file tensor lies in the padded arena (a run of rows).  Writing and reading
+ * intersect arena ranges with those runs; nothing depends on who holds which range. */
+#include "model/checkpoint.h"
+#include "model/hf_files.h"
+#include "model/safetensors.h"
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char MODEL_FILE[] = "model.safetensors", METADATA[] = "{\"format\":\"pt\"}";
+
+static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* ---- which tensors the files hold -------------------------------------------------------------------------------- */
+
+typedef struct {
+    TensorInfo info;         /* name, dtype, shape; begin and end once laid out */
+    int64_t    begin, count; /* elements of the arena */
+} FileTensor;
+
+/* prefix: "" for weights; "exp_avg." and "exp_avg_sq." list trainable parameters only.  Appends to *list. */
+static void list_tensors(const ParamTable *table, const char *prefix, FileTensor **list, int *n) {
+    *list = xrealloc(*list, ((size_t)*n + (size_t)table->n * PARAM_SLICES_MAX) * sizeof **list);
+    for (int i = 0; i < table->n; i++) {
+        const ParamSpec *s = &table->spec[i];
+        int64_t          at = s->offset;
+        if (prefix[0] && !s->trainable) continue;
+        for (int k = 0; k < s->n_slices; k++) {
+            FileTensor *t = &(*list)[(*n)++];
+            *t = (FileTensor){.begin = at, .count = s->slice_rows[k] * s->cols};
+            t->info = (TensorInfo){.dtype = DTYPE_F32, .ndim = s->ndim, .dim = {s->slice_rows[k], s->cols}};
+            snprintf(t->info.name, sizeof t->info.name, "%s%s", prefix, s->slice_name[k]);
+            at += t->count;
+        }
+    }
+}
+
+static void list_all(const ParamTable *table, const char *what, FileTensor **list, int *n) {
+    *list = NULL;
+    *n = 0;
+    if (!strcmp(what, "model")) {
+        list_tensors(table, "", list, n);
+    } else {
+        list_tensors(table, "exp_avg.", list, n);
+        list_tensors(table, "exp_avg_sq.", list, n);
+    }
+}
+
+/* ---- begin ------------------------------------------------------------------------------------------------------- */
+
+static Status create_file(const char *dir, const char *name, const FileTensor *list, int n, Err *err) {
+    TensorInfo *info = xcalloc((size_t)n, sizeof *info);
+    for (int i = 0; i < n; i++) info[i] = list[i].info;
+    char  *path = xasprintf("%s/%s", dir, name);
+    Status s = safetensors_create(path, info, n, METADATA, err);
+    free(path);
+    free(info);
+    return s;
+}
+
+/* First tensor of the file after the one that starts at `from`: as many whole tensors as fit, one at least. */
+static int file_end(const FileTensor *list, int n, int from, int64_t max_bytes) {
+    int64_t bytes = 0;
+    int     i = from;
+    while (i < n && (i == from || bytes + list[i].count * 4 <= max_bytes)) bytes += list[i++].count * 4;
+    return i;
+}
+
+static Status create_optimizer_files(const char *dir, const ParamTable *table, int64_t max_bytes, Err *err) {
+    FileTensor *list;
+    int         n, files = 0;
+    Status      s = OK;
+    list_all(table, "optimizer", &list, &n);
+    for (int i = 0; i < n; i = file_end(list, n, i, max_bytes)) files++;
+    for (int i = 0, end, file = 1; i < n && !s; i = end, file++) {
+        char name[64];
+        end = file_end(list, n, i, max_bytes);
+        snprintf(name, sizeof name, "optimizer-%05d-of-%05d.safetensors", file, files);
+        s = create_file(dir, name, list + i, end - i, err);
+    }
+    free(list);
+    return s;
+}
+
+static Status write_text(const char *dir, const char *name, const char *text, Err *err) {
+    char  *path = xasprintf("%s/%s", dir, name);
+    Status s = file_write(path, text, strlen(text), err);
+    free(path);
+    return s;
+}
+
+Status checkpoint_begin(const char *dir, const ModelConfig *cfg, const ParamTable *table, const char *vocabulary_json,
+                        const char *trainer_json, int with_optimizer, int64_t max_file_bytes, Err *err) {
+    SpecialIds ids;
+    Status     s = path_exists(dir) ? checkpoint_remove(dir, err) : OK;
+    if (!s) s = dir_make(dir, err);
+    if (!s) s = hf_files_write(dir, vocabulary_json, cfg->vocab_size, &ids, err);
+    if (!s) s = config_write(dir, cfg, ids.pad, ids.bos, ids.eos, err);
+    if (!s) s = write_text(dir, "vocabulary.json", vocabulary_json, err);
+    if (!s) s = write_text(dir, "trainer.json", trainer_json, err);
+    if (!s) {
+        FileTensor *list;
+        int         n;
+        list_all(table, "model", &list, &n);
+        s = create_file(dir, MODEL_FILE, list, n, err);
+        free(list);
+    }
+    if (!s && with_optimizer) s = create_optimizer_files(dir, table, max_file_bytes > 0 ? max_file_bytes : (int64_t)4 << 30, err);
+    return s;
+}
+
+/* ---- the files that hold one kind of tensor ---------------------------------------------------------------------- */
+
+typedef struct {
+    int          n;
+    Safetensors *file;
+    int         *fd; /* for writing, -1 until used */
+} Store;
+
+static void store_close(Store *st) {
+    for (int i = 0; i < st->n; i++) {
+        safetensors_close(&st->file[i]);
+        if (st->fd[i] >= 0) close(st->fd[i]);
+    }
+    free(st->file);
+    free(st->fd);
+    *st = (Store){0};
+}
+
+static Status store_add(Store *st, const char *dir, const char *name, Err *err) {
+    st->file = xrealloc(st->file, ((size_t)st->n + 1) * sizeof *st->file);
+    st->fd = xrealloc(st->fd, ((size_t)st->n + 1) * sizeof *st->fd);
+    char  *path = xasprintf("%s/%s", dir, name);
+    Status s = safetensors_open(&st->file[st->n], path, err);
+    free(path);
+    if (!s) st->fd[st->n++] = -1;
+    return s;
+}
+
+/* M of the optimizer-NNNNN-of-MMMMM files in dir; 0: none. */
+static int optimizer_files(const char *dir) {
+    DIR *d = opendir(dir);
+    int  files = 0;
+    for (struct dirent *e; d && (e = readdir(d));) {
+        int i, m, end = 0;
+        if (sscanf(e->d_name, "optimizer-%5d-of-%5d.safetensors%n", &i, &m, &end) == 2 && end && !e->d_name[end] && m > files)
+            files = m;
+    }
+    if (d) closedir(d);
+    return files;
+}
+
+static Status store_open(Store *st, const char *dir, const char *what, Err *err) {
+    *st = (Store){0};
+    Status s = OK;
+    if (!strcmp(what, "model")) {
+        s = store_add(st, dir, MODEL_FILE, err);
+    } else {
+        const int files = optimizer_files(dir);
+        if (!files)
+            s = err_set(err, ERR_IO, "%s has no optimizer state (optimizer-*.safetensors): training cannot go on from it", dir);
+        for (int i = 1; i <= files && !s; i++) {
+            char name[64];
+            snprintf(name, sizeof name, "optimizer-%05d-of-%05d.safetensors", i, files);
+            s = store_add(st, dir, name, err);
+        }
+    }
+    if (s) store_close(st);
+    return s;
+}
+
+static const TensorInfo *store_find(const Store *st, const char *name, int *file) {
+    for (*file = 0; *file < st->n; (*file)++) {
+        const TensorInfo *t = safetensors_find(&st->file[*file], name);
+        if (t) return t;
+    }
+    return NULL;
+}
+
+static int same_shape(const TensorInfo *a, const TensorInfo *b) {
+    return a->ndim == b->ndim && !memcmp(a->dim, b->dim, (size_t)a->ndim * sizeof *a->dim);
+}
+
+static int listed(const FileTensor *list, int n, const char *name) {
+    for (int i = 0; i < n; i++)
+        if (!strcmp(list[i].info.name, name)) return 1;
+    return 0;
+}
+
+/* Every expected tensor is there with its shape, and nothing else is. */
+static Status store_check(const Store *st, const char *dir, const FileTensor *list, int n, Err *err) {
+    int file, found = 0;
+    for (int i = 0; i < n; i++) {
+        const TensorInfo *want = &list[i].info, *have = store_find(st, want->name, &file);
+        char              a[96], b[96];
+        safetensors_shape(want, b, sizeof b);
+        if (!have) return err_set(err, ERR_FORMAT, "%s: tensor %s %s is missing", dir, want->name, b);
+        safetensors_shape(have, a, sizeof a);
+        if (!same_shape(have, want))
+            return err_set(err, ERR_FORMAT, "%s: tensor %s is %s but config.json asks for %s", st->file[file].path, want->name, a, b);
+        if (have->dtype != DTYPE_F32 && have->dtype != DTYPE_BF16)
+            return err_set(err, ERR_FORMAT, "%s: tensor %s is %s; F32 and BF16 can be loaded", st->file[file].path, want->name,
+                           dtype_name(have->dtype));
+        found++;
+    }
+    for (file = 0; file < st->n; file++)
+        for (int i = 0; i < st->file[file].n; i++)
+            if (!listed(list, n, st->file[file].tensor[i].name))
+                return err_set(err, ERR_FORMAT, "%s: tensor %s does not belong to the model that config.json describes",
+                               st->file[file].path, st->file[file].tensor[i].name);
+    int total = 0;
+    for (file = 0; file < st->n; file++) total += st->file[file].n;
+    return total == found ? OK : err_set(err, ERR_FORMAT, "%s: a tensor is in two files", dir);
+}
+
+/* ---- write ------------------------------------------------------------------------------------------------------- */
+
+static Status write_at(Store *st, int file, const float *data, int64_t count, int64_t offset, Err *err) {
+    const char *path = st->file[file].path, *p = (const char *)data;
+    if (st->fd[file] < 0 && (st->fd[file] = open(path, O_WRONLY | O_CLOEXEC)) < 0)
+        return err_set(err, ERR_IO, "cannot write %s: %s", path, strerror(errno));
+    for (int64_t left = count * 4; left > 0;) {
+        const ssize_t n = pwrite(st->fd[file], p, (size_t)min64(left, 1 << 30), offset);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) return err_set(err, ERR_IO, "cannot write %s: %s", path, n ? strerror(errno) : "nothing written");
+        p += n;
+        offset += n;
+        left -= n;
+    }
+    return OK;
+}
+
+static Status write_slice(Store *st, const FileTensor *list, int n, const ArenaSlice *s, Err *err) {
+    Status status = OK;
+    for (int i = 0; i < n && !status; i++) {
+        const FileTensor *t = &list[i];
+        const int64_t     lo = max64(t->begin, s->begin), hi = min64(t->begin + t->count, s->begin + s->count);
+        if (lo >= hi) continue;
+        int               file;
+        const TensorInfo *info = store_find(st, t->info.name, &file);
+        if (!info || !same_shape(info, &t->info) || info->dtype != DTYPE_F32)
+            return err_set(err, ERR_FORMAT, "tensor %s has no place in the checkpoint begun there", t->info.name);
+        status = write_at(st, file, s->data + (lo - s->begin), hi - lo, info->begin + (lo - t->begin) * 4, err);
+    }
+    return status;
+}
+
+static Status write_kind(const char *dir, const ParamTable *table, const char *what, const ArenaSlice *slices, int n_slices,
+                         Err *err) {
+    FileTensor *list = NULL;
+    Store       st;
+    int         n = 0;
+    Status      s = store_open(&st, dir, what, err);
+    if (s) return s;
+    char prefix[16] = "";
+    if (strcmp(what, "model")) snprintf(prefix, sizeof prefix, "%s.", what);
+    list_tensors(table, prefix, &list, &n);
+    for (int i = 0; i < n_slices && !s; i++) s = write_slice(&st, list, n, &slices[i], err);
+    for (int i = 0; i < st.n && !s; i++)
+        if (st.fd[i] >= 0 && fsync(st.fd[i])) s = err_set(err, ERR_IO, "cannot write %s: %s", st.file[i].path, strerror(errno));
+    store_close(&st);
+    free(list);
+    return s;
+}
+
+Status checkpoint_write_slices(const char *dir, const ParamTable *table, const ArenaSlice *master, const ArenaSlice *m,
+                               const ArenaSlice *v, int n_slices, Err *err) {
+    Status s = write_kind(dir, table, "model", master, n_slices, err);
+    if (!s && m) s = write_kind(dir, table, "exp_avg", m, n_slices, err);
+    if (!s && v) s = write_kind(dir, table, "exp_avg_sq", v, n_slices, err);
+    return s;
+}
+
+/* ---- read -------------------------------------------------------------------------------------------------------- */
+
+/* Elements [from, from + count) of a tensor as floats; refuses what is not a number (a damaged file, or a run that
+ * diverged). */
+static Status tensor_floats(const Safetensors *st, const TensorInfo *t, int64_t from, int64_t count, float *out, Err *err) {
+    const char *data = safetensors_data(st, t);
+    if (t->dtype == DTYPE_F32) {
+        memcpy(out, data + from * 4, (size_t)count * 4);
+    } else {
+        for (int64_t i = 0; i < count; i++) {
+            uint16_t half;
+            memcpy(&half, data + (from + i) * 2, 2);
+            const uint32_t bits = (uint32_t)half << 16;
+            memcpy(&out[i], &bits, 4);
+        }
+    }
+    for (int64_t i = 0; i < count; i++)
+        if (!isfinite(out[i]))
+            return err_set(err, ERR_FORMAT, "%s: element %lld of tensor %s is not a finite number: the file is damaged", st->path,
+                           (long long)(from + i), t->name);
+    return OK;
+}
+
+Status checkpoint_read_slice(const char *dir, const ParamTable *table, const char *what, float *out, int64_t begin,
+                             int64_t count, Err *err) {
+    REQUIRE(begin >= 0 && count >= 0 && count <= table->total - begin);
+    FileTensor *list;
+    Store       st;
+    int         n;
+    Status      s = store_open(&st, dir, what, err);
+    if (s) return s;
+    list_all(table, what, &list, &n);
+    s = store_check(&st, dir, list, n, err);
+    memset(out, 0, (size_t)count * sizeof *out);
+    const size_t prefix = strlen(what);
+    for (int i = 0; i < n && !s; i++) {
+        const FileTensor *t = &list[i];
+        if (strcmp(what, "model") && (strncmp(t->info.name, what, prefix) || t->info.name[prefix] != '.')) continue;
+        const int64_t lo = max64(t->begin, begin), hi = min64(t->begin + t->count, begin + count);
+        if (lo >= hi) continue;
+        int               file;
+        const TensorInfo *info = store_find(&st, t->info.name, &file);
+        s = tensor_floats(&st.file[file], info, lo - t->begin, hi - lo, out + (lo - begin), err);
+    }
+    store_close(&st);
+    free(list);
+    return s;
+}
+
+Status checkpoint_read_text(const char *dir, const char *name, char **out, size_t *size, Err *err) {
+    char  *path = xasprintf("%s/%s", dir, name);
+    Status s = file_read(path, (size_t)1 << 28, out, size, err);
+    free(path);
+    return s;
+}
+
+/* What a folder without config.json probably is. */
+static Status not_a_checkpoint(const char *dir, Err *err) {
+    static const struct { const char *file, *hint; } hints[] = {
+        {"dataset.json", "it is a dataset; train on it first (ehr-train --data), then give RUN/latest"},
+        {"latest/config.json", "it is a run; give its 'latest' or 'best' folder"},
+        {"log.jsonl", "it is a run without a whole checkpoint yet"}};
+    for (size_t i = 0; i < sizeof hints / sizeof *hints; i++) {
+        char     *path = xasprintf("%s/%s", dir, hints[i].file);
+        const int there = path_exists(path);
+        free(path);
+        if (there) return err_set(err, ERR_FORMAT, "%s is not a checkpoint (no config.json): %s", dir, hints[i].hint);
+    }
+    if (!path_is_dir(dir)) return err_set(err, ERR_IO, "there is no checkpoint folder %s", dir);
+    return err_set(err, ERR_FORMAT, "%s is not a checkpoint: it has no config.json", dir);
+}
+
+static Status check_vocabulary(const char *dir, int vocab_size, Err *err) {
+    char  *text = NULL, *path = xasprintf("%s/vocabulary.json", dir);
+    Status s = file_read(path, (size_t)1 << 28, &text, NULL, err);
+    if (!s) s = hf_vocabulary_check(text, vocab_size, path, err);
+    free(text);
+    free(path);
+    return s;
+}
+
+/* Before any memory is taken, so that a config.json that asks for a huge model meets the tensors first. */
+static Status check_tensors(const char *dir, const ModelConfig *cfg, const Store *st, Err *err) {
+    ParamTable  table;
+    FileTensor *list;
+    int         n;
+    Status      s = param_table_build(&table, cfg, 1, err);
+    if (s) return s;
+    list_all(&table, "model", &list, &n);
+    s = store_check(st, dir, list, n, err);
+    free(list);
+    param_table_free(&table);
+    return s;
+}
+
+static Status load_weights(Model *m, const Store *st, Err *err) {
+    enum { CHUNK = 1 << 20 };
+    FileTensor *list;
+    int         n;
+    Status      s = OK;
+    list_all(&m->table, "model", &list, &n);
+    float *buffer = xmalloc(CHUNK * sizeof *buffer);
+    for (int i = 0; i < n && !s; i++) {
+        int               file;
+        const TensorInfo *info = store_find(st, list[i].info.name, &file);
+        for (int64_t at = 0; at < list[i].count && !s; at += CHUNK) {
+            const int64_t count = min64(CHUNK, list[i].count - at);
+            s = tensor_floats(&st->file[file], info, at, count, buffer, err);
+            if (!s) model_set_weights(m, buffer, list[i].begin + at, count);
+        }
+    }
+    free(buffer);
+    free(list);
+    return s;
+}
+
+Status checkpoint_load_model(const char *dir, Model *m, Device *dev, DType dtype, int64_t param_pad, Err *err) {
+    ModelConfig cfg;
+    Store       st;
+    char       *config = xasprintf("%s/config.json", dir);
+    const int   there = path_exists(config);
+    free(config);
+    *m = (Model){0};
+    if (!there) return not_a_checkpoint(dir, err);
+    Status s = config_read(dir, &cfg, err);
+    if (!s) s = check_vocabulary(dir, cfg.vocab_size, err);
+    if (s || (s = store_open(&st, dir, "model", err))) return s;
+    s = check_tensors(dir, &cfg, &st, err);
+    if (!s) s = model_open(m, &cfg, dev, dtype, param_pad, err);
+    if (!s && (s = load_weights(m, &st, err))) model_close(m);
+    store_close(&st);
+    return s;
+}
