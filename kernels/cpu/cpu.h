@@ -94,7 +94,8 @@ void cpu_matmul_rows(Device *dev, float *out, ptrdiff_t ldc, const float *inp, c
 
 /* ---- operations of kernels.h, one function each -------------------------------------------------------------------- */
 size_t cpu_workspace_bytes(const Device *dev, const KernelLimits *limits);
-size_t cpu_ops_workspace_bytes(const Device *dev, const KernelLimits *limits); /* all operations but the products */
+size_t cpu_matmul_workspace(const Device *dev, const KernelLimits *limits);    /* the products */
+size_t cpu_ops_workspace_bytes(const Device *dev, const KernelLimits *limits); /* all other operations */
 
 size_t cpu_weight_prepared_bytes(const Device *dev, int rows, int cols, DType dtype);
 void   cpu_weight_prepare(Device *dev, Weight *out, void *storage, DType dtype, const Weight *src);

@@ -167,7 +167,7 @@ int device_open_cpu(Device *dev, int threads, char *msg, size_t msg_size) {
 /* ---- the table ----------------------------------------------------------------------------------------------------- */
 
 size_t cpu_workspace_bytes(const Device *dev, const KernelLimits *limits) {
-    size_t products = cpu_sgemm_scratch(dev), others = cpu_ops_workspace_bytes(dev, limits);
+    size_t products = cpu_matmul_workspace(dev, limits), others = cpu_ops_workspace_bytes(dev, limits);
     return products > others ? products : others;
 }
 

@@ -1,0 +1,181 @@
+/* matmul_tile.h - the vector code behind CpuIsa, included by matmul_avx512.c, matmul_avx2.c and matmul_portable.c.
+ *
+ * A tile of c, TILE_ROWS x (16 TILE_VECS) at most, stays in registers while k runs: each step loads TILE_VECS vectors of
+ * b and one float of a per row.  The includer defines TILE_ROWS and TILE_VECS (1 or 2; a panel of 32 columns takes
+ * 2 / TILE_VECS passes) to fill its register file. */
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/vec.h"
+
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+
+/* m and vecs are literals at every call, so that the loops over them unroll and acc lives in registers.  Rows of a are
+ * reached from every third row's pointer, which x86 addressing (base, base + rs, base + 2 rs) does for free. */
+ALWAYS_INLINE void tile_body(const int m, const int vecs, const int rows_adjacent, int n, int k, const float *a,
+                             ptrdiff_t a_rs, ptrdiff_t a_cs, const float *b, ptrdiff_t ldb, float *c, ptrdiff_t ldc,
+                             SgemmMode mode) {
+    Vec acc[TILE_ROWS][TILE_VECS];
+#pragma GCC unroll 16
+    for (int i = 0; i < m; i++)
+#pragma GCC unroll 2
+        for (int v = 0; v < vecs; v++)
+            acc[i][v] = mode == SGEMM_CHAIN ? v_load_n(c + i * ldc + v * VEC, n - v * VEC) : v_zero();
+    const float *row[(TILE_ROWS + 2) / 3];
+#pragma GCC unroll 16
+    for (int i = 0; i < m; i += 3) row[i / 3] = a + i * a_rs;
+    for (int p = 0; p < k; p++) {
+        Vec bv[TILE_VECS];
+#pragma GCC unroll 2
+        for (int v = 0; v < vecs; v++) bv[v] = v_load(b + v * VEC);
+#pragma GCC unroll 16
+        for (int i = 0; i < m; i++) {
+            Vec av = v_set1(rows_adjacent ? a[i] : row[i / 3][i % 3 * a_rs]);
+#pragma GCC unroll 2
+            for (int v = 0; v < vecs; v++) acc[i][v] = v_fma(av, bv[v], acc[i][v]);
+        }
+        b += ldb;
+        if (rows_adjacent) {
+            a += a_cs;
+        } else {
+#pragma GCC unroll 16
+            for (int i = 0; i < m; i += 3) row[i / 3] += a_cs;
+        }
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < m; i++)
+#pragma GCC unroll 2
+        for (int v = 0; v < vecs; v++) {
+            float *out = c + i * ldc + v * VEC;
+            Vec    x = acc[i][v];
+            if (mode == SGEMM_ADD) x = v_add(v_load_n(out, n - v * VEC), x);
+            v_store_n(out, x, n - v * VEC);
+        }
+}
+
+#define TILE_CASE(rows)                                                                                             \
+    case rows:                                                                                                      \
+        if (TILE_VECS == 2 && n > VEC) {                                                                            \
+            if (a_rs == 1) tile_body(rows, TILE_VECS, 1, n, k, a, 1, a_cs, b, ldb, c, ldc, mode);                    \
+            else tile_body(rows, TILE_VECS, 0, n, k, a, a_rs, a_cs, b, ldb, c, ldc, mode);                           \
+        } else {                                                                                                    \
+            if (a_rs == 1) tile_body(rows, 1, 1, n, k, a, 1, a_cs, b, ldb, c, ldc, mode);                            \
+            else tile_body(rows, 1, 0, n, k, a, a_rs, a_cs, b, ldb, c, ldc, mode);                                   \
+        }                                                                                                           \
+        return;
+
+static void tile_columns(int m, int n, int k, const float *a, ptrdiff_t a_rs, ptrdiff_t a_cs, const float *b,
+                         ptrdiff_t ldb, float *c, ptrdiff_t ldc, SgemmMode mode) {
+    switch (m) {
+        TILE_CASE(1)
+        TILE_CASE(2)
+        TILE_CASE(3)
+        TILE_CASE(4)
+#if TILE_ROWS > 4
+        TILE_CASE(5)
+        TILE_CASE(6)
+#endif
+#if TILE_ROWS > 6
+        TILE_CASE(7)
+        TILE_CASE(8)
+        TILE_CASE(9)
+        TILE_CASE(10)
+        TILE_CASE(11)
+        TILE_CASE(12)
+        TILE_CASE(13)
+        TILE_CASE(14)
+#endif
+    }
+}
+
+static void sgemm_tile(int m, int n, int k, const float *a, ptrdiff_t a_rs, ptrdiff_t a_cs, const float *b,
+                       ptrdiff_t ldb, float *c, ptrdiff_t ldc, SgemmMode mode) {
+    for (int j = 0; j < n; j += TILE_VECS * VEC)
+        tile_columns(m, n - j < TILE_VECS * VEC ? n - j : TILE_VECS * VEC, k, a, a_rs, a_cs, b + j, ldb, c + j, ldc,
+                     mode);
+}
+
+/* 16 columns of b whose k are adjacent (rows of a weight): transposed in registers, 16 k at a time. */
+ALWAYS_INLINE void pack_transposed(float *dst, int n, int k, const float *b, ptrdiff_t b_cs) {
+    for (int p = 0; p < k; p += VEC) {
+        Vec r[VEC];
+        for (int j = 0; j < VEC; j++) r[j] = j < n ? v_load_n(b + j * b_cs + p, k - p) : v_zero();
+        v_transpose(r);
+        for (int q = 0; q < VEC && p + q < k; q++) v_store(dst + (ptrdiff_t)(p + q) * SGEMM_PANEL, r[q]);
+    }
+}
+
+static void sgemm_pack(float *dst, int n, int k, const float *b, ptrdiff_t b_rs, ptrdiff_t b_cs) {
+    for (int j = 0; j < SGEMM_PANEL; j += VEC, dst += VEC) {
+        const float *col = b + j * b_cs;
+        int          cols = n - j;
+        if (cols <= 0) {
+            for (int p = 0; p < k; p++) v_store(dst + (ptrdiff_t)p * SGEMM_PANEL, v_zero());
+        } else if (b_cs == 1) {
+            for (int p = 0; p < k; p++) v_store(dst + (ptrdiff_t)p * SGEMM_PANEL, v_load_n(col + p * b_rs, cols));
+        } else if (b_rs == 1) {
+            pack_transposed(dst, cols, k, col, b_cs);
+        } else {
+            for (int p = 0; p < k; p++)
+                for (int q = 0; q < VEC; q++)
+                    dst[(ptrdiff_t)p * SGEMM_PANEL + q] = q < cols ? col[p * b_rs + q * b_cs] : 0.0f;
+        }
+    }
+}
+
+/* x, with -inf in the lanes from n on */
+static Vec pad_minus_infinity(Vec x, int n) {
+    if (n >= VEC) return x;
+    float lane[VEC];
+    v_store(lane, v_set1(-INFINITY));
+    v_store_n(lane, x, n);
+    return v_load(lane);
+}
+
+/* Lane i % 16 sums its own elements in ascending order; the lanes meet at the end. */
+static float vector_exp_sum(float *out, const float *inp, float scale, float shift, int n) {
+    Vec sum = v_zero();
+    for (int i = 0; i < n; i += VEC) {
+        Vec x = v_fma(v_load_n(inp + i, n - i), v_set1(scale), v_set1(-shift));
+        Vec e = v_exp(pad_minus_infinity(x, n - i));
+        v_store_n(out + i, e, n - i);
+        sum = v_add(sum, e);
+    }
+    return v_sum(sum);
+}
+
+static float vector_max(const float *inp, int n) {
+    Vec m = v_set1(-INFINITY);
+    for (int i = 0; i < n; i += VEC) m = v_max(pad_minus_infinity(v_load_n(inp + i, n - i), n - i), m);
+    return v_largest(m);
+}
+
+static void vector_swiglu(float *out, const float *gate, const float *up, int n) {
+    for (int i = 0; i < n; i += VEC) {
+        Vec g = v_load_n(gate + i, n - i), u = v_load_n(up + i, n - i);
+        v_store_n(out + i, v_mul(v_mul(g, v_sigmoid(g)), u), n - i);
+    }
+}
+
+/* d silu(g) / dg = s (1 + g (1 - s)), s = sigmoid(g) */
+static void vector_swiglu_backward(float *dgate, float *dup, const float *dout, const float *gate, const float *up,
+                                   int n) {
+    Vec one = v_set1(1.0f);
+    for (int i = 0; i < n; i += VEC) {
+        Vec g = v_load_n(gate + i, n - i), u = v_load_n(up + i, n - i), d = v_load_n(dout + i, n - i);
+        Vec s = v_sigmoid(g);
+        Vec slope = v_mul(s, v_fma(g, v_sub(one, s), one));
+        v_store_n(dgate + i, v_mul(v_mul(d, u), slope), n - i);
+        v_store_n(dup + i, v_mul(d, v_mul(g, s)), n - i);
+    }
+}
+
+static void vector_add(float *out, const float *a, const float *b, int n) {
+    for (int i = 0; i < n; i += VEC)
+        v_store_n(out + i, v_add(v_load_n(a + i, n - i), v_load_n(b + i, n - i)), n - i);
+}
+
+#define CPU_ISA_TABLE(isa_level, isa_name)                                                                          \
+    {                                                                                                               \
+        .level = isa_level, .name = isa_name, .tile_rows = TILE_ROWS, .sgemm_tile = sgemm_tile,                     \
+        .sgemm_pack = sgemm_pack, .exp_sum = vector_exp_sum, .max = vector_max, .swiglu = vector_swiglu,            \
+        .swiglu_backward = vector_swiglu_backward, .add = vector_add                                                \
+    }

@@ -1,0 +1,225 @@
+/* vec.h - sixteen floats and what one does with them, for code that is compiled once per instruction set.
+ *
+ * Every function gives the same bits on AVX-512, AVX2 and plain C: multiply-adds are fused (fmaf), sums across the
+ * sixteen lanes add halves (8 + 8, 4 + 4, ...), and tails are masks, never a scalar loop.  No NaN is ever dropped. */
+#ifndef EHR_KERNELS_CPU_VEC_H
+#define EHR_KERNELS_CPU_VEC_H
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+enum { VEC = 16 };
+
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+#include <immintrin.h>
+typedef __m512 Vec;
+
+static inline Vec  v_set1(float x) { return _mm512_set1_ps(x); }
+static inline Vec  v_load(const float *p) { return _mm512_loadu_ps(p); }
+static inline void v_store(float *p, Vec a) { _mm512_storeu_ps(p, a); }
+static inline __mmask16 v_mask(int n) { return n >= VEC ? 0xFFFF : n <= 0 ? 0 : (__mmask16)((1u << n) - 1); }
+static inline Vec  v_load_n(const float *p, int n) { return _mm512_maskz_loadu_ps(v_mask(n), p); }
+static inline void v_store_n(float *p, Vec a, int n) { _mm512_mask_storeu_ps(p, v_mask(n), a); }
+static inline Vec  v_add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
+static inline Vec  v_sub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
+static inline Vec  v_mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
+static inline Vec  v_div(Vec a, Vec b) { return _mm512_div_ps(a, b); }
+static inline Vec  v_sqrt(Vec a) { return _mm512_sqrt_ps(a); }
+static inline Vec  v_max(Vec a, Vec b) { return _mm512_max_ps(a, b); } /* a > b ? a : b */
+static inline Vec  v_min(Vec a, Vec b) { return _mm512_min_ps(a, b); } /* a < b ? a : b */
+static inline Vec  v_fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }   /* a * b + c */
+static inline Vec  v_fnma(Vec a, Vec b, Vec c) { return _mm512_fnmadd_ps(a, b, c); } /* c - a * b */
+/* 2^n where the low bits of t hold the integer n, -127 (giving 0) <= n <= 128 (giving infinity) */
+static inline Vec v_exp2_bits(Vec t) {
+    __m512i n = _mm512_add_epi32(_mm512_castps_si512(t), _mm512_set1_epi32(127));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(n, 23));
+}
+static inline float v_sum8(__m256 a) {
+    __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    b = _mm_add_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_add_ss(b, _mm_shuffle_ps(b, b, 1)));
+}
+static inline float v_sum(Vec a) {
+    return v_sum8(_mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1)));
+}
+/* r[i] lane j becomes r[j] lane i */
+static inline void v_transpose(Vec r[VEC]) {
+    __m512 t[VEC];
+    for (int i = 0; i < VEC; i += 2) {
+        t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < VEC; i += 4)
+        for (int h = 0; h < 2; h++) {
+            __m512d a = _mm512_castps_pd(t[i + h]), b = _mm512_castps_pd(t[i + h + 2]);
+            r[i + 2 * h] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+            r[i + 2 * h + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+        }
+    for (int i = 0; i < 4; i++)
+        for (int h = 0; h < 2; h++) {
+            t[8 * h + i] = _mm512_shuffle_f32x4(r[8 * h + i], r[8 * h + 4 + i], 0x88);
+            t[8 * h + 4 + i] = _mm512_shuffle_f32x4(r[8 * h + i], r[8 * h + 4 + i], 0xDD);
+        }
+    for (int i = 0; i < 8; i++) {
+        int out = (i & 3) + (i & 4);
+        r[out] = _mm512_shuffle_f32x4(t[i], t[8 + i], 0x88);
+        r[out + 8] = _mm512_shuffle_f32x4(t[i], t[8 + i], 0xDD);
+    }
+}
+
+#elif defined(__AVX2__) && defined(__FMA__)
+#include <immintrin.h>
+typedef struct {
+    __m256 lo, hi;
+} Vec;
+
+static inline Vec     v_of(__m256 lo, __m256 hi) { return (Vec){lo, hi}; }
+static inline Vec     v_set1(float x) { return v_of(_mm256_set1_ps(x), _mm256_set1_ps(x)); }
+static inline Vec     v_load(const float *p) { return v_of(_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)); }
+static inline void    v_store(float *p, Vec a) { _mm256_storeu_ps(p, a.lo), _mm256_storeu_ps(p + 8, a.hi); }
+static inline __m256i v_mask8(int n) { /* lane i is set when i < n */
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+static inline Vec v_load_n(const float *p, int n) {
+    return v_of(_mm256_maskload_ps(p, v_mask8(n)), _mm256_maskload_ps(p + 8, v_mask8(n - 8)));
+}
+static inline void v_store_n(float *p, Vec a, int n) {
+    _mm256_maskstore_ps(p, v_mask8(n), a.lo);
+    _mm256_maskstore_ps(p + 8, v_mask8(n - 8), a.hi);
+}
+static inline Vec v_add(Vec a, Vec b) { return v_of(_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)); }
+static inline Vec v_sub(Vec a, Vec b) { return v_of(_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)); }
+static inline Vec v_mul(Vec a, Vec b) { return v_of(_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)); }
+static inline Vec v_div(Vec a, Vec b) { return v_of(_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)); }
+static inline Vec v_sqrt(Vec a) { return v_of(_mm256_sqrt_ps(a.lo), _mm256_sqrt_ps(a.hi)); }
+static inline Vec v_max(Vec a, Vec b) { return v_of(_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)); }
+static inline Vec v_min(Vec a, Vec b) { return v_of(_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)); }
+static inline Vec v_fma(Vec a, Vec b, Vec c) {
+    return v_of(_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi));
+}
+static inline Vec v_fnma(Vec a, Vec b, Vec c) {
+    return v_of(_mm256_fnmadd_ps(a.lo, b.lo, c.lo), _mm256_fnmadd_ps(a.hi, b.hi, c.hi));
+}
+static inline __m256 v_exp2_bits8(__m256 t) {
+    __m256i n = _mm256_add_epi32(_mm256_castps_si256(t), _mm256_set1_epi32(127));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(n, 23));
+}
+static inline Vec   v_exp2_bits(Vec t) { return v_of(v_exp2_bits8(t.lo), v_exp2_bits8(t.hi)); }
+static inline float v_sum(Vec v) {
+    __m256 a = _mm256_add_ps(v.lo, v.hi);
+    __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    b = _mm_add_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_add_ss(b, _mm_shuffle_ps(b, b, 1)));
+}
+static inline void v_transpose8(__m256 r[8]) {
+    __m256 t[8];
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+        t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int h = 0; h < 2; h++) {
+            r[i + 2 * h] = _mm256_shuffle_ps(t[i + h], t[i + h + 2], 0x44);
+            r[i + 2 * h + 1] = _mm256_shuffle_ps(t[i + h], t[i + h + 2], 0xEE);
+        }
+    for (int i = 0; i < 4; i++) {
+        t[i] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x20);
+        t[i + 4] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x31);
+    }
+    for (int i = 0; i < 8; i++) r[i] = t[i];
+}
+static inline void v_transpose(Vec r[VEC]) {
+    __m256 q[4][8]; /* quarters: rows 0-7 and 8-15, columns lo and hi */
+    for (int i = 0; i < 8; i++) {
+        q[0][i] = r[i].lo, q[1][i] = r[i].hi;
+        q[2][i] = r[i + 8].lo, q[3][i] = r[i + 8].hi;
+    }
+    for (int i = 0; i < 4; i++) v_transpose8(q[i]);
+    for (int i = 0; i < 8; i++) r[i] = v_of(q[0][i], q[2][i]), r[i + 8] = v_of(q[1][i], q[3][i]);
+}
+
+#else
+typedef struct {
+    float v[VEC];
+} Vec;
+#define V_EACH(expr)                              \
+    Vec r;                                        \
+    for (int i = 0; i < VEC; i++) r.v[i] = (expr); \
+    return r
+static inline Vec  v_set1(float x) { V_EACH(x); }
+static inline Vec  v_load(const float *p) { V_EACH(p[i]); }
+static inline void v_store(float *p, Vec a) { memcpy(p, a.v, sizeof a.v); }
+static inline Vec  v_load_n(const float *p, int n) { V_EACH(i < n ? p[i] : 0.0f); }
+static inline void v_store_n(float *p, Vec a, int n) {
+    for (int i = 0; i < VEC && i < n; i++) p[i] = a.v[i];
+}
+static inline Vec v_add(Vec a, Vec b) { V_EACH(a.v[i] + b.v[i]); }
+static inline Vec v_sub(Vec a, Vec b) { V_EACH(a.v[i] - b.v[i]); }
+static inline Vec v_mul(Vec a, Vec b) { V_EACH(a.v[i] * b.v[i]); }
+static inline Vec v_div(Vec a, Vec b) { V_EACH(a.v[i] / b.v[i]); }
+static inline Vec v_sqrt(Vec a) { V_EACH(sqrtf(a.v[i])); }
+static inline Vec v_max(Vec a, Vec b) { V_EACH(a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
+static inline Vec v_min(Vec a, Vec b) { V_EACH(a.v[i] < b.v[i] ? a.v[i] : b.v[i]); }
+static inline Vec v_fma(Vec a, Vec b, Vec c) { V_EACH(fmaf(a.v[i], b.v[i], c.v[i])); }
+static inline Vec v_fnma(Vec a, Vec b, Vec c) { V_EACH(fmaf(-a.v[i], b.v[i], c.v[i])); }
+static inline Vec v_exp2_bits(Vec t) {
+    Vec r;
+    for (int i = 0; i < VEC; i++) {
+        uint32_t bits;
+        memcpy(&bits, &t.v[i], 4);
+        bits = (bits + 127u) << 23;
+        memcpy(&r.v[i], &bits, 4);
+    }
+    return r;
+}
+static inline float v_sum(Vec a) {
+    for (int half = VEC / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) a.v[i] += a.v[i + half];
+    return a.v[0];
+}
+static inline void v_transpose(Vec r[VEC]) {
+    for (int i = 0; i < VEC; i++)
+        for (int j = 0; j < i; j++) {
+            float t = r[i].v[j];
+            r[i].v[j] = r[j].v[i];
+            r[j].v[i] = t;
+        }
+}
+#undef V_EACH
+#endif
+
+static inline Vec   v_zero(void) { return v_set1(0.0f); }
+static inline float v_largest(Vec a) {
+    float lane[VEC], m;
+    v_store(lane, a);
+    m = lane[0];
+    for (int i = 1; i < VEC; i++) m = m > lane[i] ? m : lane[i];
+    return m;
+}
+
+/* e^x to about 1 ulp: x = n ln 2 + r, a polynomial of degree 7 in r (Cephes), times 2^n.  0 below -87.7 (-inf
+ * included), infinity above 88.37. */
+static inline Vec v_exp(Vec x) {
+    const float round_magic = 12582912.0f; /* 1.5 * 2^23: adding it leaves the nearest integer in the low bits */
+    x = v_min(v_set1(88.8f), v_max(v_set1(-88.2f), x)); /* this order of arguments passes NaN on */
+    Vec t = v_fma(x, v_set1(1.44269504f), v_set1(round_magic));
+    Vec n = v_sub(t, v_set1(round_magic));
+    Vec r = v_fnma(n, v_set1(0.693359375f), x); /* ln 2 in two parts, the first exact for |n| < 2^15 */
+    r = v_fma(n, v_set1(2.12194440e-4f), r);
+    Vec p = v_set1(1.9875691500e-4f);
+    p = v_fma(p, r, v_set1(1.3981999507e-3f));
+    p = v_fma(p, r, v_set1(8.3334519073e-3f));
+    p = v_fma(p, r, v_set1(4.1665795894e-2f));
+    p = v_fma(p, r, v_set1(1.6666665459e-1f));
+    p = v_fma(p, r, v_set1(5.0000001201e-1f));
+    p = v_add(v_fma(p, v_mul(r, r), r), v_set1(1.0f));
+    return v_mul(p, v_exp2_bits(t));
+}
+
+/* 1 / (1 + e^-x) */
+static inline Vec v_sigmoid(Vec x) {
+    Vec one = v_set1(1.0f);
+    return v_div(one, v_add(one, v_exp(v_sub(v_zero(), x))));
+}
+
+#endif
