@@ -1,0 +1,425 @@
+/* shard.c - writing and mapping one shard.
+ *
+ * The number of patients and tokens is not known until the last one: the long arrays are spooled to nameless temporary
+ * files, the short ones kept in memory, and closing copies all of them into contiguous datasets, whose place in the file
+ * a reader can then map.  Every array is covered by a CRC32C: the long ones per 65,536 tokens, compared on first touch;
+ * the patient arrays as a whole, compared on opening. */
+#include "data/shard.h"
+#include "data/dataset.h"
+#include "data/h5.h"
+#include "data/hash.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "shards are little-endian and mapped as they are"
+#endif
+
+/* ---- writing ------------------------------------------------------------------------------------------------------ */
+
+typedef struct {
+    char  *data;
+    size_t size, capacity;
+} Bytes;
+
+static void bytes_add(Bytes *b, const void *data, size_t size) {
+    if (b->size + size > b->capacity) {
+        b->capacity = 2 * b->capacity + size + 4096;
+        b->data = xrealloc(b->data, b->capacity);
+    }
+    if (size) memcpy(b->data + b->size, data, size);
+    b->size += size;
+}
+
+struct ShardWriter {
+    char   *path, *tmp;
+    int     wide, n_static, n_groups, with_oracle;
+    FILE   *tokens, *minutes, *oracle;
+    Bytes   offsets, key, statics, observation_end, group;
+    int64_t n_patients, n_tokens;
+};
+
+static void writer_free(ShardWriter *w) {
+    FILE *spool[] = {w->tokens, w->minutes, w->oracle};
+    for (size_t i = 0; i < sizeof spool / sizeof *spool; i++)
+        if (spool[i]) fclose(spool[i]);
+    Bytes *b[] = {&w->offsets, &w->key, &w->statics, &w->observation_end, &w->group};
+    for (size_t i = 0; i < sizeof b / sizeof *b; i++) free(b[i]->data);
+    free(w->path);
+    free(w->tmp);
+    free(w);
+}
+
+/* Beside the shard, where there must be room anyway; without a name, so that nothing is left behind. */
+static Status spool_open(FILE **out, const char *path, Err *err) {
+    char *name = xasprintf("%s.spool-XXXXXX", path);
+    int fd = mkstemp(name);
+    *out = fd < 0 ? NULL : fdopen(fd, "w+b");
+    Status status = *out ? OK : err_set(err, ERR_IO, "cannot create %s: %s", name, strerror(errno));
+    if (fd >= 0) unlink(name);
+    if (fd >= 0 && !*out) close(fd);
+    free(name);
+    return status;
+}
+
+Status shard_writer_open(ShardWriter **out, const char *path, int wide, int n_static, int n_groups, int with_oracle,
+                         Err *err) {
+    REQUIRE(n_static >= 0 && n_groups >= 0);
+    ShardWriter *w = xcalloc(1, sizeof *w);
+    *out = NULL;
+    w->path = xstrdup(path);
+    w->tmp = xasprintf("%s.tmp", path);
+    w->wide = wide;
+    w->n_static = n_static;
+    w->n_groups = n_groups;
+    w->with_oracle = with_oracle;
+    Status status = spool_open(&w->tokens, path, err);
+    if (!status) status = spool_open(&w->minutes, path, err);
+    if (!status && with_oracle) status = spool_open(&w->oracle, path, err);
+    if (status) {
+        writer_free(w);
+        return status;
+    }
+    bytes_add(&w->offsets, &(uint64_t){0}, 8);
+    *out = w;
+    return OK;
+}
+
+static int spool_tokens(ShardWriter *w, const uint32_t *tokens, int64_t n) {
+    if (w->wide) return fwrite(tokens, 4, (size_t)n, w->tokens) == (size_t)n;
+    uint16_t narrow[4096];
+    for (int64_t at = 0; at < n;) {
+        int64_t count = n - at < 4096 ? n - at : 4096;
+        for (int64_t i = 0; i < count; i++) {
+            REQUIRE(tokens[at + i] <= UINT16_MAX);
+            narrow[i] = (uint16_t)tokens[at + i];
+        }
+        if (fwrite(narrow, 2, (size_t)count, w->tokens) != (size_t)count) return 0;
+        at += count;
+    }
+    return 1;
+}
+
+Status shard_writer_patient(ShardWriter *w, uint64_t key, const uint32_t *tokens, const int32_t *minutes, int64_t n,
+                            const uint16_t *statics, const uint8_t *group, int32_t observation_end,
+                            const float *oracle_logp, Err *err) {
+    REQUIRE(n >= 0 && (!w->with_oracle || oracle_logp || !n));
+    if (!spool_tokens(w, tokens, n) || fwrite(minutes, 4, (size_t)n, w->minutes) != (size_t)n ||
+        (w->with_oracle && fwrite(oracle_logp, 4, (size_t)n, w->oracle) != (size_t)n))
+        return err_set(err, ERR_IO, "cannot write tokens of %s: %s", w->path, strerror(errno));
+    w->n_tokens += n;
+    w->n_patients++;
+    uint64_t end = (uint64_t)w->n_tokens;
+    bytes_add(&w->offsets, &end, 8);
+    bytes_add(&w->key, &key, 8);
+    bytes_add(&w->statics, statics, sizeof *statics * (size_t)(w->n_static + 1));
+    bytes_add(&w->observation_end, &observation_end, 4);
+    bytes_add(&w->group, group, (size_t)w->n_groups);
+    return OK;
+}
+
+int64_t shard_writer_tokens(const ShardWriter *w) { return w->n_tokens; }
+
+/* One long array from its spool, block by block, and the checksums of the blocks. */
+static Status write_long(ShardWriter *w, hid_t file, const char *name, hid_t type, size_t item, FILE *spool, Err *err) {
+    hsize_t n = (hsize_t)w->n_tokens, n_blocks = (n + SHARD_CRC_TOKENS - 1) / SHARD_CRC_TOKENS;
+    Status status = h5_write_dataset(file, w->tmp, name, type, 1, &n, NULL, err);
+    if (status) return status;
+    char *block = xmalloc(SHARD_CRC_TOKENS * item);
+    uint32_t *crc = xcalloc((size_t)n_blocks, sizeof *crc);
+    hid_t set = H5Dopen2(file, name, H5P_DEFAULT), space = H5Screate_simple(1, &n, NULL);
+    rewind(spool);
+    for (hsize_t b = 0; b < n_blocks && !status; b++) {
+        hsize_t start = b * SHARD_CRC_TOKENS, count = n - start < SHARD_CRC_TOKENS ? n - start : SHARD_CRC_TOKENS;
+        hid_t memory = H5Screate_simple(1, &count, NULL);
+        H5Sselect_hyperslab(space, H5S_SELECT_SET, &start, NULL, &count, NULL);
+        if (fread(block, item, count, spool) != count)
+            status = err_set(err, ERR_IO, "cannot read back /%s of %s: %s", name, w->path, strerror(errno));
+        else if (H5Dwrite(set, type, memory, space, H5P_DEFAULT, block) < 0)
+            status = err_set(err, ERR_IO, "cannot write /%s to %s (disk full?)", name, w->tmp);
+        crc[b] = crc32c(0, block, item * count);
+        H5Sclose(memory);
+    }
+    H5Sclose(space);
+    if (H5Dclose(set) < 0 && !status) status = err_set(err, ERR_IO, "cannot write /%s to %s", name, w->tmp);
+    char *crc_name = xasprintf("%s_crc32c", name);
+    if (!status) status = h5_write_dataset(file, w->tmp, crc_name, H5T_STD_U32LE, 1, &n_blocks, crc, err);
+    free(crc_name);
+    free(crc);
+    free(block);
+    return status;
+}
+
+static Status write_patients(ShardWriter *w, hid_t file, Err *err) {
+    hsize_t P = (hsize_t)w->n_patients;
+    const struct {
+        const char *name;
+        hid_t       type;
+        int         ndim;
+        hsize_t     dim[2];
+        const Bytes *bytes;
+    } array[] = {
+        {"patient_offsets", H5T_STD_U64LE, 1, {P + 1}, &w->offsets},
+        {"patient_key", H5T_STD_U64LE, 1, {P}, &w->key},
+        {"patient_static", H5T_STD_U16LE, 2, {P, (hsize_t)w->n_static + 1}, &w->statics},
+        {"observation_end", H5T_STD_I32LE, 1, {P}, &w->observation_end},
+        {"patient_group", H5T_STD_U8LE, 2, {P, (hsize_t)w->n_groups}, &w->group},
+    };
+    uint32_t crc = 0;
+    Status status = OK;
+    for (size_t i = 0; i < sizeof array / sizeof *array && !status; i++) {
+        const Bytes *b = array[i].bytes;
+        crc = crc32c(crc, b->data, b->size);
+        status = h5_write_dataset(file, w->tmp, array[i].name, array[i].type, array[i].ndim, array[i].dim,
+                                  b->size ? b->data : NULL, err);
+    }
+    if (!status) status = h5_write_int(file, w->tmp, "patients_crc32c", crc, err);
+    return status;
+}
+
+static Status write_shard(ShardWriter *w, hid_t file, const char *deidentification, const char *vocabulary, Err *err) {
+    Status status = h5_write_text(file, w->tmp, "format", SHARD_FORMAT, err);
+    if (!status) status = h5_write_int(file, w->tmp, "format_version", SHARD_FORMAT_VERSION, err);
+    if (!status) status = h5_write_text(file, w->tmp, "vocabulary_sha256", vocabulary, err);
+    if (!status) status = h5_write_text(file, w->tmp, "deidentification", deidentification, err);
+    if (!status) status = write_patients(w, file, err);
+    if (!status)
+        status = write_long(w, file, "tokens", w->wide ? H5T_STD_U32LE : H5T_STD_U16LE, w->wide ? 4 : 2, w->tokens, err);
+    if (!status) status = write_long(w, file, "minutes", H5T_STD_I32LE, 4, w->minutes, err);
+    if (!status && w->with_oracle) status = write_long(w, file, "oracle_logp", H5T_IEEE_F32LE, 4, w->oracle, err);
+    return status;
+}
+
+static Status publish(const char *tmp, const char *path, Err *err) {
+    int fd = open(tmp, O_RDONLY), bad = fd < 0 || fsync(fd), why = errno;
+    if (fd >= 0) close(fd);
+    if (!bad && rename(tmp, path)) {
+        bad = 1;
+        why = errno;
+    }
+    return bad ? err_set(err, ERR_IO, "cannot write %s: %s", path, strerror(why)) : OK;
+}
+
+Status shard_writer_close(ShardWriter *w, const char *deidentification_json, const char *vocabulary_sha256, Err *err) {
+    hid_t file;
+    Status status = OK;
+    FILE *spool[] = {w->tokens, w->minutes, w->oracle};
+    for (size_t i = 0; i < sizeof spool / sizeof *spool && !status; i++)
+        if (spool[i] && fflush(spool[i])) status = err_set(err, ERR_IO, "cannot write %s: %s", w->path, strerror(errno));
+    if (!status) status = h5_create(&file, w->tmp, err);
+    if (!status) {
+        status = write_shard(w, file, deidentification_json, vocabulary_sha256, err);
+        if (H5Fclose(file) < 0 && !status) status = err_set(err, ERR_IO, "cannot write %s (disk full?)", w->tmp);
+        if (!status) status = publish(w->tmp, w->path, err);
+        if (status) unlink(w->tmp);
+    }
+    writer_free(w);
+    return status;
+}
+
+void shard_writer_abort(ShardWriter *w) {
+    if (w) writer_free(w);
+}
+
+/* ---- mapping ------------------------------------------------------------------------------------------------------ */
+
+/* Points *out at the data of a dataset: inside the map when HDF5 says where they lie, read into memory otherwise. */
+static Status shard_array(Shard *s, hid_t file, const char *name, hid_t type, size_t item, int ndim, hsize_t *dim,
+                          const void **out, Err *err) {
+    hid_t set;
+    Status status = h5_open_dataset(&set, file, s->path, name, ndim, dim, err);
+    if (status) return status;
+    hid_t actual = H5Dget_type(set);
+    hsize_t count = ndim == 2 ? dim[1] : 1;
+    *out = "";
+    if (actual < 0 || H5Tequal(actual, type) <= 0)
+        status = err_set(err, ERR_FORMAT, "%s: /%s has the wrong number type", s->path, name);
+    else if (dim[0] > s->map_size || count > 65536 || dim[0] * count > s->map_size / item)
+        status = err_set(err, ERR_FORMAT, "%s: /%s is larger than the file", s->path, name);
+    else if (dim[0] * count > 0) {
+        haddr_t at = H5Dget_offset(set);
+        size_t size = (size_t)(dim[0] * count) * item;
+        if (at != HADDR_UNDEF && at <= s->map_size - size && at % item == 0) {
+            *out = (const char *)s->map + at;
+        } else if (at != HADDR_UNDEF && at > s->map_size - size) {
+            status = err_set(err, ERR_FORMAT, "%s: /%s lies beyond the end of the file (truncated?)", s->path, name);
+        } else {
+            void *copy = try_calloc(1, size);
+            if (!copy) status = err_set(err, ERR_NOMEM, "%s: no memory for /%s (%zu bytes)", s->path, name, size);
+            else s->read[s->n_read++] = copy;
+            if (copy && H5Dread(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, copy) < 0)
+                status = err_set(err, ERR_FORMAT, "%s: /%s cannot be read (damaged?)", s->path, name);
+            *out = copy;
+        }
+    }
+    if (actual >= 0) H5Tclose(actual);
+    H5Dclose(set);
+    return status;
+}
+
+static Status expect(const Shard *s, const char *name, hsize_t got, hsize_t want, Err *err) {
+    return got == want ? OK
+                       : err_set(err, ERR_FORMAT, "%s: /%s has %llu rows, %llu were expected", s->path, name,
+                                 (unsigned long long)got, (unsigned long long)want);
+}
+
+static Status map_long(Shard *s, hid_t file, const char *name, hid_t type, size_t item, const void **data,
+                       const uint32_t **crc, Err *err) {
+    hsize_t dim[2] = {0}, n = (hsize_t)s->n_tokens;
+    char *crc_name = xasprintf("%s_crc32c", name);
+    Status status = shard_array(s, file, name, type, item, 1, dim, data, err);
+    if (!status) status = expect(s, name, dim[0], n, err);
+    if (!status) status = shard_array(s, file, crc_name, H5T_STD_U32LE, 4, 1, dim, (const void **)crc, err);
+    if (!status) status = expect(s, crc_name, dim[0], (n + SHARD_CRC_TOKENS - 1) / SHARD_CRC_TOKENS, err);
+    free(crc_name);
+    return status;
+}
+
+static Status map_patients(Shard *s, hid_t file, Err *err) {
+    hsize_t dim[2] = {0}, P;
+    Status status = shard_array(s, file, "patient_offsets", H5T_STD_U64LE, 8, 1, dim, (const void **)&s->offsets, err);
+    if (status) return status;
+    if (dim[0] < 1) return err_set(err, ERR_FORMAT, "%s: /patient_offsets is empty", s->path);
+    P = dim[0] - 1;
+    s->n_patients = (int64_t)P;
+    status = shard_array(s, file, "patient_key", H5T_STD_U64LE, 8, 1, dim, (const void **)&s->key, err);
+    if (!status) status = expect(s, "patient_key", dim[0], P, err);
+    if (!status) status = shard_array(s, file, "patient_static", H5T_STD_U16LE, 2, 2, dim, (const void **)&s->statics, err);
+    if (!status) status = expect(s, "patient_static", dim[0], P, err);
+    if (!status && dim[1] < 1) status = err_set(err, ERR_FORMAT, "%s: /patient_static has no columns", s->path);
+    if (status) return status;
+    s->n_static = (int)dim[1] - 1;
+    status = shard_array(s, file, "observation_end", H5T_STD_I32LE, 4, 1, dim, (const void **)&s->observation_end, err);
+    if (!status) status = expect(s, "observation_end", dim[0], P, err);
+    if (!status) status = shard_array(s, file, "patient_group", H5T_STD_U8LE, 1, 2, dim, (const void **)&s->group, err);
+    if (!status) status = expect(s, "patient_group", dim[0], P, err);
+    if (!status) s->n_groups = (int)dim[1];
+    return status;
+}
+
+static Status check_patients(const Shard *s, hid_t file, Err *err) {
+    size_t P = (size_t)s->n_patients;
+    int64_t want;
+    uint32_t crc = crc32c(0, s->offsets, 8 * (P + 1));
+    crc = crc32c(crc, s->key, 8 * P);
+    crc = crc32c(crc, s->statics, 2 * P * (size_t)(s->n_static + 1));
+    crc = crc32c(crc, s->observation_end, 4 * P);
+    crc = crc32c(crc, s->group, P * (size_t)s->n_groups);
+    Status status = h5_read_int(file, s->path, "patients_crc32c", &want, err);
+    if (status) return status;
+    if (want != crc)
+        return err_set(err, ERR_FORMAT, "%s is damaged: the checksum of its patient arrays does not match", s->path);
+    if (s->offsets[0] != 0) return err_set(err, ERR_FORMAT, "%s: /patient_offsets does not begin with 0", s->path);
+    for (size_t p = 0; p < P; p++)
+        if (s->offsets[p + 1] < s->offsets[p] || s->offsets[p + 1] > s->map_size)
+            return err_set(err, ERR_FORMAT, "%s: /patient_offsets descends or leaves the file at patient %zu", s->path, p);
+    return OK;
+}
+
+static Status shard_read(Shard *s, hid_t file, Err *err) {
+    char *format = NULL, *vocabulary = NULL;
+    int64_t version = 0;
+    Status status = h5_read_text(file, s->path, "format", &format, err);
+    if (!status && strcmp(format, SHARD_FORMAT))
+        status = err_set(err, ERR_FORMAT, "%s is a file of \"%s\", a shard was expected", s->path, format);
+    free(format);
+    if (!status) status = h5_read_int(file, s->path, "format_version", &version, err);
+    if (!status && version != SHARD_FORMAT_VERSION)
+        status = err_set(err, ERR_FORMAT, "%s has format version %lld; this program reads %d", s->path,
+                         (long long)version, SHARD_FORMAT_VERSION);
+    if (!status) status = h5_read_text(file, s->path, "deidentification", &s->deidentification, err);
+    if (!status) status = h5_read_text(file, s->path, "vocabulary_sha256", &vocabulary, err);
+    if (!status) snprintf(s->vocabulary_sha256, sizeof s->vocabulary_sha256, "%s", vocabulary);
+    free(vocabulary);
+    if (!status) status = map_patients(s, file, err);
+    if (!status) status = check_patients(s, file, err);
+    if (status) return status;
+    s->n_tokens = (int64_t)s->offsets[s->n_patients];
+    hsize_t dim[2];
+    hid_t set;
+    if ((status = h5_open_dataset(&set, file, s->path, "tokens", 1, dim, err))) return status;
+    hid_t type = H5Dget_type(set);
+    s->wide = type >= 0 && H5Tequal(type, H5T_STD_U32LE) > 0;
+    if (type >= 0) H5Tclose(type);
+    H5Dclose(set);
+    status = map_long(s, file, "tokens", s->wide ? H5T_STD_U32LE : H5T_STD_U16LE, s->wide ? 4 : 2, &s->tokens,
+                      &s->tokens_crc, err);
+    if (!status) status = map_long(s, file, "minutes", H5T_STD_I32LE, 4, (const void **)&s->minutes, &s->minutes_crc, err);
+    if (!status && H5Lexists(file, "oracle_logp", H5P_DEFAULT) > 0)
+        status = map_long(s, file, "oracle_logp", H5T_IEEE_F32LE, 4, (const void **)&s->oracle_logp, &s->oracle_crc, err);
+    return status;
+}
+
+static Status map_file(Shard *s, Err *err) {
+    struct stat st;
+    int fd = open(s->path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return err_set(err, ERR_IO, "cannot read %s: %s", s->path, strerror(errno));
+    Status status = OK;
+    if (fstat(fd, &st) || !S_ISREG(st.st_mode) || st.st_size < 1) {
+        status = err_set(err, ERR_FORMAT, "%s is not a shard: it is empty or not a regular file", s->path);
+    } else {
+        s->map_size = (size_t)st.st_size;
+        s->map = mmap(NULL, s->map_size, PROT_READ, MAP_SHARED, fd, 0);
+        if (s->map == MAP_FAILED) {
+            s->map = NULL;
+            status = err_set(err, ERR_IO, "cannot map %s: %s", s->path, strerror(errno));
+        }
+    }
+    close(fd);
+    return status;
+}
+
+Status shard_open(Shard *s, const char *path, Err *err) {
+    hid_t file;
+    memset(s, 0, sizeof *s);
+    s->path = xstrdup(path);
+    Status status = map_file(s, err);
+    if (!status) status = h5_open(&file, path, err);
+    if (!status) {
+        status = shard_read(s, file, err);
+        H5Fclose(file);
+    }
+    if (!status) {
+        size_t blocks = (size_t)(s->n_tokens / SHARD_CRC_TOKENS) + 1;
+        s->block_checked = try_calloc(blocks, 1);
+        s->patient_checked = try_calloc((size_t)s->n_patients, 1);
+        if (!s->block_checked || !s->patient_checked) status = err_set(err, ERR_NOMEM, "%s: no memory to open it", path);
+    }
+    if (status) shard_close(s);
+    return status;
+}
+
+void shard_close(Shard *s) {
+    if (s->map) munmap(s->map, s->map_size);
+    for (int i = 0; i < s->n_read; i++) free(s->read[i]);
+    free((void *)s->block_checked);
+    free((void *)s->patient_checked);
+    free(s->deidentification);
+    free(s->path);
+    memset(s, 0, sizeof *s);
+}
+
+Status shard_check_blocks(Shard *s, int64_t first, int64_t end, Err *err) {
+    for (int64_t b = first / SHARD_CRC_TOKENS; b * SHARD_CRC_TOKENS < end; b++) {
+        if (atomic_load_explicit(&s->block_checked[b], memory_order_relaxed)) continue;
+        int64_t start = b * SHARD_CRC_TOKENS;
+        size_t n = (size_t)(s->n_tokens - start < SHARD_CRC_TOKENS ? s->n_tokens - start : SHARD_CRC_TOKENS);
+        size_t item = s->wide ? 4 : 2;
+        const char *bad = NULL;
+        if (crc32c(0, (const char *)s->tokens + (size_t)start * item, n * item) != s->tokens_crc[b]) bad = "tokens";
+        else if (crc32c(0, s->minutes + start, 4 * n) != s->minutes_crc[b]) bad = "minutes";
+        else if (s->oracle_logp && crc32c(0, s->oracle_logp + start, 4 * n) != s->oracle_crc[b]) bad = "oracle_logp";
+        if (bad)
+            return err_set(err, ERR_FORMAT,
+                           "%s is damaged: the checksum of /%s does not match in block %lld (tokens from %lld); restore it "
+                           "from a copy or tokenize again",
+                           s->path, bad, (long long)b, (long long)start);
+        atomic_store_explicit(&s->block_checked[b], 1, memory_order_relaxed);
+    }
+    return OK;
+}
