@@ -7,6 +7,7 @@
  *   /numeric_value f32 [E] (NaN = none)  /comparator u8 [E]  /unit u16 [E] into /units  /precision u8 [E]  /visit u32 [E]
  *   /codes fixed-length strings, sorted; /code_kind u8; /code_name and /code_parent fixed-length strings (may be "")
  *   /units fixed-length strings; attributes of the root: format "ehr.c events", format_version, source, provenance JSON
+ *   /event_crc32 /patient_crc32 u32 and attribute dictionary_crc32: checksums (event_format.h)
  *
  * Patients ascend by subject id; a patient's events are in timeline order: available time, kind (EventKind order), code
  * string, value; never source row.  Static events come first.  HDF5 object times are off: same input, same bytes. */
@@ -57,17 +58,20 @@ typedef struct {
 /* ---- writing: any order in, sorted out of core -------------------------------------------------------------------- */
 typedef struct EventWriter EventWriter;
 
-/* memory: bytes the writer may use for sorting; spills sorted runs beside path.  Nothing appears under `path` before
+/* memory: bytes the writer may use, at least 1 MiB; spills sorted runs beside path.  Nothing appears under `path` before
  * event_writer_close succeeds.  Exact duplicates (all fields but source_row) are dropped and counted. */
 Status event_writer_open(EventWriter **out, const char *path, int64_t memory, Err *err);
-/* Interns a code; name is what a person would call it and parent the next code up its hierarchy (both may be NULL). */
+/* Interns a code of 1 to 255 bytes; name is what a person would call it and parent the next code up its hierarchy (both
+ * may be NULL; the smallest text given is kept).  A code given with several kinds takes the first in EventKind order.
+ * ERR_NOMEM when the distinct codes take more than half of the memory. */
 Status event_writer_code(EventWriter *w, const char *code, int kind, const char *name, const char *parent, uint32_t *id,
                          Err *err);
 Status event_writer_unit(EventWriter *w, const char *unit, uint16_t *id, Err *err); /* "" = 0 */
+/* time and available are both TIME_NONE (static) or both set; value is finite or NaN. */
 Status event_writer_add(EventWriter *w, const Event *e, Err *err);
 /* Once a subject; subjects without events are kept out of the file.  split: SPLIT_UNSET when the source does not say. */
 Status event_writer_subject(EventWriter *w, int64_t subject, int64_t observation_end, int split, Err *err);
-/* source: "omop", "oracle"...; provenance_json: stored as it is. */
+/* source: "omop", "oracle"...; provenance_json: stored as it is.  Frees w, also when it fails. */
 Status event_writer_close(EventWriter *w, const char *source, const char *provenance_json, int64_t *n_patients,
                           int64_t *n_events, int64_t *n_duplicates, Err *err);
 void   event_writer_abort(EventWriter *w); /* removes everything it wrote */

@@ -1,0 +1,466 @@
+/* event_file.c - reading events.h5.
+ *
+ * HDF5 is asked once, on opening, for the place and shape of every dataset, which must be plain: hard-linked, contiguous,
+ * unfiltered, of the exact type and inside the file.  From then on columns are read with pread through two windows, one of
+ * patients and one of events, whole checksum blocks at a time.  A patient that follows the last one read is served from a
+ * large window read ahead; a jump reads only the blocks it needs. */
+#include "data/event_format.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <hdf5.h>
+#include <math.h>
+#include <sodium.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <zlib.h>
+
+enum { READ_AHEAD = 32 * EVENT_BLOCK };
+
+typedef struct {
+    int64_t offset; /* bytes from the start of the file */
+    int64_t n, size;
+} Extent;
+
+struct EventFileImpl {
+    int         fd;
+    int64_t     size;
+    Extent      event[EVENT_COLUMNS], event_crc, patient[PATIENT_COLUMNS], patient_crc;
+    int         with_split;
+    PatientRow *patients; /* window [patient_lo, patient_hi) */
+    int64_t     patient_lo, patient_hi;
+    Event      *events; /* window [event_lo, event_hi) */
+    int64_t     event_lo, event_hi, event_capacity;
+    int64_t     next_event; /* where the last patient read ends */
+    uint8_t    *column;
+    int64_t     column_bytes;
+};
+
+static Status damaged(const EventFile *f, Err *err, const char *what) {
+    return err_set(err, ERR_FORMAT, "%s is damaged: %s; import it again or restore it from a backup", f->path, what);
+}
+
+/* ---- opening ----------------------------------------------------------------------------------------------------- */
+
+/* HDF5 checks its own structures only in file versions with checksums, so older ones are turned away before it looks. */
+static Status superblock_check(EventFile *f, Err *err) {
+    unsigned char b[48];
+    static const unsigned char magic[8] = {0x89, 'H', 'D', 'F', '\r', '\n', 0x1a, '\n'};
+    ssize_t n = pread(f->impl->fd, b, sizeof b, 0);
+    if (n < 8 || memcmp(b, magic, 8))
+        return err_set(err, ERR_FORMAT, "%s is not an events file (no HDF5 signature); make one with ehr-data import", f->path);
+    if (n < (ssize_t)sizeof b || (b[8] != 2 && b[8] != 3) || b[9] != 8)
+        return err_set(err, ERR_FORMAT, "%s is not an events file as ehr-data import writes it (HDF5 superblock %d, 2 was "
+                       "expected)", f->path, b[8]);
+    uint64_t end = 0;
+    for (int i = 7; i >= 0; i--) end = end << 8 | b[28 + i];
+    if (end > (uint64_t)f->impl->size)
+        return err_set(err, ERR_FORMAT, "%s is truncated: %lld of %llu bytes are there; copy or import it again", f->path,
+                       (long long)f->impl->size, (unsigned long long)end);
+    return OK;
+}
+
+static hid_t expected_type(StoreType type) {
+    switch (type) {
+    case STORE_I64: return H5T_STD_I64LE;
+    case STORE_U64: return H5T_STD_U64LE;
+    case STORE_U32: return H5T_STD_U32LE;
+    case STORE_U16: return H5T_STD_U16LE;
+    case STORE_U8: return H5T_STD_U8LE;
+    default: return H5T_IEEE_F32LE;
+    }
+}
+
+static int link_exists(hid_t file, const char *name) {
+    H5L_info_t info;
+    return H5Lexists(file, name, H5P_DEFAULT) > 0 && H5Lget_info(file, name, &info, H5P_DEFAULT) >= 0 &&
+           info.type == H5L_TYPE_HARD;
+}
+
+/* Place of a plain dataset.  type STORE_COUNT: fixed-length strings, whose size is returned.  n < 0: any length. */
+static Status extent_find(EventFile *f, hid_t file, const char *name, StoreType type, int64_t n, Extent *out, Err *err) {
+    char what[160];
+    snprintf(what, sizeof what, "dataset /%s is missing or a link", name);
+    if (!link_exists(file, name)) return damaged(f, err, what);
+    hid_t set = H5Dopen2(file, name, H5P_DEFAULT);
+    if (set < 0) return damaged(f, err, what);
+    hid_t t = H5Dget_type(set), space = H5Dget_space(set), plist = H5Dget_create_plist(set);
+    hsize_t dims[1] = {0};
+    int plain = H5Pget_layout(plist) == H5D_CONTIGUOUS && H5Pget_nfilters(plist) == 0 && H5Pget_external_count(plist) == 0 &&
+                H5Sget_simple_extent_ndims(space) == 1 && H5Sget_simple_extent_dims(space, dims, NULL) == 1;
+    int typed = type == STORE_COUNT ? H5Tget_class(t) == H5T_STRING && H5Tis_variable_str(t) == 0
+                                    : H5Tequal(t, expected_type(type)) > 0;
+    uint64_t size = typed ? H5Tget_size(t) : 0, offset = 0, limit = (uint64_t)f->impl->size;
+    if (plain && dims[0]) offset = H5Dget_offset(set);
+    H5Pclose(plist);
+    H5Sclose(space);
+    H5Tclose(t);
+    H5Dclose(set);
+    snprintf(what, sizeof what, "dataset /%s does not have the expected type and layout", name);
+    if (!plain || !typed || !size) return damaged(f, err, what);
+    snprintf(what, sizeof what, "dataset /%s has %llu rows, %lld were expected", name, (unsigned long long)dims[0],
+             (long long)n);
+    if (n >= 0 && dims[0] != (uint64_t)n) return damaged(f, err, what);
+    snprintf(what, sizeof what, "dataset /%s lies outside the file", name);
+    if (dims[0] && (offset >= limit || dims[0] > (limit - offset) / size)) return damaged(f, err, what);
+    *out = (Extent){(int64_t)offset, (int64_t)dims[0], (int64_t)size};
+    return OK;
+}
+
+static Status attribute_text(EventFile *f, hid_t file, const char *name, char **out, Err *err) {
+    char what[80];
+    snprintf(what, sizeof what, "attribute %s is missing or not text", name);
+    *out = NULL;
+    hid_t attr = H5Aexists(file, name) > 0 ? H5Aopen(file, name, H5P_DEFAULT) : -1;
+    if (attr < 0) return damaged(f, err, what);
+    hid_t type = H5Aget_type(attr), space = H5Aget_space(attr);
+    size_t size = H5Tget_class(type) == H5T_STRING && !H5Tis_variable_str(type) &&
+                  H5Sget_simple_extent_npoints(space) == 1 ? H5Tget_size(type) : 0;
+    if (size && size <= (size_t)f->impl->size && (*out = try_calloc(size + 1, 1)) && H5Aread(attr, type, *out) < 0) {
+        free(*out);
+        *out = NULL;
+    }
+    H5Sclose(space);
+    H5Tclose(type);
+    H5Aclose(attr);
+    return *out ? OK : damaged(f, err, what);
+}
+
+static Status attribute_number(EventFile *f, hid_t file, const char *name, hid_t type, void *out, Err *err) {
+    char what[80];
+    snprintf(what, sizeof what, "attribute %s is missing or not a number", name);
+    hid_t attr = H5Aexists(file, name) > 0 ? H5Aopen(file, name, H5P_DEFAULT) : -1;
+    if (attr < 0) return damaged(f, err, what);
+    hid_t t = H5Aget_type(attr), space = H5Aget_space(attr);
+    int good = H5Tequal(t, type) > 0 && H5Sget_simple_extent_npoints(space) == 1 && H5Aread(attr, type, out) >= 0;
+    H5Sclose(space);
+    H5Tclose(t);
+    H5Aclose(attr);
+    return good ? OK : damaged(f, err, what);
+}
+
+static Status bytes_read(EventFile *f, void *out, int64_t offset, int64_t size, Err *err) {
+    char *p = out;
+    while (size) {
+        ssize_t n = pread(f->impl->fd, p, (size_t)size, (off_t)offset);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0)
+            return err_set(err, ERR_IO, "cannot read %s: %s", f->path, n < 0 ? strerror(errno) : "it shrank while in use");
+        p += n;
+        offset += n;
+        size -= n;
+    }
+    return OK;
+}
+
+/* Reads a string dataset as an array of C strings, in one block: free(*out) frees all. */
+static Status strings_read(EventFile *f, hid_t file, const char *name, int64_t n, char ***out, int64_t *n_out, uint32_t *crc,
+                           Err *err) {
+    Extent e;
+    if (extent_find(f, file, name, STORE_COUNT, n, &e, err)) return err->code;
+    size_t head = ((size_t)e.n + 1) * sizeof(char *);
+    char **item = try_calloc(head + (size_t)e.n * (size_t)(e.size + 1), 1);
+    if (!item) return err_set(err, ERR_NOMEM, "no memory for %lld strings of %s of %s", (long long)e.n, name, f->path);
+    char *text = (char *)item + head;
+    Status status = bytes_read(f, text, e.offset, e.n * e.size, err);
+    if (status) {
+        free(item);
+        return status;
+    }
+    for (int64_t at = 0; at < e.n * e.size; at += 1 << 30) {
+        int64_t part = e.n * e.size - at < 1 << 30 ? e.n * e.size - at : 1 << 30;
+        *crc = (uint32_t)crc32(*crc, (const Bytef *)text + at, (uInt)part);
+    }
+    for (int64_t i = e.n - 1; i >= 0; i--) { /* from the last, so that each moves into room already free */
+        memmove(text + i * (e.size + 1), text + i * e.size, (size_t)e.size);
+        text[i * (e.size + 1) + e.size] = 0;
+        item[i] = text + i * (e.size + 1);
+    }
+    *out = item;
+    *n_out = e.n;
+    return OK;
+}
+
+static Status dictionary_read(EventFile *f, hid_t file, Err *err) {
+    uint32_t crc = 0, stored = 0;
+    Extent kinds;
+    Status status = strings_read(f, file, "codes", -1, &f->codes, &f->n_codes, &crc, err);
+    if (!status) status = extent_find(f, file, "code_kind", STORE_U8, f->n_codes, &kinds, err);
+    if (!status && !(f->code_kind = try_calloc((size_t)f->n_codes + 1, 1)))
+        status = err_set(err, ERR_NOMEM, "no memory for the codes of %s", f->path);
+    if (!status) status = bytes_read(f, f->code_kind, kinds.offset, kinds.n, err);
+    int64_t n;
+    if (!status) {
+        crc = (uint32_t)crc32(crc, f->code_kind, (uInt)f->n_codes);
+        status = strings_read(f, file, "code_name", f->n_codes, &f->code_name, &n, &crc, err);
+    }
+    if (!status) status = strings_read(f, file, "code_parent", f->n_codes, &f->code_parent, &n, &crc, err);
+    if (!status) status = strings_read(f, file, "units", -1, &f->units, &f->n_units, &crc, err);
+    if (!status) status = attribute_number(f, file, "dictionary_crc32", H5T_STD_U32LE, &stored, err);
+    if (status) return status;
+    if (crc != stored) return damaged(f, err, "the checksum of its codes does not match");
+    for (int64_t i = 0; i < f->n_codes; i++)
+        if (f->code_kind[i] >= KIND_COUNT || !*f->codes[i] || (i && strcmp(f->codes[i - 1], f->codes[i]) >= 0))
+            return damaged(f, err, "its codes are not in order");
+    if (f->n_units < 1 || f->n_units > 65536 || *f->units[0]) return damaged(f, err, "its units are not in order");
+    return OK;
+}
+
+static Status layout_read(EventFile *f, hid_t file, Err *err) {
+    struct EventFileImpl *x = f->impl;
+    char *format = NULL;
+    int32_t version = 0;
+    if (attribute_text(f, file, "format", &format, err) || strcmp(format, EVENT_FORMAT)) {
+        Status status = err_set(err, ERR_FORMAT, "%s is not an events file (its format is %s, \"%s\" was expected); make one "
+                                "with ehr-data import", f->path, format ? format : "not given", EVENT_FORMAT);
+        free(format);
+        return status;
+    }
+    free(format);
+    Status status = attribute_number(f, file, "format_version", H5T_STD_I32LE, &version, err);
+    if (!status && version != EVENT_FORMAT_VERSION)
+        status = err_set(err, ERR_FORMAT, "%s has format version %d, this program reads version %d", f->path, version,
+                         EVENT_FORMAT_VERSION);
+    if (!status) status = attribute_text(f, file, "source", &f->source, err);
+    if (!status) status = attribute_text(f, file, "provenance", &f->provenance, err);
+    for (int c = 0; c < EVENT_COLUMNS && !status; c++)
+        status = extent_find(f, file, event_columns[c].name, event_columns[c].type, c ? x->event[0].n : -1, &x->event[c], err);
+    if (status) return status;
+    f->n_events = x->event[0].n;
+    x->with_split = link_exists(file, "split");
+    for (int c = 0; c < PATIENT_COLUMNS - !x->with_split && !status; c++)
+        status = extent_find(f, file, patient_columns[c].name, patient_columns[c].type, c ? f->n_patients + (c == 1) : -1,
+                             &x->patient[c], err),
+        f->n_patients = x->patient[0].n;
+    if (!status)
+        status = extent_find(f, file, "event_crc32", STORE_U32, (f->n_events + EVENT_BLOCK - 1) / EVENT_BLOCK, &x->event_crc,
+                             err);
+    if (!status)
+        status = extent_find(f, file, "patient_crc32", STORE_U32, (f->n_patients + EVENT_BLOCK - 1) / EVENT_BLOCK,
+                             &x->patient_crc, err);
+    if (!status) status = dictionary_read(f, file, err);
+    uint64_t end = 0;
+    if (!status) status = bytes_read(f, &end, x->patient[1].offset + 8 * f->n_patients, 8, err);
+    if (!status && end != (uint64_t)f->n_events) status = damaged(f, err, "the last patient does not end at the last event");
+    return status;
+}
+
+static Status hash_read(EventFile *f, Err *err) {
+    enum { PIECE = 1 << 20 };
+    unsigned char digest[crypto_hash_sha256_BYTES], *piece = xmalloc(PIECE);
+    crypto_hash_sha256_state state;
+    crypto_hash_sha256_init(&state);
+    Status status = OK;
+    for (int64_t at = 0; at < f->impl->size && !status; at += PIECE) {
+        int64_t n = f->impl->size - at < PIECE ? f->impl->size - at : PIECE;
+        status = bytes_read(f, piece, at, n, err);
+        crypto_hash_sha256_update(&state, piece, (unsigned long long)n);
+    }
+    crypto_hash_sha256_final(&state, digest);
+    sodium_bin2hex(f->sha256, sizeof f->sha256, digest, sizeof digest);
+    free(piece);
+    return status;
+}
+
+Status event_file_open(EventFile *f, const char *path, Err *err) {
+    *f = (EventFile){.path = xstrdup(path), .impl = xcalloc(1, sizeof *f->impl)};
+    struct stat st;
+    f->impl->fd = open(path, O_RDONLY | O_CLOEXEC);
+    Status status = OK;
+    if (f->impl->fd < 0)
+        status = err_set(err, ERR_IO, "cannot read events file %s: %s", path, strerror(errno));
+    else if (fstat(f->impl->fd, &st) || !S_ISREG(st.st_mode))
+        status = err_set(err, ERR_FORMAT, "%s is not an events file (a folder or a device); make one with ehr-data import",
+                         path);
+    else
+        f->impl->size = (int64_t)st.st_size;
+    if (!status) status = superblock_check(f, err);
+    if (!status) {
+        H5E_BEGIN_TRY {
+            hid_t file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
+            if (file < 0)
+                status = damaged(f, err, "HDF5 cannot open it");
+            else
+                status = layout_read(f, file, err);
+            if (file >= 0) H5Fclose(file);
+        }
+        H5E_END_TRY
+    }
+    if (!status) status = hash_read(f, err);
+    if (status)
+        event_file_close(f);
+    else
+        f->impl->patients = xmalloc(EVENT_BLOCK * sizeof *f->impl->patients);
+    return status;
+}
+
+void event_file_close(EventFile *f) {
+    if (f->impl) {
+        if (f->impl->fd >= 0) close(f->impl->fd);
+        free(f->impl->patients);
+        free(f->impl->events);
+        free(f->impl->column);
+    }
+    free(f->impl);
+    free(f->path);
+    free(f->source);
+    free(f->provenance);
+    free(f->codes);
+    free(f->code_name);
+    free(f->code_parent);
+    free(f->units);
+    free(f->code_kind);
+    *f = (EventFile){0};
+}
+
+/* ---- patients ---------------------------------------------------------------------------------------------------- */
+
+static Status column_room(EventFile *f, int64_t bytes, Err *err) {
+    if (bytes <= f->impl->column_bytes) return OK;
+    free(f->impl->column);
+    f->impl->column_bytes = 0;
+    if (!(f->impl->column = try_calloc((size_t)bytes, 1)))
+        return err_set(err, ERR_NOMEM, "no memory (%lld bytes) to read a patient of %s", (long long)bytes, f->path);
+    f->impl->column_bytes = bytes;
+    return OK;
+}
+
+/* Adds a column of rows [lo, hi), lo at a block border, to the blocks' checksums. */
+static void blocks_crc(uint32_t *crc, const uint8_t *column, int size, int64_t rows) {
+    for (int64_t first = 0; first < rows; first += EVENT_BLOCK) {
+        int64_t n = rows - first < EVENT_BLOCK ? rows - first : EVENT_BLOCK;
+        crc[first / EVENT_BLOCK] = (uint32_t)crc32(crc[first / EVENT_BLOCK], column + first * size, (uInt)(n * size));
+    }
+}
+
+static Status blocks_compare(EventFile *f, const uint32_t *crc, const Extent *stored, int64_t lo, int64_t rows,
+                             const char *what, Err *err) {
+    int64_t blocks = (rows + EVENT_BLOCK - 1) / EVENT_BLOCK;
+    uint32_t *expected = xmalloc((size_t)blocks * sizeof *expected);
+    Status status = bytes_read(f, expected, stored->offset + lo / EVENT_BLOCK * 4, blocks * 4, err);
+    if (!status && memcmp(expected, crc, (size_t)blocks * 4)) status = damaged(f, err, what);
+    free(expected);
+    return status;
+}
+
+static Status patients_load(EventFile *f, int64_t row, Err *err) {
+    struct EventFileImpl *x = f->impl;
+    int64_t lo = row / EVENT_BLOCK * EVENT_BLOCK, n = f->n_patients - lo < EVENT_BLOCK ? f->n_patients - lo : EVENT_BLOCK;
+    uint32_t crc = 0;
+    x->patient_lo = x->patient_hi = 0;
+    Status status = column_room(f, 8 * EVENT_BLOCK, err);
+    for (int64_t i = 0; i < n; i++) x->patients[i].split = SPLIT_UNSET;
+    for (int c = 0; c < PATIENT_COLUMNS - !x->with_split && !status; c++) {
+        const PatientColumn *col = &patient_columns[c];
+        status = bytes_read(f, x->column, x->patient[c].offset + lo * col->size, n * col->size, err);
+        if (status) break;
+        blocks_crc(&crc, x->column, col->size, n);
+        column_scatter((char *)x->patients + col->offset, sizeof *x->patients, x->column, col->size, n);
+    }
+    if (!status) status = blocks_compare(f, &crc, &x->patient_crc, lo, n, "the checksum of its patients does not match", err);
+    for (int64_t i = 0; i < n && !status; i++) {
+        const PatientRow *p = &x->patients[i];
+        if ((i && (p->offset < p[-1].offset || p->subject <= p[-1].subject)) || p->offset > (uint64_t)f->n_events ||
+            (p->split >= SPLIT_COUNT && p->split != SPLIT_UNSET))
+            status = damaged(f, err, "its patients are not in order");
+    }
+    if (!status) {
+        x->patient_lo = lo;
+        x->patient_hi = lo + n;
+    }
+    return status;
+}
+
+static Status events_check(EventFile *f, const Event *e, int64_t n, Err *err) {
+    for (int64_t i = 0; i < n; i++, e++)
+        if (e->code >= f->n_codes || e->unit >= f->n_units || e->comparator > COMPARE_GT || e->precision > PRECISION_NONE ||
+            isinf(e->value) || (e->time == TIME_NONE) != (e->available == TIME_NONE))
+            return damaged(f, err, "an event has a code, unit or flag out of range");
+    return OK;
+}
+
+/* Makes the window hold [first, first + n), and more behind it when `ahead`. */
+static Status events_load(EventFile *f, int64_t first, int64_t n, int ahead, Err *err) {
+    struct EventFileImpl *x = f->impl;
+    int64_t lo = first / EVENT_BLOCK * EVENT_BLOCK, hi = first + n;
+    if (ahead && hi < lo + READ_AHEAD) hi = lo + READ_AHEAD;
+    hi = (hi + EVENT_BLOCK - 1) / EVENT_BLOCK * EVENT_BLOCK;
+    if (hi > f->n_events) hi = f->n_events;
+    int64_t rows = hi - lo, blocks = (rows + EVENT_BLOCK - 1) / EVENT_BLOCK;
+    x->event_lo = x->event_hi = 0;
+    if (rows > x->event_capacity) {
+        free(x->events);
+        x->event_capacity = 0;
+        x->events = try_calloc((size_t)rows, sizeof *x->events);
+        if (!x->events)
+            return err_set(err, ERR_NOMEM, "no memory for a patient of %lld events of %s", (long long)n, f->path);
+        x->event_capacity = rows;
+    }
+    uint32_t *crc = xcalloc((size_t)blocks, sizeof *crc);
+    Status status = column_room(f, rows * 8, err);
+    for (int c = 0; c < EVENT_COLUMNS && !status; c++) {
+        const EventColumn *col = &event_columns[c];
+        status = bytes_read(f, x->column, x->event[c].offset + lo * col->size, rows * col->size, err);
+        if (status) break;
+        blocks_crc(crc, x->column, col->size, rows);
+        column_scatter((char *)x->events + col->event_offset, sizeof *x->events, x->column, col->size, rows);
+    }
+    if (!status) status = blocks_compare(f, crc, &x->event_crc, lo, rows, "the checksum of its events does not match", err);
+    if (!status) status = events_check(f, x->events, rows, err);
+    free(crc);
+    if (!status) {
+        x->event_lo = lo;
+        x->event_hi = hi;
+    }
+    return status;
+}
+
+Status event_file_patient(EventFile *f, int64_t row, EventPatient *out, Err *err) {
+    struct EventFileImpl *x = f->impl;
+    if (row < 0 || row >= f->n_patients)
+        return err_set(err, ERR_USAGE, "%s has patients 0 to %lld, not %lld", f->path, (long long)f->n_patients - 1,
+                       (long long)row);
+    if ((row < x->patient_lo || row >= x->patient_hi) && patients_load(f, row, err)) return err->code;
+    PatientRow p = x->patients[row - x->patient_lo];
+    uint64_t end = (uint64_t)f->n_events;
+    if (row + 1 < x->patient_hi)
+        end = x->patients[row + 1 - x->patient_lo].offset;
+    else if (row + 1 < f->n_patients) {
+        Status status = bytes_read(f, &end, x->patient[1].offset + 8 * (row + 1), 8, err);
+        if (status) return status;
+    }
+    if (end <= p.offset || end > (uint64_t)f->n_events) return damaged(f, err, "a patient has no events");
+    int64_t first = (int64_t)p.offset, n = (int64_t)(end - p.offset);
+    if (first < x->event_lo || first + n > x->event_hi) {
+        Status status = events_load(f, first, n, first == x->next_event, err);
+        if (status) return status;
+    }
+    x->next_event = first + n;
+    Event *e = x->events + (first - x->event_lo);
+    for (int64_t i = 0; i < n; i++) {
+        e[i].subject = p.subject;
+        e[i].source_row = (uint32_t)(first + i);
+        if (!i) continue;
+        int kind = f->code_kind[e[i].code], before = f->code_kind[e[i - 1].code];
+        if (e[i].available < e[i - 1].available ||
+            (e[i].available == e[i - 1].available && (kind < before || (kind == before && e[i].code < e[i - 1].code))))
+            return damaged(f, err, "a patient's events are not in timeline order");
+    }
+    *out = (EventPatient){.subject = p.subject, .observation_end = p.observation_end, .split = p.split, .n = n, .event = e,
+                          .first_event = first};
+    return OK;
+}
+
+int64_t event_file_code(const EventFile *f, const char *code) {
+    int64_t lo = 0, hi = f->n_codes;
+    while (lo < hi) {
+        int64_t mid = lo + (hi - lo) / 2;
+        int c = strcmp(f->codes[mid], code);
+        if (!c) return mid;
+        if (c < 0)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return -1;
+}

@@ -1,0 +1,59 @@
+/* intern.c - see intern.h. */
+#include "data/intern.h"
+#include "kernels/philox.h"
+#include "model/base.h"
+#include <stdlib.h>
+#include <string.h>
+
+void intern_init(Intern *t) { *t = (Intern){0}; }
+
+void intern_free(Intern *t) {
+    for (uint32_t i = 0; i < t->n; i++) free(t->item[i]);
+    free(t->item);
+    free(t->slot);
+    intern_init(t);
+}
+
+/* The slot that holds s, or the empty slot where it belongs. */
+static uint32_t intern_probe(const Intern *t, const char *s) {
+    uint32_t mask = t->n_slots - 1, i = (uint32_t)philox_hash(s) & mask;
+    while (t->slot[i] != INTERN_NONE && strcmp(t->item[t->slot[i]], s)) i = (i + 1) & mask;
+    return i;
+}
+
+uint32_t intern_find(const Intern *t, const char *s) { return t->n_slots ? t->slot[intern_probe(t, s)] : INTERN_NONE; }
+
+static void intern_grow(Intern *t) {
+    t->capacity = t->capacity ? 2 * t->capacity : 64;
+    t->item = xrealloc(t->item, t->capacity * sizeof *t->item);
+    t->n_slots = 2 * t->capacity;
+    t->slot = xrealloc(t->slot, t->n_slots * sizeof *t->slot);
+    memset(t->slot, 0xff, t->n_slots * sizeof *t->slot);
+    for (uint32_t id = 0; id < t->n; id++) t->slot[intern_probe(t, t->item[id])] = id;
+    t->bytes += t->capacity / 2 * (sizeof *t->item + 2 * sizeof *t->slot);
+}
+
+uint32_t intern_add(Intern *t, const char *s) {
+    uint32_t id = intern_find(t, s);
+    if (id != INTERN_NONE) return id;
+    REQUIRE(t->n < UINT32_MAX / 4);
+    if (t->n == t->capacity) intern_grow(t);
+    t->slot[intern_probe(t, s)] = t->n;
+    t->item[t->n] = xstrdup(s);
+    t->bytes += strlen(s) + 1 + 16; /* 16: what malloc adds */
+    return t->n++;
+}
+
+static int ranks_compare(const void *a, const void *b, void *items) {
+    char **item = items;
+    return strcmp(item[*(const uint32_t *)a], item[*(const uint32_t *)b]);
+}
+
+uint32_t *intern_ranks(const Intern *t) {
+    uint32_t *order = xmalloc((t->n + 1) * sizeof *order), *rank = xmalloc((t->n + 1) * sizeof *rank);
+    for (uint32_t i = 0; i < t->n; i++) order[i] = i;
+    qsort_r(order, t->n, sizeof *order, ranks_compare, t->item);
+    for (uint32_t i = 0; i < t->n; i++) rank[order[i]] = i;
+    free(order);
+    return rank;
+}
