@@ -1,0 +1,35 @@
+#!/bin/bash
+# test_layout.sh - the walls of the house (README, "layout"): who may include whom, who may exit or print, which files are
+# in their place.  Reads the sources; builds nothing.
+cd "$(dirname "$0")/.." || exit 1
+
+check() { # check NAME OFFENDERS
+    if [ -z "$2" ]; then echo "ok - $1"; else
+        echo "not ok - $1"
+        printf '%s\n' "$2" | sed 's/^/    /'
+    fi
+}
+includes() { grep -nE '^#include "' "$@" /dev/null; }
+
+check "kernels/ includes only kernels/" \
+    "$(includes $(find kernels -name '*.[ch]') | grep -vE '#include "kernels/')"
+check "model/ includes only kernels/ and model/" \
+    "$(includes model/*.[ch] | grep -vE '#include "(kernels|model)/')"
+check "data/ includes only model's leaves, philox and data/" \
+    "$(includes data/*.[ch] | grep -vE '#include "(data/|model/(base|flags|batch)\.h|kernels/philox\.h)')"
+check "train/ does not include infer/" "$(includes train/*.[ch] | grep -E '#include "infer/')"
+check "infer/ does not include train/" "$(includes infer/*.[ch] | grep -E '#include "train/')"
+check "model's leaves include only libc and each other" \
+    "$(includes model/base.[ch] model/flags.[ch] model/batch.h | grep -vE '#include "model/(base|flags)\.h"')"
+check "<mpi.h> only in train/dist_mpi.c and dist_nccl.c" \
+    "$(grep -rln '#include <mpi.h>' --include='*.[ch]' . | grep -vE '^\./(build|train/dist_(mpi|nccl)\.c)')"
+check "<hdf5.h> only in data/ and its tests" \
+    "$(grep -rln '#include <hdf5' --include='*.[ch]' . | grep -vE '^\./(build|data/|tests/)')"
+check "libraries return, programs exit" \
+    "$(grep -nE '\b(exit|_exit|abort)\(' $(find kernels model data -name '*.[ch]') | grep -vE '^model/base\.c')"
+check "libraries do not print to standard output" \
+    "$(grep -nE '\b(printf|puts|putchar)\(' $(find kernels model data -name '*.[ch]') | grep -vE '^data/(main|cmd_[a-z_]*)\.c|__attribute__')"
+check "no unfinished work is marked" \
+    "$(grep -rnE '\b(TODO|FIXME|XXX|HACK)\b' --include='*.c' --include='*.h' --include='*.sh' --include='*.py' kernels model data train infer scripts tests | grep -v tests/test_layout.sh)"
+check "every header has an include guard or pragma" \
+    "$(for h in $(find kernels model data train infer -name "*.h" ! -name "*_tile.h"); do grep -qE "^#(ifndef|pragma once)" "$h" || echo "$h"; done)"
