@@ -10,7 +10,7 @@
 /* ---- values ------------------------------------------------------------------------------------------------------ */
 
 static int one_of(const char *choices, const char *text) {
-    size_t n = strlen(text);
+    size_t n = strchr(text, '|') ? 0 : strlen(text);
     for (const char *c = choices; n && c; c = strchr(c, '|'), c = c ? c + 1 : NULL)
         if (!strncmp(c, text, n) && (c[n] == '|' || !c[n])) return 1;
     return 0;
