@@ -48,6 +48,8 @@ void reference_attention_paged(Device *dev, void *out, const void *qk, const Pag
 /* classifier.c */
 void reference_classifier(Device *dev, void *losses, void *dinp, void *dweight, const void *inp, const Weight *w,
                           const int32_t *lo, const int32_t *hi, int N, int V);
+
+/* sample.c */
 void reference_sample(Device *dev, int32_t *tokens, float *logp, float *p_outcome, const void *logits,
                       const double *uniform, const uint32_t *suppress, const SampleSpec *spec, int B);
 
