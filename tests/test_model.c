@@ -1,0 +1,728 @@
+/* test_model.c - the transformer against itself: gradients against finite differences in double, recompute levels and
+ * micro-batches against each other, packing and the future against leaks, cached decoding against the full pass. */
+#include "kernels/philox.h"
+#include "model/model.h"
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+/* ---- fixtures ---------------------------------------------------------------------------------------------------- */
+
+static const ModelConfig TINY = {.n_layers = 2, .d_model = 24, .n_heads = 4, .n_kv_heads = 2, .head_dim = 8, .d_ff = 40,
+                                 .vocab_size = 70, .seq_len = 256, .rope_theta = 100, .rms_eps = 1e-6, .init_std = 0.3};
+static const ModelConfig FAST = {.n_layers = 2, .d_model = 96, .n_heads = 4, .n_kv_heads = 2, .head_dim = 64, .d_ff = 160,
+                                 .vocab_size = 300, .seq_len = 256, .rope_theta = 10000, .rms_eps = 1e-6, .init_std = 0.1};
+
+static Device *open_device(int threads) {
+    char    msg[256] = "";
+    Device *dev = device_open(DEVICE_CPU, 0, threads, msg, sizeof msg);
+    if (!dev) fail_msg("%s", msg);
+    return dev;
+}
+
+static void check_device(Device *dev) {
+    if (device_sync(dev)) fail_msg("%s", device_error(dev));
+}
+
+static double uniform(uint64_t seed, uint64_t i) { return philox_uniform(philox4x32(seed, i, 0), 0); }
+
+/* Random weights, norms included: at their initial 1 a wrong norm gradient could hide. */
+static void open_model(Model *m, Device *dev, const ModelConfig *shape, int tied, DType dtype) {
+    Err         err = {OK, ""};
+    ModelConfig cfg = *shape;
+    cfg.tied = tied;
+    if (model_open(m, &cfg, dev, dtype, 16, &err)) fail_msg("%s", err.msg);
+    float *w = xmalloc((size_t)m->table.total * sizeof *w);
+    params_init(w, &m->table, &m->cfg, 7);
+    for (int i = 0; i < m->table.n; i++) {
+        const ParamSpec *s = &m->table.spec[i];
+        for (int64_t k = 0; s->init == INIT_ONE && k < s->count; k++)
+            w[s->offset + k] = (float)(0.6 + 0.8 * uniform(philox_hash(s->name), (uint64_t)k));
+    }
+    model_set_weights(m, w, 0, m->table.total);
+    free(w);
+}
+
+static Acts *open_acts(const Model *m, int N, int training, Recompute level) {
+    Err   err = {OK, ""};
+    Acts *a;
+    if (acts_open(&a, m, N, training, level, &err)) fail_msg("%s", err.msg);
+    return a;
+}
+
+/* Packed sequences of the given lengths; every fifth target a range, one in seven absent. */
+static Batch make_batch(const int *length, int n_seq, int vocab_size, uint64_t seed) {
+    Batch b = {.n_seq = n_seq, .rows = 1};
+    for (int s = 0; s < n_seq; s++) b.N += length[s];
+    b.T = b.N;
+    int32_t **arrays[] = {&b.tokens, &b.positions, &b.target_lo, &b.target_hi, &b.cu_seqlens};
+    for (int i = 0; i < 5; i++) *arrays[i] = xcalloc((size_t)b.N + 1, sizeof(int32_t));
+    for (int s = 0, n = 0; s < n_seq; s++) {
+        for (int t = 0; t < length[s]; t++, n++) {
+            b.tokens[n] = (int)(uniform(seed, (uint64_t)n) * vocab_size);
+            b.positions[n] = t;
+            b.target_lo[n] = n % 7 == 3 ? -1 : (int)(uniform(seed + 1, (uint64_t)n) * (vocab_size - 10));
+            b.target_hi[n] = b.target_lo[n] + (n % 5 ? 1 : 9);
+            b.n_targets += b.target_lo[n] >= 0;
+        }
+        b.cu_seqlens[s + 1] = n;
+    }
+    return b;
+}
+
+static void free_batch(Batch *b) {
+    free(b->tokens);
+    free(b->positions);
+    free(b->target_lo);
+    free(b->target_hi);
+    free(b->cu_seqlens);
+}
+
+static size_t real_size(const Model *m) { return m->dtype == DTYPE_F64 ? 8 : 4; }
+
+/* Gradient arena on the device, bound to *grad; free with close_grad. */
+static void *open_grad(const Model *m, Params *grad) {
+    Err   err;
+    void *arena = device_alloc(m->dev, (size_t)m->table.total * real_size(m));
+    assert_non_null(arena);
+    assert_int_equal(params_bind(grad, &m->table, &m->cfg, arena, m->dtype, &err), OK);
+    return arena;
+}
+
+static void close_grad(const Model *m, Params *grad, void *arena) {
+    params_unbind(grad);
+    device_free(m->dev, arena);
+}
+
+static void *download(const Model *m, const void *src, size_t bytes) {
+    void *out = xmalloc(bytes);
+    device_download(m->dev, out, src, bytes);
+    check_device(m->dev);
+    return out;
+}
+
+static double *losses(Model *m, Acts *a, const Batch *b) {
+    model_forward(m, a, b);
+    model_loss(m, a, b, NULL);
+    double *out = xmalloc((size_t)b->N * sizeof *out);
+    void   *raw = download(m, acts_losses(a), (size_t)b->N * real_size(m));
+    for (int n = 0; n < b->N; n++) out[n] = m->dtype == DTYPE_F64 ? ((double *)raw)[n] : ((float *)raw)[n];
+    free(raw);
+    return out;
+}
+
+static double loss_sum(Model *m, Acts *a, const Batch *b) {
+    double *l = losses(m, a, b), sum = 0;
+    for (int n = 0; n < b->N; n++) sum += l[n];
+    free(l);
+    return sum;
+}
+
+/* Gradient of the sum of losses of one batch, on the host (bytes of the whole arena). */
+static void *gradient(Model *m, const Batch *b, Recompute level) {
+    Params grad;
+    Acts  *a = open_acts(m, b->N, 1, level);
+    void  *arena = open_grad(m, &grad);
+    model_forward(m, a, b);
+    model_loss(m, a, b, &grad);
+    model_backward(m, a, b, &grad, NULL, NULL);
+    void *out = download(m, arena, (size_t)m->table.total * real_size(m));
+    close_grad(m, &grad, arena);
+    acts_close(a);
+    return out;
+}
+
+/* ---- gradients --------------------------------------------------------------------------------------------------- */
+
+/* d loss / d (step along `direction` of row s), by a central difference of fourth order. */
+static double slope(Model *m, Acts *a, const Batch *b, const ParamSpec *s, const double *direction, double h) {
+    static const double at[4] = {1, -1, 2, -2}, weight[4] = {8, -8, -1, 1};
+    double             *w = download(m, (double *)m->w_arena + s->offset, (size_t)s->count * 8);
+    double             *moved = xmalloc((size_t)s->count * 8), sum = 0;
+    for (int i = 0; i < 4; i++) {
+        for (int64_t k = 0; k < s->count; k++) moved[k] = w[k] + at[i] * h * direction[k];
+        device_upload(m->dev, (double *)m->w_arena + s->offset, moved, (size_t)s->count * 8);
+        sum += weight[i] * loss_sum(m, a, b);
+    }
+    device_upload(m->dev, (double *)m->w_arena + s->offset, w, (size_t)s->count * 8);
+    free(moved);
+    free(w);
+    return sum / (12 * h);
+}
+
+/* Along a random direction through the whole row, and along its largest and three random elements. */
+static void check_row(Model *m, Acts *a, const Batch *b, const ParamSpec *s, const double *grad) {
+    enum { DIRECTIONS = 5 };
+    double       *d = xmalloc((size_t)s->count * sizeof *d);
+    const int64_t used = s->file_rows * s->cols;
+    int64_t       largest = 0;
+    for (int64_t k = 0; k < used; k++)
+        if (fabs(grad[k]) > fabs(grad[largest])) largest = k;
+    assert_true(fabs(grad[largest]) > 1e-3); /* a gradient is there at all */
+    for (int64_t k = used; k < s->count; k++) assert_true(grad[k] == 0);
+    for (int i = 0; i < DIRECTIONS; i++) {
+        double analytic = 0, size = 0;
+        memset(d, 0, (size_t)s->count * sizeof *d);
+        if (i == 0)
+            for (int64_t k = 0; k < used; k++) d[k] = uniform(philox_hash(s->name) + 1, (uint64_t)k) < 0.5 ? -1 : 1;
+        else d[i == 1 ? largest : (int64_t)(uniform(philox_hash(s->name) + 2, (uint64_t)i) * (double)used)] = 1;
+        for (int64_t k = 0; k < used; k++) {
+            analytic += grad[k] * d[k];
+            size += d[k] * d[k];
+        }
+        const double numeric = slope(m, a, b, s, d, 1e-3 / sqrt(size));
+        const double error = fabs(numeric - analytic) / fmax(fabs(analytic), 1e-3 * fabs(grad[largest]));
+        if (!(error < 1e-6))
+            fail_msg("%s, direction %d: analytic %.12g, numeric %.12g, relative error %.2g", s->name, i, analytic, numeric, error);
+    }
+    free(d);
+}
+
+static void check_gradients(int tied) {
+    static const int length[] = {7, 1, 13, 5};
+    Model            m;
+    Device          *dev = open_device(2);
+    open_model(&m, dev, &TINY, tied, DTYPE_F64);
+    Batch   b = make_batch(length, 4, TINY.vocab_size, 3);
+    Acts   *a = open_acts(&m, b.N, 0, RECOMPUTE_NONE);
+    double *grad = gradient(&m, &b, RECOMPUTE_NONE);
+    for (int i = 0; i < m.table.n; i++) check_row(&m, a, &b, &m.table.spec[i], grad + m.table.spec[i].offset);
+    free(grad);
+    acts_close(a);
+    free_batch(&b);
+    model_close(&m);
+    device_close(dev);
+}
+
+static void test_gradients_tied(void **state) {
+    (void)state;
+    check_gradients(1);
+}
+
+static void test_gradients_untied(void **state) {
+    (void)state;
+    check_gradients(0);
+}
+
+/* Recomputed activations have the bits of kept ones, so gradients have, too. */
+static void test_recompute(void **state) {
+    (void)state;
+    static const int length[] = {30, 3, 70};
+    for (int f64 = 0; f64 < 2; f64++) {
+        Model   m;
+        Device *dev = open_device(2);
+        open_model(&m, dev, f64 ? &TINY : &FAST, 1, f64 ? DTYPE_F64 : DTYPE_F32);
+        Batch        b = make_batch(length, 3, 70, 5);
+        const size_t bytes = (size_t)m.table.total * real_size(&m);
+        void        *none = gradient(&m, &b, RECOMPUTE_NONE), *mlp = gradient(&m, &b, RECOMPUTE_MLP);
+        void        *block = gradient(&m, &b, RECOMPUTE_BLOCK);
+        assert_memory_equal(none, mlp, bytes);
+        assert_memory_equal(none, block, bytes);
+        free(none);
+        free(mlp);
+        free(block);
+        free_batch(&b);
+        model_close(&m);
+        device_close(dev);
+    }
+}
+
+/* Two micro-batches into one gradient = the sum of their gradients; the second may be smaller than the first. */
+static void test_accumulation(void **state) {
+    (void)state;
+    static const int length[] = {9, 4, 11};
+    Model            m;
+    Params           grad;
+    Device          *dev = open_device(2);
+    open_model(&m, dev, &TINY, 0, DTYPE_F64);
+    Batch   b[2] = {make_batch(length, 3, 70, 1), make_batch(length, 2, 70, 2)};
+    Acts   *a = open_acts(&m, b[0].N, 1, RECOMPUTE_NONE);
+    void   *arena = open_grad(&m, &grad);
+    double *one[2], *sum;
+    for (int i = 0; i < 2; i++) {
+        model_forward(&m, a, &b[i]);
+        model_loss(&m, a, &b[i], &grad);
+        model_backward(&m, a, &b[i], &grad, NULL, NULL);
+        one[i] = gradient(&m, &b[i], RECOMPUTE_NONE);
+    }
+    sum = download(&m, arena, (size_t)m.table.total * 8);
+    for (int64_t k = 0; k < m.table.total; k++) assert_true(fabs(sum[k] - one[0][k] - one[1][k]) <= 1e-12 * (1 + fabs(sum[k])));
+    free(sum);
+    for (int i = 0; i < 2; i++) {
+        free(one[i]);
+        free_batch(&b[i]);
+    }
+    close_grad(&m, &grad, arena);
+    acts_close(a);
+    model_close(&m);
+    device_close(dev);
+}
+
+/* A frozen parameter gets no gradient and changes no other's. */
+static void test_frozen(void **state) {
+    (void)state;
+    static const int   length[] = {12, 8};
+    static const char *frozen[] = {"embedding", "layers.0.attn.qkv", "layers.1.attn.q_norm", "layers.0.mlp_norm",
+                                   "layers.1.mlp.gate_up", "layers.1.mlp.down", "layers.0.attn.out", "final_norm"};
+    for (int tied = 0; tied < 2; tied++) {
+        Model   m;
+        Device *dev = open_device(2);
+        open_model(&m, dev, &TINY, tied, DTYPE_F64);
+        Batch   b = make_batch(length, 2, 70, 9);
+        double *all = gradient(&m, &b, RECOMPUTE_NONE);
+        for (size_t i = 0; i < sizeof frozen / sizeof *frozen; i++) m.table.spec[param_find(&m.table, frozen[i])].trainable = 0;
+        double *some = gradient(&m, &b, RECOMPUTE_NONE);
+        for (int i = 0; i < m.table.n; i++) {
+            const ParamSpec *s = &m.table.spec[i];
+            if (s->trainable) assert_memory_equal(some + s->offset, all + s->offset, (size_t)s->count * 8);
+            for (int64_t k = 0; !s->trainable && k < s->count; k++) assert_true(some[s->offset + k] == 0);
+        }
+        free(all);
+        free(some);
+        free_batch(&b);
+        model_close(&m);
+        device_close(dev);
+    }
+}
+
+typedef struct {
+    Model  *m;
+    void   *arena;
+    double *then; /* the gradient of each bucket when it was announced */
+    int     next;
+} BucketLog;
+
+static void on_bucket(void *ctx, int bucket) {
+    BucketLog *log = ctx;
+    assert_int_equal(bucket, log->next--);
+    const int64_t at = log->m->table.bucket_offset[bucket], n = log->m->table.bucket_offset[bucket + 1] - at;
+    device_download(log->m->dev, log->then + at, (double *)log->arena + at, (size_t)n * 8);
+}
+
+/* Buckets are announced from last to first, each once, and not touched afterwards. */
+static void test_buckets(void **state) {
+    (void)state;
+    static const int length[] = {12, 8};
+    for (int tied = 0; tied < 2; tied++) {
+        Model   m;
+        Params  grad;
+        Device *dev = open_device(2);
+        open_model(&m, dev, &TINY, tied, DTYPE_F64);
+        Batch     b = make_batch(length, 2, 70, 9);
+        Acts     *a = open_acts(&m, b.N, 1, RECOMPUTE_NONE);
+        BucketLog log = {.m = &m, .arena = open_grad(&m, &grad), .next = m.table.n_buckets - 1};
+        log.then = xcalloc((size_t)m.table.total, 8);
+        model_forward(&m, a, &b);
+        model_loss(&m, a, &b, &grad);
+        model_backward(&m, a, &b, &grad, on_bucket, &log);
+        assert_int_equal(log.next, -1);
+        double *end = download(&m, log.arena, (size_t)m.table.total * 8);
+        assert_memory_equal(log.then, end, (size_t)m.table.total * 8);
+        free(end);
+        free(log.then);
+        close_grad(&m, &grad, log.arena);
+        acts_close(a);
+        free_batch(&b);
+        model_close(&m);
+        device_close(dev);
+    }
+}
+
+/* ---- float against double, threads, leaks ------------------------------------------------------------------------ */
+
+static void test_f32_against_f64(void **state) {
+    (void)state;
+    static const int length[] = {90, 17, 1, 64};
+    Model            m[2];
+    Device          *dev = open_device(2);
+    Batch            b = make_batch(length, 4, 300, 4);
+    double          *l[2];
+    float           *g32;
+    double          *g64;
+    for (int i = 0; i < 2; i++) {
+        open_model(&m[i], dev, &FAST, 0, i ? DTYPE_F64 : DTYPE_F32);
+        Acts *a = open_acts(&m[i], b.N, 0, RECOMPUTE_NONE);
+        l[i] = losses(&m[i], a, &b);
+        acts_close(a);
+    }
+    for (int n = 0; n < b.N; n++) assert_true(fabs(l[0][n] - l[1][n]) < 2e-5 * (1 + fabs(l[1][n])));
+    g32 = gradient(&m[0], &b, RECOMPUTE_NONE);
+    g64 = gradient(&m[1], &b, RECOMPUTE_NONE);
+    for (int i = 0; i < m[1].table.n; i++) {
+        const ParamSpec *s = &m[1].table.spec[i];
+        double           difference = 0, norm = 0;
+        for (int64_t k = s->offset; k < s->offset + s->count; k++) {
+            difference += (g32[k] - g64[k]) * (g32[k] - g64[k]);
+            norm += g64[k] * g64[k];
+        }
+        if (!(sqrt(difference / norm) < 2e-5)) fail_msg("%s: relative L2 error %.2g", s->name, sqrt(difference / norm));
+    }
+    free(g32);
+    free(g64);
+    for (int i = 0; i < 2; i++) {
+        free(l[i]);
+        model_close(&m[i]);
+    }
+    free_batch(&b);
+    device_close(dev);
+}
+
+typedef struct {
+    float *hidden, *losses;
+} Outputs;
+
+static Outputs outputs(Model *m, const Batch *b) {
+    Acts *a = open_acts(m, b->N, 0, RECOMPUTE_NONE);
+    model_forward(m, a, b);
+    model_loss(m, a, b, NULL);
+    Outputs o = {download(m, acts_hidden(a), (size_t)b->N * (size_t)m->cfg.d_model * 4), download(m, acts_losses(a), (size_t)b->N * 4)};
+    acts_close(a);
+    return o;
+}
+
+static void free_outputs(Outputs *o) {
+    free(o->hidden);
+    free(o->losses);
+}
+
+static int same_rows(const Model *m, const Outputs *a, int a_row, const Outputs *b, int b_row, int n) {
+    const size_t C = (size_t)m->cfg.d_model;
+    return !memcmp(a->hidden + (size_t)a_row * C, b->hidden + (size_t)b_row * C, (size_t)n * C * 4) &&
+           !memcmp(a->losses + a_row, b->losses + b_row, (size_t)n * 4);
+}
+
+static void test_threads(void **state) {
+    (void)state;
+    static const int length[] = {90, 17, 1, 64};
+    Outputs          o[2];
+    Batch            b = make_batch(length, 4, 300, 4);
+    Model            m;
+    for (int i = 0; i < 2; i++) {
+        Device *dev = open_device(i + 1);
+        open_model(&m, dev, &FAST, 1, DTYPE_F32);
+        o[i] = outputs(&m, &b);
+        if (i) assert_true(same_rows(&m, &o[0], 0, &o[1], 0, b.N));
+        model_close(&m);
+        device_close(dev);
+    }
+    free_outputs(&o[0]);
+    free_outputs(&o[1]);
+    free_batch(&b);
+}
+
+/* Changing one patient changes no bit of another; a patient has the same bits alone and packed with others; a future token
+ * changes no past bit. */
+static void test_no_leaks(void **state) {
+    (void)state;
+    static const int length[] = {40, 75, 9, 66};
+    enum { CHANGED = 1, AT = 50 };
+    Model   m;
+    Device *dev = open_device(2);
+    open_model(&m, dev, &FAST, 1, DTYPE_F32);
+    Batch   b = make_batch(length, 4, 300, 4);
+    Outputs before = outputs(&m, &b);
+    for (int s = 0; s < 4; s++) {
+        Batch alone = make_batch(&length[s], 1, 300, 0);
+        const size_t bytes = (size_t)length[s] * 4;
+        memcpy(alone.tokens, b.tokens + b.cu_seqlens[s], bytes);
+        memcpy(alone.target_lo, b.target_lo + b.cu_seqlens[s], bytes);
+        memcpy(alone.target_hi, b.target_hi + b.cu_seqlens[s], bytes);
+        Outputs o = outputs(&m, &alone);
+        assert_true(same_rows(&m, &before, b.cu_seqlens[s], &o, 0, length[s]));
+        free_outputs(&o);
+        free_batch(&alone);
+    }
+    const int first = b.cu_seqlens[CHANGED], after = b.cu_seqlens[CHANGED + 1];
+    b.tokens[first + AT] = (b.tokens[first + AT] + 1) % 300; /* the future of rows before AT */
+    Outputs o = outputs(&m, &b);
+    assert_true(same_rows(&m, &before, 0, &o, 0, first + AT));
+    assert_false(same_rows(&m, &before, first + AT, &o, first + AT, 1));
+    assert_true(same_rows(&m, &before, after, &o, after, b.N - after));
+    free_outputs(&o);
+    for (int n = first; n < after; n++) b.tokens[n] = (b.tokens[n] + 17) % 300;
+    o = outputs(&m, &b);
+    assert_true(same_rows(&m, &before, 0, &o, 0, first));
+    assert_false(same_rows(&m, &before, first, &o, first, 1));
+    assert_true(same_rows(&m, &before, after, &o, after, b.N - after));
+    free_outputs(&o);
+    free_outputs(&before);
+    free_batch(&b);
+    model_close(&m);
+    device_close(dev);
+}
+
+/* ---- cached decoding --------------------------------------------------------------------------------------------- */
+
+enum { SEQ = 2, LEN = 150, BLOCKS = 3, PAGES = 8, SHARED = 1 };
+
+/* Two patients whose first 64 tokens agree share their first page. */
+typedef struct {
+    Model  *m;
+    Acts   *a;
+    void   *pool;
+    size_t  stride;
+    int     len[SEQ];
+    int32_t table[SEQ * BLOCKS];
+    float  *logits;
+} Decoder;
+
+static Decoder open_decoder(Model *m) {
+    static const int32_t table[SEQ * BLOCKS] = {6, 1, 4, 6, 0, 3};
+    const ModelConfig   *c = &m->cfg;
+    Decoder d = {.m = m, .a = open_acts(m, SEQ * LEN, 0, RECOMPUTE_NONE)};
+    d.stride = (size_t)PAGES * 2 * (size_t)c->n_kv_heads * KV_PAGE * (size_t)c->head_dim * 4;
+    d.pool = device_alloc(m->dev, d.stride * (size_t)c->n_layers);
+    d.logits = device_alloc(m->dev, (size_t)SEQ * LEN * (size_t)c->vocab_padded * 4);
+    memcpy(d.table, table, sizeof table);
+    return d;
+}
+
+static void close_decoder(Decoder *d) {
+    acts_close(d->a);
+    device_free(d->m->dev, d->pool);
+    device_free(d->m->dev, d->logits);
+}
+
+/* Feeds n[s] further tokens of each sequence (tokens: SEQ x LEN) and copies their logits to out (SEQ x LEN x Vp).  shared:
+ * pages the group reads once. */
+static void feed(Decoder *d, const int32_t *tokens, const int *n, int shared, float *out) {
+    int32_t tok[SEQ * LEN], pos[SEQ * LEN], q_offset[SEQ + 1] = {0}, kv_len[SEQ], group[2] = {0, SEQ}, group_shared[1] = {shared};
+    int64_t slot[SEQ * LEN];
+    int32_t rows[SEQ * LEN];
+    int     N = 0;
+    for (int s = 0; s < SEQ; s++) {
+        for (int i = 0; i < n[s]; i++, N++) {
+            const int t = d->len[s] + i;
+            tok[N] = tokens[s * LEN + t];
+            pos[N] = t;
+            /* the second owner of a shared page does not write it again */
+            slot[N] = s > 0 && t < SHARED * KV_PAGE ? -1 : (int64_t)d->table[s * BLOCKS + t / KV_PAGE] * KV_PAGE + t % KV_PAGE;
+            rows[N] = N;
+        }
+        d->len[s] += n[s];
+        q_offset[s + 1] = N;
+        kv_len[s] = d->len[s];
+    }
+    const PagedBatch pages = {.pool = d->pool, .q_offset = q_offset, .kv_len = kv_len, .block_table = d->table, .n_seq = SEQ,
+                              .max_blocks = BLOCKS, .group_offset = group, .group_shared = group_shared, .n_group = 1};
+    const size_t Vp = (size_t)d->m->cfg.vocab_padded;
+    model_decode(d->m, d->a, tok, pos, slot, &pages, d->stride, N);
+    model_logits(d->m, d->a, d->logits, rows, N);
+    float *got = download(d->m, d->logits, (size_t)N * Vp * 4);
+    for (int s = 0, at = 0; s < SEQ; s++)
+        for (int i = 0; i < n[s]; i++, at++)
+            memcpy(out + ((size_t)(s * LEN + d->len[s] - n[s] + i)) * Vp, got + (size_t)at * Vp, Vp * 4);
+    free(got);
+}
+
+/* Full pass, one prefill, token by token, ragged pieces, with packed weights: the same logits, bit for bit. */
+static void test_decode(void **state) {
+    (void)state;
+    Model   m;
+    Device *dev = open_device(2);
+    open_model(&m, dev, &FAST, 1, DTYPE_F32);
+    const int    length[SEQ] = {LEN, LEN}, everything[SEQ] = {LEN, LEN}, one[SEQ] = {1, 1};
+    const size_t bytes = (size_t)SEQ * LEN * (size_t)m.cfg.vocab_padded * 4;
+    Batch        b = make_batch(length, SEQ, 300, 8);
+    memcpy(b.tokens + LEN, b.tokens, SHARED * KV_PAGE * sizeof *b.tokens);
+    Decoder d = open_decoder(&m);
+    float  *got = xcalloc(1, bytes);
+    model_forward(&m, d.a, &b);
+    model_logits(&m, d.a, d.logits, NULL, b.N);
+    float *full = download(&m, d.logits, bytes);
+    for (int pass = 0; pass < 4; pass++) {
+        if (pass == 3) { /* packed weights from here on */
+            Err err;
+            assert_int_equal(model_prepare(&m, &err), OK);
+        }
+        memset(got, 0, bytes);
+        memset(d.len, 0, sizeof d.len);
+        if (pass == 0) feed(&d, b.tokens, everything, 0, got);
+        for (int t = 0; pass == 1 && t < LEN; t++) feed(&d, b.tokens, one, t >= KV_PAGE ? SHARED : 0, got);
+        if (pass >= 2) { /* the owner of the shared page first, then ragged pieces */
+            static const int piece[][SEQ] = {{70, 0}, {0, 65}, {1, 40}, {60, 1}, {19, 44}};
+            for (int i = 0; i < 5; i++) feed(&d, b.tokens, piece[i], i >= 2 ? SHARED : 0, got);
+        }
+        assert_int_equal(d.len[0], LEN);
+        assert_int_equal(d.len[1], LEN);
+        assert_memory_equal(full, got, bytes);
+    }
+    free(full);
+    free(got);
+    close_decoder(&d);
+    free_batch(&b);
+    model_close(&m);
+    device_close(dev);
+}
+
+/* ---- tables and refusals ----------------------------------------------------------------------------------------- */
+
+static void test_param_table(void **state) {
+    (void)state;
+    for (int tied = 0; tied < 2; tied++) {
+        ModelConfig cfg = TINY;
+        Err         err = {OK, ""};
+        ParamTable  small, padded;
+        cfg.tied = tied;
+        assert_int_equal(config_check(&cfg, &err), OK);
+        assert_int_equal(cfg.vocab_padded, 128);
+        assert_int_equal(param_table_build(&small, &cfg, 1, &err), OK);
+        assert_int_equal(param_table_build(&padded, &cfg, 7 * 16, &err), OK);
+        const int64_t C = 24, block = C + (32 + 2 * 16) * C + 8 + 8 + 32 * C + C + 3 * 40 * C;
+        assert_int_equal(small.n_params, 70 * C * (tied ? 1 : 2) + 2 * block + C);
+        assert_int_equal(small.n_trainable, small.n_params);
+        float *a = xmalloc((size_t)small.total * 4), *b = xmalloc((size_t)padded.total * 4);
+        params_init(a, &small, &cfg, 11);
+        params_init(b, &padded, &cfg, 11);
+        for (int i = 0; i < small.n; i++) {
+            const ParamSpec *s = &small.spec[i], *p = &padded.spec[i];
+            assert_int_equal(s->offset % 16, 0);
+            assert_true(p->offset >= padded.bucket_offset[p->bucket]);
+            assert_true(p->offset + p->count <= padded.bucket_offset[p->bucket + 1]);
+            if (i) assert_true(s->offset >= small.spec[i - 1].offset + small.spec[i - 1].count);
+            int64_t rows = 0;
+            for (int k = 0; k < s->n_slices; k++) rows += s->slice_rows[k];
+            assert_int_equal(rows, s->file_rows);
+            assert_int_equal(param_find(&small, s->name), i);
+            assert_memory_equal(a + s->offset, b + p->offset, (size_t)s->count * 4); /* padding changes no value */
+            for (int64_t k = s->file_rows * s->cols; k < s->count; k++) assert_true(a[s->offset + k] == 0);
+        }
+        for (int k = 0; k <= padded.n_buckets; k++) assert_int_equal(padded.bucket_offset[k] % (7 * 16), 0);
+        free(a);
+        free(b);
+        param_table_free(&small);
+        param_table_free(&padded);
+    }
+}
+
+static void test_init_law(void **state) {
+    (void)state;
+    ModelConfig cfg = FAST;
+    Err         err;
+    ParamTable  t;
+    assert_int_equal(config_check(&cfg, &err), OK);
+    assert_int_equal(param_table_build(&t, &cfg, 1, &err), OK);
+    float *w = xmalloc((size_t)t.total * 4);
+    params_init(w, &t, &cfg, 1);
+    for (int i = 0; i < t.n; i++) {
+        const ParamSpec *s = &t.spec[i];
+        double           sum = 0, squares = 0, n = (double)(s->file_rows * s->cols);
+        for (int64_t k = 0; k < s->file_rows * s->cols; k++) {
+            sum += w[s->offset + k];
+            squares += (double)w[s->offset + k] * w[s->offset + k];
+        }
+        const double std = s->init == INIT_NORMAL_RESIDUAL ? cfg.init_std / 2 : cfg.init_std; /* sqrt(2 * 2 layers) */
+        if (s->init == INIT_ONE) assert_true(sum == n && squares == n);
+        else assert_true(fabs(sum / n) < 4 * std / sqrt(n) && fabs(sqrt(squares / n) / std - 1) < 4 / sqrt(2 * n));
+    }
+    free(w);
+    param_table_free(&t);
+}
+
+static void test_presets(void **state) {
+    (void)state;
+    static const struct { const char *name; double millions; } sizes[] = {{"nano", 1.8}, {"micro", 8.1}, {"small", 60}, {"medium", 119}, {"large", 1020}};
+    Err err = {OK, ""};
+    for (int i = 0; i < 5; i++) {
+        ModelConfig cfg = {.vocab_size = 7168, .seq_len = 1024};
+        ParamTable  t;
+        assert_int_equal(config_preset(&cfg, sizes[i].name, &err), OK);
+        assert_int_equal(config_check(&cfg, &err), OK);
+        assert_int_equal(param_table_build(&t, &cfg, 1, &err), OK);
+        const double found = (double)t.n_params * 1e-6;
+        if (fabs(found / sizes[i].millions - 1) > 0.1) fail_msg("%s has %.2f million parameters", sizes[i].name, found);
+        param_table_free(&t);
+    }
+    ModelConfig cfg;
+    assert_int_equal(config_preset(&cfg, "nanoo", &err), ERR_USAGE);
+    assert_non_null(strstr(err.msg, "nano|micro"));
+}
+
+/* What the report prints is what acts_open takes, and each level keeps less. */
+static void test_memory_report(void **state) {
+    (void)state;
+    ModelConfig cfg = FAST;
+    Err         err;
+    char       *text;
+    size_t      size;
+    assert_int_equal(config_check(&cfg, &err), OK);
+    const size_t none = acts_bytes(&cfg, DTYPE_F32, 512, 1, RECOMPUTE_NONE), mlp = acts_bytes(&cfg, DTYPE_F32, 512, 1, RECOMPUTE_MLP);
+    const size_t block = acts_bytes(&cfg, DTYPE_F32, 512, 1, RECOMPUTE_BLOCK), infer = acts_bytes(&cfg, DTYPE_F32, 512, 0, RECOMPUTE_NONE);
+    assert_true(none > mlp && mlp > block && block > infer);
+    FILE *out = open_memstream(&text, &size);
+    acts_report(&cfg, DTYPE_F32, 512, 1, RECOMPUTE_NONE, out);
+    fclose(out);
+    char last[64];
+    snprintf(last, sizeof last, "%.2f\n", (double)none / 1048576);
+    assert_non_null(strstr(text, "gate_up"));
+    assert_string_equal(text + size - strlen(last), last);
+    free(text);
+}
+
+static void test_flops(void **state) {
+    (void)state;
+    ModelConfig cfg = TINY;
+    const double matrices = 2 * (24.0 * (32 + 32) + 32 * 24 + 3 * 24 * 40) + 24 * 70;
+    assert_true(fabs(model_flops_per_token(&cfg, 100) - (6 * matrices + 6 * 2 * 32 * 100.0)) < 1e-6);
+}
+
+static void test_refusals(void **state) {
+    (void)state;
+    Device *dev = open_device(1);
+    Model   m;
+    Err     err = {OK, ""};
+    static const struct { size_t field; int value; const char *says; } bad[] = {
+        {offsetof(ModelConfig, n_layers), 0, "layers"},       {offsetof(ModelConfig, d_model), 1 << 20, "d_model"},
+        {offsetof(ModelConfig, n_kv_heads), 3, "evenly"},     {offsetof(ModelConfig, head_dim), 63, "odd"},
+        {offsetof(ModelConfig, head_dim), 32, "64 or 128"},   {offsetof(ModelConfig, vocab_size), -5, "vocabulary"},
+        {offsetof(ModelConfig, seq_len), 1 << 30, "seq_len"}, {offsetof(ModelConfig, d_ff), -1, "d_ff"}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        ModelConfig cfg = FAST;
+        *(int *)((char *)&cfg + bad[i].field) = bad[i].value;
+        assert_int_equal(model_open(&m, &cfg, dev, DTYPE_F32, 16, &err), ERR_USAGE);
+        if (!strstr(err.msg, bad[i].says)) fail_msg("%s", err.msg);
+    }
+    device_close(dev);
+}
+
+/* A batch that would read or write out of bounds stops at the device, named. */
+static void test_bad_batches(void **state) {
+    (void)state;
+    static const int length[] = {5, 6};
+    for (int i = 0; i < 7; i++) {
+        Device *dev = open_device(1);
+        Model   m;
+        open_model(&m, dev, &TINY, 1, DTYPE_F64);
+        Batch b = make_batch(length, 2, 70, 1);
+        Acts *a = open_acts(&m, i == 6 ? 10 : 11, 0, RECOMPUTE_NONE);
+        if (i == 0) b.tokens[4] = 70;
+        if (i == 1) b.tokens[4] = -1;
+        if (i == 2) b.positions[3] = TINY.seq_len;
+        if (i == 3) b.cu_seqlens[2] = 12;
+        if (i == 4) b.cu_seqlens[1] = 11;
+        if (i == 5) b.target_hi[0] = 71;
+        model_forward(&m, a, &b);
+        model_loss(&m, a, &b, NULL);
+        assert_int_not_equal(device_sync(dev), 0);
+        assert_non_null(strstr(device_error(dev), "model_forward"));
+        acts_close(a);
+        free_batch(&b);
+        model_close(&m);
+        device_close(dev);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_param_table),     cmocka_unit_test(test_init_law),     cmocka_unit_test(test_presets),
+        cmocka_unit_test(test_memory_report),   cmocka_unit_test(test_flops),        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_gradients_tied),  cmocka_unit_test(test_gradients_untied),
+        cmocka_unit_test(test_recompute),       cmocka_unit_test(test_accumulation), cmocka_unit_test(test_frozen),
+        cmocka_unit_test(test_buckets),         cmocka_unit_test(test_f32_against_f64), cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_no_leaks),        cmocka_unit_test(test_decode),       cmocka_unit_test(test_bad_batches),
+    };
+    return cmocka_run_group_tests_name("model", tests, NULL, NULL);
+}
