@@ -68,6 +68,10 @@ $(BUILD)/kernels/cpu/%_avx2.o:   ISA := -mavx2 -mfma
 $(BUILD)/train/dist_mpi.o: EXTRA = $(MPI_CFLAGS)
 $(BUILD)/train/%.o: EXTRA = $(if $(HAVE_MPI),-DHAVE_MPI)
 $(BUILD)/train/dist_mpi.o: EXTRA = -DHAVE_MPI $(MPI_CFLAGS)
+# The commit that checkpoints name; the file changes, and state.o with it, only when the commit does.
+$(shell printf '#define EHR_COMMIT "%s"\n' "$$(git describe --always --dirty 2>/dev/null || echo unknown)" > $(BUILD)/commit.tmp; \
+        cmp -s $(BUILD)/commit.tmp $(BUILD)/commit.h || mv $(BUILD)/commit.tmp $(BUILD)/commit.h)
+$(BUILD)/train/state.o: EXTRA = -include $(BUILD)/commit.h
 
 $(BUILD)/%.o: %.c $(DETECT)
 	@mkdir -p $(@D)

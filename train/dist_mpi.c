@@ -1,0 +1,271 @@
+/* dist_mpi.c - ranks over MPI, on host memory.
+ *
+ * Collectives are exchanges of point-to-point messages: every rank sends peer r part r and adds what it receives in
+ * rank order.  That moves as little data as any reduce-scatter, fixes the order of the sums whatever algorithm the
+ * library would choose, and tells who has not answered.  Queued exchanges are moved on by MPI_Testall from
+ * dist_progress() while the backward pass goes on.
+ *
+ * A peer on the same host that has died shows at once because its process is gone; a remote one by the timeout. */
+#include "train/dist_transport.h"
+#include <errno.h>
+#include <limits.h>
+#include <mpi.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { TAG_COUNT = 32768, SPINS = 200 };
+static const double WATCH_S = 0.25; /* how often a waiting rank looks whether its peers are alive */
+
+typedef struct {
+    char     host[64];
+    int64_t  pid;
+    uint64_t pid_namespace; /* processes of another container cannot be watched by their number */
+} Peer;
+
+typedef struct {
+    MPI_Request *request; /* (2 * (world - 1)) receives first */
+    int          n_requests, done;
+    int64_t      count; /* reduce-scatter: elements a part; 0 otherwise */
+    float       *out;
+    const float *in;
+    char        *stage; /* what peers sent, by rank, own part left out; kept from step to step */
+    size_t       stage_size;
+} Exchange;
+
+typedef struct {
+    Peer     *peer;     /* (world) */
+    Exchange *exchange; /* in the order in which they were queued; everything up to n_queued */
+    int       n_queued, n_done, capacity;
+    unsigned  tag;
+    double    last_news_s;
+} Mpi;
+
+static void keep_error(Dist *d, int code, const char *what) {
+    if (code == MPI_SUCCESS || d->error.code) return;
+    char text[MPI_MAX_ERROR_STRING] = "";
+    int n = 0;
+    MPI_Error_string(code, text, &n);
+    err_set(&d->error, ERR_COMM, "%s failed: %s", what, text);
+}
+
+/* ---- queueing ----------------------------------------------------------------------------------------------------- */
+
+static Exchange *exchange_begin(Dist *d, size_t stage_size) {
+    Mpi *m = d->impl;
+    if (m->n_queued == m->capacity) {
+        int grown = m->capacity ? 2 * m->capacity : 16;
+        m->exchange = xrealloc(m->exchange, (size_t)grown * sizeof *m->exchange);
+        memset(m->exchange + m->capacity, 0, (size_t)(grown - m->capacity) * sizeof *m->exchange);
+        m->capacity = grown;
+    }
+    Exchange *x = &m->exchange[m->n_queued++];
+    if (!x->request) x->request = xcalloc(2 * (size_t)d->launch.world, sizeof *x->request);
+    if (stage_size > x->stage_size) {
+        free(x->stage);
+        x->stage = xmalloc(stage_size);
+        x->stage_size = stage_size;
+    }
+    x->n_requests = x->done = 0;
+    x->count = 0;
+    m->tag = (m->tag + 1) % TAG_COUNT;
+    return x;
+}
+
+static void post_receive(Dist *d, Exchange *x, int peer, void *buf, size_t bytes) {
+    REQUIRE(bytes <= INT_MAX);
+    keep_error(d, MPI_Irecv(buf, (int)bytes, MPI_BYTE, peer, (int)((Mpi *)d->impl)->tag, MPI_COMM_WORLD, &x->request[x->n_requests++]),
+               "MPI_Irecv");
+}
+
+static void post_send(Dist *d, Exchange *x, int peer, const void *buf, size_t bytes) {
+    REQUIRE(bytes <= INT_MAX);
+    keep_error(d, MPI_Isend(buf, (int)bytes, MPI_BYTE, peer, (int)((Mpi *)d->impl)->tag, MPI_COMM_WORLD, &x->request[x->n_requests++]),
+               "MPI_Isend");
+}
+
+/* The k-th peer of this rank: every rank starts with another one, so that nobody is everybody's first. */
+static int nth_peer(const Dist *d, int k) { return (d->launch.rank + 1 + k) % d->launch.world; }
+
+/* Where rank r's message lies in the stage, own rank left out. */
+static size_t stage_slot(const Dist *d, int r) { return (size_t)(r < d->launch.rank ? r : r - 1); }
+
+static void mpi_reduce_scatter(Dist *d, float *out, const float *in, int64_t count) {
+    int world = d->launch.world;
+    int64_t part = count / world;
+    size_t bytes = (size_t)part * sizeof *in;
+    if (d->error.code) return;
+    Exchange *x = exchange_begin(d, bytes * (size_t)(world - 1));
+    x->count = part;
+    x->out = out;
+    x->in = in;
+    for (int k = 0; k < world - 1; k++)
+        post_receive(d, x, nth_peer(d, k), x->stage + stage_slot(d, nth_peer(d, k)) * bytes, bytes);
+    for (int k = 0; k < world - 1; k++) post_send(d, x, nth_peer(d, k), in + nth_peer(d, k) * part, bytes);
+}
+
+static void mpi_all_gather(Dist *d, void *buf, size_t part_bytes) {
+    char *part = buf;
+    if (d->error.code) return;
+    Exchange *x = exchange_begin(d, 0);
+    for (int k = 0; k < d->launch.world - 1; k++)
+        post_receive(d, x, nth_peer(d, k), part + (size_t)nth_peer(d, k) * part_bytes, part_bytes);
+    for (int k = 0; k < d->launch.world - 1; k++)
+        post_send(d, x, nth_peer(d, k), part + (size_t)d->launch.rank * part_bytes, part_bytes);
+}
+
+/* ---- waiting ------------------------------------------------------------------------------------------------------ */
+
+static void sum_parts(Dist *d, Exchange *x) {
+    const float *own = x->in + d->launch.rank * x->count;
+    for (int r = 0; r < d->launch.world; r++) {
+        const float *restrict part = r == d->launch.rank
+                                         ? own
+                                         : (const float *)(const void *)(x->stage + stage_slot(d, r) * (size_t)x->count * sizeof(float));
+        float *restrict out = x->out;
+        if (r == 0) {
+            memcpy(out, part, (size_t)x->count * sizeof *out);
+        } else {
+            for (int64_t i = 0; i < x->count; i++) out[i] += part[i];
+        }
+    }
+}
+
+static void mpi_progress(Dist *d) {
+    Mpi *m = d->impl;
+    for (int i = m->n_done; i < m->n_queued && !d->error.code; i++) {
+        Exchange *x = &m->exchange[i];
+        int done = 0;
+        if (x->done) continue;
+        keep_error(d, MPI_Testall(x->n_requests, x->request, &done, MPI_STATUSES_IGNORE), "MPI_Testall");
+        if (d->error.code || !done) continue;
+        if (x->count) sum_parts(d, x);
+        x->done = 1;
+        m->last_news_s = clock_s();
+    }
+    while (m->n_done < m->n_queued && m->exchange[m->n_done].done) m->n_done++;
+}
+
+static int peer_gone(const Dist *d, int r) {
+    const Mpi *m = d->impl;
+    const Peer *me = &m->peer[d->launch.rank], *peer = &m->peer[r];
+    if (strcmp(me->host, peer->host) || me->pid_namespace != peer->pid_namespace) return 0;
+    return kill((pid_t)peer->pid, 0) && errno == ESRCH;
+}
+
+static void watch_peers(Dist *d) {
+    Mpi *m = d->impl;
+    for (int r = 0; r < d->launch.world; r++)
+        if (r != d->launch.rank && peer_gone(d, r)) {
+            err_set(&d->error, ERR_COMM, "rank %d (process %lld on %s) has died; nothing was saved since the last checkpoint, "
+                                         "continue from it with --resume auto", r, (long long)m->peer[r].pid, m->peer[r].host);
+            return;
+        }
+    if (clock_s() - m->last_news_s < d->timeout_s) return;
+    char who[512] = "";
+    size_t at = 0;
+    const Exchange *x = &m->exchange[m->n_done];
+    for (int k = 0; k < d->launch.world - 1 && at < sizeof who; k++) {
+        int here = 0, r = nth_peer(d, k);
+        MPI_Request_get_status(x->request[k], &here, MPI_STATUS_IGNORE);
+        if (!here)
+            at += (size_t)snprintf(who + at, sizeof who - at, "%s%d (process %lld on %s)", at ? ", " : "", r,
+                                   (long long)m->peer[r].pid, m->peer[r].host);
+    }
+    err_set(&d->error, ERR_COMM, "no answer for %.0f s from rank %s; if it is only slow, raise --timeout", d->timeout_s,
+            at ? who : "(all have sent, none has received)");
+}
+
+static Status mpi_wait(Dist *d, Err *err) {
+    Mpi *m = d->impl;
+    double looked_s = m->last_news_s = clock_s();
+    for (int64_t spin = 0; m->n_done < m->n_queued && !d->error.code; spin++) {
+        int before = m->n_done;
+        mpi_progress(d);
+        if (m->n_done > before) spin = 0;
+        if (spin < SPINS) continue;
+        sched_yield(); /* ranks may share cores */
+        double now = clock_s();
+        if (now - looked_s < WATCH_S) continue;
+        looked_s = now;
+        watch_peers(d);
+        if (now - m->last_news_s > 1.0) nanosleep(&(struct timespec){0, 1000000}, NULL);
+    }
+    if (d->error.code) {
+        *err = d->error;
+        return err->code;
+    }
+    m->n_queued = m->n_done = 0;
+    return OK;
+}
+
+static Status mpi_sum(Dist *d, double *x, int64_t n, Err *err) {
+    size_t bytes = (size_t)n * sizeof *x;
+    int world = d->launch.world;
+    if (!d->error.code) {
+        Exchange *e = exchange_begin(d, bytes * (size_t)(world - 1));
+        for (int k = 0; k < world - 1; k++)
+            post_receive(d, e, nth_peer(d, k), e->stage + stage_slot(d, nth_peer(d, k)) * bytes, bytes);
+        for (int k = 0; k < world - 1; k++) post_send(d, e, nth_peer(d, k), x, bytes);
+        double *stage = (double *)(void *)e->stage;
+        Status s = mpi_wait(d, err);
+        if (s) return s;
+        for (int64_t i = 0; i < n; i++) {
+            double sum = 0;
+            for (int r = 0; r < world; r++) sum += r == d->launch.rank ? x[i] : stage[stage_slot(d, r) * (size_t)n + (size_t)i];
+            x[i] = sum;
+        }
+        return OK;
+    }
+    *err = d->error;
+    return err->code;
+}
+
+/* ---- start and end ------------------------------------------------------------------------------------------------ */
+
+static void mpi_abort(Dist *d) {
+    (void)d;
+    alarm(10); /* MPI_Abort asks the launcher, which may be gone as well */
+    MPI_Abort(MPI_COMM_WORLD, 1);
+}
+
+static void mpi_close(Dist *d) {
+    Mpi *m = d->impl;
+    for (int i = 0; i < m->capacity; i++) {
+        free(m->exchange[i].request);
+        free(m->exchange[i].stage);
+    }
+    free(m->exchange);
+    free(m->peer);
+    free(m);
+    MPI_Finalize();
+}
+
+static const Transport mpi = {"mpi",    mpi_reduce_scatter, mpi_all_gather, mpi_progress,
+                              mpi_wait, mpi_sum,            mpi_abort,      mpi_close};
+
+Status dist_mpi_open(Dist *d, Err *err) {
+    int provided = 0;
+    if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS)
+        return err_set(err, ERR_COMM, "MPI did not start; try one process: run without mpirun");
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+    MPI_Comm_rank(MPI_COMM_WORLD, &d->launch.rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &d->launch.world);
+    Mpi *m = xcalloc(1, sizeof *m);
+    m->peer = xcalloc((size_t)d->launch.world, sizeof *m->peer);
+    Peer *me = &m->peer[d->launch.rank];
+    struct stat st;
+    snprintf(me->host, sizeof me->host, "%s", d->host);
+    me->pid = getpid();
+    me->pid_namespace = stat("/proc/self/ns/pid", &st) ? 0 : (uint64_t)st.st_ino;
+    d->impl = m;
+    d->transport = &mpi;
+    mpi_all_gather(d, m->peer, sizeof *m->peer);
+    Status s = mpi_wait(d, err);
+    if (s) dist_abort(d, err);
+    return OK;
+}

@@ -1,0 +1,294 @@
+/* main.c - ehr-train: from a dataset to a trained model.  The order of steps; each lives in a file of its own. */
+#include "train/dryrun.h"
+#include "train/metrics.h"
+#include "train/state.h"
+#include "train/stop.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct {
+    TrainOptions options;
+    Dist        *dist;
+    Device      *dev;
+    Dataset      data;
+    ModelConfig  cfg;
+    Model        model;
+    Acts        *acts;
+    Optimizer    optimizer;
+    Loader      *loader;
+    Evaluator    evaluator;
+    Stepper      stepper;
+    Metrics      metrics;
+    TrainState   state;
+    char         start_dir[4096]; /* checkpoint to go on from, "" = none */
+    StepResult   result;          /* of the last step */
+    Evaluation   evaluation;      /* the last one */
+    int          evaluated, main_rank;
+    int          together; /* the failure is every rank's: all end the ordinary way */
+} Run;
+
+/* ---- opening ------------------------------------------------------------------------------------------------------ */
+
+static Status open_device(Run *r, Err *err) {
+    Launch launch;
+    char why[512];
+    dist_launch(&launch);
+    /* OMP_NUM_THREADS is a person's choice; without it ranks share the cores of their host. */
+    int threads = (int)r->options.threads;
+    if (!threads && !getenv("OMP_NUM_THREADS")) threads = dist_threads(&launch);
+    if (strcmp(r->options.device, "cpu")) r->dev = device_open(DEVICE_CUDA, launch.local_rank, 0, why, sizeof why);
+    if (!r->dev && !strcmp(r->options.device, "cuda")) return err_set(err, ERR_DEVICE, "--device cuda: %s", why);
+    if (r->dev && !kernels_get(r->dev, DTYPE_F32)) {
+        device_close(r->dev);
+        r->dev = NULL;
+    }
+    if (!r->dev) r->dev = device_open(DEVICE_CPU, 0, threads, why, sizeof why);
+    return r->dev ? OK : err_set(err, ERR_DEVICE, "cannot open the CPU: %s", why);
+}
+
+/* Rows of the first epoch, counted by walking it: what --epochs is measured in. */
+static Status count_epoch_rows(Run *r, int64_t *rows, Err *err) {
+    Loader *loader = NULL;
+    LoaderOptions lo = {.rows = 1, .T = (int)r->options.seq_len, .seed = (uint64_t)r->options.seed, .shuffle = 1, .world = 1};
+    LoaderCursor at = {0, 0, 0};
+    Batch *b;
+    Status s = loader_open(&loader, &r->data, SPLIT_TRAIN, &lo, err);
+    for (*rows = 0; !s && at.epoch == 0; ++*rows) {
+        s = loader_next(loader, &b, err);
+        if (!s) loader_tell(loader, &at);
+    }
+    loader_close(loader);
+    return s;
+}
+
+static Status open_data(Run *r, Err *err) {
+    TrainOptions *o = &r->options;
+    int world = o->world ? (int)o->world : dist_world(r->dist);
+    int64_t epoch_rows = 0;
+    Status s = dataset_open(&r->data, o->data, err);
+    if (!s && r->data.n_patients[SPLIT_TRAIN] == 0)
+        s = err_set(err, ERR_USAGE, "--data %s has no patients in its train split", o->data);
+    if (!s) s = options_model(o, r->data.vocabulary.n, &r->cfg, err);
+    if (!s) s = options_split_batch(o, world, err);
+    if (!s && o->epochs > 0) s = count_epoch_rows(r, &epoch_rows, err);
+    if (!s) s = options_plan(o, epoch_rows, err);
+    LoaderOptions lo = {.rows = (int)o->micro_batch, .T = (int)o->seq_len, .seed = (uint64_t)o->seed, .shuffle = 1,
+                        .rank = dist_rank(r->dist), .world = dist_world(r->dist)};
+    if (!s && !o->dry_run) s = loader_open(&r->loader, &r->data, SPLIT_TRAIN, &lo, err);
+    return s;
+}
+
+static Status open_model(Run *r, Err *err) {
+    const TrainOptions *o = &r->options;
+    OptimizerOptions adamw = options_optimizer(o);
+    int64_t pad = 16 * (int64_t)dist_world(r->dist);
+    Status s = state_find(o, r->start_dir, sizeof r->start_dir, err);
+    if (s) return s;
+    if (r->start_dir[0]) {
+        s = state_read(&r->state, r->start_dir, o, &r->data, err);
+        if (!s) s = checkpoint_load_model(r->start_dir, &r->model, r->dev, DTYPE_F32, pad, err);
+    } else {
+        s = model_open(&r->model, &r->cfg, r->dev, DTYPE_F32, pad, err);
+        if (!s) model_init(&r->model, (uint64_t)o->seed);
+    }
+    if (!s) s = optimizer_open(&r->optimizer, &r->model, r->dist, &adamw, err);
+    if (!s && r->start_dir[0]) s = optimizer_read(&r->optimizer, r->start_dir, err);
+    if (!s && r->start_dir[0]) s = loader_seek(r->loader, &r->state.cursor, err);
+    return s;
+}
+
+static Status open_training(Run *r, Err *err) {
+    const TrainOptions *o = &r->options;
+    int rows = (int)o->micro_batch, T = (int)o->seq_len;
+    Status s = acts_open(&r->acts, &r->model, rows * T, 1, options_recompute(o), err);
+    if (!s) s = evaluator_open(&r->evaluator, &r->data, r->dist, rows, T, o->eval_tokens, err);
+    r->stepper = (Stepper){.model = &r->model, .acts = r->acts, .optimizer = &r->optimizer, .loader = r->loader, .dist = r->dist,
+                           .passes = (int)(o->batch / o->micro_batch / dist_world(r->dist)),
+                           .losses = xmalloc((size_t)rows * (size_t)T * sizeof(float)),
+                           .floor_valid = r->data.floor_valid};
+    return s;
+}
+
+static json_t *run_json(const Run *r) {
+    char *flags = options_json(&r->options);
+    json_t *o = json_pack("{s:o, s:s, s:i, s:i, s:s, s:s, s:I, s:i, s:s, s:s}", "flags", json_loads(flags, 0, NULL), "transport",
+                          dist_transport(r->dist), "world", dist_world(r->dist), "threads", device_threads(r->dev), "device",
+                          device_name(r->dev), "commit", state_commit(), "parameters", (json_int_t)r->model.table.n_params,
+                          "vocabulary", r->cfg.vocab_size, "dataset_sha256", r->data.sha256, "vocabulary_sha256",
+                          r->data.vocabulary.sha256);
+    REQUIRE(o != NULL);
+    free(flags);
+    return o;
+}
+
+static void print_banner(const Run *r) {
+    const TrainOptions *o = &r->options;
+    fprintf(stderr, "ehr-train %s: settings (* = given)\n", state_commit());
+    flags_print(o->flags, o->n_flags, stderr);
+    fprintf(stderr, "data    %s: %lld train patients, %lld tokens; vocabulary %d\n", o->data,
+            (long long)r->data.n_patients[SPLIT_TRAIN], (long long)r->data.n_tokens[SPLIT_TRAIN], r->data.vocabulary.n);
+    fprintf(stderr, "model   %s: %.2f M parameters; activations %.0f MB a rank\n", o->preset,
+            1e-6 * (double)r->model.table.n_params,
+            1e-6 * (double)acts_bytes(&r->cfg, DTYPE_F32, (int)(o->micro_batch * o->seq_len), 1, options_recompute(o)));
+    fprintf(stderr, "ranks   %d on %s, transport %s; a step = %d x %d passes x %lld rows of %lld tokens\n", dist_world(r->dist),
+            device_name(r->dev), dist_transport(r->dist), dist_world(r->dist), r->stepper.passes, (long long)o->micro_batch,
+            (long long)o->seq_len);
+    if (r->start_dir[0]) fprintf(stderr, "resume  %s: step %lld\n", r->start_dir, (long long)r->state.step);
+    if (!r->evaluator.loader) fprintf(stderr, "warning: the dataset has no tuning patients: no evaluation, no best checkpoint\n");
+}
+
+static Status open_outputs(Run *r, Err *err) {
+    if (!r->main_rank) return OK;
+    print_banner(r);
+    Status s = dir_make(r->options.out, err);
+    double peak = device_peak_flops(r->dev, DTYPE_F32) * dist_world(r->dist);
+    if (!s) s = metrics_open(&r->metrics, r->options.out, r->state.step, r->options.steps, &r->cfg, peak, run_json(r), err);
+    return s;
+}
+
+/* ---- training ----------------------------------------------------------------------------------------------------- */
+
+static Status evaluate(Run *r, Err *err) {
+    if (!r->evaluator.loader) return OK;
+    Status s = evaluator_run(&r->evaluator, &r->model, r->acts, &r->evaluation, err);
+    r->evaluated = !s;
+    if (!s && r->main_rank) metrics_eval(&r->metrics, r->state.step, &r->evaluation);
+    return s;
+}
+
+/* must: this is the last chance, so that a failure is one; otherwise it is a warning and the next interval tries again. */
+static Status save(Run *r, int fresh_evaluation, int must, Err *err) {
+    TrainState *st = &r->state;
+    int64_t best_step = st->best_step;
+    double best_loss = st->best_loss, start_s = clock_s();
+    if (fresh_evaluation && isfinite(r->evaluation.loss) && (!best_step || r->evaluation.loss < best_loss)) {
+        st->best_step = st->step;
+        st->best_loss = r->evaluation.loss;
+    }
+    Status s = state_save(st, &r->options, &r->data, &r->optimizer, r->dist, err);
+    if (!s) {
+        if (r->main_rank) metrics_checkpoint(&r->metrics, st->step, clock_s() - start_s);
+        return OK;
+    }
+    st->best_step = best_step;
+    st->best_loss = best_loss;
+    if (s == ERR_COMM || must) {
+        r->together = s != ERR_COMM;
+        err_context(err, "saving step %lld", (long long)st->step);
+        return s;
+    }
+    if (r->main_rank)
+        fprintf(stderr, "warning: step %lld was not saved: %s; the last good checkpoint is kept, the next try is in %lld steps\n",
+                (long long)st->step, err->msg, (long long)r->options.checkpoint_every);
+    *err = (Err){OK, ""};
+    return OK;
+}
+
+static Status one_step(Run *r, double learning_rate, Err *err) {
+    TrainState *st = &r->state;
+    LoaderCursor at = st->cursor;
+    double start_s = clock_s();
+    dist_at_step(r->dist, st->step + 1);
+    Status s = stepper_run(&r->stepper, learning_rate, st->updates + 1, stop_requested(), &r->result, err);
+    if (s) return s;
+    st->step++;
+    st->targets_seen += r->result.targets;
+    loader_tell(r->loader, &st->cursor);
+    if (!r->result.skipped) {
+        st->updates++;
+        st->skipped_in_row = 0;
+        if (r->main_rank) metrics_step(&r->metrics, st->step, at.epoch, learning_rate, clock_s() - start_s, &r->result);
+        return OK;
+    }
+    st->skipped_in_row++;
+    if (r->main_rank) metrics_skipped(&r->metrics, st->step, &r->result, &at, st->skipped_in_row);
+    if (st->skipped_in_row < r->options.max_skipped) return OK;
+    r->together = 1;
+    return err_set(err, ERR_FORMAT, "%d steps in a row had a loss or gradient that is not finite, the last with the batch at epoch "
+                                    "%lld, block %lld, row %lld: lower --learning-rate, or look at that data with ehr-data validate",
+                   st->skipped_in_row, (long long)at.epoch, (long long)at.block, (long long)at.row);
+}
+
+static Status train(Run *r, Err *err) {
+    const TrainOptions *o = &r->options;
+    Schedule schedule = options_schedule(o);
+    Status s = OK;
+    while (!s && r->state.step < o->steps && !r->result.stop) {
+        s = one_step(r, schedule_rate(&schedule, r->state.step + 1), err);
+        if (s) break;
+        int64_t step = r->state.step;
+        int last = step == o->steps, evaluating = !r->result.stop && (last || step % o->eval_every == 0);
+        if (evaluating) s = evaluate(r, err);
+        if (!s && (last || r->result.stop || step % o->checkpoint_every == 0))
+            s = save(r, evaluating && r->evaluated, last || r->result.stop, err);
+    }
+    if (s || !r->main_rank) return s;
+    const char *stopped = r->state.step < o->steps ? (stop_requested() ? stop_signal() : "stopped by another rank") : NULL;
+    return metrics_summary(&r->metrics, r->state.step, stopped, &r->result, r->evaluated ? &r->evaluation : NULL,
+                           r->state.best_step, r->state.best_loss, run_json(r), err);
+}
+
+/* ---- program ------------------------------------------------------------------------------------------------------ */
+
+/* A failure is agreed on before anybody goes on, so that all ranks end alike and rank 0 says why. */
+static Status run(Run *r, Err *err) {
+    open_device(r, err);
+    if (!err->code) open_data(r, err);
+    if (!err->code && r->options.dry_run) {
+        int world = r->options.world ? (int)r->options.world : dist_world(r->dist);
+        if (r->main_rank) dry_run(&r->options, &r->cfg, &r->data, r->dev, world, stdout, err);
+        return dist_agree(r->dist, err);
+    }
+    if (!err->code) open_model(r, err);
+    if (!err->code) open_training(r, err);
+    Status s = dist_agree(r->dist, err);
+    if (s) return s;
+    if (r->state.step >= r->options.steps) {
+        if (r->main_rank)
+            printf("%s is at step %lld of %lld: nothing left to do (raise --steps to go on)\n", r->start_dir,
+                   (long long)r->state.step, (long long)r->options.steps);
+        return OK;
+    }
+    open_outputs(r, err);
+    if ((s = dist_agree(r->dist, err))) return s;
+    s = train(r, err);
+    if (s && !r->together && dist_world(r->dist) > 1) dist_abort(r->dist, err); /* the others may be waiting for this rank */
+    return s;
+}
+
+static void close_all(Run *r) {
+    metrics_close(&r->metrics);
+    evaluator_close(&r->evaluator);
+    free(r->stepper.losses);
+    acts_close(r->acts);
+    optimizer_close(&r->optimizer);
+    if (r->model.dev) model_close(&r->model);
+    loader_close(r->loader);
+    dataset_close(&r->data);
+    train_state_free(&r->state);
+    if (r->dev) device_close(r->dev);
+    dist_close(r->dist);
+}
+
+int main(int argc, char **argv) {
+    static Run r;
+    Launch launch;
+    Err err = {OK, ""};
+    dist_launch(&launch);
+    Status s = options_parse(&r.options, argc - 1, argv + 1, &err);
+    if (!s && r.options.help) {
+        if (launch.rank == 0) options_help(&r.options, stdout);
+        return 0;
+    }
+    stop_install();
+    if (!s) s = dist_open(&r.dist, r.options.transport, r.options.timeout, &err);
+    if (!s) {
+        r.main_rank = dist_rank(r.dist) == 0;
+        s = run(&r, &err);
+        if (s == ERR_COMM) dist_abort(r.dist, &err);
+    }
+    if (s && launch.rank == 0) fprintf(stderr, "ehr-train: %s\n", err.msg);
+    if (r.dist) close_all(&r);
+    return s == OK ? 0 : s == ERR_USAGE ? 2 : 1;
+}
