@@ -62,6 +62,9 @@ detect: $(DETECT)
 $(shell mkdir -p $(BUILD); printf '%s' 'NO_MPI=$(NO_MPI) NO_CUDA=$(NO_CUDA) NO_OPENMP=$(NO_OPENMP)' > $(BUILD)/switches.tmp; \
         cmp -s $(BUILD)/switches.tmp $(BUILD)/switches || { mv $(BUILD)/switches.tmp $(BUILD)/switches; rm -f $(DETECT); })
 
+# One short line a step; V=1 shows the commands.
+run = $(if $(V),$(3),@printf '  %-5s%s\n' $(1) $(2); $(3))
+
 # ---- objects -------------------------------------------------------------------------------------------------------
 $(BUILD)/kernels/cpu/%_avx512.o: ISA := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma
 $(BUILD)/kernels/cpu/%_avx2.o:   ISA := -mavx2 -mfma
@@ -75,21 +78,21 @@ $(BUILD)/train/state.o: EXTRA = -include $(BUILD)/commit.h
 
 $(BUILD)/%.o: %.c $(DETECT)
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(ISA) $(EXTRA) -c $< -o $@
+	$(call run,cc,$<,$(CC) $(CFLAGS) $(ISA) $(EXTRA) -c $< -o $@)
 
 # ---- programs ------------------------------------------------------------------------------------------------------
 $(BUILD)/ehr-data: $(BUILD)/data/main.o $(DATA_OBJ) $(MODEL_OBJ) $(KERNEL_OBJ)
-	$(CC) $(LDFLAGS) $^ -o $@ $(LIBS)
+	$(call run,link,$@,$(CC) $(LDFLAGS) $^ -o $@ $(LIBS))
 $(BUILD)/ehr-train: $(BUILD)/train/main.o $(TRAIN_OBJ) $(DATA_OBJ) $(MODEL_OBJ) $(KERNEL_OBJ)
-	$(CC) $(LDFLAGS) $^ -o $@ $(LIBS) $(MPI_LIBS)
+	$(call run,link,$@,$(CC) $(LDFLAGS) $^ -o $@ $(LIBS) $(MPI_LIBS))
 $(BUILD)/ehr-infer: $(BUILD)/infer/main.o $(INFER_OBJ) $(DATA_OBJ) $(MODEL_OBJ) $(KERNEL_OBJ)
-	$(CC) $(LDFLAGS) $^ -o $@ $(LIBS)
+	$(call run,link,$@,$(CC) $(LDFLAGS) $^ -o $@ $(LIBS))
 
 # Tests and benchmarks link every module but the mains.
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(TRAIN_OBJ) $(INFER_OBJ) $(DATA_OBJ) $(MODEL_OBJ) $(KERNEL_OBJ)
-	$(CC) $(LDFLAGS) $^ -o $@ -lcmocka $(LIBS) $(MPI_LIBS)
+	$(call run,link,$@,$(CC) $(LDFLAGS) $^ -o $@ -lcmocka $(LIBS) $(MPI_LIBS))
 $(BUILD)/bench_%: $(BUILD)/tests/bench_%.o $(TRAIN_OBJ) $(INFER_OBJ) $(DATA_OBJ) $(MODEL_OBJ) $(KERNEL_OBJ)
-	$(CC) $(LDFLAGS) $^ -o $@ $(LIBS) $(MPI_LIBS)
+	$(call run,link,$@,$(CC) $(LDFLAGS) $^ -o $@ $(LIBS) $(MPI_LIBS))
 
 # ---- what people type ----------------------------------------------------------------------------------------------
 # Each works on a machine with only git, make and a shell: setup.sh installs what is missing first.
