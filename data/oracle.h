@@ -109,6 +109,9 @@ void oracle_levels(const OracleState *s, int lab, double *p);
 void oracle_what_probs(const OracleState *s, double *p);
 /* The what at u in [0,1) of the chain's inverse distribution function, with its probability; -1 after death. */
 int oracle_what_draw(const OracleState *s, double u, double *p);
+/* The same with the marked whats (ORACLE_WHATS flags) made impossible; multiplies *absent by the probability that each of
+ * them, as the chain passes it, does not happen.  -1: nothing else can happen. */
+int oracle_what_draw_without(const OracleState *s, const uint8_t *mark, double u, double *absent);
 int oracle_level_draw(const OracleState *s, int lab, double u, double *p);
 
 /* ---- randomness: stream `key` of counter-based numbers ------------------------------------------------------------- */

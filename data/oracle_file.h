@@ -4,7 +4,7 @@
  *   token before it in order, then of what happened, then of its level (0 without value); NaN after the index.  Static
  *   events and births have none.
  *   /oracle_index i64 [P] us (INT64_MIN = no index)   /oracle_risk f64 [P, n_outcomes, 2]: p, standard error (NaN = none),
- *   with attributes names, patterns (newline-separated), horizon_minutes i64 [n_outcomes], samples and seed */
+ *   with attributes names, patterns (newline-separated), horizon_minutes_0 .., samples and seed */
 #ifndef EHR_DATA_ORACLE_FILE_H
 #define EHR_DATA_ORACLE_FILE_H
 #include "model/base.h"
