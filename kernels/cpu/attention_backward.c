@@ -1,0 +1,157 @@
+/* attention_backward.c - gradients of packed causal attention, with the weights recomputed from the log-sum-exp.
+ *
+ * A task is one sequence and one key/value head; it alone writes that head's dk, dv and its query heads' dq, block by
+ * block in a fixed order, so the bits do not depend on the threads.  With p_j = exp(score_j - lse):
+ *   dv_j += p_j dout    ds_j = p_j (dout . v_j - dout . out)    dq += ds_j k_j / sqrt(D)    dk_j += ds_j q / sqrt(D) */
+#include "kernels/cpu/ops.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { ROWS = KV_PAGE }; /* query rows a block */
+
+/* A thread's own memory.  Rows are padded to whole vectors of columns. */
+typedef struct {
+    float *keys_t, *values_t;     /* (D, KV_PAGE) */
+    float *keys;                  /* (KV_PAGE, ld), times 1 / sqrt(D) */
+    float *dkeys, *dvalues;       /* (KV_PAGE, ld) */
+    float *q, *dout;              /* (ROWS, ld), q times 1 / sqrt(D) */
+    float *p, *ds;                /* (ROWS, KV_PAGE) */
+    int    ld;
+} Blocks;
+
+static size_t blocks_floats(int D) {
+    return KV_PAGE * (2 * (size_t)D + 5 * round_up((size_t)D, 16) + 2 * KV_PAGE);
+}
+
+static Blocks blocks_at(float *memory, int D) {
+    Blocks b;
+    b.ld = (int)round_up((size_t)D, 16);
+    ptrdiff_t square = (ptrdiff_t)KV_PAGE * KV_PAGE, rows = (ptrdiff_t)KV_PAGE * b.ld, columns = (ptrdiff_t)KV_PAGE * D;
+    b.p = memory;
+    b.ds = b.p + square;
+    b.keys = b.ds + square;
+    b.dkeys = b.keys + rows;
+    b.dvalues = b.dkeys + rows;
+    b.q = b.dvalues + rows;
+    b.dout = b.q + rows;
+    b.keys_t = b.dout + rows;
+    b.values_t = b.keys_t + columns;
+    return b;
+}
+
+/* What a task reads and writes. */
+typedef struct {
+    const CpuIsa *isa;
+    const CpuOps *ops;
+    const float  *qk, *qkv, *dout, *out, *lse;
+    float        *dqk, *dqkv;
+    float        *mean; /* (H, N) dout . out */
+    int           N, H, G, D;
+} Task;
+
+static ptrdiff_t qk_at(const Task *t, ptrdiff_t n, int head) { return (n * (t->H + t->G) + head) * t->D; }
+static ptrdiff_t qkv_at(const Task *t, ptrdiff_t n, int head) { return (n * (t->H + 2 * t->G) + head) * t->D; }
+static ptrdiff_t out_at(const Task *t, ptrdiff_t n, int h) { return (n * t->H + h) * t->D; }
+
+static void keys_load(const Task *t, const Blocks *b, ptrdiff_t n, int rows, int g) {
+    const int D = t->D;
+    ptrdiff_t ld_qk = qk_at(t, 1, 0), ld_qkv = qkv_at(t, 1, 0);
+    t->ops->transpose(b->keys_t, t->qk + qk_at(t, n, t->H + g), ld_qk, rows, D);
+    t->ops->transpose(b->values_t, t->qkv + qkv_at(t, n, t->H + t->G + g), ld_qkv, rows, D);
+    for (int j = 0; j < rows; j++)
+        t->ops->scale(b->keys + j * b->ld, t->qk + qk_at(t, n + j, t->H + g), 1.0f / sqrtf((float)D), D);
+    memset(b->dkeys, 0, sizeof(float) * KV_PAGE * (size_t)b->ld);
+    memset(b->dvalues, 0, sizeof(float) * KV_PAGE * (size_t)b->ld);
+}
+
+/* c (m, D) over k products, columns a panel at a time */
+static void tile(const Task *t, int m, int k, const float *a, ptrdiff_t a_rs, ptrdiff_t a_cs, const float *b, int ldb,
+                 float *c, ptrdiff_t ldc, SgemmMode mode) {
+    for (int d = 0; d < t->D; d += SGEMM_PANEL)
+        t->isa->sgemm_tile(m, int_min(SGEMM_PANEL, t->D - d), k, a, a_rs, a_cs, b + d, ldb, c + d, ldc, mode);
+}
+
+/* Query rows [n, n + rows) of head h meet the loaded block of keys.  diagonal: row i sees keys 0..i of the block,
+ * otherwise all of them.  first: dq is started. */
+static void rows_meet_block(const Task *t, const Blocks *b, ptrdiff_t n, int rows, int h, int diagonal, int first) {
+    const int D = t->D, step = t->isa->tile_rows;
+    for (int i = 0; i < rows; i++) {
+        t->ops->scale(b->q + i * b->ld, t->qk + qk_at(t, n + i, h), 1.0f / sqrtf((float)D), D);
+        memcpy(b->dout + i * b->ld, t->dout + out_at(t, n + i, h), sizeof(float) * (size_t)D);
+    }
+    for (int i = 0; i < rows; i += step) {
+        int    m = int_min(step, rows - i), seen = diagonal ? i + m : KV_PAGE;
+        float *p = b->p + i * KV_PAGE, *ds = b->ds + i * KV_PAGE;
+        for (int j = 0; j < seen; j += SGEMM_PANEL) {
+            int keys = int_min(SGEMM_PANEL, seen - j);
+            t->isa->sgemm_tile(m, keys, D, b->q + i * b->ld, b->ld, 1, b->keys_t + j, KV_PAGE, p + j, KV_PAGE,
+                               SGEMM_STORE);
+            t->isa->sgemm_tile(m, keys, D, b->dout + i * b->ld, b->ld, 1, b->values_t + j, KV_PAGE, ds + j, KV_PAGE,
+                               SGEMM_STORE);
+        }
+        for (int r = 0; r < m; r++) {
+            ptrdiff_t at = (ptrdiff_t)h * t->N + n + i + r;
+            t->ops->softmax_backward(p + r * KV_PAGE, ds + r * KV_PAGE, diagonal ? i + r + 1 : KV_PAGE, KV_PAGE,
+                                     t->lse[at], t->mean[at]);
+        }
+        tile(t, m, seen, ds, KV_PAGE, 1, b->keys, b->ld, t->dqk + qk_at(t, n + i, h), qk_at(t, 1, 0),
+             first ? SGEMM_STORE : SGEMM_CHAIN);
+    }
+    int keys = diagonal ? rows : KV_PAGE;
+    for (int j = 0; j < keys; j += step) {
+        int m = int_min(step, keys - j), i = diagonal ? j : 0; /* the first row that sees key j */
+        tile(t, m, rows - i, b->p + i * KV_PAGE + j, 1, KV_PAGE, b->dout + i * b->ld, b->ld, b->dvalues + j * b->ld,
+             b->ld, SGEMM_CHAIN);
+        tile(t, m, rows - i, b->ds + i * KV_PAGE + j, 1, KV_PAGE, b->q + i * b->ld, b->ld, b->dkeys + j * b->ld, b->ld,
+             SGEMM_CHAIN);
+    }
+}
+
+static void task_run(const Task *t, const Blocks *b, int begin, int end, int g) {
+    const int D = t->D, ratio = t->H / t->G;
+    for (int h = g * ratio; h < (g + 1) * ratio; h++)
+        for (int n = begin; n < end; n++)
+            t->mean[(ptrdiff_t)h * t->N + n] = t->ops->dot(t->dout + out_at(t, n, h), t->out + out_at(t, n, h), D);
+    for (int k = begin; k < end; k += KV_PAGE) {
+        int keys = int_min(KV_PAGE, end - k);
+        keys_load(t, b, k, keys, g);
+        for (int h = g * ratio; h < (g + 1) * ratio; h++)
+            for (int n = k; n < end; n += ROWS)
+                rows_meet_block(t, b, n, int_min(ROWS, end - n), h, n == k, k == begin);
+        for (int j = 0; j < keys; j++) {
+            memcpy(t->dqk + qk_at(t, k + j, t->H + g), b->dkeys + j * b->ld, sizeof(float) * (size_t)D);
+            memcpy(t->dqkv + qkv_at(t, k + j, t->H + t->G + g), b->dvalues + j * b->ld, sizeof(float) * (size_t)D);
+        }
+    }
+}
+
+size_t cpu_attention_backward_workspace(const Device *dev, const KernelLimits *limits) {
+    return sizeof(float) * (round_up((size_t)limits->N * (size_t)limits->H, 16) +
+                            blocks_floats(limits->D) * (size_t)device_threads(dev));
+}
+
+void cpu_attention_backward(Device *dev, void *dqk, void *dqkv, const void *dout, const void *qk, const void *qkv,
+                            const void *out, const void *lse, const int32_t *cu_seqlens, int n_seq, int N, int H, int G,
+                            int D) {
+    KernelLimits limits = {.N = N, .H = H, .D = D};
+    float       *scratch = cpu_scratch(dev, "attention_backward", cpu_attention_backward_workspace(dev, &limits));
+    if (!scratch || n_seq < 1) return;
+    Task   t = {cpu_isa(dev), cpu_ops(dev), qk, qkv, dout, out, lse, dqk, dqkv, scratch, N, H, G, D};
+    float *memory = scratch + round_up((size_t)N * (size_t)H, 16);
+    double scores = 0;
+    for (int s = 0; s < n_seq; s++) {
+        double rows = cu_seqlens[s + 1] - cu_seqlens[s];
+        scores += rows * rows / 2;
+    }
+#pragma omp parallel num_threads(cpu_threads_for(dev, 10.0 * scores * H * D))
+    {
+        Blocks b = blocks_at(memory + (size_t)cpu_thread() * blocks_floats(D), D);
+#pragma omp for schedule(dynamic, 1)
+        for (int i = 0; i < n_seq * G; i++) task_run(&t, &b, cu_seqlens[i / G], cu_seqlens[i / G + 1], i % G);
+    }
+    for (ptrdiff_t n = cu_seqlens[n_seq]; n < N; n++) { /* rows of no sequence */
+        memset((float *)dqk + qk_at(&t, n, 0), 0, sizeof(float) * (size_t)(H + G) * (size_t)D);
+        memset((float *)dqkv + qkv_at(&t, n, H + G), 0, sizeof(float) * (size_t)G * (size_t)D);
+    }
+}

@@ -1,0 +1,102 @@
+/* ops.h - what the operations that are not products share; private to kernels/cpu/.
+ *
+ * CpuOps is their vector code, written once in ops_vec.h and compiled per instruction set, with the same bits in all. */
+#ifndef EHR_KERNELS_CPU_OPS_H
+#define EHR_KERNELS_CPU_OPS_H
+#include "kernels/cpu/cpu.h"
+
+typedef struct {
+    float beta1, beta2, eps, grad_scale;
+    float learning_rate, weight_decay; /* 0 where the range does not decay */
+    float correct1, correct2;          /* 1 - beta^step */
+} AdamwScalars;
+
+typedef struct {
+    float (*dot)(const float *a, const float *b, int n);
+    void (*scale)(float *out, const float *inp, float factor, int n);
+    double (*sum_squares)(const float *x, int64_t n);
+
+    /* out = x * rstd * weight; returns rstd */
+    float (*rmsnorm)(float *out, const float *x, const float *weight, float eps, int C);
+    /* dx += , dweight += (NULL: frozen), of one row */
+    void (*rmsnorm_backward)(float *dx, float *dweight, const float *dout, const float *x, const float *weight,
+                             float rstd, int C);
+    /* One head: norm, then rotation of the pairs (i, i + D/2).  rope: D/2 cosines, D/2 sines.  Returns rstd. */
+    float (*norm_rope)(float *out, const float *x, const float *weight, const float *rope, float eps, int D);
+    /* dx = , dweight += (NULL: frozen) */
+    void (*norm_rope_backward)(float *dx, float *dweight, const float *dout, const float *x, const float *weight,
+                               const float *rope, float rstd, int D);
+
+    /* dst (D, KV_PAGE) = the first D columns of n_rows <= KV_PAGE rows of src, transposed; 0 past n_rows */
+    void (*transpose)(float *dst, const float *src, ptrdiff_t row_stride, int n_rows, int D);
+    /* Merges one block of KV_PAGE keys into a query row's running softmax.  scores (KV_PAGE): n keys are seen; on return
+     * exp(score - new max), and 0 for the others up to `padded` (n <= padded).  max, sum and acc (D) are updated so that
+     * sum_j p_j v_j is still to be added to acc. */
+    void (*softmax_merge)(float *scores, int n, int padded, float *max, float *sum, float *acc, int D);
+    /* p: scores in, exp(score - lse) out.  dp: dout . v in, p (dp - mean) out.  0 from n to padded. */
+    void (*softmax_backward)(float *p, float *dp, int n, int padded, float lse, float mean);
+
+    /* Loss of a target range of ids [lo, hi) from V logits; lo < 0: 0.  gradient: logits become dloss/dlogits. */
+    float (*range_loss)(float *logits, int lo, int hi, int V, int gradient);
+    /* weight[v] = exp((min(logits[v], cap[v]) - max) * inverse_temperature), 0 from V to the next multiple of
+     * SAMPLE_BLOCK; cap[v] is infinity, or -infinity for ids that are never drawn.  Returns max: infinity says that a
+     * logit is NaN or infinite, -infinity that nothing can be drawn; both leave weight unset. */
+    float (*sample_weights)(float *weight, const float *logits, const float *cap, float inverse_temperature, int V);
+    float (*sample_block_sum)(const float *weight); /* of SAMPLE_BLOCK */
+
+    void (*adamw)(float *param, float *out, float *m, float *v, const float *grad, int64_t n, const AdamwScalars *s);
+} CpuOps;
+
+enum {
+    SAMPLE_BLOCK = 64,
+    PARTIAL_SUMS = 32, /* gradients that sum over rows do so in this many runs of rows, whatever the threads */
+};
+
+extern const CpuOps cpu_ops_portable;
+#if defined(__x86_64__)
+extern const CpuOps cpu_ops_avx2, cpu_ops_avx512;
+#endif
+const CpuOps *cpu_ops(const Device *dev);
+
+/* Each file's share of the workspace, in bytes. */
+size_t cpu_attention_workspace(const Device *dev, const KernelLimits *limits);
+size_t cpu_attention_backward_workspace(const Device *dev, const KernelLimits *limits);
+size_t cpu_classifier_workspace(const Device *dev, const KernelLimits *limits);
+size_t cpu_sample_workspace(const Device *dev, int Vp);
+
+static inline int    int_min(int a, int b) { return a < b ? a : b; }
+static inline int    int_max(int a, int b) { return a > b ? a : b; }
+static inline int    ceil_div(int a, int b) { return (a + b - 1) / b; }
+static inline size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
+
+/* ---- attention ----------------------------------------------------------------------------------------------------- */
+
+/* Where head g of a page lies: keys transposed, (D, KV_PAGE), so that a query meets 16 keys with one vector; values
+ * (KV_PAGE, D). */
+static inline float *page_keys(float *pool, int64_t page, int g, int G, int D) {
+    return pool + (page * 2 * G + g) * KV_PAGE * D;
+}
+static inline float *page_values(float *pool, int64_t page, int g, int G, int D) {
+    return pool + (page * 2 * G + G + g) * KV_PAGE * D;
+}
+
+/* Query rows and the pages their sequences' keys lie in: attention over a packed batch and over a cache alike. */
+typedef struct {
+    float         *out, *lse; /* lse may be NULL */
+    const float   *qk;
+    float         *pool;
+    const int32_t *q_offset;    /* (n_seq + 1) */
+    const int32_t *kv_len;      /* (n_seq), NULL: as many keys as query rows */
+    const int32_t *block_table; /* (n_seq, max_blocks), or NULL: block b of sequence s is page first_page[s] + b */
+    const int32_t *first_page;
+    int            max_blocks, n_seq;
+    const int32_t *group_offset, *group_shared; /* (n_group); NULL: every sequence is a group that shares nothing */
+    int            n_group;
+    int            N, H, G, D;
+} Attention;
+
+/* scratch: attend_scratch() bytes */
+void   attend(Device *dev, const Attention *a, void *scratch);
+size_t attend_scratch(const Device *dev, int H, int G, int D);
+
+#endif

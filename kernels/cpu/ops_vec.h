@@ -1,0 +1,287 @@
+/* ops_vec.h - the vector code behind CpuOps, included by ops_avx512.c, ops_avx2.c and ops_portable.c.
+ *
+ * Sums over a row run in 16 (or 64) lanes, lane i % 16 in ascending order, and meet in a fixed tree, so that the bits
+ * depend on the row's length alone. */
+#include "kernels/cpu/ops.h"
+#include "kernels/cpu/vec.h"
+
+/* Loads and stores of up to 16 floats; the full ones need no mask. */
+static inline Vec load_up_to(const float *p, int n) { return n >= VEC ? v_load(p) : v_load_n(p, n); }
+static inline void store_up_to(float *p, Vec a, int n) {
+    if (n >= VEC) v_store(p, a);
+    else v_store_n(p, a, n);
+}
+
+/* x where lo <= lane < hi, -inf elsewhere */
+static inline Vec keep_lanes(Vec x, int lo, int hi) {
+    if (lo <= 0 && hi >= VEC) return x;
+    float lane[VEC];
+    v_store(lane, x);
+    for (int i = 0; i < VEC; i++)
+        if (i < lo || i >= hi) lane[i] = -INFINITY;
+    return v_load(lane);
+}
+
+static inline Vec sum4(const Vec s[4]) { return v_add(v_add(s[0], s[1]), v_add(s[2], s[3])); }
+
+/* ---- plain ---------------------------------------------------------------------------------------------------------- */
+
+static float ops_dot(const float *a, const float *b, int n) {
+    Vec s = v_zero();
+    for (int i = 0; i < n; i += VEC) s = v_fma(load_up_to(a + i, n - i), load_up_to(b + i, n - i), s);
+    return v_sum(s);
+}
+
+static void ops_scale(float *out, const float *inp, float factor, int n) {
+    Vec f = v_set1(factor);
+    for (int i = 0; i < n; i += VEC) store_up_to(out + i, v_mul(load_up_to(inp + i, n - i), f), n - i);
+}
+
+static double ops_sum_squares(const float *x, int64_t n) {
+    enum { LANES = 32 };
+    double  lane[LANES] = {0};
+    int64_t whole = n / LANES * LANES;
+    for (int64_t i = 0; i < whole; i += LANES)
+        for (int j = 0; j < LANES; j++) lane[j] += (double)x[i + j] * (double)x[i + j];
+    for (int64_t i = whole; i < n; i++) lane[i - whole] += (double)x[i] * (double)x[i];
+    double sum = 0;
+    for (int j = 0; j < LANES; j++) sum += lane[j];
+    return sum;
+}
+
+/* ---- RMSNorm -------------------------------------------------------------------------------------------------------- */
+
+static float ops_rmsnorm(float *out, const float *x, const float *weight, float eps, int C) {
+    float rstd = 1.0f / sqrtf(ops_dot(x, x, C) / (float)C + eps);
+    Vec   r = v_set1(rstd);
+    for (int i = 0; i < C; i += VEC)
+        store_up_to(out + i, v_mul(v_mul(load_up_to(x + i, C - i), r), load_up_to(weight + i, C - i)), C - i);
+    return rstd;
+}
+
+/* dx += r (w dy - x r mean(w dy x r))   dweight += dy x r */
+static void ops_rmsnorm_backward(float *dx, float *dweight, const float *dout, const float *x, const float *weight,
+                                 float rstd, int C) {
+    Vec s = v_zero(), r = v_set1(rstd);
+    for (int i = 0; i < C; i += VEC)
+        s = v_fma(v_mul(load_up_to(dout + i, C - i), load_up_to(weight + i, C - i)), load_up_to(x + i, C - i), s);
+    Vec mean = v_set1(v_sum(s) * rstd * rstd / (float)C);
+    for (int i = 0; i < C; i += VEC) {
+        Vec dy = load_up_to(dout + i, C - i), xi = load_up_to(x + i, C - i), w = load_up_to(weight + i, C - i);
+        Vec d = v_fnma(xi, mean, v_mul(w, dy));
+        store_up_to(dx + i, v_fma(d, r, load_up_to(dx + i, C - i)), C - i);
+        if (dweight) store_up_to(dweight + i, v_fma(dy, v_mul(xi, r), load_up_to(dweight + i, C - i)), C - i);
+    }
+}
+
+/* ---- per-head norm and rotary positions ------------------------------------------------------------------------------ */
+
+static float ops_norm_rope(float *out, const float *x, const float *weight, const float *rope, float eps, int D) {
+    int half = D / 2;
+    Vec s = v_zero();
+    for (int i = 0; i < half; i += VEC) {
+        Vec a = load_up_to(x + i, half - i), b = load_up_to(x + half + i, half - i);
+        s = v_fma(b, b, v_fma(a, a, s));
+    }
+    float rstd = 1.0f / sqrtf(v_sum(s) / (float)D + eps);
+    Vec   r = v_set1(rstd);
+    for (int i = 0; i < half; i += VEC) {
+        int n = half - i;
+        Vec a = v_mul(v_mul(load_up_to(x + i, n), r), load_up_to(weight + i, n));
+        Vec b = v_mul(v_mul(load_up_to(x + half + i, n), r), load_up_to(weight + half + i, n));
+        Vec c = load_up_to(rope + i, n), sine = load_up_to(rope + half + i, n);
+        store_up_to(out + i, v_fnma(b, sine, v_mul(a, c)), n);
+        store_up_to(out + half + i, v_fma(a, sine, v_mul(b, c)), n);
+    }
+    return rstd;
+}
+
+static void ops_norm_rope_backward(float *dx, float *dweight, const float *dout, const float *x, const float *weight,
+                                   const float *rope, float rstd, int D) {
+    int half = D / 2;
+    Vec s = v_zero(), r = v_set1(rstd);
+    for (int i = 0; i < half; i += VEC) { /* dx = gradient of the normed head, rotated back; s = sum of w dy x */
+        int n = half - i;
+        Vec da = load_up_to(dout + i, n), db = load_up_to(dout + half + i, n);
+        Vec c = load_up_to(rope + i, n), sine = load_up_to(rope + half + i, n);
+        Vec dy_a = v_fma(db, sine, v_mul(da, c)), dy_b = v_fnma(da, sine, v_mul(db, c));
+        s = v_fma(v_mul(dy_a, load_up_to(weight + i, n)), load_up_to(x + i, n), s);
+        s = v_fma(v_mul(dy_b, load_up_to(weight + half + i, n)), load_up_to(x + half + i, n), s);
+        store_up_to(dx + i, dy_a, n);
+        store_up_to(dx + half + i, dy_b, n);
+    }
+    Vec mean = v_set1(v_sum(s) * rstd * rstd / (float)D);
+    for (int i = 0; i < D; i += VEC) {
+        int n = D - i;
+        Vec dy = load_up_to(dx + i, n), xi = load_up_to(x + i, n);
+        if (dweight) store_up_to(dweight + i, v_fma(dy, v_mul(xi, r), load_up_to(dweight + i, n)), n);
+        store_up_to(dx + i, v_mul(r, v_fnma(xi, mean, v_mul(dy, load_up_to(weight + i, n)))), n);
+    }
+}
+
+/* ---- attention ------------------------------------------------------------------------------------------------------- */
+
+static void ops_transpose(float *dst, const float *src, ptrdiff_t row_stride, int n_rows, int D) {
+    for (int j = 0; j < KV_PAGE; j += VEC)
+        for (int d = 0; d < D; d += VEC) {
+            Vec r[VEC];
+            for (int i = 0; i < VEC; i++)
+                r[i] = j + i < n_rows ? load_up_to(src + (j + i) * row_stride + d, D - d) : v_zero();
+            v_transpose(r);
+            for (int i = 0; i < VEC && d + i < D; i++) v_store(dst + (d + i) * KV_PAGE + j, r[i]);
+        }
+}
+
+/* keys_seen + KV_PAGE - n + i: infinity for lane i < n, -infinity for the others */
+static const float keys_seen[2 * KV_PAGE] = {
+#define SEEN_8 INFINITY, INFINITY, INFINITY, INFINITY, INFINITY, INFINITY, INFINITY, INFINITY
+#define UNSEEN_8 -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY
+    SEEN_8,   SEEN_8,   SEEN_8,   SEEN_8,   SEEN_8,   SEEN_8,   SEEN_8,   SEEN_8,
+    UNSEEN_8, UNSEEN_8, UNSEEN_8, UNSEEN_8, UNSEEN_8, UNSEEN_8, UNSEEN_8, UNSEEN_8,
+};
+
+static inline Vec scores_load(const float *scores, int i, int n) {
+    Vec s = v_load(scores + i);
+    return i + VEC <= n ? s : v_min(s, v_load(keys_seen + KV_PAGE - n + i));
+}
+
+static void ops_softmax_merge(float *scores, int n, int padded, float *max, float *sum, float *acc, int D) {
+    Vec s[4], p[4], largest = v_set1(*max);
+    for (int i = 0; i < 4; i++)
+        if (i * VEC < n) {
+            s[i] = scores_load(scores, i * VEC, n);
+            largest = v_max(s[i], largest);
+        }
+    float old = *max, now = v_largest(largest);
+    if (n <= 0) { /* nothing seen here: the row stays as it is */
+        for (int i = 0; i < padded; i += VEC) v_store(scores + i, v_zero());
+        return;
+    }
+    for (int i = 0; i < 4; i++) {
+        p[i] = i * VEC < n ? v_exp(v_sub(s[i], v_set1(now))) : v_zero();
+        if (i * VEC < padded) v_store(scores + i * VEC, p[i]);
+    }
+    float block = v_sum(sum4(p));
+    *max = now;
+    if (old == now) { /* the factor would be 1 */
+        *sum += block;
+        return;
+    }
+    Vec   factor = v_exp(v_set1(old - now));
+    float one[VEC];
+    v_store(one, factor);
+    *sum = *sum * one[0] + block;
+    for (int d = 0; d < D; d += VEC) store_up_to(acc + d, v_mul(load_up_to(acc + d, D - d), factor), D - d);
+}
+
+static void ops_softmax_backward(float *p, float *dp, int n, int padded, float lse, float mean) {
+    for (int i = 0; i < padded; i += VEC) {
+        Vec e = v_zero(), d = v_zero();
+        if (i < n) {
+            e = v_exp(v_sub(scores_load(p, i, n), v_set1(lse)));
+            d = v_mul(e, v_sub(v_load(dp + i), v_set1(mean)));
+        }
+        v_store(p + i, e);
+        v_store(dp + i, d);
+    }
+}
+
+/* ---- classifier ------------------------------------------------------------------------------------------------------ */
+
+/* Lanes lo <= v < hi of the 64 logits from i on, as four vectors; -inf elsewhere. */
+static inline void logits_load(Vec x[4], const float *logits, int i, int lo, int hi, int V) {
+    for (int k = 0; k < 4; k++, i += VEC)
+        x[k] = i >= hi || i + VEC <= lo ? v_set1(-INFINITY) : keep_lanes(load_up_to(logits + i, V - i), lo - i, hi - i);
+}
+
+/* Log of the sum of exp(logits - max) over [lo, hi), in 64 lanes by id: over the whole range of ids a target range has
+ * the very bits of the normaliser. */
+static float log_sum(const float *logits, int lo, int hi, int V, float *max, float *sum) {
+    Vec largest = v_set1(-INFINITY), s[4] = {v_zero(), v_zero(), v_zero(), v_zero()}, x[4];
+    for (int i = lo & ~63; i < hi; i += 64) {
+        logits_load(x, logits, i, lo, hi, V);
+        for (int k = 0; k < 4; k++) largest = v_max(x[k], largest);
+    }
+    *max = v_largest(largest);
+    for (int i = lo & ~63; i < hi; i += 64) {
+        logits_load(x, logits, i, lo, hi, V);
+        for (int k = 0; k < 4; k++) s[k] = v_add(s[k], v_exp(v_sub(x[k], v_set1(*max))));
+    }
+    *sum = v_sum(sum4(s));
+    return logf(*sum);
+}
+
+static float ops_range_loss(float *logits, int lo, int hi, int V, int gradient) {
+    if (lo < 0) {
+        if (gradient) memset(logits, 0, sizeof(float) * (size_t)V);
+        return 0;
+    }
+    hi = int_min(hi, V);
+    float max, sum, range_max, range_sum;
+    float all = log_sum(logits, 0, V, V, &max, &sum), range = log_sum(logits, lo, hi, V, &range_max, &range_sum);
+    if (gradient) {
+        Vec m = v_set1(max), inverse = v_set1(1.0f / sum);
+        Vec range_m = v_set1(range_max), range_inverse = v_set1(1.0f / range_sum);
+        for (int i = 0; i < V; i += VEC) {
+            Vec x = load_up_to(logits + i, V - i), d = v_mul(v_exp(v_sub(x, m)), inverse);
+            if (i < hi && i + VEC > lo) {
+                Vec q = v_exp(v_sub(keep_lanes(x, lo - i, hi - i), range_m));
+                d = v_fnma(q, range_inverse, d);
+            }
+            store_up_to(logits + i, d, V - i);
+        }
+    }
+    return (max - range_max) + (all - range);
+}
+
+/* ---- sampling -------------------------------------------------------------------------------------------------------- */
+
+static float ops_sample_weights(float *weight, const float *logits, const float *cap, float inverse_temperature, int V) {
+    Vec largest = v_set1(-INFINITY), factor = v_set1(inverse_temperature);
+    int padded = (int)round_up((size_t)V, SAMPLE_BLOCK);
+    for (int i = 0; i < V; i += VEC) /* v_min gives cap for a NaN: infinity where the id counts */
+        largest = v_max(v_min(load_up_to(logits + i, V - i), v_load(cap + i)), largest);
+    float max = v_largest(largest);
+    if (max == INFINITY || max == -INFINITY) return max;
+    for (int i = 0; i < padded; i += VEC) {
+        Vec x = i < V ? v_min(load_up_to(logits + i, V - i), v_load(cap + i)) : v_set1(-INFINITY);
+        v_store(weight + i, v_exp(v_mul(v_sub(x, v_set1(max)), factor)));
+    }
+    return max;
+}
+
+static float ops_sample_block_sum(const float *weight) {
+    Vec x[4] = {v_load(weight), v_load(weight + VEC), v_load(weight + 2 * VEC), v_load(weight + 3 * VEC)};
+    return v_sum(sum4(x));
+}
+
+/* ---- AdamW ----------------------------------------------------------------------------------------------------------- */
+
+/* Tails are padded vectors: an element's bits do not depend on where its range begins, so neither on the sharding. */
+static void ops_adamw(float *param, float *out, float *m, float *v, const float *grad, int64_t n,
+                      const AdamwScalars *s) {
+    Vec beta1 = v_set1(s->beta1), beta2 = v_set1(s->beta2), scale = v_set1(s->grad_scale), eps = v_set1(s->eps);
+    Vec rest1 = v_set1(1.0f - s->beta1), rest2 = v_set1(1.0f - s->beta2), rate = v_set1(s->learning_rate);
+    Vec correct1 = v_set1(s->correct1), correct2 = v_set1(s->correct2), decay = v_set1(s->weight_decay);
+    for (int64_t i = 0; i < n; i += VEC) {
+        int left = n - i < VEC ? (int)(n - i) : VEC;
+        Vec g = v_mul(load_up_to(grad + i, left), scale), p = load_up_to(param + i, left);
+        Vec mean = v_fma(rest1, g, v_mul(beta1, load_up_to(m + i, left)));
+        Vec square = v_fma(v_mul(rest2, g), g, v_mul(beta2, load_up_to(v + i, left)));
+        Vec move = v_div(v_div(mean, correct1), v_add(v_sqrt(v_div(square, correct2)), eps));
+        p = v_fnma(rate, v_fma(decay, p, move), p);
+        store_up_to(m + i, mean, left);
+        store_up_to(v + i, square, left);
+        store_up_to(param + i, p, left);
+        if (out) store_up_to(out + i, p, left);
+    }
+}
+
+#define CPU_OPS_TABLE                                                                                                   \
+    {                                                                                                                   \
+        .dot = ops_dot, .scale = ops_scale, .sum_squares = ops_sum_squares, .rmsnorm = ops_rmsnorm,                     \
+        .rmsnorm_backward = ops_rmsnorm_backward, .norm_rope = ops_norm_rope,                                           \
+        .norm_rope_backward = ops_norm_rope_backward, .transpose = ops_transpose, .softmax_merge = ops_softmax_merge,   \
+        .softmax_backward = ops_softmax_backward, .range_loss = ops_range_loss, .sample_weights = ops_sample_weights,   \
+        .sample_block_sum = ops_sample_block_sum, .adamw = ops_adamw                                                    \
+    }
