@@ -144,6 +144,15 @@ static Status read_groups(Dataset *d, Err *err) {
 
 /* ---- shards ------------------------------------------------------------------------------------------------------- */
 
+static Status check_counts(const char *what, int64_t patients, int64_t tokens, const json_t *entry, Err *err) {
+    int64_t want_patients = json_integer_value(json_object_get(entry, "patients"));
+    int64_t want_tokens = json_integer_value(json_object_get(entry, "tokens"));
+    return patients == want_patients && tokens == want_tokens
+               ? OK
+               : err_set(err, ERR_FORMAT, "%s holds %lld patients and %lld tokens, dataset.json says %lld and %lld", what,
+                         (long long)patients, (long long)tokens, (long long)want_patients, (long long)want_tokens);
+}
+
 static Status check_shard(const Dataset *d, const Shard *s, const json_t *entry, Err *err) {
     if (strcmp(s->vocabulary_sha256, d->vocabulary.sha256))
         return err_set(err, ERR_FORMAT, "%s was written with another vocabulary (%.12s..., the dataset has %.12s...)",
@@ -151,12 +160,7 @@ static Status check_shard(const Dataset *d, const Shard *s, const json_t *entry,
     if (s->n_static != d->vocabulary.n_static || s->n_groups != d->n_groups)
         return err_set(err, ERR_FORMAT, "%s has %d static and %d group columns, the dataset has %d and %d", s->path,
                        s->n_static, s->n_groups, d->vocabulary.n_static, d->n_groups);
-    int64_t patients = json_integer_value(json_object_get(entry, "patients"));
-    int64_t tokens = json_integer_value(json_object_get(entry, "tokens"));
-    if (s->n_patients != patients || s->n_tokens != tokens)
-        return err_set(err, ERR_FORMAT, "%s holds %lld patients and %lld tokens, dataset.json says %lld and %lld", s->path,
-                       (long long)s->n_patients, (long long)s->n_tokens, (long long)patients, (long long)tokens);
-    return OK;
+    return check_counts(s->path, s->n_patients, s->n_tokens, entry, err);
 }
 
 static Status read_split(Dataset *d, int split, Err *err) {
@@ -182,7 +186,7 @@ static Status read_split(Dataset *d, int split, Err *err) {
         d->n_tokens[split] += s->n_tokens;
         in->first[split][i + 1] = d->n_patients[split];
     }
-    return OK;
+    return check_counts(split_name(split), d->n_patients[split], d->n_tokens[split], entry, err);
 }
 
 Status dataset_open(Dataset *d, const char *path, Err *err) {

@@ -90,8 +90,12 @@ Status shard_writer_open(ShardWriter **out, const char *path, int wide, int n_st
     return OK;
 }
 
+static int spool_write(FILE *f, const void *data, size_t item, int64_t n) {
+    return !n || fwrite(data, item, (size_t)n, f) == (size_t)n;
+}
+
 static int spool_tokens(ShardWriter *w, const uint32_t *tokens, int64_t n) {
-    if (w->wide) return fwrite(tokens, 4, (size_t)n, w->tokens) == (size_t)n;
+    if (w->wide) return spool_write(w->tokens, tokens, 4, n);
     uint16_t narrow[4096];
     for (int64_t at = 0; at < n;) {
         int64_t count = n - at < 4096 ? n - at : 4096;
@@ -99,7 +103,7 @@ static int spool_tokens(ShardWriter *w, const uint32_t *tokens, int64_t n) {
             REQUIRE(tokens[at + i] <= UINT16_MAX);
             narrow[i] = (uint16_t)tokens[at + i];
         }
-        if (fwrite(narrow, 2, (size_t)count, w->tokens) != (size_t)count) return 0;
+        if (!spool_write(w->tokens, narrow, 2, count)) return 0;
         at += count;
     }
     return 1;
@@ -109,8 +113,8 @@ Status shard_writer_patient(ShardWriter *w, uint64_t key, const uint32_t *tokens
                             const uint16_t *statics, const uint8_t *group, int32_t observation_end,
                             const float *oracle_logp, Err *err) {
     REQUIRE(n >= 0 && (!w->with_oracle || oracle_logp || !n));
-    if (!spool_tokens(w, tokens, n) || fwrite(minutes, 4, (size_t)n, w->minutes) != (size_t)n ||
-        (w->with_oracle && fwrite(oracle_logp, 4, (size_t)n, w->oracle) != (size_t)n))
+    if (!spool_tokens(w, tokens, n) || !spool_write(w->minutes, minutes, 4, n) ||
+        (w->with_oracle && !spool_write(w->oracle, oracle_logp, 4, n)))
         return err_set(err, ERR_IO, "cannot write tokens of %s: %s", w->path, strerror(errno));
     w->n_tokens += n;
     w->n_patients++;

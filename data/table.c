@@ -153,8 +153,10 @@ static Status read_columns(Table *t, hid_t file, const char *path, Err *err) {
 }
 
 static Status read_attributes(Table *t, hid_t file, const char *path, Err *err) {
-    int n = H5Aget_num_attrs(file);
-    for (int i = 0; i < n; i++) {
+    H5O_info_t info;
+    if (H5Oget_info_by_name(file, ".", &info, H5P_DEFAULT) < 0)
+        return err_set(err, ERR_FORMAT, "%s has no readable root (damaged?)", path);
+    for (int i = 0; i < (int)info.num_attrs; i++) {
         char name[256], *text;
         hid_t a = H5Aopen_by_idx(file, ".", H5_INDEX_NAME, H5_ITER_INC, (hsize_t)i, H5P_DEFAULT, H5P_DEFAULT);
         int bad = a < 0 || H5Aget_name(a, sizeof name, name) < 0;
