@@ -7,7 +7,7 @@
  *   /numeric_value f32 [E] (NaN = none)  /comparator u8 [E]  /unit u16 [E] into /units  /precision u8 [E]  /visit u32 [E]
  *   /codes fixed-length strings, sorted; /code_kind u8; /code_name and /code_parent fixed-length strings (may be "")
  *   /units fixed-length strings; attributes of the root: format "ehr.c events", format_version, source, provenance JSON
- *   /event_crc32 /patient_crc32 u32 and attribute dictionary_crc32: checksums (event_format.h)
+ *   The file ends with a SHA-256 of itself (event_format.h): damage shows on opening.
  *
  * Patients ascend by subject id; a patient's events are in timeline order: available time, kind (EventKind order), code
  * string, value; never source row.  Static events come first.  HDF5 object times are off: same input, same bytes. */

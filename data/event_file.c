@@ -2,8 +2,8 @@
  *
  * HDF5 is asked once, on opening, for the place and shape of every dataset, which must be plain: hard-linked, contiguous,
  * unfiltered, of the exact type and inside the file.  From then on columns are read with pread through two windows, one of
- * patients and one of events, whole checksum blocks at a time.  A patient that follows the last one read is served from a
- * large window read ahead; a jump reads only the blocks it needs. */
+ * patients and one of events.  A patient that follows the last one read is served from a large window read ahead; a jump
+ * reads that patient alone. */
 #include "data/event_format.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -13,9 +13,8 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <zlib.h>
 
-enum { READ_AHEAD = 32 * EVENT_BLOCK };
+enum { READ_AHEAD = 32768, PATIENT_WINDOW = 1024, HASH_PIECE = 1 << 20 };
 
 typedef struct {
     int64_t offset; /* bytes from the start of the file */
@@ -24,8 +23,8 @@ typedef struct {
 
 struct EventFileImpl {
     int         fd;
-    int64_t     size;
-    Extent      event[EVENT_COLUMNS], event_crc, patient[PATIENT_COLUMNS], patient_crc;
+    int64_t     size; /* without the seal */
+    Extent      event[EVENT_COLUMNS], patient[PATIENT_COLUMNS];
     int         with_split;
     PatientRow *patients; /* window [patient_lo, patient_hi) */
     int64_t     patient_lo, patient_hi;
@@ -56,7 +55,7 @@ static Status superblock_check(EventFile *f, Err *err) {
     for (int i = 7; i >= 0; i--) end = end << 8 | b[28 + i];
     if (end > (uint64_t)f->impl->size)
         return err_set(err, ERR_FORMAT, "%s is truncated: %lld of %llu bytes are there; copy or import it again", f->path,
-                       (long long)f->impl->size, (unsigned long long)end);
+                       (long long)f->impl->size + EVENT_SEAL, (unsigned long long)end + EVENT_SEAL);
     return OK;
 }
 
@@ -154,8 +153,7 @@ static Status bytes_read(EventFile *f, void *out, int64_t offset, int64_t size, 
 }
 
 /* Reads a string dataset as an array of C strings, in one block: free(*out) frees all. */
-static Status strings_read(EventFile *f, hid_t file, const char *name, int64_t n, char ***out, int64_t *n_out, uint32_t *crc,
-                           Err *err) {
+static Status strings_read(EventFile *f, hid_t file, const char *name, int64_t n, char ***out, int64_t *n_out, Err *err) {
     Extent e;
     if (extent_find(f, file, name, STORE_COUNT, n, &e, err)) return err->code;
     size_t head = ((size_t)e.n + 1) * sizeof(char *);
@@ -166,10 +164,6 @@ static Status strings_read(EventFile *f, hid_t file, const char *name, int64_t n
     if (status) {
         free(item);
         return status;
-    }
-    for (int64_t at = 0; at < e.n * e.size; at += 1 << 30) {
-        int64_t part = e.n * e.size - at < 1 << 30 ? e.n * e.size - at : 1 << 30;
-        *crc = (uint32_t)crc32(*crc, (const Bytef *)text + at, (uInt)part);
     }
     for (int64_t i = e.n - 1; i >= 0; i--) { /* from the last, so that each moves into room already free */
         memmove(text + i * (e.size + 1), text + i * e.size, (size_t)e.size);
@@ -182,23 +176,17 @@ static Status strings_read(EventFile *f, hid_t file, const char *name, int64_t n
 }
 
 static Status dictionary_read(EventFile *f, hid_t file, Err *err) {
-    uint32_t crc = 0, stored = 0;
     Extent kinds;
-    Status status = strings_read(f, file, "codes", -1, &f->codes, &f->n_codes, &crc, err);
+    Status status = strings_read(f, file, "codes", -1, &f->codes, &f->n_codes, err);
     if (!status) status = extent_find(f, file, "code_kind", STORE_U8, f->n_codes, &kinds, err);
     if (!status && !(f->code_kind = try_calloc((size_t)f->n_codes + 1, 1)))
         status = err_set(err, ERR_NOMEM, "no memory for the codes of %s", f->path);
     if (!status) status = bytes_read(f, f->code_kind, kinds.offset, kinds.n, err);
     int64_t n;
-    if (!status) {
-        crc = (uint32_t)crc32(crc, f->code_kind, (uInt)f->n_codes);
-        status = strings_read(f, file, "code_name", f->n_codes, &f->code_name, &n, &crc, err);
-    }
-    if (!status) status = strings_read(f, file, "code_parent", f->n_codes, &f->code_parent, &n, &crc, err);
-    if (!status) status = strings_read(f, file, "units", -1, &f->units, &f->n_units, &crc, err);
-    if (!status) status = attribute_number(f, file, "dictionary_crc32", H5T_STD_U32LE, &stored, err);
+    if (!status) status = strings_read(f, file, "code_name", f->n_codes, &f->code_name, &n, err);
+    if (!status) status = strings_read(f, file, "code_parent", f->n_codes, &f->code_parent, &n, err);
+    if (!status) status = strings_read(f, file, "units", -1, &f->units, &f->n_units, err);
     if (status) return status;
-    if (crc != stored) return damaged(f, err, "the checksum of its codes does not match");
     for (int64_t i = 0; i < f->n_codes; i++)
         if (f->code_kind[i] >= KIND_COUNT || !*f->codes[i] || (i && strcmp(f->codes[i - 1], f->codes[i]) >= 0))
             return damaged(f, err, "its codes are not in order");
@@ -232,12 +220,6 @@ static Status layout_read(EventFile *f, hid_t file, Err *err) {
         status = extent_find(f, file, patient_columns[c].name, patient_columns[c].type, c ? f->n_patients + (c == 1) : -1,
                              &x->patient[c], err),
         f->n_patients = x->patient[0].n;
-    if (!status)
-        status = extent_find(f, file, "event_crc32", STORE_U32, (f->n_events + EVENT_BLOCK - 1) / EVENT_BLOCK, &x->event_crc,
-                             err);
-    if (!status)
-        status = extent_find(f, file, "patient_crc32", STORE_U32, (f->n_patients + EVENT_BLOCK - 1) / EVENT_BLOCK,
-                             &x->patient_crc, err);
     if (!status) status = dictionary_read(f, file, err);
     uint64_t end = 0;
     if (!status) status = bytes_read(f, &end, x->patient[1].offset + 8 * f->n_patients, 8, err);
@@ -245,20 +227,40 @@ static Status layout_read(EventFile *f, hid_t file, Err *err) {
     return status;
 }
 
-static Status hash_read(EventFile *f, Err *err) {
-    enum { PIECE = 1 << 20 };
-    unsigned char digest[crypto_hash_sha256_BYTES], *piece = xmalloc(PIECE);
-    crypto_hash_sha256_state state;
+Status event_seal_compute(int fd, const char *path, int64_t size, int64_t more, unsigned char seal[EVENT_SEAL], char hex[65],
+                          Err *err) {
+    unsigned char *piece = xmalloc(HASH_PIECE), all[EVENT_SEAL];
+    crypto_hash_sha256_state state, sealed;
     crypto_hash_sha256_init(&state);
-    Status status = OK;
-    for (int64_t at = 0; at < f->impl->size && !status; at += PIECE) {
-        int64_t n = f->impl->size - at < PIECE ? f->impl->size - at : PIECE;
-        status = bytes_read(f, piece, at, n, err);
-        crypto_hash_sha256_update(&state, piece, (unsigned long long)n);
+    sealed = state;
+    int64_t at = 0, end = size;
+    ssize_t n = 1;
+    while (n > 0 && at < size + more) {
+        n = pread(fd, piece, (size_t)(end - at < HASH_PIECE ? end - at : HASH_PIECE), (off_t)at);
+        if (n < 0 && errno == EINTR) n = 0;
+        crypto_hash_sha256_update(&state, piece, n > 0 ? (unsigned long long)n : 0);
+        at += n > 0 ? n : 0;
+        if (at == size) {
+            sealed = state;
+            end = size + more;
+        }
     }
-    crypto_hash_sha256_final(&state, digest);
-    sodium_bin2hex(f->sha256, sizeof f->sha256, digest, sizeof digest);
     free(piece);
+    if (at < size + more)
+        return err_set(err, ERR_IO, "cannot read %s: %s", path, n < 0 ? strerror(errno) : "it shrank while in use");
+    crypto_hash_sha256_final(&sealed, seal);
+    crypto_hash_sha256_final(&state, all);
+    if (hex) sodium_bin2hex(hex, 65, all, sizeof all);
+    return OK;
+}
+
+static Status seal_check(EventFile *f, Err *err) {
+    unsigned char computed[EVENT_SEAL], stored[EVENT_SEAL];
+    Status status = bytes_read(f, stored, f->impl->size, EVENT_SEAL, err);
+    if (!status) status = event_seal_compute(f->impl->fd, f->path, f->impl->size, EVENT_SEAL, computed, f->sha256, err);
+    if (!status && memcmp(computed, stored, EVENT_SEAL))
+        status = err_set(err, ERR_FORMAT, "%s is damaged, was changed by another program, or is not an events file: the seal "
+                         "at its end does not match; import it again or restore it from a backup", f->path);
     return status;
 }
 
@@ -273,8 +275,9 @@ Status event_file_open(EventFile *f, const char *path, Err *err) {
         status = err_set(err, ERR_FORMAT, "%s is not an events file (a folder or a device); make one with ehr-data import",
                          path);
     else
-        f->impl->size = (int64_t)st.st_size;
+        f->impl->size = st.st_size > EVENT_SEAL ? (int64_t)st.st_size - EVENT_SEAL : 0;
     if (!status) status = superblock_check(f, err);
+    if (!status) status = seal_check(f, err);
     if (!status) {
         H5E_BEGIN_TRY {
             hid_t file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
@@ -286,11 +289,10 @@ Status event_file_open(EventFile *f, const char *path, Err *err) {
         }
         H5E_END_TRY
     }
-    if (!status) status = hash_read(f, err);
     if (status)
         event_file_close(f);
     else
-        f->impl->patients = xmalloc(EVENT_BLOCK * sizeof *f->impl->patients);
+        f->impl->patients = xmalloc(PATIENT_WINDOW * sizeof *f->impl->patients);
     return status;
 }
 
@@ -325,39 +327,19 @@ static Status column_room(EventFile *f, int64_t bytes, Err *err) {
     return OK;
 }
 
-/* Adds a column of rows [lo, hi), lo at a block border, to the blocks' checksums. */
-static void blocks_crc(uint32_t *crc, const uint8_t *column, int size, int64_t rows) {
-    for (int64_t first = 0; first < rows; first += EVENT_BLOCK) {
-        int64_t n = rows - first < EVENT_BLOCK ? rows - first : EVENT_BLOCK;
-        crc[first / EVENT_BLOCK] = (uint32_t)crc32(crc[first / EVENT_BLOCK], column + first * size, (uInt)(n * size));
-    }
-}
-
-static Status blocks_compare(EventFile *f, const uint32_t *crc, const Extent *stored, int64_t lo, int64_t rows,
-                             const char *what, Err *err) {
-    int64_t blocks = (rows + EVENT_BLOCK - 1) / EVENT_BLOCK;
-    uint32_t *expected = xmalloc((size_t)blocks * sizeof *expected);
-    Status status = bytes_read(f, expected, stored->offset + lo / EVENT_BLOCK * 4, blocks * 4, err);
-    if (!status && memcmp(expected, crc, (size_t)blocks * 4)) status = damaged(f, err, what);
-    free(expected);
-    return status;
-}
-
 static Status patients_load(EventFile *f, int64_t row, Err *err) {
     struct EventFileImpl *x = f->impl;
-    int64_t lo = row / EVENT_BLOCK * EVENT_BLOCK, n = f->n_patients - lo < EVENT_BLOCK ? f->n_patients - lo : EVENT_BLOCK;
-    uint32_t crc = 0;
+    int64_t lo = row / PATIENT_WINDOW * PATIENT_WINDOW;
+    int64_t n = f->n_patients - lo < PATIENT_WINDOW ? f->n_patients - lo : PATIENT_WINDOW;
     x->patient_lo = x->patient_hi = 0;
-    Status status = column_room(f, 8 * EVENT_BLOCK, err);
+    Status status = column_room(f, 8 * PATIENT_WINDOW, err);
     for (int64_t i = 0; i < n; i++) x->patients[i].split = SPLIT_UNSET;
     for (int c = 0; c < PATIENT_COLUMNS - !x->with_split && !status; c++) {
         const PatientColumn *col = &patient_columns[c];
         status = bytes_read(f, x->column, x->patient[c].offset + lo * col->size, n * col->size, err);
         if (status) break;
-        blocks_crc(&crc, x->column, col->size, n);
         column_scatter((char *)x->patients + col->offset, sizeof *x->patients, x->column, col->size, n);
     }
-    if (!status) status = blocks_compare(f, &crc, &x->patient_crc, lo, n, "the checksum of its patients does not match", err);
     for (int64_t i = 0; i < n && !status; i++) {
         const PatientRow *p = &x->patients[i];
         if ((i && (p->offset < p[-1].offset || p->subject <= p[-1].subject)) || p->offset > (uint64_t)f->n_events ||
@@ -382,11 +364,8 @@ static Status events_check(EventFile *f, const Event *e, int64_t n, Err *err) {
 /* Makes the window hold [first, first + n), and more behind it when `ahead`. */
 static Status events_load(EventFile *f, int64_t first, int64_t n, int ahead, Err *err) {
     struct EventFileImpl *x = f->impl;
-    int64_t lo = first / EVENT_BLOCK * EVENT_BLOCK, hi = first + n;
-    if (ahead && hi < lo + READ_AHEAD) hi = lo + READ_AHEAD;
-    hi = (hi + EVENT_BLOCK - 1) / EVENT_BLOCK * EVENT_BLOCK;
-    if (hi > f->n_events) hi = f->n_events;
-    int64_t rows = hi - lo, blocks = (rows + EVENT_BLOCK - 1) / EVENT_BLOCK;
+    int64_t rows = ahead && n < READ_AHEAD ? READ_AHEAD : n;
+    if (rows > f->n_events - first) rows = f->n_events - first;
     x->event_lo = x->event_hi = 0;
     if (rows > x->event_capacity) {
         free(x->events);
@@ -396,21 +375,17 @@ static Status events_load(EventFile *f, int64_t first, int64_t n, int ahead, Err
             return err_set(err, ERR_NOMEM, "no memory for a patient of %lld events of %s", (long long)n, f->path);
         x->event_capacity = rows;
     }
-    uint32_t *crc = xcalloc((size_t)blocks, sizeof *crc);
     Status status = column_room(f, rows * 8, err);
     for (int c = 0; c < EVENT_COLUMNS && !status; c++) {
         const EventColumn *col = &event_columns[c];
-        status = bytes_read(f, x->column, x->event[c].offset + lo * col->size, rows * col->size, err);
+        status = bytes_read(f, x->column, x->event[c].offset + first * col->size, rows * col->size, err);
         if (status) break;
-        blocks_crc(crc, x->column, col->size, rows);
         column_scatter((char *)x->events + col->event_offset, sizeof *x->events, x->column, col->size, rows);
     }
-    if (!status) status = blocks_compare(f, crc, &x->event_crc, lo, rows, "the checksum of its events does not match", err);
     if (!status) status = events_check(f, x->events, rows, err);
-    free(crc);
     if (!status) {
-        x->event_lo = lo;
-        x->event_hi = hi;
+        x->event_lo = first;
+        x->event_hi = first + rows;
     }
     return status;
 }

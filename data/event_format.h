@@ -1,9 +1,7 @@
-/* event_format.h - what the writer and the reader of events files agree on beyond event.h: the columns, and checksums.
+/* event_format.h - what the writer and the reader of events files agree on beyond event.h: the columns and the seal.
  *
- *   /event_crc32 u32, one per EVENT_BLOCK events: zlib's CRC-32 over the block's slice of each event column in the order
- *   of event_columns;   /patient_crc32 u32, one per EVENT_BLOCK patients: over subject_id, the first offsets,
- *   observation_end, split if present;   attribute dictionary_crc32: over codes, code_kind, code_name, code_parent, units.
- * HDF5 itself checksums its structures in the file version used (superblock 2), so that no flipped bit goes unseen. */
+ * Seal: the file's last 32 bytes, after what HDF5 knows of, are the SHA-256 of all before.  It is checked before HDF5 looks
+ * at the file, so that no flipped bit goes unseen and HDF5 is not asked to make sense of damaged structures. */
 #ifndef EHR_DATA_EVENT_FORMAT_H
 #define EHR_DATA_EVENT_FORMAT_H
 #include "data/event.h"
@@ -12,7 +10,7 @@
 #include <string.h>
 
 #define EVENT_FORMAT "ehr.c events"
-enum { EVENT_FORMAT_VERSION = 1, EVENT_BLOCK = 1024, EVENT_STRING_MAX = 255 /* bytes of a code, name or unit */ };
+enum { EVENT_FORMAT_VERSION = 1, EVENT_STRING_MAX = 255 /* bytes of a code, name or unit */, EVENT_SEAL = 32 };
 
 typedef enum { STORE_I64, STORE_U64, STORE_U32, STORE_U16, STORE_U8, STORE_F32, STORE_COUNT } StoreType;
 
@@ -72,5 +70,9 @@ static inline void column_gather(void *column, const void *field, size_t stride,
 static inline void column_scatter(void *field, size_t stride, const void *column, int size, int64_t n) {
     COLUMN_COPY_BY_SIZE(field, stride, column, (size_t)size)
 }
+
+/* SHA-256 of the first `size` bytes of fd, and in hex that of the next `more` bytes too (hex may be NULL). */
+Status event_seal_compute(int fd, const char *path, int64_t size, int64_t more, unsigned char seal[EVENT_SEAL], char hex[65],
+                          Err *err);
 
 #endif

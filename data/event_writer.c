@@ -11,9 +11,8 @@
 #include <math.h>
 #include <stdlib.h>
 #include <unistd.h>
-#include <zlib.h>
 
-enum { MEMORY_MIN = 1 << 20, WRITE_ROWS = 16 * EVENT_BLOCK, UNITS_MAX = 65535 };
+enum { MEMORY_MIN = 1 << 20, WRITE_ROWS = 16384, UNITS_MAX = 65535 };
 
 typedef struct {
     char   *name, *parent; /* NULL = none */
@@ -237,7 +236,7 @@ static Status walk_next(EventWriter *w, RowWalk *walk, const EventRow **out, int
 typedef struct {
     EventWriter *w;
     hid_t        file;
-    hid_t        event[EVENT_COLUMNS], event_crc, patient[PATIENT_COLUMNS], patient_crc;
+    hid_t        event[EVENT_COLUMNS], patient[PATIENT_COLUMNS];
     int64_t      n_events, n_patients, events_done, patients_done;
     int          with_split;
     uint32_t    *code_id, *unit_id; /* arrival id -> final id */
@@ -310,8 +309,8 @@ static int attribute_text(hid_t file, const char *name, const char *text) {
     return bad;
 }
 
-/* One fixed-length string dataset in the order of `order`; crc goes on over its bytes. */
-static int strings_write(hid_t file, const char *name, char *const *text, const uint32_t *order, uint32_t n, uint32_t *crc) {
+/* One fixed-length string dataset in the order of `order`. */
+static int strings_write(hid_t file, const char *name, char *const *text, const uint32_t *order, uint32_t n) {
     size_t size = 1;
     for (uint32_t i = 0; i < n; i++)
         if (text[order[i]] && strlen(text[order[i]]) > size) size = strlen(text[order[i]]);
@@ -326,7 +325,6 @@ static int strings_write(hid_t file, const char *name, char *const *text, const 
             const char *s = text[order[first + i]];
             if (s) memcpy(slice + i * size, s, strlen(s));
         }
-        *crc = (uint32_t)crc32(*crc, (const Bytef *)slice, (uInt)(count * size));
         bad = dataset_write(set, type, first, count, slice);
     }
     free(slice);
@@ -345,7 +343,7 @@ static uint32_t *string_order(const Intern *t, uint32_t **id) {
 
 static Status dictionary_write(EventOut *o, Err *err) {
     EventWriter *w = o->w;
-    uint32_t n = w->codes.n, crc = 0;
+    uint32_t n = w->codes.n;
     uint32_t *code_order = string_order(&w->codes, &o->code_id), *unit_order = string_order(&w->units, &o->unit_id);
     char **name = xmalloc((n + 1) * sizeof *name), **parent = xmalloc((n + 1) * sizeof *parent);
     uint8_t *kind = xmalloc(n + 1);
@@ -355,13 +353,11 @@ static Status dictionary_write(EventOut *o, Err *err) {
         kind[i] = w->info[code_order[i]].kind;
     }
     hid_t kinds = dataset_create(o->file, "code_kind", H5T_STD_U8LE, n);
-    int bad = kinds < 0 || strings_write(o->file, "codes", w->codes.item, code_order, n, &crc);
-    crc = (uint32_t)crc32(crc, kind, n);
+    int bad = kinds < 0 || strings_write(o->file, "codes", w->codes.item, code_order, n);
     bad = bad || dataset_write(kinds, H5T_STD_U8LE, 0, n, kind) ||
-          strings_write(o->file, "code_name", name, code_order, n, &crc) ||
-          strings_write(o->file, "code_parent", parent, code_order, n, &crc) ||
-          strings_write(o->file, "units", w->units.item, unit_order, w->units.n, &crc) ||
-          attribute_write(o->file, "dictionary_crc32", H5T_STD_U32LE, &crc);
+          strings_write(o->file, "code_name", name, code_order, n) ||
+          strings_write(o->file, "code_parent", parent, code_order, n) ||
+          strings_write(o->file, "units", w->units.item, unit_order, w->units.n);
     if (kinds >= 0) H5Dclose(kinds);
     free(name);
     free(parent);
@@ -372,8 +368,7 @@ static Status dictionary_write(EventOut *o, Err *err) {
 }
 
 static Status events_flush(EventOut *o, Err *err) {
-    int64_t n = o->n_rows, blocks = (n + EVENT_BLOCK - 1) / EVENT_BLOCK;
-    uint32_t crc[WRITE_ROWS / EVENT_BLOCK] = {0};
+    int64_t n = o->n_rows;
     for (int64_t i = 0; i < n; i++) {
         o->rows[i].code = o->code_id[o->rows[i].code];
         o->rows[i].unit = (uint16_t)o->unit_id[o->rows[i].unit];
@@ -381,35 +376,22 @@ static Status events_flush(EventOut *o, Err *err) {
     for (int c = 0; c < EVENT_COLUMNS; c++) {
         const EventColumn *col = &event_columns[c];
         column_gather(o->column, (char *)o->rows + col->row_offset, sizeof *o->rows, col->size, n);
-        for (int64_t b = 0; b < blocks; b++) {
-            int64_t first = b * EVENT_BLOCK, count = n - first < EVENT_BLOCK ? n - first : EVENT_BLOCK;
-            crc[b] = (uint32_t)crc32(crc[b], o->column + first * col->size, (uInt)(count * col->size));
-        }
         if (dataset_write(o->event[c], store_type(col->type), o->events_done, n, o->column))
             return write_failed(o, col->name, err);
     }
-    if (dataset_write(o->event_crc, H5T_STD_U32LE, o->events_done / EVENT_BLOCK, blocks, crc))
-        return write_failed(o, "event_crc32", err);
     o->events_done += n;
     o->n_rows = 0;
     return OK;
 }
 
 static Status patients_flush(EventOut *o, Err *err) {
-    int64_t n = o->n_held_patients, blocks = (n + EVENT_BLOCK - 1) / EVENT_BLOCK;
-    uint32_t crc[WRITE_ROWS / EVENT_BLOCK] = {0};
+    int64_t n = o->n_held_patients;
     for (int c = 0; c < PATIENT_COLUMNS - !o->with_split; c++) {
         const PatientColumn *col = &patient_columns[c];
         column_gather(o->column, (char *)o->patients + col->offset, sizeof *o->patients, col->size, n);
-        for (int64_t b = 0; b < blocks; b++) {
-            int64_t first = b * EVENT_BLOCK, count = n - first < EVENT_BLOCK ? n - first : EVENT_BLOCK;
-            crc[b] = (uint32_t)crc32(crc[b], o->column + first * col->size, (uInt)(count * col->size));
-        }
         if (dataset_write(o->patient[c], store_type(col->type), o->patients_done, n, o->column))
             return write_failed(o, col->name, err);
     }
-    if (dataset_write(o->patient_crc, H5T_STD_U32LE, o->patients_done / EVENT_BLOCK, blocks, crc))
-        return write_failed(o, "patient_crc32", err);
     o->patients_done += n;
     o->n_held_patients = 0;
     return OK;
@@ -462,11 +444,6 @@ static Status out_create(EventOut *o, const char *tmp, const char *source, const
     for (int c = 0; c < PATIENT_COLUMNS - !o->with_split && !bad; c++)
         bad = (o->patient[c] = dataset_create(o->file, patient_columns[c].name, store_type(patient_columns[c].type),
                                               o->n_patients + (c == 1))) < 0;
-    if (!bad)
-        bad = (o->event_crc = dataset_create(o->file, "event_crc32", H5T_STD_U32LE,
-                                             (o->n_events + EVENT_BLOCK - 1) / EVENT_BLOCK)) < 0 ||
-              (o->patient_crc = dataset_create(o->file, "patient_crc32", H5T_STD_U32LE,
-                                               (o->n_patients + EVENT_BLOCK - 1) / EVENT_BLOCK)) < 0;
     return bad ? write_failed(o, "the datasets", err) : OK;
 }
 
@@ -476,8 +453,6 @@ static Status out_close(EventOut *o, Status status, Err *err) {
         if (o->event[c] >= 0) H5Dclose(o->event[c]);
     for (int c = 0; c < PATIENT_COLUMNS; c++)
         if (o->patient[c] >= 0) H5Dclose(o->patient[c]);
-    if (o->event_crc >= 0) H5Dclose(o->event_crc);
-    if (o->patient_crc >= 0) H5Dclose(o->patient_crc);
     if (o->file >= 0 && H5Fclose(o->file) < 0 && !status) status = write_failed(o, "the end", err);
     free(o->code_id);
     free(o->unit_id);
@@ -487,12 +462,20 @@ static Status out_close(EventOut *o, Status status, Err *err) {
     return status;
 }
 
+/* Seals the finished file, makes sure it is on disk and gives it its name. */
 static Status file_commit(const char *tmp, const char *path, Err *err) {
-    int fd = open(tmp, O_RDONLY | O_CLOEXEC);
-    int bad = fd < 0 || fsync(fd);
-    if (fd >= 0) close(fd);
-    if (bad || rename(tmp, path)) return err_set(err, ERR_IO, "cannot put %s in place: %s", path, strerror(errno));
-    return OK;
+    int fd = open(tmp, O_RDWR | O_CLOEXEC);
+    off_t size = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);
+    if (size < 0) {
+        if (fd >= 0) close(fd);
+        return err_set(err, ERR_IO, "cannot read %s back: %s", tmp, strerror(errno));
+    }
+    unsigned char seal[EVENT_SEAL];
+    Status status = event_seal_compute(fd, tmp, (int64_t)size, 0, seal, NULL, err);
+    if (!status && (pwrite(fd, seal, sizeof seal, size) != (ssize_t)sizeof seal || fsync(fd) || rename(tmp, path)))
+        status = err_set(err, ERR_IO, "cannot put %s in place: %s", path, strerror(errno));
+    close(fd);
+    return status;
 }
 
 static Status out_write(EventOut *o, const char *source, const char *provenance, Err *err) {
@@ -517,7 +500,7 @@ static Status out_write(EventOut *o, const char *source, const char *provenance,
 
 Status event_writer_close(EventWriter *w, const char *source, const char *provenance_json, int64_t *n_patients,
                           int64_t *n_events, int64_t *n_duplicates, Err *err) {
-    EventOut o = {.w = w, .file = -1, .event_crc = -1, .patient_crc = -1};
+    EventOut o = {.w = w, .file = -1};
     for (int c = 0; c < EVENT_COLUMNS; c++) o.event[c] = -1;
     for (int c = 0; c < PATIENT_COLUMNS; c++) o.patient[c] = -1;
     RowRanks ranks = writer_ranks(w);
