@@ -111,8 +111,8 @@ static void rows_meet_block(const Task *t, const Blocks *b, ptrdiff_t n, int row
 static void task_run(const Task *t, const Blocks *b, int begin, int end, int g) {
     const int D = t->D, ratio = t->H / t->G;
     for (int h = g * ratio; h < (g + 1) * ratio; h++)
-        for (int n = begin; n < end; n++)
-            t->mean[(ptrdiff_t)h * t->N + n] = t->ops->dot(t->dout + out_at(t, n, h), t->out + out_at(t, n, h), D);
+        t->ops->row_dots(t->mean + (ptrdiff_t)h * t->N + begin, t->dout + out_at(t, begin, h), out_at(t, 1, 0),
+                         t->out + out_at(t, begin, h), out_at(t, 1, 0), end - begin, D);
     for (int k = begin; k < end; k += KV_PAGE) {
         int keys = int_min(KV_PAGE, end - k);
         keys_load(t, b, k, keys, g);

@@ -12,7 +12,8 @@ typedef struct {
 } AdamwScalars;
 
 typedef struct {
-    float (*dot)(const float *a, const float *b, int n);
+    /* out[i] = a_i . b_i over n columns, one chain of fused multiply-adds as in a product */
+    void (*row_dots)(float *out, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, int rows, int n);
     void (*scale)(float *out, const float *inp, float factor, int n);
     double (*sum_squares)(const float *x, int64_t n);
 

@@ -26,10 +26,28 @@ static inline Vec sum4(const Vec s[4]) { return v_add(v_add(s[0], s[1]), v_add(s
 
 /* ---- plain ---------------------------------------------------------------------------------------------------------- */
 
-static float ops_dot(const float *a, const float *b, int n) {
+static inline float row_dot(const float *a, const float *b, int n) {
     Vec s = v_zero();
     for (int i = 0; i < n; i += VEC) s = v_fma(load_up_to(a + i, n - i), load_up_to(b + i, n - i), s);
     return v_sum(s);
+}
+
+/* Sixteen rows in the lanes of a vector, so that each has one chain. */
+static void ops_row_dots(float *out, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, int rows, int n) {
+    for (int i = 0; i < rows; i += VEC) {
+        Vec s = v_zero();
+        for (int d = 0; d < n; d += VEC) {
+            Vec x[VEC], y[VEC];
+            for (int k = 0; k < VEC; k++) {
+                x[k] = i + k < rows ? load_up_to(a + (i + k) * lda + d, n - d) : v_zero();
+                y[k] = i + k < rows ? load_up_to(b + (i + k) * ldb + d, n - d) : v_zero();
+            }
+            v_transpose(x);
+            v_transpose(y);
+            for (int k = 0; k < VEC; k++) s = v_fma(x[k], y[k], s);
+        }
+        store_up_to(out + i, s, rows - i);
+    }
 }
 
 static void ops_scale(float *out, const float *inp, float factor, int n) {
@@ -52,7 +70,7 @@ static double ops_sum_squares(const float *x, int64_t n) {
 /* ---- RMSNorm -------------------------------------------------------------------------------------------------------- */
 
 static float ops_rmsnorm(float *out, const float *x, const float *weight, float eps, int C) {
-    float rstd = 1.0f / sqrtf(ops_dot(x, x, C) / (float)C + eps);
+    float rstd = 1.0f / sqrtf(row_dot(x, x, C) / (float)C + eps);
     Vec   r = v_set1(rstd);
     for (int i = 0; i < C; i += VEC)
         store_up_to(out + i, v_mul(v_mul(load_up_to(x + i, C - i), r), load_up_to(weight + i, C - i)), C - i);
@@ -64,13 +82,13 @@ static void ops_rmsnorm_backward(float *dx, float *dweight, const float *dout, c
                                  float rstd, int C) {
     Vec s = v_zero(), r = v_set1(rstd);
     for (int i = 0; i < C; i += VEC)
-        s = v_fma(v_mul(load_up_to(dout + i, C - i), load_up_to(weight + i, C - i)), load_up_to(x + i, C - i), s);
-    Vec mean = v_set1(v_sum(s) * rstd * rstd / (float)C);
+        s = v_fma(v_mul(load_up_to(dout + i, C - i), load_up_to(weight + i, C - i)), v_mul(load_up_to(x + i, C - i), r), s);
+    Vec mean = v_set1(v_sum(s) / (float)C);
     for (int i = 0; i < C; i += VEC) {
-        Vec dy = load_up_to(dout + i, C - i), xi = load_up_to(x + i, C - i), w = load_up_to(weight + i, C - i);
-        Vec d = v_fnma(xi, mean, v_mul(w, dy));
+        Vec dy = load_up_to(dout + i, C - i), w = load_up_to(weight + i, C - i), xr = v_mul(load_up_to(x + i, C - i), r);
+        Vec d = v_sub(v_mul(w, dy), v_mul(xr, mean));
         store_up_to(dx + i, v_fma(d, r, load_up_to(dx + i, C - i)), C - i);
-        if (dweight) store_up_to(dweight + i, v_fma(dy, v_mul(xi, r), load_up_to(dweight + i, C - i)), C - i);
+        if (dweight) store_up_to(dweight + i, v_fma(dy, xr, load_up_to(dweight + i, C - i)), C - i);
     }
 }
 
@@ -105,17 +123,17 @@ static void ops_norm_rope_backward(float *dx, float *dweight, const float *dout,
         Vec da = load_up_to(dout + i, n), db = load_up_to(dout + half + i, n);
         Vec c = load_up_to(rope + i, n), sine = load_up_to(rope + half + i, n);
         Vec dy_a = v_fma(db, sine, v_mul(da, c)), dy_b = v_fnma(da, sine, v_mul(db, c));
-        s = v_fma(v_mul(dy_a, load_up_to(weight + i, n)), load_up_to(x + i, n), s);
-        s = v_fma(v_mul(dy_b, load_up_to(weight + half + i, n)), load_up_to(x + half + i, n), s);
+        s = v_fma(v_mul(dy_a, load_up_to(weight + i, n)), v_mul(load_up_to(x + i, n), r), s);
+        s = v_fma(v_mul(dy_b, load_up_to(weight + half + i, n)), v_mul(load_up_to(x + half + i, n), r), s);
         store_up_to(dx + i, dy_a, n);
         store_up_to(dx + half + i, dy_b, n);
     }
-    Vec mean = v_set1(v_sum(s) * rstd * rstd / (float)D);
+    Vec mean = v_set1(v_sum(s) / (float)D);
     for (int i = 0; i < D; i += VEC) {
         int n = D - i;
-        Vec dy = load_up_to(dx + i, n), xi = load_up_to(x + i, n);
-        if (dweight) store_up_to(dweight + i, v_fma(dy, v_mul(xi, r), load_up_to(dweight + i, n)), n);
-        store_up_to(dx + i, v_mul(r, v_fnma(xi, mean, v_mul(dy, load_up_to(weight + i, n)))), n);
+        Vec dy = load_up_to(dx + i, n), xr = v_mul(load_up_to(x + i, n), r);
+        if (dweight) store_up_to(dweight + i, v_fma(dy, xr, load_up_to(dweight + i, n)), n);
+        store_up_to(dx + i, v_mul(r, v_sub(v_mul(dy, load_up_to(weight + i, n)), v_mul(xr, mean))), n);
     }
 }
 
@@ -279,7 +297,7 @@ static void ops_adamw(float *param, float *out, float *m, float *v, const float 
 
 #define CPU_OPS_TABLE                                                                                                   \
     {                                                                                                                   \
-        .dot = ops_dot, .scale = ops_scale, .sum_squares = ops_sum_squares, .rmsnorm = ops_rmsnorm,                     \
+        .row_dots = ops_row_dots, .scale = ops_scale, .sum_squares = ops_sum_squares, .rmsnorm = ops_rmsnorm,                     \
         .rmsnorm_backward = ops_rmsnorm_backward, .norm_rope = ops_norm_rope,                                           \
         .norm_rope_backward = ops_norm_rope_backward, .transpose = ops_transpose, .softmax_merge = ops_softmax_merge,   \
         .softmax_backward = ops_softmax_backward, .range_loss = ops_range_loss, .sample_weights = ops_sample_weights,   \
