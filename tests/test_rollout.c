@@ -1,0 +1,329 @@
+/* test_rollout.c - cache bookkeeping; estimators against a law small enough to enumerate; results that do not depend on
+ * batch or threads; refills beyond the context. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include "infer/risk.h"
+#include "infer/rollout.h"
+
+/* ---- a vocabulary of 28 ids ---------------------------------------------------------------------------------------- */
+
+enum { SEX = 3, AGE = 4, GAP = 5, DEATH = GAP + GAP_TOKENS, EVENT_A, EVENT_B, N_TOKENS };
+
+static VocabToken token_table[N_TOKENS];
+
+static Vocabulary make_vocabulary(void) {
+    static char *statics[] = {"SEX"};
+    Vocabulary v = {.n = N_TOKENS, .token = token_table, .gap_lo = GAP, .age_lo = AGE, .n_age = 1, .age_bin_years = 5,
+                    .n_static = 1, .static_name = statics, .death = DEATH};
+    for (int i = 0; i < N_TOKENS; i++) {
+        VocabToken *t = &token_table[i];
+        t->code = t->base = t->name = t->unit = (char *)"";
+        t->event_kind = -1;
+        t->kind = i < SEX ? TOKEN_SPECIAL : i == SEX ? TOKEN_STATIC : i == AGE ? TOKEN_AGE : i < DEATH ? TOKEN_GAP : TOKEN_EVENT;
+    }
+    for (int b = 0; b < GAP_TOKENS; b++) {
+        double lo = GAP_MINUTES[b], hi = b + 1 < GAP_TOKENS ? GAP_MINUTES[b + 1] : lo;
+        for (int q = 0; q < GAP_QUANTILES; q++)
+            v.gap_quantile[b][q] = b == GAP_BINS ? lo : lo + (hi - lo) * (q + 0.5) / GAP_QUANTILES;
+    }
+    return v;
+}
+
+static const uint16_t patient_statics[] = {SEX};
+
+/* n tokens: gap (1 d - 2 d), A or B, and so on. */
+static PatientView make_patient(uint64_t key, int n, uint16_t *tokens, int32_t *minutes) {
+    int32_t now = 0;
+    for (int i = 0; i < n; i++) {
+        if (i % 2) now += 2000;
+        tokens[i] = (uint16_t)(i % 2 ? GAP + 10 : (int)(key + (uint64_t)i / 2) % 2 ? EVENT_A : EVENT_B);
+        minutes[i] = now;
+    }
+    return (PatientView){.key = key, .n = n, .tokens = tokens, .minutes = minutes, .statics = patient_statics,
+                         .age_years = 40, .observation_end = now};
+}
+
+/* ---- collecting results -------------------------------------------------------------------------------------------- */
+
+enum { JOBS = 5 };
+typedef struct {
+    PatientView patient[JOBS];
+    int         n_samples;
+    double     *risk;    /* (JOBS, n_samples) of outcome 0 */
+    int        *tokens;  /* (JOBS, n_samples) */
+    uint64_t    hash;    /* of all paths, in job and sample order */
+    uint64_t    job_hash[JOBS];
+} Collected;
+
+static Status get_job(void *ctx, int64_t i, RolloutJob *job, Err *err) {
+    (void)err;
+    Collected *c = ctx;
+    job->patient = c->patient[i];
+    job->index_minutes = c->patient[i].n ? c->patient[i].minutes[c->patient[i].n - 1] : 0;
+    job->n_known = rollout_known(&job->patient, job->index_minutes);
+    return OK;
+}
+
+static Status job_done(void *ctx, int64_t i, const RolloutJob *job, const RolloutSample *s, Err *err) {
+    (void)job;
+    (void)err;
+    Collected *c = ctx;
+    uint64_t h = 0;
+    for (int k = 0; k < c->n_samples; k++) {
+        c->risk[i * c->n_samples + k] = s[k].risk[0];
+        c->tokens[i * c->n_samples + k] = s[k].n_tokens;
+        uint64_t bits;
+        memcpy(&bits, &s[k].risk[0], sizeof bits);
+        h = h * 1000003 + bits;
+        for (int t = 0; s[k].tokens && t < s[k].n_tokens; t++) {
+            memcpy(&bits, &s[k].token_minutes[t], sizeof bits);
+            h = h * 1000003 + (uint64_t)s[k].tokens[t] * 31 + bits;
+        }
+    }
+    c->job_hash[i] = h;
+    return OK;
+}
+
+static RolloutStats run(const Law *law, const Vocabulary *v, RolloutOptions o, int n_jobs, Collected *c) {
+    Err err = {OK, ""};
+    RolloutStats stats;
+    c->n_samples = o.n_samples;
+    c->risk = calloc((size_t)n_jobs * (size_t)o.n_samples, sizeof *c->risk);
+    c->tokens = calloc((size_t)n_jobs * (size_t)o.n_samples, sizeof *c->tokens);
+    RolloutCallbacks cb = {.get_job = get_job, .job_done = job_done, .ctx = c};
+    Status s = rollout_run(law, v, &o, n_jobs, &cb, &stats, &err);
+    if (s) fail_msg("%s", err.msg);
+    c->hash = 0;
+    for (int i = 0; i < n_jobs; i++) c->hash = c->hash * 1000003 + c->job_hash[i];
+    return stats;
+}
+
+static void collected_free(Collected *c) {
+    free(c->risk);
+    free(c->tokens);
+}
+
+/* ---- a law to enumerate -------------------------------------------------------------------------------------------- */
+
+/* After a gap: A .1, B .85, DEATH .05.  After an event: a gap of 30 d - 60 d .3, or 60 d - 180 d .5, A at once .2. */
+static void tiny_law(void *ctx, const int32_t *tokens, int n, float *out) {
+    (void)ctx;
+    int last = tokens[n - 1];
+    for (int i = 0; i < N_TOKENS; i++) out[i] = -INFINITY;
+    if (last >= GAP && last < DEATH) {
+        out[EVENT_A] = logf(.1f);
+        out[EVENT_B] = logf(.85f);
+        out[DEATH] = logf(.05f);
+    } else {
+        out[GAP + 16] = logf(.3f);
+        out[GAP + 17] = logf(.5f);
+        out[EVENT_A] = logf(.2f);
+    }
+}
+
+/* Exact probability that A happens within the horizon, by enumeration with the mean clock. */
+static double exact(const Vocabulary *v, int last, double now, double horizon) {
+    if (last >= GAP && last < DEATH) return .1 + .85 * exact(v, EVENT_B, now, horizon);
+    double p = .2;
+    for (int b = 16; b < 18; b++) {
+        double t = now + vocabulary_gap_minutes(v, GAP + b, -1);
+        if (t <= horizon) p += (b == 16 ? .3 : .5) * exact(v, GAP + b, t, horizon);
+    }
+    return p;
+}
+
+static void test_estimators_are_unbiased(void **state) {
+    (void)state;
+    Vocabulary v = make_vocabulary();
+    uint16_t tokens[8];
+    int32_t minutes[8];
+    uint32_t mark[N_TOKENS] = {0};
+    mark[EVENT_A] = 1;
+    Law law = {.logits = tiny_law, .seq_len = 64};
+    double truth = exact(&v, EVENT_B, 0, 365 * 1440.0), variance[3];
+    for (int e = ESTIMATOR_MC; e <= ESTIMATOR_REACH; e++) {
+        Collected c = {0};
+        c.patient[0] = make_patient(1, 3, tokens, minutes);
+        RolloutOptions o = {.n_samples = 20000, .batch = 64, .max_tokens = 500, .seed = 7, .horizon_minutes = 365 * 1440.0,
+                            .estimator = (Estimator)e, .outcome_bits = mark, .n_outcomes = 1, .mean_clock = 1,
+                            .temperature = 1};
+        run(&law, &v, o, 1, &c);
+        RiskEstimate r = risk_estimate((Estimator)e, c.risk, o.n_samples);
+        variance[e] = r.mc_se * r.mc_se;
+        if (fabs(r.risk - truth) > 4 * r.mc_se) fail_msg("estimator %d: %g, truth %g, se %g", e, r.risk, truth, r.mc_se);
+        assert_true(r.lo <= truth && truth <= r.hi);
+        collected_free(&c);
+    }
+    assert_true(variance[ESTIMATOR_REACH] < variance[ESTIMATOR_MC]);
+}
+
+static Status late_job(void *ctx, int64_t i, RolloutJob *job, Err *err) {
+    Status s = get_job(ctx, i, job, err);
+    job->index_minutes += 100 * 1440;
+    return s;
+}
+
+static Status late_done(void *ctx, int64_t i, const RolloutJob *job, const RolloutSample *s, Err *err) {
+    (void)i;
+    (void)job;
+    (void)err;
+    Collected *c = ctx;
+    for (int k = 0; k < c->n_samples; k++) {
+        assert_int_equal(s[k].n_tokens, 1);
+        assert_int_equal(s[k].tokens[0], GAP + 17);
+        assert_true(s[k].token_minutes[0] >= 0 && s[k].token_minutes[0] <= 80 * 1440);
+    }
+    return OK;
+}
+
+/* The index lies 100 d after the last event: of what the law allows, only the gap of 60 d - 180 d outlasts that, and only
+ * its rest, at most 80 d, still runs. */
+static void test_gap_running_at_the_index(void **state) {
+    (void)state;
+    Vocabulary v = make_vocabulary();
+    uint16_t tokens[8];
+    int32_t minutes[8];
+    uint32_t mark[N_TOKENS] = {0};
+    mark[EVENT_A] = 1;
+    Law law = {.logits = tiny_law, .seq_len = 64};
+    Collected c = {.n_samples = 500};
+    c.patient[0] = make_patient(1, 3, tokens, minutes);
+    RolloutOptions o = {.n_samples = 500, .batch = 64, .max_tokens = 1, .seed = 7, .horizon_minutes = 365 * 1440.0,
+                        .estimator = ESTIMATOR_MC, .outcome_bits = mark, .n_outcomes = 1, .temperature = 1, .keep_paths = 1};
+    Err err = {OK, ""};
+    RolloutStats stats;
+    RolloutCallbacks cb = {.get_job = late_job, .job_done = late_done, .ctx = &c};
+    assert_int_equal(rollout_run(&law, &v, &o, 1, &cb, &stats, &err), OK);
+    assert_int_equal(stats.samples, 500);
+}
+
+/* ---- a model ------------------------------------------------------------------------------------------------------- */
+
+static Model open_model(Device *dev, int seq_len) {
+    ModelConfig cfg;
+    Err err = {OK, ""};
+    if (config_preset(&cfg, "nano", &err)) fail_msg("%s", err.msg);
+    cfg.n_layers = 2;
+    cfg.vocab_size = N_TOKENS;
+    cfg.seq_len = seq_len;
+    cfg.init_std = 0.2; /* far from uniform, so that a wrong bit changes draws */
+    Model m;
+    if (config_check(&cfg, &err) || model_open(&m, &cfg, dev, DTYPE_F32, 1, &err)) fail_msg("%s", err.msg);
+    model_init(&m, 3);
+    if (model_prepare(&m, &err)) fail_msg("%s", err.msg);
+    return m;
+}
+
+static uint64_t model_run(int threads, int batch, int seq_len, Estimator e, int keep, RolloutStats *stats) {
+    char why[256];
+    Device *dev = device_open(DEVICE_CPU, 0, threads, why, sizeof why);
+    assert_non_null(dev);
+    Model m = open_model(dev, seq_len);
+    Vocabulary v = make_vocabulary();
+    static uint16_t tokens[JOBS][200];
+    static int32_t minutes[JOBS][200];
+    const int n[JOBS] = {3, 70, 130, 0, 64};
+    Collected c = {0};
+    for (int i = 0; i < JOBS; i++) c.patient[i] = make_patient((uint64_t)i, n[i], tokens[i], minutes[i]);
+    uint32_t mark[N_TOKENS] = {0};
+    mark[EVENT_A] = 1;
+    mark[DEATH] = 2;
+    RolloutOptions o = {.n_samples = 9, .batch = batch, .max_tokens = 120, .seed = 11, .horizon_minutes = 400 * 1440.0,
+                        .estimator = e, .outcome_bits = mark, .n_outcomes = e == ESTIMATOR_REACH ? 1 : 2, .temperature = 1,
+                        .keep_paths = keep};
+    Law law = {.model = &m, .seq_len = seq_len};
+    *stats = run(&law, &v, o, JOBS, &c);
+    collected_free(&c);
+    model_close(&m);
+    device_close(dev);
+    return c.hash;
+}
+
+static void test_batch_and_threads_change_nothing(void **state) {
+    (void)state;
+    RolloutStats st;
+    for (int e = ESTIMATOR_MC; e <= ESTIMATOR_REACH; e++) {
+        uint64_t one = model_run(1, 1, 256, (Estimator)e, 1, &st);
+        assert_int_equal(st.samples, JOBS * 9);
+        assert_true(model_run(1, 7, 256, (Estimator)e, 1, &st) == one);
+        assert_true(model_run(2, 64, 256, (Estimator)e, 1, &st) == one);
+    }
+}
+
+static void test_refill_beyond_the_context(void **state) {
+    (void)state;
+    RolloutStats st;
+    uint64_t one = model_run(1, 1, 64, ESTIMATOR_REACH, 1, &st);
+    assert_true(st.refills > 0);
+    assert_true(model_run(2, 64, 64, ESTIMATOR_REACH, 1, &st) == one);
+}
+
+static void test_cache_forks_share_and_return_pages(void **state) {
+    (void)state;
+    char why[256];
+    Err err = {OK, ""};
+    Device *dev = device_open(DEVICE_CPU, 0, 1, why, sizeof why);
+    Model m = open_model(dev, 256);
+    KvCache c;
+    assert_int_equal(kv_cache_open(&c, &m, 6, &err), OK);
+    KvSequence a = {0}, b = {0};
+    int64_t slot[130];
+    assert_true(kv_sequence_extend(&c, &a, 130, slot));
+    assert_int_equal(a.n_pages, 3);
+    assert_int_equal(slot[64] % KV_PAGE, 0);
+    assert_true(kv_sequence_fork(&c, &b, &a));
+    assert_int_equal(c.n_free, 2); /* two full pages shared, the partial one copied */
+    assert_int_equal(b.page[0], a.page[0]);
+    assert_int_not_equal(b.page[2], a.page[2]);
+    assert_false(kv_sequence_extend(&c, &b, 300, NULL)); /* too much: nothing changes */
+    assert_int_equal(b.len, 130);
+    kv_sequence_release(&c, &a);
+    assert_int_equal(c.n_free, 3); /* only the page nobody else holds */
+    kv_sequence_release(&c, &b);
+    assert_int_equal(c.n_free, 6);
+    kv_sequence_free(&a);
+    kv_sequence_free(&b);
+    kv_cache_close(&c);
+    model_close(&m);
+    device_close(dev);
+}
+
+static void test_known_tokens(void **state) {
+    (void)state;
+    uint16_t tokens[8];
+    int32_t minutes[8];
+    PatientView p = make_patient(1, 5, tokens, minutes); /* minutes 0, 2000, 2000, 4000, 4000 */
+    assert_int_equal(rollout_known(&p, -1), 0);
+    assert_int_equal(rollout_known(&p, 0), 1);
+    assert_int_equal(rollout_known(&p, 1999), 1);
+    assert_int_equal(rollout_known(&p, 2000), 3);
+    assert_int_equal(rollout_known(&p, 99999), 5);
+}
+
+static void test_intervals(void **state) {
+    (void)state;
+    double values[64] = {0};
+    RiskEstimate none = risk_estimate(ESTIMATOR_MC, values, 64);
+    assert_true(none.risk == 0 && none.lo < 1e-12);
+    /* Wilson's upper bound at 0 of 64 is z^2 / (n + z^2). */
+    double z2 = 1.959963984540054 * 1.959963984540054;
+    assert_true(fabs(none.hi - z2 / (64 + z2)) < 1e-12);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_known_tokens),
+        cmocka_unit_test(test_intervals),
+        cmocka_unit_test(test_estimators_are_unbiased),
+        cmocka_unit_test(test_gap_running_at_the_index),
+        cmocka_unit_test(test_cache_forks_share_and_return_pages),
+        cmocka_unit_test(test_batch_and_threads_change_nothing),
+        cmocka_unit_test(test_refill_beyond_the_context),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
