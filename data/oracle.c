@@ -49,17 +49,10 @@ static inline double sum_bits(const Cause *c, uint32_t bits) {
     return z;
 }
 
-/* b_j: how bad the last level of a lab was; 0 when never measured. */
-static inline double badness(const OracleState *s, int lab) {
-    if (!s->level[lab]) return 0;
-    double d = LABS[lab].bad * (s->level[lab] - 5.5) - 1;
-    return d > 0 ? d / 3 : 0;
-}
-
 static double severity(const OracleState *s) {
     double sev = 0;
     for (int j = 0; j < ORACLE_LABS; j++)
-        if (LABS[j].severe) sev += badness(s, j);
+        if (LABS[j].severe) sev += s->bad[j];
     return sev;
 }
 
@@ -111,11 +104,50 @@ int32_t oracle_gap_hi(int what) {
 
 /* ---- state --------------------------------------------------------------------------------------------------------- */
 
+/* What depends on the prefix, the conditions and the drugs alone. */
+static void sums_refresh(OracleState *s) {
+    uint32_t treated = 0;
+    for (uint32_t left = s->drugs; left; left &= left - 1) treated |= 1u << DRUGS[__builtin_ctz(left)].treats;
+    for (int j = 0; j < ORACLE_LABS; j++) {
+        s->lab_q[j] = sg(LABS[j].base + sum_bits(LABS[j].asked, s->chronic));
+        s->push[j] = sum_bits(LABS[j].worse, s->chronic) - sum_bits(LABS[j].better, s->drugs);
+    }
+    for (int i = 0; i < ORACLE_CHRONIC; i++) {
+        const ChronicRow *r = &CHRONIC[i];
+        s->chronic_z[i] = r->base + r->sex[s->sex] + r->race[s->race] + sum_bits(r->from, s->chronic);
+    }
+    double sum = 0;
+    for (int i = 0; i < ORACLE_COMPLAINTS; i++)
+        sum += s->complaint[i] = exp_portable(COMPLAINTS[i].base + sum_bits(COMPLAINTS[i].from, s->chronic));
+    for (int i = 0; i < ORACLE_COMPLAINTS; i++) s->complaint[i] /= sum;
+    for (int k = 0; k < RATES; k++) s->rate_z[k] = RATE[k].sex[s->sex] + RATE[k].race[s->race];
+    for (uint32_t left = s->chronic; left; left &= left - 1) {
+        int i = __builtin_ctz(left), t = treated >> i & 1;
+        s->rate_z[RATE_OUT] += CHRONIC[i].out * (1 + t * RATE[RATE_OUT].treated);
+        s->rate_z[RATE_IN] += CHRONIC[i].in * (1 + t * RATE[RATE_IN].treated);
+        s->rate_z[RATE_DEATH] += CHRONIC[i].death * (1 + t * RATE[RATE_DEATH].treated);
+    }
+}
+
+static void set_conditions(OracleState *s, uint32_t chronic, uint32_t drugs) {
+    if (chronic == s->chronic && drugs == s->drugs) return;
+    s->chronic = chronic;
+    s->drugs = drugs;
+    sums_refresh(s);
+}
+
+static void set_level(OracleState *s, int lab, int level) {
+    double d = LABS[lab].bad * (level - 5.5) - 1;
+    s->level[lab] = (uint8_t)level;
+    s->bad[lab] = level && d > 0 ? d / 3 : 0;
+}
+
 void oracle_start(OracleState *s, int sex, int race, int age_bin) {
     memset(s, 0, sizeof *s);
     s->sex = (uint8_t)sex;
     s->race = (uint8_t)race;
     s->age = ORACLE_AGE_FIRST + ORACLE_AGE_BIN * (age_bin + 0.5);
+    sums_refresh(s);
 }
 
 static int in_stay(const OracleState *s) { return s->mode == ORACLE_MODE_WARD || s->mode == ORACLE_MODE_ICU; }
@@ -193,17 +225,17 @@ void oracle_feed(OracleState *s, int what, int level) {
         feed_mark(s, what);
         return;
     }
-    if (oracle_is_lab(what)) s->level[what - ORACLE_LAB] = (uint8_t)level;
-    else if (what < ORACLE_ACUTE_DX) s->chronic |= 1u << (what - ORACLE_CHRONIC_DX);
+    if (oracle_is_lab(what)) set_level(s, what - ORACLE_LAB, level);
+    else if (what < ORACLE_ACUTE_DX) set_conditions(s, s->chronic | 1u << (what - ORACLE_CHRONIC_DX), s->drugs);
     else if (what < ORACLE_DRUG) {
         int parent = ACUTE[what - ORACLE_ACUTE_DX].parent;
-        if (parent >= 0) s->chronic |= 1u << parent;
+        if (parent >= 0) set_conditions(s, s->chronic | 1u << parent, s->drugs);
         if (in_stay(s) && s->stage == STAGE_CHOICE) {
             s->day = 1;
             open_list(s);
             return;
         }
-    } else if (what < ORACLE_PROCEDURE) s->drugs |= 1u << (what - ORACLE_DRUG);
+    } else if (what < ORACLE_PROCEDURE) set_conditions(s, s->chronic, s->drugs | 1u << (what - ORACLE_DRUG));
     else if (what >= ORACLE_COMPLAINT && s->mode == ORACLE_MODE_OUT && s->stage == STAGE_CHOICE) {
         open_list(s);
         return;
@@ -234,18 +266,14 @@ int oracle_list_what(const OracleState *s, int item) {
 static double chronic_q(const OracleState *s, int i) {
     if (s->chronic >> i & 1) return CHRONIC_KNOWN;
     const ChronicRow *r = &CHRONIC[i];
-    double z = r->base + (s->visits ? CHRONIC_LATER : CHRONIC_FIRST) + r->age * decades(s) + r->sex[s->sex] + r->race[s->race];
-    z += sum_bits(r->from, s->chronic);
-    for (int k = 0; k < CAUSES && r->labs[k].weight != 0; k++) z += r->labs[k].weight * badness(s, r->labs[k].at);
+    double z = s->chronic_z[i] + (s->visits ? CHRONIC_LATER : CHRONIC_FIRST) + r->age * decades(s);
+    for (int k = 0; k < CAUSES && r->labs[k].weight != 0; k++) z += r->labs[k].weight * s->bad[r->labs[k].at];
     return sg(z);
 }
 
 double oracle_list_q(const OracleState *s, int item) {
     int what = oracle_list_what(s, item);
-    if (oracle_is_lab(what)) {
-        const LabRow *r = &LABS[what - ORACLE_LAB];
-        return sg(r->base + sum_bits(r->asked, s->chronic));
-    }
+    if (oracle_is_lab(what)) return s->lab_q[what - ORACLE_LAB];
     if (what < ORACLE_ACUTE_DX) return chronic_q(s, what - ORACLE_CHRONIC_DX);
     if (what < ORACLE_PROCEDURE) return s->chronic >> DRUGS[what - ORACLE_DRUG].treats & 1 ? DRUG_GIVEN : 0;
     return sg(PROCEDURES[what - ORACLE_PROCEDURE].base + (s->mode == ORACLE_MODE_ICU ? PROCEDURE_ICU : 0));
@@ -263,28 +291,13 @@ static void softmax(OracleChoices *c) {
     for (int i = 0; i < c->n; i++) c->p[i] /= sum;
 }
 
-static uint32_t treated_conditions(const OracleState *s) {
-    uint32_t treated = 0;
-    for (int m = 0; m < ORACLE_DRUGS; m++)
-        if (s->drugs >> m & 1) treated |= 1u << DRUGS[m].treats;
-    return treated & s->chronic;
-}
-
 static double home_rates(const OracleState *s, double rate[RATES]) {
-    double z[RATES], x = decades(s), sev = severity(s), sum = 0;
+    double x = decades(s), sev = severity(s), sum = 0;
     for (int k = 0; k < RATES; k++) {
         const RateRow *r = &RATE[k];
-        z[k] = r->x * x + r->sex[s->sex] + r->race[s->race] + r->sev * sev + r->admissions * s->admissions +
-               r->last_inpatient * s->last_inpatient;
+        double z = s->rate_z[k] + r->x * x + r->sev * sev + r->admissions * s->admissions + r->last_inpatient * s->last_inpatient;
+        sum += rate[k] = r->base * exp_portable(clamp(z, -3, 5));
     }
-    uint32_t treated = treated_conditions(s);
-    for (uint32_t left = s->chronic; left; left &= left - 1) {
-        int i = __builtin_ctz(left), t = treated >> i & 1;
-        z[RATE_OUT] += CHRONIC[i].out * (1 + t * RATE[RATE_OUT].treated);
-        z[RATE_IN] += CHRONIC[i].in * (1 + t * RATE[RATE_IN].treated);
-        z[RATE_DEATH] += CHRONIC[i].death * (1 + t * RATE[RATE_DEATH].treated);
-    }
-    for (int k = 0; k < RATES; k++) sum += rate[k] = RATE[k].base * exp_portable(clamp(z[k], -3, 5));
     return sum;
 }
 
@@ -338,9 +351,7 @@ void oracle_choices(const OracleState *s, OracleChoices *c) {
             add(c, ORACLE_VISIT_END, 1);
             break;
         }
-        for (int i = 0; i < ORACLE_COMPLAINTS; i++)
-            add(c, ORACLE_COMPLAINT + i, COMPLAINTS[i].base + sum_bits(COMPLAINTS[i].from, s->chronic));
-        softmax(c);
+        for (int i = 0; i < ORACLE_COMPLAINTS; i++) add(c, ORACLE_COMPLAINT + i, s->complaint[i]);
         break;
     case ORACLE_MODE_HOME: home_choices(s, c); break;
     case ORACLE_MODE_WARD:
@@ -365,7 +376,7 @@ void oracle_levels(const OracleState *s, int lab, double *p) {
         0x1.392348d10b829p-16, 0x1.6577d2bee8d4ap-21, 0x1.05a628c699fa1p-26, 0x1.eb2e4573b9f6cp-33};
     const LabRow *r = &LABS[lab];
     double last = s->level[lab] ? s->level[lab] : 5.5;
-    double push = sum_bits(r->worse, s->chronic) - sum_bits(r->better, s->drugs);
+    double push = s->push[lab];
     if (in_stay(s)) push += LAB_WARD;
     if (s->mode == ORACLE_MODE_ICU) push += LAB_ICU;
     double mu = clamp(5.5 + 0.6 * (last - 5.5) + r->bad * push, 0.5, 10.5);

@@ -81,6 +81,13 @@ typedef struct {
     int32_t  day;                /* rounds begun in this stay */
     double   age;                /* years, nominal */
     double   pending;            /* years of a gap at home that count from the next event on */
+    /* Sums that change only with a condition, a drug or a lab, kept so that a future costs microseconds: */
+    double bad[ORACLE_LABS];             /* b_j */
+    double lab_q[ORACLE_LABS];           /* of being measured */
+    double push[ORACLE_LABS];            /* B.c - D.d */
+    double chronic_z[ORACLE_CHRONIC];    /* a_i + sex + race + C.c */
+    double complaint[ORACLE_COMPLAINTS]; /* probabilities */
+    double rate_z[3];                    /* sex + race + c + treated c, of the rates at home */
 } OracleState;
 
 void oracle_start(OracleState *s, int sex, int race, int age_bin);

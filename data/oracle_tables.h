@@ -32,7 +32,7 @@ typedef struct {
 } LabRow;
 
 static const LabRow LABS[ORACLE_LABS] = {
-    {"LOINC//2160-0", "Creatinine", "mg/dL", {0.5, 0.6, 0.7, 0.8, 0.9, 1.1, 1.3, 1.8, 3.0}, 1, 1, -0.6,
+    {"LOINC//2160-0", "Creatinine", "mg/dL", {0.5, 0.6, 0.7, 0.8, 0.9, 1.1, 1.3, 1.8, 3.0}, 1, 1, -0.3,
      {{CKD, 1.2}, {DM, 0.4}, {HF, 0.4}}, {{CKD, 1.4}, {HF, 0.3}}, {{0, 0}}},
     {"LOINC//2345-7", "Glucose", "mg/dL", {75, 83, 90, 97, 105, 117, 135, 165, 220}, 1, 0, -1.0,
      {{DM, 1.0}}, {{DM, 1.3}, {OBESE, 0.3}}, {{METF, 0.4}, {INSUL, 0.6}}},
@@ -40,9 +40,9 @@ static const LabRow LABS[ORACLE_LABS] = {
      {{ANEMIA, 1.2}, {CANCER, 0.9}, {CKD, 0.5}}, {{ANEMIA, 1.2}, {CANCER, 0.7}, {CKD, 0.5}}, {{IRON, 0.7}}},
     {"LOINC//6690-2", "Leukocytes", "10*3/uL", {3.6, 4.5, 5.3, 6.1, 7.0, 8.1, 9.6, 11.8, 15.5}, 1, 0, -1.6,
      {{CANCER, 0.9}, {COPD, 0.4}}, {{COPD, 0.3}}, {{0, 0}}},
-    {"LOINC//2524-7", "Lactate", "mmol/L", {0.6, 0.8, 1.0, 1.2, 1.5, 1.9, 2.4, 3.2, 5.0}, 1, 1, -2.2,
+    {"LOINC//2524-7", "Lactate", "mmol/L", {0.6, 0.8, 1.0, 1.2, 1.5, 1.9, 2.4, 3.2, 5.0}, 1, 1, -1.8,
      {{CIRRH, 0.9}, {CANCER, 0.5}}, {{CIRRH, 0.8}, {CANCER, 0.4}, {HF, 0.3}}, {{0, 0}}},
-    {"LOINC//2708-6", "Oxygen saturation", "%", {86, 89, 91, 93, 94.5, 95.5, 96.5, 97.5, 98.5}, -1, 1, -0.2,
+    {"LOINC//2708-6", "Oxygen saturation", "%", {86, 89, 91, 93, 94.5, 95.5, 96.5, 97.5, 98.5}, -1, 1, 0.1,
      {{COPD, 1.0}, {HF, 0.5}, {ASTHMA, 0.5}}, {{COPD, 1.1}, {HF, 0.6}, {OSA, 0.4}}, {{TIOTR, 0.4}, {ALBUT, 0.3}}},
     {"LOINC//2823-3", "Potassium", "mmol/L", {3.1, 3.4, 3.7, 3.9, 4.1, 4.3, 4.6, 5.0, 5.6}, 1, 0, -1.5,
      {{CKD, 0.8}, {HF, 0.4}}, {{CKD, 0.7}}, {{FUROS, 0.5}}},
@@ -57,7 +57,7 @@ static const LabRow LABS[ORACLE_LABS] = {
     {"LOINC//3016-3", "Thyrotropin", "mIU/L", {0.4, 0.8, 1.2, 1.6, 2.1, 2.7, 3.6, 5.0, 9.0}, 1, 0, -2.6,
      {{HYPOTH, 1.9}, {DEPR, 0.4}}, {{HYPOTH, 1.3}}, {{LEVOT, 0.9}}},
 };
-static const double LAB_WARD = 0.45, LAB_ICU = 0.75; /* shift of levels in the bad direction; the ICU's adds to the ward's */
+static const double LAB_WARD = 1.10, LAB_ICU = 0.90; /* shift of levels in the bad direction; the ICU's adds to the ward's */
 
 typedef struct {
     const char *code, *name;
@@ -74,11 +74,11 @@ static const ChronicRow CHRONIC[ORACLE_CHRONIC] = {
      {{OBESE, 0.6}, {DM, 0.5}, {CKD, 0.6}}, {{SBP, 2.2}}, 0.08, 0.00, 0.00},
     {"ICD10CM//E78.5", "Hyperlipidemia", -3.6, 0.32, {0, 0.2}, {0, -0.1, 0.1, 0.1},
      {{DM, 0.6}, {HTN, 0.4}, {OBESE, 0.4}}, {{LDL, 2.2}}, 0.05, 0.00, 0.00},
-    {"ICD10CM//E11.9", "Type 2 diabetes mellitus", -5.0, 0.22, {0, 0.15}, {0, 0.7, 0.6, 0.45},
+    {"ICD10CM//E11.9", "Type 2 diabetes mellitus", -5.9, 0.22, {0, 0.15}, {0, 0.7, 0.6, 0.45},
      {{OBESE, 0.8}, {HTN, 0.3}}, {{A1C, 2.6}, {GLUC, 1.9}}, 0.16, 0.22, 0.12},
     {"ICD10CM//I25.10", "Coronary artery disease", -5.6, 0.50, {0, 0.7}, {0, 0.0, 0.0, 0.0},
      {{DM, 0.5}, {LIPID, 0.6}, {HTN, 0.5}}, {{LDL, 0.5}}, 0.10, 0.30, 0.15},
-    {"ICD10CM//I50.9", "Heart failure", -5.9, 0.50, {0, 0.2}, {0, 0.55, -0.2, 0.0},
+    {"ICD10CM//I50.9", "Heart failure", -6.2, 0.50, {0, 0.2}, {0, 0.55, -0.2, 0.0},
      {{CAD, 1.0}, {AFIB, 0.7}, {HTN, 0.5}}, {{BNP, 2.6}, {SPO2, 0.8}}, 0.20, 0.65, 0.60},
     {"ICD10CM//I48.91", "Atrial fibrillation", -6.0, 0.65, {0, 0.3}, {0, -0.6, -0.4, -0.2},
      {{HF, 0.9}, {HTN, 0.4}, {OSA, 0.4}}, {{BNP, 0.9}}, 0.12, 0.30, 0.20},
@@ -201,8 +201,8 @@ typedef struct {
 } RateRow;
 static const RateRow RATE[RATES] = {
     {1.0 / 75, 0.06, {0.10, 0}, {0, -0.10, -0.05, -0.10}, 0.0, 0.10, 0.05, 0.90},
-    {1.0 / 7500, 0.16, {0, 0.05}, {0, 0.15, -0.20, 0.0}, -0.35, 0.55, 0.42, 1.75},
-    {1.0 / 90000, 0.72, {0, 0.20}, {0, 0.10, -0.20, 0.0}, -0.30, 0.80, 0.25, 0.55},
+    {1.0 / 6800, 0.20, {0, 0.05}, {0, 0.15, -0.20, 0.0}, -0.35, 0.60, 0.42, 2.10},
+    {1.0 / 115000, 0.72, {0, 0.20}, {0, 0.10, -0.20, 0.0}, -0.30, 0.80, 0.25, 0.55},
 };
 
 static const double SEX_SHARE[ORACLE_SEXES] = {0.53, 0.47};
