@@ -193,6 +193,7 @@ static Status check_kinds(const Parse *p) {
     if (v->death < 0 || v->token[v->death].kind != TOKEN_EVENT) return bad(p, "there is no event token MEDS_DEATH", NULL);
     for (int id = 0; id < v->n; id++) {
         VocabToken *t = &v->token[id];
+        if (t->kind == TOKEN_STATIC && id > UINT16_MAX) return bad(p, "static tokens must come first; too late", t->code);
         if (t->kind != TOKEN_UNKNOWN) continue;
         if (v->unknown[t->event_kind] >= 0) return bad(p, "two UNKNOWN tokens for one kind; second", t->code);
         v->unknown[t->event_kind] = id;

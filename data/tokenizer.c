@@ -1,0 +1,348 @@
+/* tokenizer.c - see tokenizer.h.  Survey (who is there), fit (train patients), emit (everybody, in dataset order): three
+ * passes over the events, and no memory that grows with them but a few words a patient. */
+#include "data/tokenizer.h"
+#include "data/oracle.h"
+#include "data/table.h"
+#include "data/tokenizer_dataset.h"
+#include "data/tokenizer_fit.h"
+#include <jansson.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct {
+    const TokenizeOptions *o;
+    TokenizeReport        *r;
+    EventFile   f;
+    Cohort      cohort;
+    Vocabulary  v;
+    TokenMap    map;
+    OracleFile  oracle;
+    Groups      groups;
+    Timeline    timeline;
+    SplitShards shards[SPLIT_COUNT];
+    Table       linkage;
+    uint8_t    *key;
+    size_t      key_size;
+    int64_t    *excluded, n_excluded;
+    char       *tmp, *deidentification, edges_sha256[65];
+} Run;
+
+/* ---- vocabulary --------------------------------------------------------------------------------------------------------- */
+
+/* Codes become tokens and JSON: they must be text. */
+static Status check_codes(const EventFile *f, Err *err) {
+    for (int64_t c = 0; c < f->n_codes; c++) {
+        json_t *text = json_string(f->codes[c]);
+        int bad = !text || !f->codes[c][0];
+        for (const char *s = f->codes[c]; *s; s++) bad |= (unsigned char)*s < 0x20 || *s == 0x7f;
+        json_decref(text);
+        if (bad)
+            return err_set(err, ERR_FORMAT, "%s: code %lld is not printable UTF-8 text; import the records again", f->path,
+                           (long long)c);
+    }
+    return OK;
+}
+
+static int has_static(const EventFile *f, const char *prefix) {
+    for (int64_t c = 0; c < f->n_codes; c++)
+        if (f->code_kind[c] == KIND_STATIC && !strncmp(f->codes[c], prefix, strlen(prefix))) return 1;
+    return 0;
+}
+
+static Status static_names(const TokenizeOptions *o, const EventFile *f, char *text, char **name, int *n, Err *err) {
+    enum { MAX = 16 };
+    *n = split_list(text, name, MAX + 1);
+    if (*n > MAX) return err_set(err, ERR_USAGE, "--static takes at most %d names", MAX);
+    for (int i = 0; i < *n; i++) {
+        if (strlen(name[i]) > 60 || strchr(name[i], '/'))
+            return err_set(err, ERR_USAGE, "--static %s: the part before // of static codes was expected, such as SEX", name[i]);
+        for (int k = 0; k < i; k++)
+            if (!strcmp(name[i], name[k])) return err_set(err, ERR_USAGE, "--static names %s twice", name[i]);
+        char *prefix = xasprintf("%s//", name[i]);
+        int found = has_static(f, prefix);
+        free(prefix);
+        if (!found && o->statics)
+            return err_set(err, ERR_USAGE, "--static %s: %s has no static code %s//...", name[i], f->path, name[i]);
+    }
+    return OK;
+}
+
+static Status fit(Run *run, Err *err) {
+    const TokenizeOptions *o = run->o;
+    EdgeRules rules = {0};
+    char *name[32], *json = NULL;
+    FitOptions fo = {.min_patients = o->min_patients,
+                     .separate_values = o->separate_values,
+                     .age_bin_years = o->age_bin_years,
+                     .static_name = name,
+                     .rules = &rules};
+    char *names = xstrdup(o->statics ? o->statics : has_static(&run->f, "RACE//") ? "SEX,RACE" : "SEX");
+    if (!fo.min_patients) {
+        int64_t one_percent = run->cohort.n_split[SPLIT_TRAIN] / 100;
+        fo.min_patients = one_percent < 1 ? 1 : one_percent > 11 ? 11 : one_percent;
+    }
+    run->r->min_patients = fo.min_patients;
+    Status status = static_names(o, &run->f, names, name, &fo.n_static, err);
+    if (!status && o->edges) status = edge_rules_load(&rules, o->edges, err);
+    if (!status && o->edges) status = file_sha256(o->edges, run->edges_sha256, err);
+    if (!status) status = vocabulary_fit(&json, &run->f, &run->cohort, &fo, o->progress, err);
+    if (!status && vocabulary_parse(&run->v, json, strlen(json), "the fitted vocabulary", err))
+        status = err_context(err, "%s has codes that read like tokens of our own", run->f.path);
+    edge_rules_free(&rules);
+    free(names);
+    free(json);
+    return status;
+}
+
+static Status load_frozen(Run *run, Err *err) {
+    const char *path = run->o->vocabulary;
+    char *inside = path_is_dir(path) ? xasprintf("%s/vocabulary.json", path) : xstrdup(path);
+    Status status = vocabulary_load(&run->v, inside, err);
+    free(inside);
+    return status ? err_context(err, "--vocabulary") : OK;
+}
+
+/* The floor stands when tokens are the law's own: every what and level has its token, and the edges are those that the
+ * values were drawn in. */
+static Status check_floor(Run *run, Err *err) {
+    TokenizeReport *r = run->r;
+    OracleLaw law;
+    Err why;
+    r->oracle = oracle_file_present(run->o->events);
+    run->map.synthetic = r->oracle;
+    if (!r->oracle) return OK;
+    r->floor_valid = 1;
+    if (!run->o->vocabulary) {
+        r->floor_valid = 0;
+        snprintf(r->floor_reason, sizeof r->floor_reason,
+                 "the vocabulary was fitted to the cohort; the law's own stands beside the events (--vocabulary)");
+    } else if (oracle_law_open(&law, &run->v, &why)) {
+        r->floor_valid = 0;
+        snprintf(r->floor_reason, sizeof r->floor_reason, "%.200s", why.msg);
+    } else {
+        oracle_law_close(&law);
+        for (int w = ORACLE_LAB; w < ORACLE_LAB + ORACLE_LABS && r->floor_valid; w++) {
+            OracleItem item = oracle_item(w);
+            const VocabEdges *e = vocabulary_edges(&run->v, item.code, item.unit);
+            if (e && e->n == ORACLE_LEVELS - 1 && !memcmp(e->edge, item.edges, (size_t)e->n * sizeof *e->edge)) continue;
+            r->floor_valid = 0;
+            snprintf(r->floor_reason, sizeof r->floor_reason, "the value edges of %s are not the law's", item.code);
+        }
+    }
+    return oracle_file_open(&run->oracle, run->o->events, run->f.n_patients, run->f.n_events, err);
+}
+
+/* ---- emission ------------------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    uint64_t *key;
+    int64_t  *subject, *split, *patient_row, *origin;
+} LinkageColumns;
+
+static LinkageColumns linkage_init(Run *run) {
+    table_init(&run->linkage, run->cohort.n);
+    LinkageColumns c;
+    c.subject = table_add(&run->linkage, "subject_id", COLUMN_I64);
+    c.key = table_add(&run->linkage, "patient_key", COLUMN_U64);
+    c.split = table_add(&run->linkage, "split", COLUMN_I64);
+    c.patient_row = table_add(&run->linkage, "patient_row", COLUMN_I64);
+    c.origin = table_add(&run->linkage, "origin_us", COLUMN_I64);
+    return c;
+}
+
+static Status emit_patient(Run *run, int64_t place, int64_t at, const LinkageColumns *link, Err *err) {
+    int64_t row = run->cohort.order[place];
+    int split = run->cohort.split[row];
+    Timeline *t = &run->timeline;
+    TokenizeReport *r = run->r;
+    EventPatient p;
+    uint8_t group[64];
+    int64_t before = 0, after = 0;
+    for (int k = 0; k < KIND_COUNT; k++) before += r->counts.events[k];
+    Status status = event_file_patient(&run->f, row, &p, err);
+    if (!status)
+        status = timeline_build(t, &run->map, &p, r->oracle ? &run->oracle : NULL, r->oracle ? run->oracle.index[row] : TIME_NONE,
+                                &r->counts, err);
+    if (status) return status;
+    if (t->floor_broken && r->floor_valid) {
+        r->floor_valid = 0;
+        snprintf(r->floor_reason, sizeof r->floor_reason, "some events became other tokens than the law's");
+    }
+    for (int k = 0; k < KIND_COUNT; k++) after += r->counts.events[k];
+    groups_of(&run->groups, t, run->v.n_static, group);
+    link->subject[at] = p.subject;
+    link->key[at] = (uint64_t)place;
+    link->split[at] = split;
+    link->patient_row[at] = r->n_patients[split]++;
+    link->origin[at] = t->origin_us;
+    r->n_events[split] += after - before;
+    r->n_tokens[split] += t->n;
+    return split_shards_add(&run->shards[split], (uint64_t)place, t, group, err);
+}
+
+/* The linkage ascends by subject, like the events file; patients are emitted in dataset order. */
+static Status emit(Run *run, Err *err) {
+    Progress progress;
+    LinkageColumns link = linkage_init(run);
+    int64_t *rank = try_calloc((size_t)run->cohort.n_rows, sizeof *rank), n = 0;
+    if (!rank) return err_set(err, ERR_NOMEM, "no memory for %lld patients", (long long)run->cohort.n_rows);
+    for (int64_t row = 0; row < run->cohort.n_rows; row++)
+        if (run->cohort.split[row] != SPLIT_UNSET) rank[row] = n++;
+    progress_open(&progress, run->o->progress, "tokenize", "patients", n);
+    Status status = OK;
+    for (int64_t place = 0; place < n && !status; place++) {
+        status = emit_patient(run, place, rank[run->cohort.order[place]], &link, err);
+        progress_update(&progress, place + 1);
+    }
+    progress_close(&progress, n);
+    free(rank);
+    for (int s = 0; s < SPLIT_COUNT && !status; s++) status = split_shards_close(&run->shards[s], err);
+    return status;
+}
+
+/* ---- drift ------------------------------------------------------------------------------------------------------------------ */
+
+/* sum (o - e) ln(o / e) over the levels: the usual reading is below 0.1 stable, above 0.25 shifted. */
+static double stability_index(const UnitLevels *l, int64_t n) {
+    double psi = 0;
+    for (int k = 0; k <= l->edges->n; k++) {
+        double o = fmax((double)l->seen[k] / (double)n, 1e-4), e = fmax(l->edges->share[k], 1e-4);
+        psi += (o - e) * log(o / e);
+    }
+    return psi;
+}
+
+static void measure_drift(Run *run) {
+    TokenizeReport *r = run->r;
+    for (int64_t c = 0; c < run->f.n_codes && run->o->vocabulary; c++)
+        for (int u = 0; u < run->map.code[c].n_units; u++) {
+            const UnitLevels *l = &run->map.code[c].unit[u];
+            int64_t n = 0;
+            for (int k = 0; k <= l->edges->n; k++) n += l->seen[k];
+            if (!l->edges->share || n < DRIFT_MIN_VALUES) continue;
+            r->drift = xrealloc(r->drift, (size_t)(r->n_drift + 1) * sizeof *r->drift);
+            r->drift[r->n_drift++] = (Drift){xstrdup(l->edges->code), xstrdup(l->edges->unit), n, stability_index(l, n)};
+        }
+}
+
+/* ---- the whole ---------------------------------------------------------------------------------------------------------------- */
+
+static Status write_text(const char *folder, const char *name, const char *text, size_t size, Err *err) {
+    char *path = xasprintf("%s/%s", folder, name);
+    Status status = file_write(path, text, size, err);
+    free(path);
+    return status;
+}
+
+static Status write_linkage(Run *run, const char *dataset_json, Err *err) {
+    TokenizeReport *r = run->r;
+    char sha256[65];
+    size_t n = strlen(run->o->events);
+    if (n > 3 && !strcmp(run->o->events + n - 3, ".h5")) n -= 3;
+    snprintf(r->linkage, sizeof r->linkage, "%.*s.linkage.h5", (int)n, run->o->events);
+    bytes_sha256(dataset_json, strlen(dataset_json), sha256);
+    table_set(&run->linkage, "name", "linkage");
+    table_set(&run->linkage, "events_sha256", run->f.sha256);
+    table_set(&run->linkage, "dataset_sha256", sha256);
+    return table_write_h5(&run->linkage, r->linkage, err);
+}
+
+static Status prepare(Run *run, Err *err) {
+    const TokenizeOptions *o = run->o;
+    Status status = event_file_open(&run->f, o->events, err);
+    if (!status) status = check_codes(&run->f, err);
+    if (!status && o->key_file) status = split_key_read(o->key_file, &run->key, &run->key_size, err);
+    if (!status && o->exclude_file) status = excluded_read(o->exclude_file, &run->excluded, &run->n_excluded, err);
+    CohortOptions co = {o->split, run->key, run->key_size, o->seed, run->excluded, run->n_excluded};
+    if (!status) status = cohort_open(&run->cohort, &run->f, &co, o->progress, err);
+    if (!status) status = o->vocabulary ? load_frozen(run, err) : fit(run, err);
+    if (!status) status = token_map_open(&run->map, &run->v, &run->f, err);
+    if (!status) status = check_floor(run, err);
+    return status;
+}
+
+static void fill_report(Run *run) {
+    TokenizeReport *r = run->r;
+    snprintf(r->source, sizeof r->source, "%s", run->f.source);
+    snprintf(r->split_method, sizeof r->split_method, "%s", run->cohort.method);
+    memcpy(r->vocabulary_sha256, run->v.sha256, sizeof r->vocabulary_sha256);
+    r->n_untimed = run->cohort.n_untimed;
+    r->n_excluded = run->cohort.n_excluded;
+    r->n_vocabulary = run->v.n;
+    r->separate_values = run->v.separate_values;
+    for (int id = 0; id < run->v.n; id++) r->tokens_by_kind[run->v.token[id].kind]++;
+}
+
+static Status write_dataset(Run *run, Err *err) {
+    const TokenizeOptions *o = run->o;
+    fill_report(run);
+    groups_init(&run->groups, &run->v);
+    timeline_init(&run->timeline, &run->v);
+    run->deidentification = deidentification_format(run->r, o->key_file != NULL);
+    for (int s = 0; s < SPLIT_COUNT; s++)
+        run->shards[s] = (SplitShards){.folder = run->tmp,
+                                       .split = s,
+                                       .wide = run->v.n > UINT16_MAX,
+                                       .n_static = run->v.n_static,
+                                       .n_groups = run->groups.n,
+                                       .oracle = run->r->oracle,
+                                       .shard_size = o->shard_size,
+                                       .deidentification = run->deidentification,
+                                       .vocabulary_sha256 = run->v.sha256};
+    Status status = write_text(run->tmp, "vocabulary.json", run->v.json, strlen(run->v.json), err);
+    if (!status) status = emit(run, err);
+    if (status) return status;
+    measure_drift(run);
+    char *json = dataset_json_format(o, run->r, &run->f, &run->v, &run->groups, run->shards, run->deidentification,
+                                     run->edges_sha256);
+    status = write_text(run->tmp, "dataset.json", json, strlen(json), err);
+    if (!status) status = write_linkage(run, json, err);
+    free(json);
+    if (!status) status = folder_commit(run->tmp, o->out, err);
+    return status;
+}
+
+Status tokenize_events(const TokenizeOptions *o, TokenizeReport *r, Err *err) {
+    REQUIRE(o->shard_size > 0 && (o->vocabulary || o->age_bin_years == 1 || o->age_bin_years == 5));
+    *r = (TokenizeReport){0};
+    Run run = {.o = o, .r = r};
+    char *out = xstrdup(o->out);
+    for (size_t n = strlen(out); n > 1 && out[n - 1] == '/'; n--) out[n - 1] = 0;
+    TokenizeOptions tidy = *o;
+    tidy.out = out;
+    run.o = &tidy;
+    Status status = folder_begin(out, o->overwrite, &run.tmp, err);
+    if (!status) status = prepare(&run, err);
+    if (!status) status = write_dataset(&run, err);
+    for (int s = 0; s < SPLIT_COUNT; s++) split_shards_free(&run.shards[s]);
+    if (status && run.tmp) folder_abort(run.tmp);
+    table_free(&run.linkage);
+    timeline_free(&run.timeline);
+    groups_free(&run.groups);
+    token_map_close(&run.map);
+    vocabulary_free(&run.v);
+    cohort_close(&run.cohort);
+    oracle_file_close(&run.oracle);
+    event_file_close(&run.f);
+    free(run.deidentification);
+    free(run.excluded);
+    free(run.key);
+    free(run.tmp);
+    free(out);
+    if (status) tokenize_report_free(r);
+    return status;
+}
+
+void tokenize_report_free(TokenizeReport *r) {
+    for (int i = 0; i < r->n_drift; i++) {
+        free(r->drift[i].code);
+        free(r->drift[i].unit);
+    }
+    free(r->drift);
+    *r = (TokenizeReport){0};
+}
+
+double tokenize_unknown_share(const TokenizeCounts *c, int kind) {
+    return c->events[kind] ? (double)c->mapped[kind][MAPPED_UNKNOWN] / (double)c->events[kind] : 0;
+}
