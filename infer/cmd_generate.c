@@ -102,8 +102,10 @@ static void print_truth(const GenerateRun *r) {
 
 static void json_event(json_t *list, const Vocabulary *v, int id, double minutes) {
     if (is_gap(v, id)) return;
-    json_array_append_new(list, json_pack("{s:f, s:s, s:s}", "days", minutes / 1440, "code", v->token[id].code, "name",
-                                          v->token[id].name));
+    const VocabToken *t = &v->token[id];
+    json_array_append_new(list, json_pack("{s:f, s:s, s:s, s:s}", "days", minutes / 1440, "kind",
+                                          t->event_kind < 0 ? "value" : event_kind_name(t->event_kind), "code", t->code,
+                                          "name", t->name));
 }
 
 static void json_line(const GenerateRun *r, json_t *o) {
