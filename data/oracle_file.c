@@ -1,11 +1,15 @@
 /* oracle_file.c - see oracle_file.h. */
 #include "data/oracle_file.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include "data/event_format.h"
 #include "data/h5.h"
 
 enum { OFFSET_SLAB = 1 << 16, OUTCOMES_MAX = 64 };
@@ -85,7 +89,7 @@ static Status outcomes_write(hid_t file, const OracleFileContent *c, const char 
     return status;
 }
 
-Status oracle_file_write(const OracleFileContent *c, const char *path, Err *err) {
+static Status datasets_write(const OracleFileContent *c, const char *path, Err *err) {
     h5_quiet();
     hid_t access_list = H5Pcreate(H5P_FILE_ACCESS);
     H5Pset_libver_bounds(access_list, H5F_LIBVER_V18, H5F_LIBVER_V18);
@@ -101,6 +105,23 @@ Status oracle_file_write(const OracleFileContent *c, const char *path, Err *err)
     if (!status) status = h5_write_dataset(file, path, "oracle_risk", H5T_NATIVE_DOUBLE, 3, risk, c->risk, err);
     if (!status) status = outcomes_write(file, c, path, err);
     if (H5Fclose(file) < 0 && !status) status = err_set(err, ERR_IO, "cannot finish %s (disk full?)", path);
+    return status;
+}
+
+/* The seal is the last thing in an events file: off before HDF5 writes, and a new one on after. */
+Status oracle_file_write(const OracleFileContent *c, const char *path, Err *err) {
+    struct stat   st;
+    unsigned char seal[EVENT_SEAL];
+    if (stat(path, &st) || st.st_size < EVENT_SEAL || truncate(path, st.st_size - EVENT_SEAL))
+        return err_set(err, ERR_IO, "cannot unseal %s: %s", path, strerror(errno));
+    Status status = datasets_write(c, path, err);
+    if (status) return status;
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &st)) status = err_set(err, ERR_IO, "cannot read %s back: %s", path, strerror(errno));
+    if (!status) status = event_seal_compute(fd, path, st.st_size, 0, seal, NULL, err);
+    if (!status && (pwrite(fd, seal, sizeof seal, st.st_size) != (ssize_t)sizeof seal || fsync(fd)))
+        status = err_set(err, ERR_IO, "cannot seal %s: %s", path, strerror(errno));
+    if (fd >= 0) close(fd);
     return status;
 }
 
