@@ -5,12 +5,22 @@
 #ifndef EHR_DATA_EVENT_FORMAT_H
 #define EHR_DATA_EVENT_FORMAT_H
 #include "data/event.h"
-#include "data/event_sort.h"
 #include <stddef.h>
 #include <string.h>
 
 #define EVENT_FORMAT "ehr.c events"
 enum { EVENT_FORMAT_VERSION = 1, EVENT_STRING_MAX = 255 /* bytes of a code, name or unit */, EVENT_SEAL = 32 };
+
+/* An event on its way through the sort.  A subject's own record travels as a row too, before the subject's events: time is
+ * its observation_end, precision its split. */
+#define ROW_SUBJECT UINT32_MAX
+typedef struct {
+    int64_t  subject, available, time;
+    uint32_t code, visit; /* code: arrival id, or ROW_SUBJECT */
+    float    value;       /* never -0; one NaN only */
+    uint16_t unit;        /* arrival id */
+    uint8_t  comparator, precision;
+} EventRow;
 
 typedef enum { STORE_I64, STORE_U64, STORE_U32, STORE_U16, STORE_U8, STORE_F32, STORE_COUNT } StoreType;
 

@@ -1,10 +1,11 @@
 /* event_writer.c - events in any order -> events.h5.
  *
- * Rows go through event_sort.c.  Closing walks the sorted rows twice: once to count what remains after duplicates, so
+ * Rows go through sort.c.  Closing walks the sorted rows twice: once to count what remains after duplicates, so
  * that every HDF5 dataset has its final size and lies contiguous in the file, and once to write.  Codes and units get
  * their final ids, the places in string order, on the way out: nothing in the file depends on the order of arrival. */
 #include "data/event_format.h"
 #include "data/intern.h"
+#include "data/sort.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <hdf5.h>
@@ -22,35 +23,53 @@ typedef struct {
 struct EventWriter {
     char        *path;
     int64_t      memory;
-    EventSorter *sorter;
+    Sorter      *sorter;
     Intern       codes, units;
     CodeInfo    *info; /* (codes.capacity) */
     uint32_t     info_capacity;
     size_t       info_bytes;
     int          spilled, kind_changed; /* a kind changed after rows were sorted by it */
-    uint32_t    *code_rank, *unit_rank; /* RowRanks of ranked_codes codes and ranked_units units */
+    /* Places of codes (by kind, then string) and of units (by string), by arrival id, for the ids that had come so far. */
+    uint32_t    *code_rank, *unit_rank;
     uint32_t     ranked_codes, ranked_units;
 };
 
+#define COMPARE(x, y)                                                                                                  \
+    if ((x) != (y)) return (x) < (y) ? -1 : 1
+
+static int row_compare(const void *x, const void *y, void *writer) {
+    const EventRow *a = x, *b = y;
+    const EventWriter *w = writer;
+    COMPARE(a->subject, b->subject);
+    COMPARE(a->code != ROW_SUBJECT, b->code != ROW_SUBJECT);
+    COMPARE(a->available, b->available);
+    if (a->code != b->code) COMPARE(w->code_rank[a->code], w->code_rank[b->code]);
+    COMPARE(isnan(a->value) != 0, isnan(b->value) != 0);
+    if (!isnan(a->value)) COMPARE(a->value, b->value);
+    COMPARE(a->time, b->time);
+    if (a->unit != b->unit) COMPARE(w->unit_rank[a->unit], w->unit_rank[b->unit]);
+    COMPARE(a->comparator, b->comparator);
+    COMPARE(a->visit, b->visit);
+    COMPARE(a->precision, b->precision);
+    return 0;
+}
+
 Status event_writer_open(EventWriter **out, const char *path, int64_t memory, Err *err) {
-    *out = NULL;
+    (void)err;
     EventWriter *w = xcalloc(1, sizeof *w);
     w->path = xstrdup(path);
     w->memory = memory < MEMORY_MIN ? MEMORY_MIN : memory;
     intern_init(&w->codes);
     intern_init(&w->units);
     intern_add(&w->units, "");
-    Status status = event_sorter_open(&w->sorter, path, w->memory, err);
-    if (status)
-        event_writer_abort(w);
-    else
-        *out = w;
-    return status;
+    w->sorter = sorter_open(path, sizeof(EventRow), row_compare, w, w->memory);
+    *out = w;
+    return OK;
 }
 
 void event_writer_abort(EventWriter *w) {
     if (!w) return;
-    event_sorter_close(w->sorter);
+    sorter_close(w->sorter);
     for (uint32_t i = 0; i < w->codes.n && w->info; i++) {
         free(w->info[i].name);
         free(w->info[i].parent);
@@ -146,7 +165,7 @@ static int ranked_compare(const void *a, const void *b) {
     return x->kind != y->kind ? (x->kind < y->kind ? -1 : 1) : strcmp(x->text, y->text);
 }
 
-static RowRanks writer_ranks(EventWriter *w) {
+static void writer_rank(EventWriter *w) {
     if (w->ranked_codes != w->codes.n || !w->code_rank) {
         uint32_t n = w->codes.n;
         RankedCode *order = xmalloc((n + 1) * sizeof *order);
@@ -162,20 +181,20 @@ static RowRanks writer_ranks(EventWriter *w) {
         w->unit_rank = intern_ranks(&w->units);
         w->ranked_units = w->units.n;
     }
-    return (RowRanks){w->code_rank, w->unit_rank};
 }
 
 /* ---- rows -------------------------------------------------------------------------------------------------------- */
 
 static Status writer_push(EventWriter *w, const EventRow *row, Err *err) {
     /* 16 bytes a code: the ranks and what sorting them takes. */
-    size_t reserved = w->codes.bytes + w->info_bytes + w->units.bytes + 16 * (size_t)w->codes.n;
-    if (event_sorter_held(w->sorter) >= event_sorter_room(w->sorter, reserved)) {
-        RowRanks ranks = writer_ranks(w);
+    sorter_reserve(w->sorter, w->codes.bytes + w->info_bytes + w->units.bytes + 16 * (size_t)w->codes.n);
+    if (sorter_full(w->sorter)) {
+        writer_rank(w);
         w->spilled = 1;
-        if (event_sorter_spill(w->sorter, &ranks, err)) return err->code;
+        Status status = sorter_spill(w->sorter, err);
+        if (status) return status;
     }
-    event_sorter_add(w->sorter, row);
+    sorter_add(w->sorter, row);
     return OK;
 }
 
@@ -206,10 +225,10 @@ typedef struct {
 } RowWalk;
 
 static Status walk_next(EventWriter *w, RowWalk *walk, const EventRow **out, int *first_of_patient, Err *err) {
+    const void *next = NULL;
     const EventRow *row = NULL;
-    RowRanks ranks = {w->code_rank, w->unit_rank};
     Status status;
-    while (!(status = event_sorter_next(w->sorter, &row, err)) && row) {
+    while (!(status = sorter_next(w->sorter, &next, err)) && (row = next)) {
         if (row->code == ROW_SUBJECT) {
             if (walk->has_subject && walk->subject.subject == row->subject)
                 return err_set(err, ERR_FORMAT, "writing %s: subject %lld was given twice; each subject must come from one "
@@ -218,7 +237,7 @@ static Status walk_next(EventWriter *w, RowWalk *walk, const EventRow **out, int
             walk->has_subject = 1;
             continue;
         }
-        if (walk->has_last && !event_row_compare(row, &walk->last, &ranks)) {
+        if (walk->has_last && !row_compare(row, &walk->last, w)) {
             walk->duplicates++;
             continue;
         }
@@ -401,7 +420,7 @@ static Status rows_write(EventOut *o, Err *err) {
     RowWalk walk = {0};
     const EventRow *row = NULL;
     int first = 0;
-    Status status = event_sorter_rewind(o->w->sorter, err);
+    Status status = sorter_rewind(o->w->sorter, err);
     while (!status && !(status = walk_next(o->w, &walk, &row, &first, err)) && row) {
         if (first) {
             int known = walk.has_subject && walk.subject.subject == row->subject;
@@ -503,10 +522,10 @@ Status event_writer_close(EventWriter *w, const char *source, const char *proven
     EventOut o = {.w = w, .file = -1};
     for (int c = 0; c < EVENT_COLUMNS; c++) o.event[c] = -1;
     for (int c = 0; c < PATIENT_COLUMNS; c++) o.patient[c] = -1;
-    RowRanks ranks = writer_ranks(w);
-    Status status = w->kind_changed ? event_sorter_resort(w->sorter, &ranks, err) : OK;
-    if (!status) status = event_sorter_finish(w->sorter, &ranks, err);
-    if (!status) status = event_sorter_rewind(w->sorter, err);
+    writer_rank(w);
+    Status status = w->kind_changed ? sorter_resort(w->sorter, err) : OK;
+    if (!status) status = sorter_finish(w->sorter, err);
+    if (!status) status = sorter_rewind(w->sorter, err);
     RowWalk walk = {0};
     const EventRow *row = NULL;
     int first = 0;
