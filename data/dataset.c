@@ -269,17 +269,7 @@ static Shard *find_shard(const Dataset *d, int split, int64_t row, int64_t *loca
     return &d->impl->shard[split][lo];
 }
 
-Status dataset_patient(Dataset *d, int split, int64_t row, PatientView *out, Err *err) {
-    REQUIRE(split >= 0 && split < SPLIT_COUNT);
-    if (row < 0 || row >= d->n_patients[split])
-        return err_set(err, ERR_USAGE, "patient %lld does not exist: the %s split of %s has %lld", (long long)row,
-                       split_name(split), d->path, (long long)d->n_patients[split]);
-    int64_t p;
-    Shard *s = find_shard(d, split, row, &p);
-    if (!atomic_load_explicit(&s->patient_checked[p], memory_order_relaxed)) {
-        Status status = check_patient(d, s, p, err);
-        if (status) return status;
-    }
+static void view_patient(const Shard *s, int64_t p, int64_t row, PatientView *out) {
     int64_t first = (int64_t)s->offsets[p];
     const uint16_t *statics = s->statics + p * (s->n_static + 1);
     *out = (PatientView){
@@ -295,7 +285,27 @@ Status dataset_patient(Dataset *d, int split, int64_t row, PatientView *out, Err
         .group = s->group + p * s->n_groups,
         .oracle_logp = s->oracle_logp ? s->oracle_logp + first : NULL,
     };
+}
+
+Status dataset_patient(Dataset *d, int split, int64_t row, PatientView *out, Err *err) {
+    REQUIRE(split >= 0 && split < SPLIT_COUNT);
+    if (row < 0 || row >= d->n_patients[split])
+        return err_set(err, ERR_USAGE, "patient %lld does not exist: the %s split of %s has %lld", (long long)row,
+                       split_name(split), d->path, (long long)d->n_patients[split]);
+    int64_t p;
+    Shard *s = find_shard(d, split, row, &p);
+    if (!atomic_load_explicit(&s->patient_checked[p], memory_order_relaxed)) {
+        Status status = check_patient(d, s, p, err);
+        if (status) return status;
+    }
+    view_patient(s, p, row, out);
     return OK;
+}
+
+void dataset_patient_unchecked(const Dataset *d, int split, int64_t row, PatientView *out) {
+    int64_t p;
+    const Shard *s = find_shard(d, split, row, &p);
+    view_patient(s, p, row, out);
 }
 
 Status dataset_find(Dataset *d, uint64_t key, int *split, int64_t *row, Err *err) {

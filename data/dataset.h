@@ -60,6 +60,8 @@ void   dataset_close(Dataset *d);
 /* The row-th patient of a split; the view stays valid until dataset_close.  Verifies, once a patient, the checksums of the
  * blocks it touches, ids within the vocabulary, minutes from 0 that do not descend.  Threads may call it at once. */
 Status dataset_patient(Dataset *d, int split, int64_t row, PatientView *out, Err *err);
+/* The same without any check, for sizes alone: what the view points at may be damaged.  row must exist. */
+void dataset_patient_unchecked(const Dataset *d, int split, int64_t row, PatientView *out);
 /* By key; ERR_USAGE when no split has it. */
 Status dataset_find(Dataset *d, uint64_t key, int *split, int64_t *row, Err *err);
 /* Group label of a code of a group column: "F"; "" when unknown. */
