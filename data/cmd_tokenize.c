@@ -70,6 +70,8 @@ static void print_counts(const TokenizeReport *r) {
 }
 
 static void print_warnings(const TokenizeReport *r, int frozen) {
+    for (int s = 0; s < SPLIT_COUNT; s++)
+        if (!r->n_patients[s]) fprintf(stderr, "warning: the %s split is empty (split by %s)\n", split_name(s), r->split_method);
     for (int k = 0; k < KIND_COUNT; k++) {
         double share = tokenize_unknown_share(&r->counts, k);
         if (share <= 0.2) continue;

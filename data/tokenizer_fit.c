@@ -187,6 +187,7 @@ static void roll_up(Fit *fit) {
     fit->forward = xcalloc(n, sizeof *fit->forward);
     for (int64_t c = 0; c < fit->f->n_codes; c++) {
         CodeFit *code = &fit->code[c];
+        if (!has_hierarchy(fit->kind[c])) continue;
         PatientSet *own = fit->o->separate_values ? &code->any : &code->plain;
         fit->set[c] = *own;
         *own = (PatientSet){0};
