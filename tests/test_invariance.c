@@ -85,6 +85,17 @@ static void products_check(Fixture *f, Device *dev, Products *p) {
     assert_same_bits(p->got, p->dweight, r * c, label("matmul_wgrad", dev, p->N, p->R));
 }
 
+/* The definition: one chain of fused multiply-adds, k ascending from 0. */
+static void check_chain(const Products *p) {
+    for (int i = 0; i < p->N * p->R; i += 7) {
+        const float *x = p->inp + i / p->R * p->C, *w = p->w + i % p->R * p->C;
+        float        chain = 0;
+        for (int k = 0; k < p->C; k++) chain = fmaf(x[k], w[k], chain);
+        assert_true(p->out[i] == chain);
+        assert_true(p->sum[i] == p->residual[i] + chain);
+    }
+}
+
 static void test_products(void **state) {
     Fixture *f = *state;
     static const int shapes[][3] = {{1, 1, 1}, {3, 34, 17}, {29, 96, 300}, {61, 130, 600}, {290, 64, 33}, {300, 290, 40}};
@@ -104,6 +115,7 @@ static void test_products(void **state) {
         if (p.R % 2 == 0) f->ops->matmul_swiglu_forward(one, p.gated, NULL, p.inp, &p.rows, p.N);
         f->ops->matmul_dgrad(one, p.dinp, p.dout, &p.rows, p.N);
         f->ops->matmul_wgrad(one, p.dweight, p.dout, p.inp, p.N, p.R, p.C);
+        check_chain(&p);
         for (CpuLevel level = CPU_PORTABLE; level < CPU_LEVELS; level++)
             for (int t = 0; t < THREADS; t++) {
                 if (cpu_device_force_isa(f->dev[t], level)) continue;
