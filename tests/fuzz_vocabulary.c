@@ -1,0 +1,105 @@
+/* fuzz_vocabulary.c SECONDS [SEED] - mutated vocabulary.json never crashes the parser, and whatever it accepts keeps the
+ * promises of vocabulary.h that others index by. */
+#include "data/vocabulary.h"
+#include "kernels/philox.h"
+#include "tests/make_dataset.h"
+#include <math.h>
+
+static uint64_t counter, seed = 1;
+static uint64_t draw(uint64_t below) {
+    Philox4 r = philox4x32(seed, counter++, 0);
+    return below ? ((uint64_t)r.v[0] << 32 | r.v[1]) % below : 0;
+}
+
+static size_t mutate(char *text, size_t n, size_t capacity) {
+    static const char *const token[] = {"null", "-1", "1e999", "99999999999999999999", "\"\"", "[]", "{}", "true", "0.5", "\"PAD\"",
+                                        "\"GAP//=6mt\"", "\"event\"", "\"age\"", "\"MEDS_DEATH\"", "\"level\": 3,", "64", "\\u0000"};
+    for (uint64_t k = 1 + draw(4); k > 0; k--) {
+        size_t at = (size_t)draw(n), length;
+        switch (draw(5)) {
+        case 0: text[at] = (char)draw(256); break;
+        case 1: text[at] = "0123456789{}[],:\"-"[draw(18)]; break;
+        case 2: /* cut a piece out */
+            length = (size_t)draw(40);
+            if (at + length > n) length = n - at;
+            memmove(text + at, text + at + length, n - at - length);
+            n -= length;
+            break;
+        case 3: { /* put something where a value may stand */
+            while (at < n && text[at] != ':' && text[at] != ',') at++;
+            const char *word = token[draw(sizeof token / sizeof *token)];
+            size_t end = at + 1, w = strlen(word);
+            while (end < n && !strchr(",}]", text[end])) end++;
+            if (at + 1 > n || end > n || n + w > capacity) break;
+            memmove(text + at + 1 + w, text + end, n - end);
+            memcpy(text + at + 1, word, w);
+            n = n - (end - at - 1) + w;
+            break;
+        }
+        default: /* repeat a piece */
+            length = (size_t)draw(120);
+            if (at + length > n || n + length > capacity) break;
+            memmove(text + at + length, text + at, n - at);
+            n += length;
+        }
+        if (n < 2) break;
+    }
+    return n;
+}
+
+static void check(const Vocabulary *v) {
+    char text[256];
+    uint8_t *forbidden = malloc((size_t)v->n);
+    uint32_t *mark = calloc((size_t)v->n, sizeof *mark);
+    const char *pattern[] = {"ICD10CM//E11", "LOINC*"};
+    REQUIRE(v->n >= 3 && v->gap_lo > 0 && v->gap_lo + GAP_TOKENS <= v->n && v->death > 0 && v->death < v->n && v->n_age > 0);
+    vocabulary_forbidden(v, forbidden);
+    REQUIRE(vocabulary_match(v, pattern, 2, 1, mark) <= v->n);
+    vocabulary_nearest(v, "ICD10CM//X", text, sizeof text);
+    for (int id = 0; id < v->n; id++) {
+        REQUIRE(vocabulary_find(v, v->token[id].code) == id);
+        vocabulary_describe(v, id, text, sizeof text);
+        REQUIRE(vocabulary_gap_minutes(v, id, 0.3) >= 0);
+    }
+    for (double years = -1; years < 300; years += 7.5) {
+        int age = vocabulary_age_token(v, years);
+        REQUIRE(age > 0 && age < v->n && v->token[age].kind == TOKEN_AGE);
+    }
+    for (int i = 0; i < v->n_edges; i++)
+        for (float x = -10; x < 10; x += 0.7f) {
+            int level = edges_level(&v->edges[i], x);
+            REQUIRE(level >= 1 && level <= v->edges[i].n + 1);
+        }
+    for (int i = 0; i < v->n_rollup; i++) REQUIRE(vocabulary_find(v, v->rollup_to[i]) >= 0);
+    free(forbidden);
+    free(mark);
+}
+
+int main(int argc, char **argv) {
+    double until = clock_s() + (argc > 1 ? atof(argv[1]) : 2);
+    if (argc > 2) seed = strtoull(argv[2], NULL, 10);
+    char *base = made_vocabulary_json();
+    size_t size = strlen(base), capacity = size + 4096;
+    char *text = malloc(capacity);
+    int64_t tried = 0, accepted = 0;
+    for (; clock_s() < until; tried++) {
+        memcpy(text, base, size);
+        size_t n = mutate(text, size, capacity);
+        char *exact = malloc(n); /* so that a read past the end is seen */
+        memcpy(exact, text, n);
+        Vocabulary v;
+        Err err = {0};
+        if (!vocabulary_parse(&v, exact, n, "fuzz", &err)) {
+            check(&v);
+            vocabulary_free(&v);
+            accepted++;
+        } else {
+            REQUIRE(err.msg[0] && v.n == 0 && !v.token);
+        }
+        free(exact);
+    }
+    free(text);
+    free(base);
+    printf("%lld mutations, %lld still vocabularies\n", (long long)tried, (long long)accepted);
+    return tried == 0;
+}
