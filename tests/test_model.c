@@ -371,14 +371,15 @@ static void test_f32_against_f64(void **state) {
 }
 
 typedef struct {
-    float *hidden, *losses;
+    char *hidden, *losses; /* of the table's dtype */
 } Outputs;
 
 static Outputs outputs(Model *m, const Batch *b) {
     Acts *a = open_acts(m, b->N, 0, RECOMPUTE_NONE);
     model_forward(m, a, b);
     model_loss(m, a, b, NULL);
-    Outputs o = {download(m, acts_hidden(a), (size_t)b->N * (size_t)m->cfg.d_model * 4), download(m, acts_losses(a), (size_t)b->N * 4)};
+    const size_t bytes = (size_t)b->N * real_size(m);
+    Outputs      o = {download(m, acts_hidden(a), bytes * (size_t)m->cfg.d_model), download(m, acts_losses(a), bytes)};
     acts_close(a);
     return o;
 }
@@ -389,9 +390,9 @@ static void free_outputs(Outputs *o) {
 }
 
 static int same_rows(const Model *m, const Outputs *a, int a_row, const Outputs *b, int b_row, int n) {
-    const size_t C = (size_t)m->cfg.d_model;
-    return !memcmp(a->hidden + (size_t)a_row * C, b->hidden + (size_t)b_row * C, (size_t)n * C * 4) &&
-           !memcmp(a->losses + a_row, b->losses + b_row, (size_t)n * 4);
+    const size_t real = real_size(m), C = real * (size_t)m->cfg.d_model;
+    return !memcmp(a->hidden + (size_t)a_row * C, b->hidden + (size_t)b_row * C, (size_t)n * C) &&
+           !memcmp(a->losses + (size_t)a_row * real, b->losses + (size_t)b_row * real, (size_t)n * real);
 }
 
 static void test_threads(void **state) {
@@ -415,13 +416,12 @@ static void test_threads(void **state) {
 
 /* Changing one patient changes no bit of another; a patient has the same bits alone and packed with others; a future token
  * changes no past bit. */
-static void test_no_leaks(void **state) {
-    (void)state;
+static void check_no_leaks(DType dtype) {
     static const int length[] = {40, 75, 9, 66};
     enum { CHANGED = 1, AT = 50 };
     Model   m;
     Device *dev = open_device(2);
-    open_model(&m, dev, &FAST, 1, DTYPE_F32);
+    open_model(&m, dev, &FAST, 1, dtype);
     Batch   b = make_batch(length, 4, 300, 4);
     Outputs before = outputs(&m, &b);
     for (int s = 0; s < 4; s++) {
@@ -454,6 +454,12 @@ static void test_no_leaks(void **state) {
     device_close(dev);
 }
 
+static void test_no_leaks(void **state) {
+    (void)state;
+    check_no_leaks(DTYPE_F32);
+    check_no_leaks(DTYPE_F64);
+}
+
 /* ---- cached decoding --------------------------------------------------------------------------------------------- */
 
 enum { SEQ = 2, LEN = 150, BLOCKS = 3, PAGES = 8, SHARED = 1 };
@@ -466,16 +472,16 @@ typedef struct {
     size_t  stride;
     int     len[SEQ];
     int32_t table[SEQ * BLOCKS];
-    float  *logits;
+    void   *logits;
 } Decoder;
 
 static Decoder open_decoder(Model *m) {
     static const int32_t table[SEQ * BLOCKS] = {6, 1, 4, 6, 0, 3};
     const ModelConfig   *c = &m->cfg;
     Decoder d = {.m = m, .a = open_acts(m, SEQ * LEN, 0, RECOMPUTE_NONE)};
-    d.stride = (size_t)PAGES * 2 * (size_t)c->n_kv_heads * KV_PAGE * (size_t)c->head_dim * 4;
+    d.stride = (size_t)PAGES * 2 * (size_t)c->n_kv_heads * KV_PAGE * (size_t)c->head_dim * real_size(m);
     d.pool = device_alloc(m->dev, d.stride * (size_t)c->n_layers);
-    d.logits = device_alloc(m->dev, (size_t)SEQ * LEN * (size_t)c->vocab_padded * 4);
+    d.logits = device_alloc(m->dev, (size_t)SEQ * LEN * (size_t)c->vocab_padded * real_size(m));
     memcpy(d.table, table, sizeof table);
     return d;
 }
@@ -488,7 +494,7 @@ static void close_decoder(Decoder *d) {
 
 /* Feeds n[s] further tokens of each sequence (tokens: SEQ x LEN) and copies their logits to out (SEQ x LEN x Vp).  shared:
  * pages the group reads once. */
-static void feed(Decoder *d, const int32_t *tokens, const int *n, int shared, float *out) {
+static void feed(Decoder *d, const int32_t *tokens, const int *n, int shared, char *out) {
     int32_t tok[SEQ * LEN], pos[SEQ * LEN], q_offset[SEQ + 1] = {0}, kv_len[SEQ], group[2] = {0, SEQ}, group_shared[1] = {shared};
     int64_t slot[SEQ * LEN];
     int32_t rows[SEQ * LEN];
@@ -508,31 +514,30 @@ static void feed(Decoder *d, const int32_t *tokens, const int *n, int shared, fl
     }
     const PagedBatch pages = {.pool = d->pool, .q_offset = q_offset, .kv_len = kv_len, .block_table = d->table, .n_seq = SEQ,
                               .max_blocks = BLOCKS, .group_offset = group, .group_shared = group_shared, .n_group = 1};
-    const size_t Vp = (size_t)d->m->cfg.vocab_padded;
+    const size_t row = (size_t)d->m->cfg.vocab_padded * real_size(d->m);
     model_decode(d->m, d->a, tok, pos, slot, &pages, d->stride, N);
     model_logits(d->m, d->a, d->logits, rows, N);
-    float *got = download(d->m, d->logits, (size_t)N * Vp * 4);
+    char *got = download(d->m, d->logits, (size_t)N * row);
     for (int s = 0, at = 0; s < SEQ; s++)
         for (int i = 0; i < n[s]; i++, at++)
-            memcpy(out + ((size_t)(s * LEN + d->len[s] - n[s] + i)) * Vp, got + (size_t)at * Vp, Vp * 4);
+            memcpy(out + (size_t)(s * LEN + d->len[s] - n[s] + i) * row, got + (size_t)at * row, row);
     free(got);
 }
 
 /* Full pass, one prefill, token by token, ragged pieces, with packed weights: the same logits, bit for bit. */
-static void test_decode(void **state) {
-    (void)state;
+static void check_decode(DType dtype) {
     Model   m;
     Device *dev = open_device(2);
-    open_model(&m, dev, &FAST, 1, DTYPE_F32);
+    open_model(&m, dev, &FAST, 1, dtype);
     const int    length[SEQ] = {LEN, LEN}, everything[SEQ] = {LEN, LEN}, one[SEQ] = {1, 1};
-    const size_t bytes = (size_t)SEQ * LEN * (size_t)m.cfg.vocab_padded * 4;
+    const size_t bytes = (size_t)SEQ * LEN * (size_t)m.cfg.vocab_padded * real_size(&m);
     Batch        b = make_batch(length, SEQ, 300, 8);
     memcpy(b.tokens + LEN, b.tokens, SHARED * KV_PAGE * sizeof *b.tokens);
     Decoder d = open_decoder(&m);
-    float  *got = xcalloc(1, bytes);
+    char   *got = xcalloc(1, bytes);
     model_forward(&m, d.a, &b);
     model_logits(&m, d.a, d.logits, NULL, b.N);
-    float *full = download(&m, d.logits, bytes);
+    char *full = download(&m, d.logits, bytes);
     for (int pass = 0; pass < 4; pass++) {
         if (pass == 3) { /* packed weights from here on */
             Err err;
@@ -556,6 +561,12 @@ static void test_decode(void **state) {
     free_batch(&b);
     model_close(&m);
     device_close(dev);
+}
+
+static void test_decode(void **state) {
+    (void)state;
+    check_decode(DTYPE_F32);
+    check_decode(DTYPE_F64);
 }
 
 /* ---- tables and refusals ----------------------------------------------------------------------------------------- */
