@@ -5,8 +5,10 @@
  *   known) | outcome i64 (1 yes, 0 no, -1 censored before the horizon) | event_minutes f64 after the index (NaN none) |
  *   censor_minutes f64 after the index | death_minutes f64 after the index (NaN none)
  *   true_risk, true_risk_se f64 (oracle cohorts only)
- * attributes: name, task (JSON as given), outcome_codes (JSON array of code patterns), horizon_minutes, dataset_sha256,
- * vocabulary_sha256, counts (JSON: eligible, positive, negative, censored, excluded by reason). */
+ * attributes: name, task (JSON), outcome_codes (JSON array of code patterns; for kind value of level tokens; empty for
+ * kind duration, which no single token is), stop_codes (JSON array: follow-up ends there without the outcome; death always
+ * does), horizon_minutes, dataset_sha256, vocabulary_sha256, counts (JSON: eligible, positive, negative, censored,
+ * expressible = share of the positives' events that the vocabulary has a token for, excluded by reason). */
 #ifndef EHR_DATA_LABEL_H
 #define EHR_DATA_LABEL_H
 #include "data/table.h"
@@ -16,6 +18,8 @@ typedef struct {
     char   *name;
     int     n_codes;
     char  **codes; /* outcome code patterns */
+    int     n_stops;
+    char  **stops; /* code patterns of competing ends, death left out */
     int64_t horizon_minutes;
     const uint64_t *patient_key;
     const int64_t  *split, *patient_row, *index_minutes, *outcome;

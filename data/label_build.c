@@ -1,0 +1,353 @@
+/* label_build.c - runs a task over an events file and writes its rows in the terms of a dataset. */
+#include "data/label_build.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "data/dataset.h"
+#include "data/oracle_file.h"
+#include "kernels/philox.h"
+
+/* ---- the linkage: source ids -> where the patient lies in the dataset ---------------------------------------------- */
+
+typedef struct {
+    Table           table;
+    const int64_t  *subject, *split, *row, *origin;
+    const uint64_t *key;
+} Linkage;
+
+static Status linkage_open(Linkage *l, const LabelOptions *o, const Dataset *d, Err *err) {
+    size_t n = strlen(o->events);
+    if (n > 3 && !strcmp(o->events + n - 3, ".h5")) n -= 3;
+    char  *path = o->linkage ? xstrdup(o->linkage) : xasprintf("%.*s.linkage.h5", (int)n, o->events);
+    Status s = OK;
+    memset(l, 0, sizeof *l);
+    if (!path_exists(path))
+        s = err_set(err, ERR_IO, "there is no linkage %s, which says which patient of %s is which; `ehr-data tokenize` writes it "
+                    "beside the events file; or give --linkage", path, d->path);
+    if (!s) s = table_read_h5(&l->table, path, err);
+    if (!s) {
+        l->subject = table_get(&l->table, "subject_id", COLUMN_I64);
+        l->key = table_get(&l->table, "patient_key", COLUMN_U64);
+        l->split = table_get(&l->table, "split", COLUMN_I64);
+        l->row = table_get(&l->table, "patient_row", COLUMN_I64);
+        l->origin = table_get(&l->table, "origin_us", COLUMN_I64);
+        const char *sha = table_attribute(&l->table, "dataset_sha256");
+        if (!l->subject || !l->key || !l->split || !l->row || !l->origin)
+            s = err_set(err, ERR_FORMAT, "%s is no linkage table; `ehr-data tokenize` writes one beside the events file", path);
+        else if (!sha || strcmp(sha, d->sha256))
+            s = err_set(err, ERR_FORMAT, "%s links to another dataset than %s; tokenise again, or give --linkage", path, d->path);
+        for (int64_t i = 1; !s && i < l->table.n; i++)
+            if (l->subject[i] <= l->subject[i - 1]) s = err_set(err, ERR_FORMAT, "%s: subjects do not ascend (damaged?)", path);
+    }
+    if (s) table_free(&l->table);
+    free(path);
+    return s;
+}
+
+static int64_t linkage_find(const Linkage *l, int64_t subject) {
+    int64_t lo = 0, hi = l->table.n;
+    while (lo < hi) {
+        int64_t mid = lo + (hi - lo) / 2;
+        if (l->subject[mid] < subject) lo = mid + 1;
+        else hi = mid;
+    }
+    return lo < l->table.n && l->subject[lo] == subject ? lo : -1;
+}
+
+/* ---- codes --------------------------------------------------------------------------------------------------------- */
+
+static int matches(const LabelPredicate *p, const char *code) {
+    for (int i = 0; i < p->n; i++)
+        if (code_matches(code, p->codes[i])) return 1;
+    return 0;
+}
+
+static uint32_t *marks_make(const LabelTask *t, const EventFile *f) {
+    uint32_t *mark = xcalloc((size_t)f->n_codes + 1, sizeof *mark);
+    for (int64_t c = 0; c < f->n_codes; c++) {
+        if (matches(&t->outcome, f->codes[c])) mark[c] |= MARK_OUTCOME;
+        if (f->code_kind[c] == KIND_VISIT_START && matches(&t->inpatient, f->codes[c])) mark[c] |= MARK_INPATIENT;
+        for (int i = 0; i < t->n_stops; i++)
+            if (matches(&t->stop[i], f->codes[c])) mark[c] |= (uint32_t)MARK_STOP << i;
+    }
+    return mark;
+}
+
+static int all_diagnoses(const EventFile *f, const uint32_t *mark) {
+    int any = 0;
+    for (int64_t c = 0; c < f->n_codes; c++) {
+        if (!(mark[c] & MARK_OUTCOME)) continue;
+        if (f->code_kind[c] != KIND_DIAGNOSIS) return 0;
+        any = 1;
+    }
+    return any;
+}
+
+static int compare_names(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+
+/* What a code becomes in this vocabulary still is the outcome. */
+static uint8_t *expressible_make(const LabelTask *t, const EventFile *f, const Vocabulary *v, const uint32_t *mark) {
+    uint8_t *can = xcalloc((size_t)f->n_codes + 1, 1);
+    char   **base = xmalloc((size_t)(v->n + 1) * sizeof *base);
+    size_t   n = 0;
+    for (int id = 0; id < v->n; id++)
+        if (v->token[id].kind == TOKEN_EVENT) base[n++] = v->token[id].base;
+    qsort(base, n, sizeof *base, compare_names);
+    for (int64_t c = 0; c < f->n_codes; c++) {
+        if (!(mark[c] & MARK_OUTCOME)) continue;
+        can[c] = bsearch(&f->codes[c], base, n, sizeof *base, compare_names) != NULL;
+        char **up = can[c] || !v->n_rollup ? NULL : bsearch(&f->codes[c], v->rollup_from, (size_t)v->n_rollup, sizeof *up, compare_names);
+        if (up) can[c] = (uint8_t)matches(&t->outcome, v->rollup_to[up - v->rollup_from]);
+    }
+    free(base);
+    return can;
+}
+
+/* The code patterns that `risk` looks for; for values, the tokens of levels that lie wholly within the bounds. */
+static json_t *outcome_codes(const LabelTask *t, const Vocabulary *v) {
+    json_t *list = json_array();
+    if (t->kind == LABEL_DURATION) return list;
+    for (int i = 0; !t->outcome.bounded && i < t->outcome.n; i++) json_array_append_new(list, json_string(t->outcome.codes[i]));
+    for (int id = 0; t->outcome.bounded && id < v->n; id++) {
+        const VocabToken *token = &v->token[id];
+        if (token->kind != TOKEN_EVENT || !token->level || !matches(&t->outcome, token->base)) continue;
+        if (t->outcome.unit[0] && strcmp(t->outcome.unit, token->unit)) continue;
+        if (token->lo >= t->outcome.above && token->hi <= t->outcome.below) json_array_append_new(list, json_string(token->code));
+    }
+    return list;
+}
+
+/* An outcome that no token can express would always get risk 0. */
+static Status expressible_check(const LabelTask *t, const Dataset *d, json_t *codes, Err *err) {
+    if (t->kind == LABEL_DURATION) return OK;
+    const Vocabulary *v = &d->vocabulary;
+    uint32_t   *mark = xcalloc((size_t)v->n, sizeof *mark);
+    size_t      n = json_array_size(codes);
+    const char **pattern = xmalloc((n + 1) * sizeof *pattern);
+    for (size_t i = 0; i < n; i++) pattern[i] = json_string_value(json_array_get(codes, i));
+    int found = vocabulary_match(v, pattern, (int)n, 1, mark);
+    free(pattern);
+    free(mark);
+    if (found) return OK;
+    char near[400];
+    vocabulary_nearest(v, t->outcome.codes[0], near, sizeof near);
+    return err_set(err, ERR_USAGE, "task %s: no token of %s can express %s%s%s; nearest codes: %s", t->name, d->path,
+                   t->outcome.codes[0], t->outcome.n > 1 ? " ..." : "",
+                   t->outcome.bounded ? " within these bounds (separate values and levels across a bound cannot)" : "", near);
+}
+
+/* ---- the oracle ---------------------------------------------------------------------------------------------------- */
+
+/* The stored outcome that this task asks for: same codes of this file, same horizon; -1 = none. */
+static int oracle_outcome(const LabelTask *t, const EventFile *f, const OracleFile *oracle, const uint32_t *mark) {
+    if (t->index != INDEX_ORACLE || t->kind != LABEL_EVENT || t->outcome.bounded || t->n_stops) return -1;
+    for (int k = 0; k < oracle->n_outcomes; k++) {
+        int same = oracle->outcome[k].horizon_minutes == t->horizon_minutes;
+        for (int64_t c = 0; same && c < f->n_codes; c++)
+            same = code_matches(f->codes[c], oracle->outcome[k].pattern) == !!(mark[c] & MARK_OUTCOME);
+        if (same) return k;
+    }
+    return -1;
+}
+
+/* ---- the run ------------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    LabelTask         *t;
+    const LabelOptions *o;
+    EventFile          f;
+    Dataset            d;
+    Linkage            link;
+    OracleFile         oracle;
+    int                has_oracle, oracle_k;
+    uint32_t          *mark;
+    uint8_t           *can;
+    LabelCounts       *counts;
+    LabelRow          *row; /* of all patients, with where they belong */
+    int64_t           *at, *patient, n, room;
+} Run;
+
+static void count_row(Run *r, const LabelRow *row) {
+    r->counts->eligible++;
+    r->counts->positive += row->outcome == 1;
+    r->counts->negative += row->outcome == 0;
+    r->counts->censored += row->outcome < 0;
+    if (row->outcome == 1) r->counts->expressible += r->t->kind == LABEL_DURATION || r->can[row->event_code];
+}
+
+static void keep_rows(Run *r, const LabelRow *row, int64_t n, int64_t link, int64_t patient) {
+    int64_t first = 0;
+    if (r->o->one_per_patient && n > 1) { /* any of them, chosen by the patient's key */
+        first = (int64_t)(philox_mix(r->link.key[link], philox_hash("one per patient")) % (uint64_t)n);
+        n = first + 1;
+    }
+    for (int64_t i = first; i < n; i++) {
+        if (r->n == r->room) {
+            r->room = r->room ? 2 * r->room : 1024;
+            r->row = xrealloc(r->row, (size_t)r->room * sizeof *r->row);
+            r->at = xrealloc(r->at, (size_t)r->room * sizeof *r->at);
+            r->patient = xrealloc(r->patient, (size_t)r->room * sizeof *r->patient);
+        }
+        r->row[r->n] = row[i];
+        r->at[r->n] = link;
+        r->patient[r->n++] = patient;
+        count_row(r, &row[i]);
+    }
+}
+
+/* The latest end of observation in the file. */
+static Status last_day(Run *r, int64_t *out, Err *err) {
+    *out = TIME_NONE;
+    for (int64_t i = 0; r->t->index == INDEX_LAST_YEAR && i < r->f.n_patients; i++) {
+        EventPatient p;
+        Status       s = event_file_patient(&r->f, i, &p, err);
+        if (s) return s;
+        int64_t end = p.observation_end != TIME_NONE || !p.n ? p.observation_end : p.event[p.n - 1].available;
+        if (end > *out) *out = end;
+    }
+    return OK;
+}
+
+static Status patients_label(Run *r, Err *err) {
+    LabelRow *row = NULL;
+    int64_t   room = 0, last;
+    Status    s = last_day(r, &last, err);
+    Progress  bar;
+    progress_open(&bar, r->o->progress, "label", "patients", r->f.n_patients);
+    for (int64_t i = 0; !s && i < r->f.n_patients; i++) {
+        EventPatient p;
+        s = event_file_patient(&r->f, i, &p, err);
+        int64_t link = s ? -1 : linkage_find(&r->link, p.subject);
+        progress_update(&bar, i + 1);
+        if (link < 0 || (r->o->split >= 0 && r->link.split[link] != r->o->split)) continue;
+        LabelRecord record = {r->link.origin[link], r->has_oracle ? r->oracle.index[i] : TIME_NONE, last};
+        /* Only held-out oracle records go on past their index. */
+        if (r->t->index == INDEX_ORACLE && r->link.split[link] != SPLIT_HELD_OUT) record.oracle_us = TIME_NONE;
+        int64_t n = label_patient(r->t, &r->f, r->mark, &p, &record, &row, &room, r->counts);
+        keep_rows(r, row, n, link, i);
+    }
+    progress_close(&bar, r->f.n_patients);
+    free(row);
+    return s;
+}
+
+static Status rows_write(const Run *r, Table *out, Err *err) {
+    table_init(out, r->n);
+    uint64_t *key = table_add(out, "patient_key", COLUMN_U64);
+    int64_t  *split = table_add(out, "split", COLUMN_I64), *row = table_add(out, "patient_row", COLUMN_I64);
+    int64_t  *index = table_add(out, "index_minutes", COLUMN_I64), *outcome = table_add(out, "outcome", COLUMN_I64);
+    double   *event = table_add(out, "event_minutes", COLUMN_F64), *censor = table_add(out, "censor_minutes", COLUMN_F64);
+    double   *death = table_add(out, "death_minutes", COLUMN_F64);
+    double   *risk = r->has_oracle ? table_add(out, "true_risk", COLUMN_F64) : NULL;
+    double   *se = r->has_oracle ? table_add(out, "true_risk_se", COLUMN_F64) : NULL;
+    for (int64_t i = 0; i < r->n; i++) {
+        int64_t         link = r->at[i];
+        const LabelRow *x = &r->row[i];
+        key[i] = r->link.key[link];
+        split[i] = r->link.split[link];
+        row[i] = r->link.row[link];
+        index[i] = (x->index_us - r->link.origin[link]) / US_PER_MINUTE;
+        outcome[i] = x->outcome;
+        event[i] = x->event_minutes;
+        censor[i] = x->censor_minutes;
+        death[i] = x->death_minutes;
+        if (split[i] < 0 || split[i] >= SPLIT_COUNT || row[i] < 0 || row[i] >= r->d.n_patients[split[i]] || index[i] > INT32_MAX)
+            return err_set(err, ERR_FORMAT, "the linkage names row %lld of split %lld, which %s does not have", (long long)row[i],
+                           (long long)split[i], r->d.path);
+        if (!risk) continue;
+        const double *p = r->oracle_k < 0 ? NULL : r->oracle.risk + (r->patient[i] * r->oracle.n_outcomes + r->oracle_k) * 2;
+        risk[i] = p ? p[0] : NAN;
+        se[i] = p ? p[1] : NAN;
+    }
+    return OK;
+}
+
+static void counts_write(const LabelCounts *c, Table *out) {
+    json_t *o = json_pack("{s:I, s:I, s:I, s:I, s:I, s:f}", "patients", (json_int_t)c->patients, "eligible", (json_int_t)c->eligible,
+                          "positive", (json_int_t)c->positive, "negative", (json_int_t)c->negative, "censored",
+                          (json_int_t)c->censored, "expressible", c->positive ? (double)c->expressible / (double)c->positive : 1.0);
+    json_t *excluded = json_object();
+    for (int i = 0; i < EXCLUSIONS; i++) json_object_set_new(excluded, EXCLUSION_NAME[i], json_integer((json_int_t)c->excluded[i]));
+    json_object_set_new(o, "excluded", excluded);
+    char *text = json_dumps(o, 0);
+    table_set(out, "counts", text);
+    free(text);
+    json_decref(o);
+}
+
+static void set_json(Table *out, const char *name, json_t *value) {
+    char *text = json_dumps(value, 0);
+    REQUIRE(text);
+    table_set(out, name, text);
+    free(text);
+}
+
+static void attributes_write(const Run *r, json_t *codes, Table *out) {
+    char   *task = label_task_format(r->t), horizon[32];
+    json_t *stops = json_array();
+    for (int i = 0; i < r->t->n_stops; i++)
+        for (int k = 0; k < r->t->stop[i].n; k++) json_array_append_new(stops, json_string(r->t->stop[i].codes[k]));
+    if (r->t->until_discharge) json_array_append_new(stops, json_string("VISIT_END"));
+    snprintf(horizon, sizeof horizon, "%lld", (long long)r->t->horizon_minutes);
+    table_set(out, "name", r->t->name);
+    table_set(out, "task", task);
+    set_json(out, "outcome_codes", codes);
+    set_json(out, "stop_codes", stops);
+    table_set(out, "horizon_minutes", horizon);
+    table_set(out, "dataset_sha256", r->d.sha256);
+    table_set(out, "vocabulary_sha256", r->d.vocabulary.sha256);
+    counts_write(r->counts, out);
+    json_decref(stops);
+    free(task);
+}
+
+static Status run_open(Run *r, Err *err) {
+    Status s = event_file_open(&r->f, r->o->events, err);
+    if (s) return s;
+    s = dataset_open(&r->d, r->o->dataset, err);
+    if (!s) s = linkage_open(&r->link, r->o, &r->d, err);
+    r->has_oracle = !s && oracle_file_present(r->o->events);
+    if (r->has_oracle) s = oracle_file_open(&r->oracle, r->o->events, r->f.n_patients, r->f.n_events, err);
+    if (!s && r->t->index == INDEX_ORACLE && !r->has_oracle)
+        s = err_set(err, ERR_USAGE, "--index oracle: %s is no oracle cohort; give another --index", r->o->events);
+    if (s) return s;
+    r->mark = marks_make(r->t, &r->f);
+    if (r->t->first < 0) r->t->first = all_diagnoses(&r->f, r->mark);
+    r->can = expressible_make(r->t, &r->f, &r->d.vocabulary, r->mark);
+    r->oracle_k = r->has_oracle ? oracle_outcome(r->t, &r->f, &r->oracle, r->mark) : -1;
+    return OK;
+}
+
+static void run_close(Run *r) {
+    oracle_file_close(&r->oracle);
+    table_free(&r->link.table);
+    if (r->d.path) dataset_close(&r->d);
+    if (r->f.path) event_file_close(&r->f);
+    free(r->mark);
+    free(r->can);
+    free(r->row);
+    free(r->at);
+    free(r->patient);
+}
+
+Status label_build(Table *out, LabelTask *t, const LabelOptions *o, LabelCounts *counts, Err *err) {
+    Run r = {.t = t, .o = o, .counts = counts};
+    memset(counts, 0, sizeof *counts);
+    table_init(out, 0);
+    Status  s = run_open(&r, err);
+    json_t *codes = s ? NULL : outcome_codes(t, &r.d.vocabulary);
+    if (!s) s = expressible_check(t, &r.d, codes, err);
+    if (!s) s = patients_label(&r, err);
+    if (!s) {
+        table_free(out);
+        s = rows_write(&r, out, err);
+    }
+    if (!s) attributes_write(&r, codes, out);
+    if (s) table_free(out);
+    json_decref(codes);
+    run_close(&r);
+    return s;
+}

@@ -1,0 +1,229 @@
+/* label_patient.c - the rules of labelling, on one patient's raw events.
+ *
+ * An index is a moment of *available* time: what was known by then is history.  Outcomes are judged by when they
+ * *happened*; something that happened earlier and became known later is no outcome. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "data/label_build.h"
+
+const char *const EXCLUSION_NAME[EXCLUSIONS] = {
+    "no index",      "index before the record", "dead at the index", "stay over at the index", "not observed at the index",
+    "had it before", "index is no discharge"};
+
+typedef struct {
+    int64_t us, stay_start, stay_end; /* TIME_NONE = none */
+} IndexTime;
+
+static int64_t day_of(int64_t us) { return us >= 0 ? us / US_PER_DAY : -((-us + US_PER_DAY - 1) / US_PER_DAY); }
+
+/* A date-only event happened when it became known, if that was the same day, else at the end of its day. */
+static int64_t happened(const Event *e) {
+    if (e->precision != PRECISION_DAY) return e->time;
+    int64_t end = (day_of(e->time) + 1) * US_PER_DAY - US_PER_MINUTE;
+    return e->available >= e->time && e->available < end ? e->available : end;
+}
+
+static int is_true(const LabelPredicate *p, const EventFile *f, const Event *e) {
+    if (p->unit[0] && strcmp(f->units[e->unit], p->unit)) return 0;
+    return !p->bounded || (e->value > p->above && e->value < p->below);
+}
+
+static int is_outcome(const LabelTask *t, const EventFile *f, const uint32_t *marks, const Event *e) {
+    return (marks[e->code] & MARK_OUTCOME) && is_true(&t->outcome, f, e);
+}
+
+static int is_stop(const LabelTask *t, const EventFile *f, const uint32_t *marks, const Event *e) {
+    for (int i = 0; i < t->n_stops; i++)
+        if ((marks[e->code] & (uint32_t)MARK_STOP << i) && is_true(&t->stop[i], f, e)) return 1;
+    return 0;
+}
+
+/* ---- index times --------------------------------------------------------------------------------------------------- */
+
+/* When the stay that event `start` opens was over; TIME_NONE: not recorded. */
+static int64_t stay_end(const EventFile *f, const EventPatient *p, int64_t start) {
+    uint32_t visit = p->event[start].visit;
+    for (int64_t i = start + 1; i < p->n; i++) {
+        const Event *e = &p->event[i];
+        if (f->code_kind[e->code] == KIND_VISIT_END && (!visit || e->visit == visit)) return e->available;
+    }
+    return TIME_NONE;
+}
+
+/* The inpatient stay that event `end` closes; -1: it closes none. */
+static int64_t stay_start(const EventFile *f, const uint32_t *marks, const EventPatient *p, int64_t end) {
+    uint32_t visit = p->event[end].visit;
+    for (int64_t i = end - 1; i >= 0; i--) {
+        const Event *e = &p->event[i];
+        if (f->code_kind[e->code] == KIND_VISIT_START && (!visit || e->visit == visit))
+            return marks[e->code] & MARK_INPATIENT ? i : -1;
+    }
+    return -1;
+}
+
+typedef struct {
+    IndexTime *at;
+    int64_t    n, room;
+} IndexList;
+
+static void push(IndexList *l, int64_t us, int64_t start, int64_t end) {
+    if (l->n == l->room) {
+        l->room = l->room ? 2 * l->room : 16;
+        l->at = xrealloc(l->at, (size_t)l->room * sizeof *l->at);
+    }
+    l->at[l->n++] = (IndexTime){us, start, end};
+}
+
+static void find_at_visits(const LabelTask *t, const EventFile *f, const uint32_t *marks, const EventPatient *p, IndexList *l) {
+    for (int64_t i = 0; i < p->n; i++) {
+        const Event *e = &p->event[i];
+        int          kind = f->code_kind[e->code];
+        if (e->available == TIME_NONE) continue;
+        if (t->index == INDEX_ADMISSION && kind == KIND_VISIT_START && marks[e->code] & MARK_INPATIENT)
+            push(l, e->available + t->index_offset_minutes * US_PER_MINUTE, e->available, stay_end(f, p, i));
+        if (t->index == INDEX_VISIT_END && kind == KIND_VISIT_END) push(l, e->available, TIME_NONE, TIME_NONE);
+        if (t->index == INDEX_DISCHARGE && kind == KIND_VISIT_END && stay_start(f, marks, p, i) >= 0)
+            push(l, e->available, TIME_NONE, TIME_NONE);
+    }
+}
+
+/* A year before the observation ends; for those who died, a year before the whole file's does, so that how a record ended
+ * does not choose where it is looked at. */
+static int64_t last_year(const LabelRecord *r, int64_t observed_until, int64_t death) {
+    return (death == INT64_MAX ? observed_until : r->last_us) - 365 * US_PER_DAY;
+}
+
+static void find_at_times(const LabelTask *t, const EventFile *f, const EventPatient *p, const LabelRecord *r,
+                          int64_t observed_until, int64_t death, IndexList *l) {
+    if (t->index == INDEX_LAST_YEAR) push(l, last_year(r, observed_until, death), TIME_NONE, TIME_NONE);
+    if (t->index == INDEX_ORACLE && r->oracle_us != TIME_NONE) push(l, r->oracle_us, TIME_NONE, TIME_NONE);
+    for (int64_t i = 0; t->index == INDEX_AGE && i < p->n; i++) {
+        if (f->code_kind[p->event[i].code] != KIND_BIRTH || p->event[i].time == TIME_NONE) continue;
+        push(l, p->event[i].time + (int64_t)(t->index_age_years * 365.25 * US_PER_DAY), TIME_NONE, TIME_NONE);
+        return;
+    }
+}
+
+/* ---- outcomes ------------------------------------------------------------------------------------------------------ */
+
+typedef struct {
+    int64_t event, stop; /* us, INT64_MAX = none */
+    uint32_t code;
+    int     prior;
+} Found;
+
+/* An outcome that only has a date counts on the day the stay ends. */
+static int within(const Event *e, int64_t when, int64_t limit, int64_t stay_end_us) {
+    if (when <= limit) return 1;
+    return limit == stay_end_us && e->precision == PRECISION_DAY && day_of(e->time) == day_of(limit);
+}
+
+static Found look_after(const LabelTask *t, const EventFile *f, const uint32_t *marks, const EventPatient *p,
+                        const IndexTime *at, int64_t limit) {
+    Found found = {INT64_MAX, INT64_MAX, 0, 0};
+    for (int64_t i = 0; i < p->n; i++) {
+        const Event *e = &p->event[i];
+        if (e->time == TIME_NONE || f->code_kind[e->code] == KIND_BIRTH) continue;
+        int64_t when = happened(e);
+        int     known = when <= at->us || e->available <= at->us;
+        if (is_outcome(t, f, marks, e)) {
+            if (known) found.prior = 1;
+            else if (within(e, when, limit, at->stay_end) && when < found.event) {
+                found.event = when;
+                found.code = e->code;
+            }
+        }
+        if (!known && when <= limit && when < found.stop && is_stop(t, f, marks, e)) found.stop = when;
+    }
+    return found;
+}
+
+static double minutes_after(int64_t us, int64_t index) { return us == INT64_MAX ? NAN : (double)(us - index) / US_PER_MINUTE; }
+
+/* Duration: the stay lasted longer_than from its start. */
+static int outcome_of_duration(const IndexTime *at, int64_t limit, int64_t death, int64_t observed_until) {
+    int64_t over = at->stay_end != TIME_NONE ? at->stay_end : INT64_MAX;
+    if (death < over) over = death;
+    if (over <= limit) return 0;
+    return observed_until >= limit || over != INT64_MAX ? 1 : -1;
+}
+
+static int outcome_of_event(const LabelTask *t, const IndexTime *at, const Found *found, int64_t limit, int64_t death,
+                            int64_t observed_until) {
+    if (found->event != INT64_MAX && found->event <= found->stop) return 1;
+    if (found->stop != INT64_MAX || death <= limit) return 0; /* competing ends */
+    if (t->until_discharge && at->stay_end != TIME_NONE && at->stay_end <= limit) return 0;
+    return observed_until < limit ? -1 : 0;
+}
+
+static int why_not(const LabelTask *t, const LabelRecord *r, const IndexTime *at, int64_t death, int64_t observed_until) {
+    if (at->us < r->origin_us) return EXCLUDED_BEFORE;
+    if (death <= at->us) return EXCLUDED_DEAD;
+    if (t->index == INDEX_ADMISSION && at->stay_end != TIME_NONE && at->stay_end <= at->us) return EXCLUDED_LEFT;
+    if (observed_until < at->us) return EXCLUDED_UNOBSERVED;
+    return -1;
+}
+
+static int at_discharge(const EventFile *f, const uint32_t *marks, const EventPatient *p, int64_t us) {
+    for (int64_t i = 0; i < p->n; i++)
+        if (p->event[i].available == us && f->code_kind[p->event[i].code] == KIND_VISIT_END) return stay_start(f, marks, p, i) >= 0;
+    return 0;
+}
+
+/* Returns the reason to leave the index out, -1 = none. */
+static int row_of(const LabelTask *t, const EventFile *f, const uint32_t *marks, const EventPatient *p, const LabelRecord *r,
+                  const IndexTime *at, int64_t death, int64_t observed_until, LabelRow *row) {
+    int why = why_not(t, r, at, death, observed_until);
+    if (why >= 0) return why;
+    if (t->at_discharge && !at_discharge(f, marks, p, at->us)) return EXCLUDED_NOT_DISCHARGE;
+    int64_t limit = at->us + t->horizon_minutes * US_PER_MINUTE;
+    *row = (LabelRow){.index_us = at->us, .event_minutes = NAN};
+    if (t->kind == LABEL_DURATION) {
+        row->outcome = outcome_of_duration(at, limit, death, observed_until);
+        if (row->outcome == 1) row->event_minutes = (double)t->horizon_minutes;
+    } else {
+        int64_t end = t->until_discharge && at->stay_end != TIME_NONE && at->stay_end < limit ? at->stay_end : limit;
+        Found   found = look_after(t, f, marks, p, at, end);
+        if (t->first && found.prior) return EXCLUDED_PRIOR;
+        row->outcome = outcome_of_event(t, at, &found, end, death, observed_until);
+        if (row->outcome == 1) row->event_minutes = minutes_after(found.event, at->us);
+        row->event_code = found.code;
+    }
+    row->censor_minutes = minutes_after(observed_until, at->us);
+    row->death_minutes = minutes_after(death, at->us);
+    return -1;
+}
+
+int64_t label_patient(const LabelTask *t, const EventFile *f, const uint32_t *marks, const EventPatient *p,
+                      const LabelRecord *r, LabelRow **rows, int64_t *room, LabelCounts *counts) {
+    int64_t death = INT64_MAX, last = TIME_NONE, n = 0;
+    for (int64_t i = 0; i < p->n; i++) {
+        const Event *e = &p->event[i];
+        if (e->time == TIME_NONE) continue;
+        if (e->available > last) last = e->available;
+        if (f->code_kind[e->code] == KIND_DEATH && happened(e) < death) death = happened(e);
+    }
+    int64_t   observed_until = p->observation_end != TIME_NONE ? p->observation_end : last;
+    IndexList list = {0};
+    find_at_visits(t, f, marks, p, &list);
+    find_at_times(t, f, p, r, observed_until, death, &list);
+    counts->patients++;
+    if (!list.n) counts->excluded[EXCLUDED_NO_INDEX]++;
+    for (int64_t i = 0; i < list.n; i++) {
+        LabelRow row;
+        int      why = row_of(t, f, marks, p, r, &list.at[i], death, observed_until, &row);
+        if (why >= 0) {
+            counts->excluded[why]++;
+            continue;
+        }
+        if (n == *room) {
+            *room = *room ? 2 * *room : 16;
+            *rows = xrealloc(*rows, (size_t)*room * sizeof **rows);
+        }
+        (*rows)[n++] = row;
+    }
+    free(list.at);
+    return n;
+}
