@@ -155,3 +155,12 @@ char *h5_format(const char *path) {
     }
     return format;
 }
+
+int h5_is_events(const char *path) {
+    if (!path_exists(path) || path_is_dir(path)) return 0;
+    size_t n = strlen(path);
+    char *format = h5_format(path);
+    int events = format ? !strcmp(format, "ehr.c events") : n > 3 && !strcmp(path + n - 3, ".h5");
+    free(format);
+    return events;
+}

@@ -24,5 +24,7 @@ Status h5_write_int(hid_t object, const char *path, const char *name, int64_t va
 Status h5_read_int(hid_t object, const char *path, const char *name, int64_t *out, Err *err);
 /* The root attribute "format" of an HDF5 file; NULL when there is none or it is not HDF5.  free() it. */
 char  *h5_format(const char *path);
+/* Whether to read a path as an events file: it says it is one, or it is a damaged .h5 file that says nothing. */
+int    h5_is_events(const char *path);
 
 #endif
