@@ -85,19 +85,11 @@ void event_writer_abort(EventWriter *w) {
 
 /* ---- codes and units --------------------------------------------------------------------------------------------- */
 
-/* Length of s cut to at most max bytes, not inside a UTF-8 character. */
-static size_t text_cut(const char *s, size_t max) {
-    size_t n = strlen(s);
-    if (n <= max) return n;
-    for (n = max; n && ((unsigned char)s[n] & 0xC0) == 0x80; n--) {}
-    return n;
-}
-
 /* Keeps the smallest non-empty text given, so that the order of arrival does not show. */
 static void text_keep_least(EventWriter *w, char **held, const char *text) {
     if (!text || !*text) return;
     char cut[EVENT_STRING_MAX + 1];
-    size_t n = text_cut(text, EVENT_STRING_MAX);
+    size_t n = utf8_cut(text, EVENT_STRING_MAX);
     memcpy(cut, text, n);
     cut[n] = 0;
     if (*held && strcmp(cut, *held) >= 0) return;

@@ -21,4 +21,7 @@ uint32_t intern_find(const Intern *t, const char *s); /* INTERN_NONE: not there 
 /* rank[id] = place of the string in strcmp order; (n), free() it */
 uint32_t *intern_ranks(const Intern *t);
 
+/* Bytes of s up to `max`, not ending inside a UTF-8 character. */
+size_t utf8_cut(const char *s, size_t max);
+
 #endif

@@ -1,0 +1,184 @@
+/* archive.c - see archive.h. */
+#include "data/archive.h"
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <zip.h>
+#include <zlib.h>
+
+static int entry_compare(const void *a, const void *b) {
+    return strcmp(((const ArchiveEntry *)a)->name, ((const ArchiveEntry *)b)->name);
+}
+
+static const char *base_name(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+static void entry_add(Archive *a, const char *name, int64_t size, int64_t index) {
+    if (!(a->n & (a->n - 1))) a->entry = xrealloc(a->entry, (size_t)(a->n ? 2 * a->n : 1) * sizeof *a->entry);
+    a->entry[a->n++] = (ArchiveEntry){xstrdup(name), size, index};
+}
+
+static Status folder_list(Archive *a, Err *err) {
+    DIR *dir = opendir(a->path);
+    if (!dir) return err_set(err, ERR_IO, "cannot read folder %s: %s", a->path, strerror(errno));
+    for (struct dirent *d; (d = readdir(dir)) && a->n < ARCHIVE_ENTRIES_MAX;) {
+        struct stat st;
+        if (d->d_name[0] != '.' && !fstatat(dirfd(dir), d->d_name, &st, 0) && S_ISREG(st.st_mode))
+            entry_add(a, d->d_name, (int64_t)st.st_size, 0);
+    }
+    closedir(dir);
+    return OK;
+}
+
+/* A path that would leave the folder it is unpacked in.  We never unpack, but such an archive was made to harm. */
+static int escapes(const char *name) {
+    if (name[0] == '/' || name[0] == '\\' || (name[0] && name[1] == ':')) return 1;
+    for (const char *p = name; *p; p += strcspn(p, "/\\"), p += *p != 0)
+        if (!strncmp(p, "..", 2) && (!p[2] || p[2] == '/' || p[2] == '\\')) return 1;
+    return 0;
+}
+
+static Status ratio_check(const Archive *a, const char *what, uint64_t size, uint64_t packed, Err *err) {
+    if (size <= ARCHIVE_SMALL || size / ARCHIVE_RATIO_MAX <= packed) return OK;
+    return err_set(err, ERR_FORMAT, "%s: %s would unpack to %llu bytes from %llu (more than %d times): it looks like a zip bomb; "
+                   "if it is not, unpack it yourself and import the folder", a->path, what, (unsigned long long)size,
+                   (unsigned long long)packed, ARCHIVE_RATIO_MAX);
+}
+
+static Status zip_entry_add(Archive *a, zip_int64_t i, Err *err) {
+    zip_stat_t st;
+    if (zip_stat_index(a->zip, (zip_uint64_t)i, 0, &st))
+        return err_set(err, ERR_FORMAT, "%s is damaged: %s", a->path, zip_strerror(a->zip));
+    size_t length = strlen(st.name);
+    if (escapes(st.name))
+        return err_set(err, ERR_FORMAT, "%s has an entry named %.200s, which points outside the archive; it was not made by an "
+                       "export and is refused", a->path, st.name);
+    if (!length || st.name[length - 1] == '/' || !strncmp(st.name, "__MACOSX/", 9) || strstr(st.name, "/__MACOSX/") ||
+        base_name(st.name)[0] == '.')
+        return OK;
+    if ((st.valid & ZIP_STAT_ENCRYPTION_METHOD) && st.encryption_method != ZIP_EM_NONE)
+        return err_set(err, ERR_FORMAT, "%s: entry %.200s is encrypted; unpack it yourself and import the folder", a->path,
+                       st.name);
+    if (st.size > INT64_MAX)
+        return err_set(err, ERR_FORMAT, "%s: entry %.200s has an impossible size", a->path, st.name);
+    entry_add(a, st.name, (int64_t)st.size, i);
+    return ratio_check(a, st.name, st.size, st.comp_size, err);
+}
+
+static Status zip_list(Archive *a, Err *err) {
+    int code = 0;
+    struct stat st;
+    a->zip = zip_open(a->path, ZIP_RDONLY, &code);
+    if (!a->zip || stat(a->path, &st)) {
+        zip_error_t e;
+        zip_error_init_with_code(&e, code);
+        Status status = err_set(err, ERR_FORMAT, "%s is neither a folder nor a readable .zip: %s", a->path,
+                                zip_error_strerror(&e));
+        zip_error_fini(&e);
+        return status;
+    }
+    zip_int64_t n = zip_get_num_entries(a->zip, 0);
+    if (n > ARCHIVE_ENTRIES_MAX)
+        return err_set(err, ERR_FORMAT, "%s has %lld entries, at most %d were expected", a->path, (long long)n,
+                       ARCHIVE_ENTRIES_MAX);
+    Status status = OK;
+    for (zip_int64_t i = 0; i < n && !status; i++) status = zip_entry_add(a, i, err);
+    /* Entries may overlap in the file, so that each looks harmless. */
+    uint64_t total = 0;
+    for (int i = 0; i < a->n; i++) total += total > UINT64_MAX / 2 ? 0 : (uint64_t)a->entry[i].size;
+    return status ? status : ratio_check(a, "it", total, (uint64_t)st.st_size, err);
+}
+
+Status archive_open(Archive *a, const char *path, Err *err) {
+    *a = (Archive){.path = xstrdup(path)};
+    Status status;
+    if (!path_exists(path))
+        status = err_set(err, ERR_IO, "cannot read %s: %s", path, strerror(ENOENT));
+    else
+        status = path_is_dir(path) ? folder_list(a, err) : zip_list(a, err);
+    if (status)
+        archive_close(a);
+    else if (a->n)
+        qsort(a->entry, (size_t)a->n, sizeof *a->entry, entry_compare);
+    return status;
+}
+
+void archive_close(Archive *a) {
+    for (int i = 0; i < a->n; i++) free(a->entry[i].name);
+    free(a->entry);
+    free(a->path);
+    if (a->zip) zip_discard(a->zip);
+    *a = (Archive){0};
+}
+
+/* ---- streams ----------------------------------------------------------------------------------------------------- */
+
+Status stream_open(Stream *s, const Archive *a, int entry, Err *err) {
+    const ArchiveEntry *e = &a->entry[entry];
+    *s = (Stream){.fd = -1, .size = e->size, .name = xasprintf(a->zip ? "%s:%s" : "%s/%s", a->path, e->name)};
+    if (a->zip) {
+        s->zip_file = zip_fopen_index(a->zip, (zip_uint64_t)e->index, 0);
+        if (s->zip_file) return OK;
+        Status status = err_set(err, ERR_FORMAT, "cannot read %s: %s", s->name, zip_strerror(a->zip));
+        stream_close(s);
+        return status;
+    }
+    s->fd = open(s->name, O_RDONLY | O_CLOEXEC);
+    size_t n = strlen(s->name);
+    if (s->fd >= 0 && n > 3 && !strcasecmp(s->name + n - 3, ".gz") && (s->gz = gzdopen(s->fd, "rb"))) s->fd = -1;
+    if (s->fd >= 0 || s->gz) return OK;
+    Status status = err_set(err, ERR_IO, "cannot read %s: %s", s->name, strerror(errno));
+    stream_close(s);
+    return status;
+}
+
+void stream_memory(Stream *s, const char *name, const void *data, int64_t size) {
+    *s = (Stream){.fd = -1, .name = xstrdup(name), .memory = data, .size = size};
+}
+
+void stream_close(Stream *s) {
+    if (s->fd >= 0) close(s->fd);
+    if (s->gz) gzclose(s->gz);
+    if (s->zip_file) zip_fclose(s->zip_file);
+    free(s->name);
+    *s = (Stream){.fd = -1};
+}
+
+Status stream_read(Stream *s, void *out, size_t n, size_t *got, Err *err) {
+    int64_t r = 0;
+    *got = 0;
+    if (s->memory) {
+        r = s->size - s->done < (int64_t)n ? s->size - s->done : (int64_t)n;
+        memcpy(out, s->memory + s->done, (size_t)r);
+    } else if (s->zip_file) {
+        r = zip_fread(s->zip_file, out, n);
+        if (r < 0)
+            return err_set(err, ERR_FORMAT, "%s is damaged after %lld bytes: %s", s->name, (long long)s->done,
+                           zip_file_strerror(s->zip_file));
+        if (s->done + r > s->size || (r == 0 && n && s->done != s->size))
+            return err_set(err, ERR_FORMAT, "%s is damaged: it does not unpack to the %lld bytes it declares", s->name,
+                           (long long)s->size);
+    } else if (s->gz) {
+        r = gzread(s->gz, out, n > 1 << 30 ? 1 << 30 : (unsigned)n);
+        int code = 0;
+        const char *text = gzerror(s->gz, &code);
+        if (r < 0 || (r == 0 && code != Z_OK && code != Z_STREAM_END))
+            return err_set(err, ERR_FORMAT, "%s is damaged after %lld bytes: %s", s->name, (long long)s->done, text);
+        if (s->done + r > ARCHIVE_SMALL && (s->done + r) / ARCHIVE_RATIO_MAX > s->size)
+            return err_set(err, ERR_FORMAT, "%s unpacks to more than %d times its %lld bytes: it looks like a bomb", s->name,
+                           ARCHIVE_RATIO_MAX, (long long)s->size);
+    } else {
+        do r = read(s->fd, out, n);
+        while (r < 0 && errno == EINTR);
+        if (r < 0) return err_set(err, ERR_IO, "cannot read %s: %s", s->name, strerror(errno));
+    }
+    s->done += r;
+    *got = (size_t)r;
+    return OK;
+}

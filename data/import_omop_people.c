@@ -1,0 +1,381 @@
+/* import_omop_people.c - the second pass: the sorted rows person by person -> events.
+ *
+ * A person's rows come as person, periods, deaths, visits, ICU stays, then everything else (StageKind), so that whatever a
+ * row must be judged by is known when it comes.  What makes a time *known*:
+ *   - a time of day: then;   a date alone: 23:59 of that day, or the end of its visit if that is a time on the same day;
+ *   - a diagnosis of an inpatient stay: the end of the stay, unless its type says it was known before;
+ *   - a visit's start without time of day: no later than the first event of that visit on that day. */
+#include "data/import_omop.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define END_OF_DAY (US_PER_DAY - US_PER_MINUTE) /* 23:59 */
+
+typedef struct {
+    StageRow row;
+    int64_t  end, known_end; /* us, TIME_NONE = open or unknown; known_end: when the end is known */
+    int64_t  first_known;    /* earliest available time of an event of the visit on its first day */
+    uint32_t ordinal;        /* from 1 by start */
+    uint8_t  inpatient;
+} Visit;
+
+typedef struct {
+    int64_t  id, birth, death, death_known, period_end, last_known;
+    StageRow row; /* STAGE_PERSON */
+    int      has_row, has_period, kept, visits_ready, period_table_row;
+    Visit   *visit; /* by visit id */
+    size_t   n_visits, visit_capacity;
+    ReportReason why; /* its rows are dropped, when not kept */
+} Person;
+
+typedef struct {
+    Omop    *o;
+    Person   p;
+    uint32_t birth_code, death_code, icu_in, icu_out;
+    int64_t  persons;
+} Writer;
+
+static int64_t end_of_day(int64_t us) { return day_of(us) * US_PER_DAY + END_OF_DAY; }
+
+static void note(Writer *w, const StageRow *row, ReportReason reason) { import_report_count(w->o->report, row->table, reason, row->row); }
+
+/* An event of a row.  recorded: its available time is the record's own. */
+static Status emit(Writer *w, const StageRow *row, uint32_t code, int kind, int64_t time, int64_t available, int precision,
+                   uint32_t visit, int recorded, Err *err) {
+    ImportReport *r = w->o->report;
+    Event e = {.subject = row->person, .time = time, .available = available, .code = code, .value = row->value, .visit = visit,
+               .source_row = row->row, .comparator = row->comparator, .precision = (uint8_t)precision};
+    if (row->unit != INTERN_NONE) e.unit = (uint16_t)w->o->keys.key[row->unit].code;
+    r->table[row->table].events++;
+    if (recorded)
+        r->recorded[kind]++;
+    else
+        r->assumed[kind]++;
+    if (w->p.death != TIME_NONE && available > w->p.death_known) {
+        if (kind != KIND_VISIT_END) note(w, row, NOTE_AFTER_DEATH);
+    } else if (available > w->p.last_known) {
+        w->p.last_known = available;
+    }
+    return event_writer_add(w->o->writer, &e, err);
+}
+
+static void keep(Writer *w, const StageRow *row) { w->o->report->table[row->table].emitted++; }
+
+/* ---- a person ------------------------------------------------------------------------------------------------------ */
+
+static void person_begin(Writer *w, int64_t id) {
+    Person *p = &w->p;
+    Visit *visit = p->visit;
+    size_t capacity = p->visit_capacity;
+    *p = (Person){.id = id, .birth = TIME_NONE, .death = TIME_NONE, .death_known = TIME_NONE, .period_end = TIME_NONE,
+                  .last_known = TIME_NONE, .kept = 1, .visit = visit, .visit_capacity = capacity};
+}
+
+static void person_row(Writer *w, const StageRow *row) {
+    Person *p = &w->p;
+    if (p->has_row) {
+        note(w, row, DROP_SAME_ID);
+        return;
+    }
+    p->has_row = 1;
+    p->row = *row;
+    p->birth = row->start;
+    if (row->start != TIME_NONE && day_of(row->start) * US_PER_DAY <= w->o->extract) {
+        keep(w, row);
+        return;
+    }
+    p->kept = 0;
+    p->why = DROP_PERSON_DROPPED;
+    note(w, row, DROP_NO_BIRTH);
+}
+
+/* Sex, race, ethnicity and birth. */
+static Status person_emit(Writer *w, Err *err) {
+    Person *p = &w->p;
+    StageRow row = p->row;
+    const uint32_t keys[3] = {row.key, (uint32_t)(row.end >> 32), (uint32_t)row.end};
+    Status status = OK;
+    row.unit = INTERN_NONE;
+    for (int k = 0; k < 3 && !status; k++)
+        if (keys[k] != INTERN_NONE)
+            status = emit(w, &row, w->o->keys.key[keys[k]].code, KIND_STATIC, TIME_NONE, TIME_NONE, PRECISION_NONE, 0, 1, err);
+    /* Known from its first minute: a newborn's own events of that day come after it. */
+    if (!status) status = emit(w, &row, w->birth_code, KIND_BIRTH, p->birth, p->birth, row.start_precision, 0, 1, err);
+    return status;
+}
+
+static int in_future(const Writer *w, const StageRow *row) { return row->start >= w->o->extract + US_PER_DAY; }
+
+/* Drops what no honest record holds. */
+static int row_judge(Writer *w, const StageRow *row) {
+    Person *p = &w->p;
+    if (p->birth != TIME_NONE && day_of(row->start) < day_of(p->birth)) {
+        note(w, row, DROP_BEFORE_BIRTH);
+        return 0;
+    }
+    if (in_future(w, row)) {
+        note(w, row, DROP_FUTURE);
+        return 0;
+    }
+    return 1;
+}
+
+static Status death_row(Writer *w, const StageRow *row, Err *err) {
+    Person *p = &w->p;
+    int y, mo, d, h, mi, s;
+    if (p->death != TIME_NONE) { /* rows come by time: the first stays */
+        note(w, row, DROP_SAME_ID);
+        return OK;
+    }
+    if (!row_judge(w, row)) return OK;
+    keep(w, row);
+    time_to_civil(row->start, &y, &mo, &d, &h, &mi, &s);
+    if (mo == 12 && d == 31 && row->start_precision == PRECISION_DAY) note(w, row, NOTE_IMPRECISE_DEATH);
+    int timed = row->start_precision != PRECISION_DAY;
+    if (!timed) note(w, row, NOTE_DATE_ONLY);
+    int64_t known = timed ? row->start : end_of_day(row->start);
+    p->death = row->start;
+    p->death_known = known;
+    return emit(w, row, w->death_code, KIND_DEATH, row->start, known, row->start_precision, 0, timed, err);
+}
+
+/* ---- visits -------------------------------------------------------------------------------------------------------- */
+
+static int is_inpatient(const Omop *o, const StageRow *row) {
+    static const int64_t concepts[] = {9201, 262, 8717, 8920, 8971, 32037, 581379}; /* inpatient, ER and inpatient, hospital,
+                                       rehabilitation, psychiatric, intensive care, critical care facility */
+    int64_t id = row->key == INTERN_NONE ? 0 : o->keys.key[row->key].concept;
+    for (size_t i = 0; i < sizeof concepts / sizeof *concepts; i++)
+        if (concepts[i] == id) return 1;
+    return 0;
+}
+
+/* End of a stay and when it is known; TIME_NONE for both while it is open or when it cannot be true. */
+static void stay_end(Writer *w, const StageRow *row, int inpatient, int64_t *end, int64_t *known) {
+    *end = *known = TIME_NONE;
+    int timed = row->end_precision != PRECISION_DAY;
+    if (row->end == TIME_NONE) {
+        note(w, row, NOTE_NO_END);
+    } else if (timed && row->start_precision != PRECISION_DAY ? row->end < row->start : day_of(row->end) < day_of(row->start)) {
+        note(w, row, NOTE_END_BEFORE_START);
+    } else if (row->end >= w->o->extract + (inpatient ? 0 : US_PER_DAY)) {
+        note(w, row, NOTE_OPEN_STAY); /* whoever is still in gets the day of the extract as the end */
+    } else {
+        if (row->end == row->start) note(w, row, NOTE_ZERO_LENGTH);
+        *end = row->end;
+        *known = timed ? row->end : end_of_day(row->end);
+    }
+}
+
+static Status visit_row(Writer *w, const StageRow *row, Err *err) {
+    Person *p = &w->p;
+    if (!row_judge(w, row)) return OK;
+    if (row->visit && p->n_visits && p->visit[p->n_visits - 1].row.visit == row->visit) {
+        note(w, row, DROP_SAME_ID);
+        return OK;
+    }
+    if (p->n_visits == p->visit_capacity) {
+        p->visit_capacity = p->visit_capacity ? 2 * p->visit_capacity : 256;
+        if (p->visit_capacity * sizeof *p->visit > (size_t)w->o->options->memory / 8 && p->visit_capacity > 4096)
+            return err_set(err, ERR_NOMEM, "person %lld has more than %zu visits, which do not fit into an eighth of --memory",
+                           (long long)p->id, p->n_visits);
+        p->visit = xrealloc(p->visit, p->visit_capacity * sizeof *p->visit);
+    }
+    Visit *v = &p->visit[p->n_visits++];
+    *v = (Visit){.row = *row, .inpatient = (uint8_t)is_inpatient(w->o, row), .first_known = INT64_MAX};
+    stay_end(w, row, v->inpatient, &v->end, &v->known_end);
+    keep(w, row);
+    return OK;
+}
+
+static int visit_by_start(const void *a, const void *b) {
+    const Visit *x = *(Visit *const *)a, *y = *(Visit *const *)b;
+    if (x->row.start != y->row.start) return x->row.start < y->row.start ? -1 : 1;
+    if (x->end != y->end) return x->end < y->end ? -1 : 1;
+    return x->row.visit < y->row.visit ? -1 : x->row.visit > y->row.visit;
+}
+
+static void visits_ready(Writer *w) {
+    Person *p = &w->p;
+    if (p->visits_ready) return;
+    p->visits_ready = 1;
+    if (!p->n_visits) return;
+    Visit **order = xmalloc(p->n_visits * sizeof *order);
+    for (size_t i = 0; i < p->n_visits; i++) order[i] = &p->visit[i];
+    qsort(order, p->n_visits, sizeof *order, visit_by_start);
+    for (size_t i = 0; i < p->n_visits; i++) order[i]->ordinal = (uint32_t)i + 1;
+    free(order);
+}
+
+static Visit *visit_find(Writer *w, const StageRow *row) {
+    Person *p = &w->p;
+    size_t lo = 0, hi = p->n_visits;
+    if (!row->visit) return NULL;
+    while (lo < hi) {
+        size_t mid = lo + (hi - lo) / 2;
+        if (p->visit[mid].row.visit < row->visit)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    if (lo < p->n_visits && p->visit[lo].row.visit == row->visit) return &p->visit[lo];
+    if (w->o->report->table[TABLE_VISIT].present) note(w, row, NOTE_NO_VISIT);
+    return NULL;
+}
+
+/* When something of a known date became known; notes how. */
+static int64_t time_known(Writer *w, const StageRow *row, const Visit *v) {
+    if (row->start_precision != PRECISION_DAY) return row->start;
+    note(w, row, NOTE_DATE_ONLY);
+    if (v && v->known_end != TIME_NONE && v->row.end_precision != PRECISION_DAY && day_of(v->known_end) == day_of(row->start))
+        return v->known_end;
+    return end_of_day(row->start);
+}
+
+static void visit_touch(Visit *v, int64_t known) {
+    if (v && day_of(known) == day_of(v->row.start) && known < v->first_known) v->first_known = known;
+}
+
+static Status visits_emit(Writer *w, Err *err) {
+    Status status = OK;
+    for (size_t i = 0; i < w->p.n_visits && !status; i++) {
+        const Visit *v = &w->p.visit[i];
+        const CodeKey *k = &w->o->keys.key[v->row.key];
+        int timed = v->row.start_precision != PRECISION_DAY;
+        int64_t known = time_known(w, &v->row, v);
+        if (!timed && v->first_known < known) known = v->first_known;
+        status = emit(w, &v->row, k->code, KIND_VISIT_START, v->row.start, known, v->row.start_precision, v->ordinal, timed, err);
+        if (status || v->end == TIME_NONE) continue;
+        /* A date-only start is known at 23:59, a timed end that day before: the end cannot come first. */
+        int64_t end_known = v->known_end > known ? v->known_end : known;
+        status = emit(w, &v->row, k->end_code, KIND_VISIT_END, v->end, end_known, v->row.end_precision, v->ordinal,
+                      v->row.end_precision != PRECISION_DAY, err);
+    }
+    return status;
+}
+
+/* ---- what happens in them ------------------------------------------------------------------------------------------ */
+
+static Status detail_row(Writer *w, const StageRow *row, Err *err) {
+    if (row->key == INTERN_NONE || !w->o->keys.key[row->key].icu) {
+        note(w, row, DROP_NOT_ICU);
+        return OK;
+    }
+    if (!row_judge(w, row)) return OK;
+    keep(w, row);
+    visits_ready(w);
+    Visit *v = visit_find(w, row);
+    int64_t end, known_end, known = time_known(w, row, v);
+    int timed = row->start_precision != PRECISION_DAY;
+    stay_end(w, row, 1, &end, &known_end);
+    visit_touch(v, known);
+    Status status = emit(w, row, w->icu_in, KIND_TRANSFER, row->start, known, row->start_precision, v ? v->ordinal : 0, timed, err);
+    if (status || end == TIME_NONE) return status;
+    if (known_end < known) known_end = known;
+    return emit(w, row, w->icu_out, KIND_TRANSFER, end, known_end, row->end_precision, v ? v->ordinal : 0,
+                row->end_precision != PRECISION_DAY, err);
+}
+
+static Status clinical_row(Writer *w, const StageRow *row, Err *err) {
+    if (!row_judge(w, row)) return OK;
+    keep(w, row);
+    visits_ready(w);
+    Visit *v = visit_find(w, row);
+    const CodeKey *k = &w->o->keys.key[row->key];
+    int recorded = row->start_precision != PRECISION_DAY;
+    int64_t known = time_known(w, row, v);
+    if (k->kind == KIND_DIAGNOSIS && row->flags & ROW_ON_ADMISSION) {
+        note(w, row, NOTE_ON_ADMISSION);
+    } else if (k->kind == KIND_DIAGNOSIS) {
+        recorded = 0;
+        if (v && v->inpatient) {
+            /* Coded at discharge; of a stay still open we know only that it was in the extract. */
+            int64_t coded = v->known_end != TIME_NONE ? v->known_end : w->o->extract + END_OF_DAY;
+            if (coded > known) known = coded;
+            note(w, row, NOTE_HELD_BACK);
+        }
+    }
+    visit_touch(v, known);
+    return emit(w, row, k->code, k->kind, row->start, known, row->start_precision, v ? v->ordinal : 0, recorded, err);
+}
+
+/* ---- all of them --------------------------------------------------------------------------------------------------- */
+
+static Status person_end(Writer *w, Err *err) {
+    Person *p = &w->p;
+    Omop *o = w->o;
+    if (!p->kept) return OK;
+    visits_ready(w);
+    Status status = visits_emit(w, err);
+    if (!status && p->has_row) status = person_emit(w, err);
+    int64_t end = o->extract + END_OF_DAY;
+    if (p->period_end != TIME_NONE && end_of_day(p->period_end) < end) end = end_of_day(p->period_end);
+    if (p->last_known > end) { /* whoever has events was observed */
+        if (p->has_period) import_report_count(o->report, TABLE_PERIOD, NOTE_AFTER_PERIOD, p->period_table_row);
+        end = p->last_known;
+    }
+    w->persons++;
+    return status ? status : event_writer_subject(o->writer, p->id, end, SPLIT_UNSET, err);
+}
+
+static Status row_write(Writer *w, const StageRow *row, Err *err) {
+    Person *p = &w->p;
+    if (row->stage == STAGE_PERSON) {
+        person_row(w, row);
+        return OK;
+    }
+    if (w->o->has_person && !p->has_row) {
+        p->kept = 0;
+        p->why = DROP_NO_PERSON;
+    }
+    if (!p->kept) {
+        note(w, row, p->why);
+        return OK;
+    }
+    switch (row->stage) {
+    case STAGE_PERIOD:
+        p->has_period = 1;
+        keep(w, row);
+        if (row->end > p->period_end) {
+            p->period_end = row->end;
+            p->period_table_row = (int)row->row;
+        }
+        return OK;
+    case STAGE_DEATH: return death_row(w, row, err);
+    case STAGE_VISIT: return visit_row(w, row, err);
+    case STAGE_DETAIL: return detail_row(w, row, err);
+    default: return clinical_row(w, row, err);
+    }
+}
+
+Status omop_write_people(Omop *o, Err *err) {
+    Writer w = {.o = o};
+    const StageRow *row = NULL;
+    const void *next = NULL;
+    int64_t rows = 0, total = 0;
+    int begun = 0;
+    for (int i = 0; i < o->report->n_tables; i++) total += o->report->table[i].read - import_report_dropped(&o->report->table[i]);
+    Status status = event_writer_code(o->writer, "MEDS_BIRTH", KIND_BIRTH, "Birth", NULL, &w.birth_code, err);
+    if (!status) status = event_writer_code(o->writer, "MEDS_DEATH", KIND_DEATH, "Death", NULL, &w.death_code, err);
+    if (!status) status = event_writer_code(o->writer, "ICU_IN", KIND_TRANSFER, "Admission to intensive care", NULL, &w.icu_in, err);
+    if (!status) status = event_writer_code(o->writer, "ICU_OUT", KIND_TRANSFER, "Discharge from intensive care", NULL, &w.icu_out, err);
+    if (!status) status = sorter_finish(o->stage, err);
+    if (!status) status = sorter_rewind(o->stage, err);
+    progress_open(&o->progress, o->options->progress, "write events", "rows", total);
+    while (!status && !(status = sorter_next(o->stage, &next, err)) && (row = next)) {
+        if (!begun || row->person != w.p.id) {
+            if (begun && (status = person_end(&w, err))) break;
+            person_begin(&w, row->person);
+            begun = 1;
+        }
+        status = row_write(&w, row, err);
+        if (!(++rows & 4095)) progress_update(&o->progress, rows);
+    }
+    if (!status && begun) status = person_end(&w, err);
+    progress_close(&o->progress, rows);
+    free(w.p.visit);
+    if (!status && !w.persons)
+        status = err_set(err, ERR_FORMAT, "%s has no person to import: every row was dropped; the report says why", o->options->path);
+    return status;
+}
