@@ -237,6 +237,64 @@ static void test_parts_are_a_partition(void **state) {
     dist_close(one);
 }
 
+/* Any number of ranks writes the same bytes, and reads its parts of the moments back. */
+static void test_files_do_not_depend_on_ranks(void **state) {
+    (void)state;
+    static const char *const names[] = {"model.safetensors", "optimizer-00001-of-00001.safetensors"};
+    Err err = {OK, ""};
+    OptimizerOptions options = {.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8};
+    char *vocabulary = made_vocabulary_json(), *first[2] = {NULL}, *text;
+    size_t first_size[2], size;
+    for (int world = 1; world <= 3; world++) {
+        Model m;
+        Optimizer o;
+        char dir[4300], path[4400];
+        open_model(&m, 62, 16 * world);
+        snprintf(dir, sizeof dir, "%s/ranks-%d.tmp", folder, world);
+        CHECK(checkpoint_begin(dir, &m.cfg, &m.table, vocabulary, "{}", 1, 0, &err));
+        for (int reading = 0; reading < 2; reading++)
+            for (int rank = 0; rank < world; rank++) {
+                dist->launch = (Launch){.rank = rank, .world = world, .local_size = 1};
+                CHECK(optimizer_open(&o, &m, dist, &options, &err));
+                if (reading) CHECK(optimizer_read(&o, dir, &err));
+                for (int p = 0; p < m.table.n; p++) {
+                    const ParamSpec *s = &m.table.spec[p];
+                    int64_t begin, count, at = m.table.bucket_offset[s->bucket] / world;
+                    optimizer_part(&o, s->bucket, &begin, &count);
+                    for (int64_t i = 0; i < s->file_rows * s->cols; i++) {
+                        int64_t k = s->offset + i - begin;
+                        float mean = (float)(p + 1e-3 * (double)(i % 997)), square = (float)(p + 1e-3 * (double)(i % 991));
+                        if (k < 0 || k >= count) continue;
+                        if (!reading) {
+                            o.m[at + k] = mean;
+                            o.v[at + k] = square;
+                        } else if (o.m[at + k] != mean || o.v[at + k] != square) {
+                            fail_msg("%d ranks: %s, element %lld was not read back", world, s->name, (long long)i);
+                        }
+                    }
+                }
+                if (!reading) CHECK(optimizer_write(&o, dir, &err));
+                optimizer_close(&o);
+            }
+        for (int f = 0; f < 2; f++) {
+            snprintf(path, sizeof path, "%s/%s", dir, names[f]);
+            CHECK(file_read(path, 1 << 28, &text, &size, &err));
+            if (world == 1) {
+                first[f] = text;
+                first_size[f] = size;
+                continue;
+            }
+            if (size != first_size[f] || memcmp(text, first[f], size)) fail_msg("%d ranks write another %s", world, names[f]);
+            free(text);
+        }
+        model_close(&m);
+    }
+    dist->launch = (Launch){.world = 1, .local_size = 1};
+    free(first[0]);
+    free(first[1]);
+    free(vocabulary);
+}
+
 /* ---- step --------------------------------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -575,6 +633,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_plan),
         cmocka_unit_test(test_update_is_adamw),
         cmocka_unit_test(test_parts_are_a_partition),
+        cmocka_unit_test(test_files_do_not_depend_on_ranks),
         cmocka_unit_test(test_accumulation_changes_nothing),
         cmocka_unit_test(test_steps_learn),
         cmocka_unit_test(test_non_finite_step_is_skipped),

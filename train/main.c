@@ -44,7 +44,9 @@ static Status open_device(Run *r, Err *err) {
         r->dev = NULL;
     }
     if (!r->dev) r->dev = device_open(DEVICE_CPU, 0, threads, why, sizeof why);
-    return r->dev ? OK : err_set(err, ERR_DEVICE, "cannot open the CPU: %s", why);
+    if (!r->dev) return err_set(err, ERR_DEVICE, "cannot open the CPU: %s", why);
+    r->options.threads = device_threads(r->dev);
+    return OK;
 }
 
 /* Rows of the first epoch, counted by walking it: what --epochs is measured in. */
