@@ -12,8 +12,8 @@ WERROR ?= -Werror
 
 CFLAGS_COMMON := -std=c11 -D_GNU_SOURCE -I. -g -Wall -Wextra -Wpointer-arith -Wstrict-prototypes -Wno-format-truncation $(WERROR) \
                  -ffp-contract=off -fno-math-errno -MMD -MP
-CFLAGS_OPT    := $(if $(SAN),-O1 -fsanitize=address$(comma)undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined,-O3)
 comma         := ,
+CFLAGS_OPT    := $(if $(SAN),-O1 -fsanitize=address$(comma)undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined,-O3)
 
 # ---- what is there -------------------------------------------------------------------------------------------------
 DETECT := $(BUILD)/detect.mk
