@@ -112,12 +112,14 @@ Status acts_open(Acts **out, const Model *m, int N, int training, Recompute reco
     *out = NULL;
     const ModelConfig *cfg = &m->cfg;
     if (N < 1 || N > 1 << 24) return err_set(err, ERR_USAGE, "%d tokens a pass; between 1 and %d are possible", N, 1 << 24);
-    const KernelLimits limits = {.N = N, .C = cfg->d_model, .F = cfg->d_ff, .Vp = cfg->vocab_padded, .H = cfg->n_heads,
-                                 .G = cfg->n_kv_heads, .D = cfg->head_dim, .n_seq = N};
     const size_t bytes = acts_bytes(cfg, m->dtype, N, training, recompute);
-    const size_t scratch = m->k->workspace_bytes(m->dev, &limits);
     Acts *a = xcalloc(1, sizeof *a);
     *a = (Acts){.dev = m->dev, .N = N, .n_layers = cfg->n_layers, .training = training, .recompute = recompute};
+    /* Scratch grows with the number of sequences, and N sequences of one token are possible but never seen: their scratch
+     * would be larger than all activations.  One in 16 tokens is generous; a batch that needs more grows it. */
+    a->limits = (KernelLimits){.N = N, .C = cfg->d_model, .F = cfg->d_ff, .Vp = cfg->vocab_padded, .H = cfg->n_heads,
+                               .G = cfg->n_kv_heads, .D = cfg->head_dim, .n_seq = N < 16 ? N : N / 16 + 8};
+    const size_t scratch = m->k->workspace_bytes(m->dev, &a->limits);
     a->layer = xcalloc((size_t)cfg->n_layers + 1, sizeof *a->layer);
     a->arena = device_alloc(m->dev, bytes);
     if (!a->arena || device_reserve(m->dev, scratch)) {
@@ -131,6 +133,15 @@ Status acts_open(Acts **out, const Model *m, int N, int training, Recompute reco
     bind(a, cfg, m->dtype);
     *out = a;
     return OK;
+}
+
+int acts_reserve(Acts *a, const Model *m, int n_seq) {
+    if (n_seq <= a->limits.n_seq) return 0;
+    KernelLimits limits = a->limits;
+    limits.n_seq = n_seq;
+    if (device_reserve(m->dev, m->k->workspace_bytes(m->dev, &limits))) return -1;
+    a->limits = limits;
+    return 0;
 }
 
 void acts_close(Acts *a) {

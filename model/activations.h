@@ -47,7 +47,11 @@ struct Acts {
     void       *arena;
     LayerActs  *layer; /* n_layers + 1: the last one has only x, the output of the last block */
     PassActs    pass;
+    KernelLimits limits;     /* what the device's scratch memory has been reserved for */
     int         rows, n_seq; /* of the batch in it */
 };
+
+/* Scratch for a batch of n_seq sequences; 0 = there is enough. */
+int acts_reserve(Acts *a, const Model *m, int n_seq);
 
 #endif

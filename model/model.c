@@ -239,6 +239,7 @@ static Context packed_context(const Acts *a, int n_seq, int N) {
 
 void model_forward(Model *m, Acts *a, const Batch *b) {
     const char *fault = batch_fault(m, a, b);
+    if (!fault && acts_reserve(a, m, b->n_seq)) fault = "no scratch memory for so many sequences";
     if (fault) {
         device_fail(m->dev, "model_forward", fault);
         return;

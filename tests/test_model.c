@@ -370,6 +370,34 @@ static void test_f32_against_f64(void **state) {
     device_close(dev);
 }
 
+/* As many sequences as tokens, where scratch was reserved for fewer: the same bits as each alone. */
+static void test_many_sequences(void **state) {
+    (void)state;
+    enum { N = 200 };
+    int     length[N];
+    Model   m;
+    Device *dev = open_device(2);
+    open_model(&m, dev, &FAST, 1, DTYPE_F32);
+    for (int i = 0; i < N; i++) length[i] = 1;
+    Batch   b = make_batch(length, N, 300, 4), one = make_batch(length, 1, 300, 4);
+    Acts   *a = open_acts(&m, N, 0, RECOMPUTE_NONE);
+    double *all = losses(&m, a, &b);
+    for (int i = 0; i < N; i += 37) {
+        one.tokens[0] = b.tokens[i];
+        one.target_lo[0] = b.target_lo[i];
+        one.target_hi[0] = b.target_hi[i];
+        double *l = losses(&m, a, &one);
+        assert_true(l[0] == all[i]);
+        free(l);
+    }
+    free(all);
+    acts_close(a);
+    free_batch(&b);
+    free_batch(&one);
+    model_close(&m);
+    device_close(dev);
+}
+
 typedef struct {
     char *hidden, *losses; /* of the table's dtype */
 } Outputs;
@@ -733,7 +761,8 @@ int main(void) {
         cmocka_unit_test(test_gradients_tied),  cmocka_unit_test(test_gradients_untied),
         cmocka_unit_test(test_recompute),       cmocka_unit_test(test_accumulation), cmocka_unit_test(test_frozen),
         cmocka_unit_test(test_buckets),         cmocka_unit_test(test_f32_against_f64), cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_no_leaks),        cmocka_unit_test(test_decode),       cmocka_unit_test(test_bad_batches),
+        cmocka_unit_test(test_many_sequences),  cmocka_unit_test(test_no_leaks),     cmocka_unit_test(test_decode),
+        cmocka_unit_test(test_bad_batches),
     };
     return cmocka_run_group_tests_name("model", tests, NULL, NULL);
 }
