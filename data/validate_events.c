@@ -13,7 +13,7 @@ typedef struct {
 #define PLACE "patient %lld, event %lld"
 #define AT(c, i) (long long)(c)->row, (long long)(i)
 
-/* Static events first, then available time, kind, code string (codes are sorted), value; see event.h. */
+/* Static events first, then available time, kind, code string (codes are sorted), value with none last; see event.h. */
 static int before(const EventFile *f, const Event *a, const Event *b) {
     int ka = f->code_kind[a->code], kb = f->code_kind[b->code];
     if (a->available != b->available) return a->available < b->available;
@@ -26,9 +26,7 @@ static void check_times(const Check *c, const EventPatient *p) {
     const int64_t earliest = time_from_civil(1850, 1, 1, 0, 0, 0), latest = time_from_civil(2200, 1, 1, 0, 0, 0);
     for (int64_t i = 0; i < p->n; i++) {
         const Event *e = &p->event[i];
-        /* Values that are absent compare with nothing; only what is told in both places can be out of order. */
-        if (i && before(c->f, e, &p->event[i - 1]) && !(e->available == p->event[i - 1].available && isnan(p->event[i - 1].value)))
-            report_add(c->r, FIND_ORDER, PLACE, AT(c, i));
+        if (i && before(c->f, e, &p->event[i - 1])) report_add(c->r, FIND_ORDER, PLACE, AT(c, i));
         if (e->time == TIME_NONE) continue;
         if (e->available < e->time)
             report_add(c->r, FIND_AVAILABLE, PLACE ": %s", AT(c, i), c->f->codes[e->code]);
@@ -38,7 +36,7 @@ static void check_times(const Check *c, const EventPatient *p) {
 }
 
 /* Days, not minutes: dates of birth and death rarely carry a time. */
-static int64_t day_of(int64_t us) { return us >= 0 ? us / US_PER_DAY : -((-us + US_PER_DAY - 1) / US_PER_DAY); }
+static int64_t day_of(int64_t us) { return us / US_PER_DAY - (us % US_PER_DAY < 0); }
 
 static int64_t time_of_kind(const Check *c, const EventPatient *p, int kind) {
     for (int64_t i = 0; i < p->n; i++)
