@@ -3,16 +3,25 @@
 #include <stdlib.h>
 #include <string.h>
 
-Status omop_find_table(const Omop *o, const char *table, int *entry, Err *err) {
+int omop_table_name(const char *entry, char table[64]) {
     static const char *const endings[] = {".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz"};
-    size_t n = strlen(table);
+    const char *slash = strrchr(entry, '/'), *name = slash ? slash + 1 : entry, *dot = strchr(name, '.');
+    int match = 0;
+    for (size_t k = 0; dot && k < sizeof endings / sizeof *endings; k++) match |= !strcasecmp(dot, endings[k]);
+    if (!match || dot - name > 63) return 0;
+    for (; name < dot; name++, table++) {
+        *table = (char)(*name >= 'A' && *name <= 'Z' ? *name + 32 : *name);
+        if (*name < ' ' || *name > '~') *table = '?';
+    }
+    *table = 0;
+    return 1;
+}
+
+Status omop_find_table(const Omop *o, const char *table, int *entry, Err *err) {
+    char name[64];
     *entry = -1;
     for (int i = 0; i < o->archive.n; i++) {
-        const char *slash = strrchr(o->archive.entry[i].name, '/'), *name = slash ? slash + 1 : o->archive.entry[i].name;
-        int match = 0;
-        for (size_t k = 0; k < sizeof endings / sizeof *endings; k++)
-            match |= !strncasecmp(name, table, n) && !strcasecmp(name + n, endings[k]);
-        if (!match) continue;
+        if (!omop_table_name(o->archive.entry[i].name, name) || strcmp(name, table)) continue;
         if (*entry >= 0)
             return err_set(err, ERR_FORMAT, "%s holds the table %s twice: %.150s and %.150s; keep one", o->archive.path, table,
                            o->archive.entry[*entry].name, o->archive.entry[i].name);
@@ -21,8 +30,8 @@ Status omop_find_table(const Omop *o, const char *table, int *entry, Err *err) {
     return OK;
 }
 
-/* The day the data were pulled: as told, or as cdm_source says unless more than 1% of the rows are later (dates were shifted
- * then), or the last day in the data. */
+/* The day the data were pulled: as told, or as cdm_source says unless more than 1% of the rows (10 in a handful) are later:
+ * dates were shifted then; or the last day in the data. */
 Status omop_choose_extract(Omop *o, Err *err) {
     FieldTime t;
     int64_t rows = 0, later = 0, last = -1;
@@ -36,7 +45,7 @@ Status omop_choose_extract(Omop *o, Err *err) {
             return err_set(err, ERR_USAGE, "--extract-date takes YYYY-MM-DD, not '%s'", o->options->extract_date);
         o->extract = day_of(t.us) * US_PER_DAY;
         o->report->extract_from = "--extract-date";
-    } else if (o->source_date != TIME_NONE && later <= rows / 100) {
+    } else if (o->source_date != TIME_NONE && (later <= rows / 100 || (later <= 10 && later <= rows / 2))) {
         o->extract = day_of(o->source_date) * US_PER_DAY;
         o->report->extract_from = "cdm_source";
     } else if (last >= 0) {

@@ -96,6 +96,8 @@ int  stage_compare(const void *a, const void *b, void *omop);
 /* ImportReport table of each source table; visit, person and so on are named by these. */
 enum { TABLE_PERSON, TABLE_PERIOD, TABLE_DEATH, TABLE_VISIT, TABLE_DETAIL, TABLE_CONDITION };
 
+/* "person" of "export/PERSON.csv"; 0 when the entry is not a table by its name. */
+int omop_table_name(const char *entry, char table[64]);
 /* Entry of the archive that holds a table ("person"), -1: none; ERR_FORMAT when there are two. */
 Status omop_find_table(const Omop *o, const char *table, int *entry, Err *err);
 Status omop_read_tables(Omop *o, Err *err);

@@ -457,22 +457,17 @@ static Status source_date_read(Omop *o, Err *err) {
     return status;
 }
 
-/* Names of .csv entries that no step reads. */
+/* Names of tables that no step reads. */
 static void unused_list(Omop *o) {
     static const char *const others[] = {"concept", "concept_ancestor", "concept_relationship", "cdm_source"};
-    char text[2048] = "";
+    char text[2048] = "", name[64];
     for (int i = 0; i < o->archive.n; i++) {
-        const char *slash = strrchr(o->archive.entry[i].name, '/'), *name = slash ? slash + 1 : o->archive.entry[i].name;
-        char word[64] = "";
+        if (!omop_table_name(o->archive.entry[i].name, name)) continue;
         int known = 0;
-        for (size_t k = 0; k < sizeof word - 1 && name[k] && name[k] != '.'; k++) {
-            word[k] = (char)(name[k] >= 'A' && name[k] <= 'Z' ? name[k] + 32 : name[k]);
-            if ((unsigned char)word[k] < ' ' || (unsigned char)word[k] > '~') word[k] = '?';
-        }
-        for (int k = 0; k < N_TABLES; k++) known |= !strcmp(word, tables[k].name);
-        for (size_t k = 0; k < sizeof others / sizeof *others; k++) known |= !strcmp(word, others[k]);
+        for (int k = 0; k < N_TABLES; k++) known |= !strcmp(name, tables[k].name);
+        for (size_t k = 0; k < sizeof others / sizeof *others; k++) known |= !strcmp(name, others[k]);
         size_t n = strlen(text);
-        if (!known && *word && n + strlen(word) + 3 < sizeof text) snprintf(text + n, sizeof text - n, "%s%s", n ? ", " : "", word);
+        if (!known && n + strlen(name) + 3 < sizeof text) snprintf(text + n, sizeof text - n, "%s%s", n ? ", " : "", name);
     }
     o->report->unused = xstrdup(text);
 }
