@@ -8,6 +8,9 @@
  * read back, as one. */
 #include "data/oracle.h"
 
+/* Nobody reads the floating-point exception flags here; believing so lets loops over sg() vectorise.  No bit changes. */
+#pragma GCC optimize("no-trapping-math")
+
 #include <math.h>
 #include <string.h>
 
@@ -25,15 +28,18 @@ static const double CONTINUE_GAP[3] = {0.3, 0.4, 0.3}; /* 8h-12h, 12h-18h, 18h-1
  * between machines, and a cohort must not. */
 static inline double exp_portable(double x) {
     const double shift = 0x1.8p52, ln2_hi = 0x1.62e42feep-1, ln2_lo = 0x1.a39ef35793c76p-33;
-    double n = (x * 0x1.71547652b82fep0 + shift) - shift;
+    double shifted = x * 0x1.71547652b82fep0 + shift; /* its low bits are the integer n: no conversion, so loops vectorise */
+    double n = shifted - shift;
     double r = (x - n * ln2_hi) - n * ln2_lo;
     double r2 = r * r, r4 = r2 * r2, r8 = r4 * r4;
     double p01 = 1.0 + r, p23 = 1.0 / 2 + r * (1.0 / 6), p45 = 1.0 / 24 + r * (1.0 / 120);
     double p67 = 1.0 / 720 + r * (1.0 / 5040), p89 = 1.0 / 40320 + r * (1.0 / 362880);
     double pab = 1.0 / 3628800 + r * (1.0 / 39916800), pc = 1.0 / 479001600;
     double p = (p01 + r2 * p23) + r4 * (p45 + r2 * p67) + r8 * ((p89 + r2 * pab) + r4 * pc);
-    uint64_t bits = (uint64_t)((int64_t)n + 1023) << 52;
-    double scale;
+    uint64_t bits;
+    double   scale;
+    memcpy(&bits, &shifted, sizeof bits);
+    bits = (bits + 1023) << 52;
     memcpy(&scale, &bits, sizeof scale);
     return p * scale;
 }
@@ -105,21 +111,11 @@ int32_t oracle_gap_hi(int what) {
 /* ---- state --------------------------------------------------------------------------------------------------------- */
 
 /* What depends on the prefix, the conditions and the drugs alone. */
-static void sums_refresh(OracleState *s) {
+static void drugs_refresh(OracleState *s) {
     uint32_t treated = 0;
     for (uint32_t left = s->drugs; left; left &= left - 1) treated |= 1u << DRUGS[__builtin_ctz(left)].treats;
-    for (int j = 0; j < ORACLE_LABS; j++) {
-        s->lab_q[j] = sg(LABS[j].base + sum_bits(LABS[j].asked, s->chronic));
+    for (int j = 0; j < ORACLE_LABS; j++)
         s->push[j] = sum_bits(LABS[j].worse, s->chronic) - sum_bits(LABS[j].better, s->drugs);
-    }
-    for (int i = 0; i < ORACLE_CHRONIC; i++) {
-        const ChronicRow *r = &CHRONIC[i];
-        s->chronic_z[i] = r->base + r->sex[s->sex] + r->race[s->race] + sum_bits(r->from, s->chronic);
-    }
-    double sum = 0;
-    for (int i = 0; i < ORACLE_COMPLAINTS; i++)
-        sum += s->complaint[i] = exp_portable(COMPLAINTS[i].base + sum_bits(COMPLAINTS[i].from, s->chronic));
-    for (int i = 0; i < ORACLE_COMPLAINTS; i++) s->complaint[i] /= sum;
     for (int k = 0; k < RATES; k++) s->rate_z[k] = RATE[k].sex[s->sex] + RATE[k].race[s->race];
     for (uint32_t left = s->chronic; left; left &= left - 1) {
         int i = __builtin_ctz(left), t = treated >> i & 1;
@@ -129,17 +125,53 @@ static void sums_refresh(OracleState *s) {
     }
 }
 
-static void set_conditions(OracleState *s, uint32_t chronic, uint32_t drugs) {
-    if (chronic == s->chronic && drugs == s->drugs) return;
+static void conditions_refresh(OracleState *s) {
+    double sum = 0;
+    for (int j = 0; j < ORACLE_LABS; j++) s->lab_q[j] = LABS[j].base + sum_bits(LABS[j].asked, s->chronic);
+    for (int j = 0; j < ORACLE_LABS; j++) s->lab_q[j] = sg(s->lab_q[j]);
+    for (int i = 0; i < ORACLE_CHRONIC; i++) {
+        const ChronicRow *r = &CHRONIC[i];
+        s->chronic_z[i] = r->base + r->sex[s->sex] + r->race[s->race] + sum_bits(r->from, s->chronic);
+    }
+    for (int i = 0; i < ORACLE_COMPLAINTS; i++) s->complaint[i] = COMPLAINTS[i].base + sum_bits(COMPLAINTS[i].from, s->chronic);
+    for (int i = 0; i < ORACLE_COMPLAINTS; i++) s->complaint[i] = exp_portable(s->complaint[i]);
+    for (int i = 0; i < ORACLE_COMPLAINTS; i++) sum += s->complaint[i];
+    for (int i = 0; i < ORACLE_COMPLAINTS; i++) s->complaint[i] /= sum;
+    for (int m = 0; m < ORACLE_DRUGS; m++) s->drug_q[m] = s->chronic >> DRUGS[m].treats & 1 ? DRUG_GIVEN : 0;
+    s->chronic_ready = 0;
+    drugs_refresh(s);
+}
+
+/* Rule 9 for all conditions at once; it holds until a lab, a new condition, a gap or the end of a visit. */
+static void chronic_refresh(OracleState *s) {
+    double z[ORACLE_CHRONIC], x = decades(s), visit = s->visits ? CHRONIC_LATER : CHRONIC_FIRST;
+    for (int i = 0; i < ORACLE_CHRONIC; i++) z[i] = s->chronic_z[i] + visit + CHRONIC[i].age * x;
+    for (int j = 0; j < ORACLE_LABS; j++) {
+        const Cause *e = LABS[j].reveals;
+        for (int k = 0; s->bad[j] > 0 && e[k].weight != 0; k++) z[e[k].at] += e[k].weight * s->bad[j];
+    }
+    for (int i = 0; i < ORACLE_CHRONIC; i++) s->chronic_q[i] = sg(z[i]);
+    for (uint32_t left = s->chronic; left; left &= left - 1) s->chronic_q[__builtin_ctz(left)] = CHRONIC_KNOWN;
+    s->chronic_ready = 1;
+}
+
+static void set_conditions(OracleState *s, uint32_t chronic) {
+    if (chronic == s->chronic) return;
     s->chronic = chronic;
+    conditions_refresh(s);
+}
+
+static void set_drugs(OracleState *s, uint32_t drugs) {
+    if (drugs == s->drugs) return;
     s->drugs = drugs;
-    sums_refresh(s);
+    drugs_refresh(s);
 }
 
 static void set_level(OracleState *s, int lab, int level) {
     double d = LABS[lab].bad * (level - 5.5) - 1;
     s->level[lab] = (uint8_t)level;
     s->bad[lab] = level && d > 0 ? d / 3 : 0;
+    s->chronic_ready = 0;
 }
 
 void oracle_start(OracleState *s, int sex, int race, int age_bin) {
@@ -147,7 +179,9 @@ void oracle_start(OracleState *s, int sex, int race, int age_bin) {
     s->sex = (uint8_t)sex;
     s->race = (uint8_t)race;
     s->age = ORACLE_AGE_FIRST + ORACLE_AGE_BIN * (age_bin + 0.5);
-    sums_refresh(s);
+    for (int i = 0; i < ORACLE_PROCEDURES; i++)
+        for (int icu = 0; icu < 2; icu++) s->procedure_q[icu][i] = sg(PROCEDURES[i].base + icu * PROCEDURE_ICU);
+    conditions_refresh(s);
 }
 
 static int in_stay(const OracleState *s) { return s->mode == ORACLE_MODE_WARD || s->mode == ORACLE_MODE_ICU; }
@@ -161,6 +195,7 @@ static void feed_gap(OracleState *s, int what) {
     int32_t lo = oracle_gap_lo(what), hi = oracle_gap_hi(what);
     double years = 0.5 * ((double)lo + hi) / MINUTES_PER_YEAR;
     s->after_gap = 1;
+    s->chronic_ready = 0;
     if (s->mode == ORACLE_MODE_HOME && what != ORACLE_GAP + GAP_BINS) {
         s->pending += years; /* the rates stay frozen until the event that ends the gap */
         s->stage = STAGE_TYPE;
@@ -187,6 +222,7 @@ static int list_position(const OracleState *s, int what) {
 }
 
 static void feed_mark(OracleState *s, int what) {
+    s->chronic_ready = 0;
     switch (what) {
     case ORACLE_VISIT_OUT:
         s->mode = ORACLE_MODE_OUT;
@@ -218,6 +254,7 @@ void oracle_feed(OracleState *s, int what, int level) {
         feed_gap(s, what);
         return;
     }
+    if (s->pending != 0) s->chronic_ready = 0;
     s->age += s->pending;
     s->pending = 0;
     s->after_gap = 0;
@@ -226,16 +263,16 @@ void oracle_feed(OracleState *s, int what, int level) {
         return;
     }
     if (oracle_is_lab(what)) set_level(s, what - ORACLE_LAB, level);
-    else if (what < ORACLE_ACUTE_DX) set_conditions(s, s->chronic | 1u << (what - ORACLE_CHRONIC_DX), s->drugs);
+    else if (what < ORACLE_ACUTE_DX) set_conditions(s, s->chronic | 1u << (what - ORACLE_CHRONIC_DX));
     else if (what < ORACLE_DRUG) {
         int parent = ACUTE[what - ORACLE_ACUTE_DX].parent;
-        if (parent >= 0) set_conditions(s, s->chronic | 1u << parent, s->drugs);
+        if (parent >= 0) set_conditions(s, s->chronic | 1u << parent);
         if (in_stay(s) && s->stage == STAGE_CHOICE) {
             s->day = 1;
             open_list(s);
             return;
         }
-    } else if (what < ORACLE_PROCEDURE) set_conditions(s, s->chronic, s->drugs | 1u << (what - ORACLE_DRUG));
+    } else if (what < ORACLE_PROCEDURE) set_drugs(s, s->drugs | 1u << (what - ORACLE_DRUG));
     else if (what >= ORACLE_COMPLAINT && s->mode == ORACLE_MODE_OUT && s->stage == STAGE_CHOICE) {
         open_list(s);
         return;
@@ -247,36 +284,42 @@ void oracle_feed(OracleState *s, int what, int level) {
 
 /* ---- the next token ------------------------------------------------------------------------------------------------ */
 
-int oracle_list_size(const OracleState *s) {
+int oracle_list_runs(const OracleState *s, OracleRun *run) {
     if (s->stage != STAGE_LIST) return 0;
-    if (s->mode == ORACLE_MODE_OUT) return ORACLE_LABS + ORACLE_CHRONIC + ORACLE_DRUGS;
-    return in_stay(s) ? ORACLE_ACUTE_LABS + ORACLE_PROCEDURES + ORACLE_DRUGS : 0;
+    run[0] = (OracleRun){ORACLE_LAB, ORACLE_LABS, s->lab_q};
+    run[1] = (OracleRun){ORACLE_CHRONIC_DX, ORACLE_CHRONIC, s->chronic_q};
+    run[2] = (OracleRun){ORACLE_DRUG, ORACLE_DRUGS, s->drug_q};
+    if (s->mode == ORACLE_MODE_OUT) return ORACLE_RUNS;
+    run[0].n = ORACLE_ACUTE_LABS;
+    run[1] = (OracleRun){ORACLE_PROCEDURE, ORACLE_PROCEDURES, s->procedure_q[s->mode == ORACLE_MODE_ICU]};
+    return in_stay(s) ? ORACLE_RUNS : 0;
+}
+
+void oracle_list_refresh(OracleState *s) {
+    if (!s->chronic_ready) chronic_refresh(s);
+}
+
+int oracle_list_size(const OracleState *s) {
+    OracleRun run[ORACLE_RUNS];
+    int size = 0;
+    for (int k = 0, n = oracle_list_runs(s, run); k < n; k++) size += run[k].n;
+    return size;
 }
 
 int oracle_list_what(const OracleState *s, int item) {
-    if (s->mode == ORACLE_MODE_OUT) {
-        if (item < ORACLE_LABS + ORACLE_CHRONIC) return ORACLE_LAB + item;
-        return ORACLE_DRUG + item - ORACLE_LABS - ORACLE_CHRONIC;
-    }
-    if (item < ORACLE_ACUTE_LABS) return ORACLE_LAB + item;
-    item -= ORACLE_ACUTE_LABS;
-    return item < ORACLE_PROCEDURES ? ORACLE_PROCEDURE + item : ORACLE_DRUG + item - ORACLE_PROCEDURES;
+    OracleRun run[ORACLE_RUNS];
+    int k = 0, n = oracle_list_runs(s, run);
+    for (; k < n && item >= run[k].n; k++) item -= run[k].n;
+    return k < n ? run[k].what + item : -1;
 }
 
-static double chronic_q(const OracleState *s, int i) {
-    if (s->chronic >> i & 1) return CHRONIC_KNOWN;
-    const ChronicRow *r = &CHRONIC[i];
-    double z = s->chronic_z[i] + (s->visits ? CHRONIC_LATER : CHRONIC_FIRST) + r->age * decades(s);
-    for (int k = 0; k < CAUSES && r->labs[k].weight != 0; k++) z += r->labs[k].weight * s->bad[r->labs[k].at];
-    return sg(z);
-}
-
-double oracle_list_q(const OracleState *s, int item) {
-    int what = oracle_list_what(s, item);
-    if (oracle_is_lab(what)) return s->lab_q[what - ORACLE_LAB];
-    if (what < ORACLE_ACUTE_DX) return chronic_q(s, what - ORACLE_CHRONIC_DX);
-    if (what < ORACLE_PROCEDURE) return s->chronic >> DRUGS[what - ORACLE_DRUG].treats & 1 ? DRUG_GIVEN : 0;
-    return sg(PROCEDURES[what - ORACLE_PROCEDURE].base + (s->mode == ORACLE_MODE_ICU ? PROCEDURE_ICU : 0));
+double oracle_list_q(OracleState *s, int item) {
+    OracleRun run[ORACLE_RUNS];
+    int k = 0, n = oracle_list_runs(s, run);
+    for (; k < n && item >= run[k].n; k++) item -= run[k].n;
+    if (k == n) return 0;
+    if (run[k].q == s->chronic_q && !s->chronic_ready) chronic_refresh(s);
+    return run[k].q[item];
 }
 
 static void add(OracleChoices *c, int what, double p) {
@@ -291,7 +334,7 @@ static void softmax(OracleChoices *c) {
     for (int i = 0; i < c->n; i++) c->p[i] /= sum;
 }
 
-static double home_rates(const OracleState *s, double rate[RATES]) {
+double oracle_home_rates(const OracleState *s, double *rate) {
     double x = decades(s), sev = severity(s), sum = 0;
     for (int k = 0; k < RATES; k++) {
         const RateRow *r = &RATE[k];
@@ -302,7 +345,7 @@ static double home_rates(const OracleState *s, double rate[RATES]) {
 }
 
 static void home_choices(const OracleState *s, OracleChoices *c) {
-    double rate[RATES], sum = home_rates(s, rate);
+    double rate[RATES], sum = oracle_home_rates(s, rate);
     if (s->stage == STAGE_TYPE) {
         add(c, ORACLE_VISIT_OUT, rate[RATE_OUT] / sum);
         add(c, ORACLE_VISIT_IN, rate[RATE_IN] / sum);
@@ -310,13 +353,12 @@ static void home_choices(const OracleState *s, OracleChoices *c) {
         return;
     }
     /* Survival to each bin's lower bound, given survival to one day. */
-    double here = 1;
-    for (int bin = GAP_1D; bin < GAP_BINS; bin++) {
-        double next = exp_portable(-sum * (GAP_MINUTES[bin + 1] / MINUTES_PER_DAY - 1));
-        add(c, ORACLE_GAP + bin, here - next);
-        here = next;
-    }
-    add(c, ORACLE_GAP + GAP_BINS, here);
+    double survival[GAP_TOKENS - GAP_1D];
+    for (int i = 1; i < GAP_TOKENS - GAP_1D; i++) survival[i] = -sum * (GAP_MINUTES[GAP_1D + i] / MINUTES_PER_DAY - 1);
+    for (int i = 1; i < GAP_TOKENS - GAP_1D; i++) survival[i] = exp_portable(survival[i]);
+    survival[0] = 1;
+    for (int bin = GAP_1D; bin < GAP_BINS; bin++) add(c, ORACLE_GAP + bin, survival[bin - GAP_1D] - survival[bin + 1 - GAP_1D]);
+    add(c, ORACLE_GAP + GAP_BINS, survival[GAP_BINS - GAP_1D]);
 }
 
 static void disposition_choices(const OracleState *s, OracleChoices *c) {
@@ -369,26 +411,30 @@ void oracle_choices(const OracleState *s, OracleChoices *c) {
     }
 }
 
-void oracle_levels(const OracleState *s, int lab, double *p) {
+/* Unnormalised; returns their sum. */
+static double level_weights(const OracleState *s, int lab, double *w) {
     /* e^(-k^2/4.5): exp(-(k-mu)^2/4.5) is that times z^k with z = e^(2 mu/4.5), up to a factor that cancels. */
     static const double bell[ORACLE_LEVELS + 1] = {1, 0x1.99fa40bc6c5f7p-1, 0x1.a4fa9ecad91c2p-2,
         0x1.152aaa3bf81ccp-3, 0x1.d40464ea76e2cp-6, 0x1.fab6c122cebaap-9, 0x1.5fc21041027adp-12,
         0x1.392348d10b829p-16, 0x1.6577d2bee8d4ap-21, 0x1.05a628c699fa1p-26, 0x1.eb2e4573b9f6cp-33};
-    const LabRow *r = &LABS[lab];
-    double last = s->level[lab] ? s->level[lab] : 5.5;
-    double push = s->push[lab];
+    double last = s->level[lab] ? s->level[lab] : 5.5, push = s->push[lab];
     if (in_stay(s)) push += LAB_WARD;
     if (s->mode == ORACLE_MODE_ICU) push += LAB_ICU;
-    double mu = clamp(5.5 + 0.6 * (last - 5.5) + r->bad * push, 0.5, 10.5);
+    double mu = clamp(5.5 + 0.6 * (last - 5.5) + LABS[lab].bad * push, 0.5, 10.5);
     double z = exp_portable(2 * mu / 4.5), power = 1, sum = 0;
     for (int k = 1; k <= ORACLE_LEVELS; k++) {
         power *= z;
-        sum += p[k - 1] = bell[k] * power;
+        sum += w[k - 1] = bell[k] * power;
     }
+    return sum;
+}
+
+void oracle_levels(const OracleState *s, int lab, double *p) {
+    double sum = level_weights(s, lab, p);
     for (int k = 0; k < ORACLE_LEVELS; k++) p[k] /= sum;
 }
 
-void oracle_what_probs(const OracleState *s, double *p) {
+void oracle_what_probs(OracleState *s, double *p) {
     for (int i = 0; i < ORACLE_WHATS; i++) p[i] = 0;
     double passed = 1;
     for (int item = s->position, n = oracle_list_size(s); item < n; item++) {
@@ -401,16 +447,21 @@ void oracle_what_probs(const OracleState *s, double *p) {
     for (int i = 0; i < c.n; i++) p[c.what[i]] += passed * c.p[i];
 }
 
-int oracle_what_draw(const OracleState *s, double u, double *p) {
+int oracle_what_draw(OracleState *s, double u, double *p) {
+    OracleRun run[ORACLE_RUNS];
     double passed = 1;
-    for (int item = s->position, n = oracle_list_size(s); item < n; item++) {
-        double q = oracle_list_q(s, item);
-        if (u < passed * q) {
-            *p = passed * q;
-            return oracle_list_what(s, item);
+    for (int k = 0, skip = s->position, n = oracle_list_runs(s, run); k < n; skip -= run[k++].n) {
+        if (skip >= run[k].n) continue;
+        if (run[k].q == s->chronic_q && !s->chronic_ready) chronic_refresh(s);
+        for (int i = skip > 0 ? skip : 0; i < run[k].n; i++) {
+            double take = passed * run[k].q[i];
+            if (u < take) {
+                *p = take;
+                return run[k].what + i;
+            }
+            u -= take;
+            passed -= take;
         }
-        u -= passed * q;
-        passed *= 1 - q;
     }
     OracleChoices c;
     oracle_choices(s, &c);
@@ -423,44 +474,12 @@ int oracle_what_draw(const OracleState *s, double u, double *p) {
     return -1;
 }
 
-int oracle_what_draw_without(const OracleState *s, const uint8_t *mark, double u, double *absent) {
-    double passed = 1;
-    for (int item = s->position, n = oracle_list_size(s); item < n; item++) {
-        int    what = oracle_list_what(s, item);
-        double q = oracle_list_q(s, item);
-        if (mark[what]) {
-            *absent *= 1 - q;
-            continue;
-        }
-        if (u < passed * q) return what;
-        u -= passed * q;
-        passed *= 1 - q;
-    }
-    OracleChoices c;
-    oracle_choices(s, &c);
-    double marked = 0;
-    int    last = -1;
-    for (int i = 0; i < c.n; i++) {
-        if (mark[c.what[i]]) marked += c.p[i];
-        else last = i;
-    }
-    *absent *= 1 - marked;
-    if (last < 0) return -1; /* nothing else can happen */
-    passed /= 1 - marked;
-    for (int i = 0; i < last; i++) {
-        if (mark[c.what[i]]) continue;
-        if (u < passed * c.p[i]) return c.what[i];
-        u -= passed * c.p[i];
-    }
-    return c.what[last];
-}
-
 int oracle_level_draw(const OracleState *s, int lab, double u, double *p) {
-    double level[ORACLE_LEVELS];
-    oracle_levels(s, lab, level);
-    int k = 0;
-    while (k < ORACLE_LEVELS - 1 && u >= level[k]) u -= level[k++];
-    *p = level[k];
+    double w[ORACLE_LEVELS], sum = level_weights(s, lab, w);
+    int    k = 0;
+    u *= sum;
+    while (k < ORACLE_LEVELS - 1 && u >= w[k]) u -= w[k++];
+    *p = w[k] / sum;
     return k + 1;
 }
 

@@ -88,6 +88,9 @@ typedef struct {
     double chronic_z[ORACLE_CHRONIC];    /* a_i + sex + race + C.c */
     double complaint[ORACLE_COMPLAINTS]; /* probabilities */
     double rate_z[3];                    /* sex + race + c + treated c, of the rates at home */
+    double chronic_q[ORACLE_CHRONIC];    /* rule 9, valid when chronic_ready */
+    int    chronic_ready;
+    double drug_q[ORACLE_DRUGS], procedure_q[2][ORACLE_PROCEDURES]; /* ward, ICU */
 } OracleState;
 
 void oracle_start(OracleState *s, int sex, int race, int age_bin);
@@ -102,23 +105,33 @@ typedef struct {
     double p[ORACLE_CHOICES_MAX]; /* sums to 1, or n = 0 after death */
 } OracleChoices;
 
+/* Functions that take a state that is not const keep in it what they worked out; it tells nothing new. */
+
 /* The list part: items [s->position, oracle_list_size(s)), each taken with probability q given that the ones before it
  * were passed over. */
 int    oracle_list_size(const OracleState *s);
 int    oracle_list_what(const OracleState *s, int item);
-double oracle_list_q(const OracleState *s, int item);
+double oracle_list_q(OracleState *s, int item);
+/* The list as three runs of adjacent whats; returns 3, or 0 without a list.  The q of conditions hold only after
+ * oracle_list_refresh, which is due again whenever the state has changed. */
+typedef struct {
+    int           what, n; /* whats [what, what + n) */
+    const double *q;       /* (n), inside the state */
+} OracleRun;
+enum { ORACLE_RUNS = 3 };
+int  oracle_list_runs(const OracleState *s, OracleRun *run);
+void oracle_list_refresh(OracleState *s);
+/* At home: rates per day of VISIT//OUT, VISIT//IN, MEDS_DEATH; returns their sum. */
+double oracle_home_rates(const OracleState *s, double *rate);
 /* What follows when the list ends (or when there is none). */
 void oracle_choices(const OracleState *s, OracleChoices *c);
 /* p (10): the level of a lab given that it is measured. */
 void oracle_levels(const OracleState *s, int lab, double *p);
 
 /* p (ORACLE_WHATS): all of the above multiplied out. */
-void oracle_what_probs(const OracleState *s, double *p);
+void oracle_what_probs(OracleState *s, double *p);
 /* The what at u in [0,1) of the chain's inverse distribution function, with its probability; -1 after death. */
-int oracle_what_draw(const OracleState *s, double u, double *p);
-/* The same with the marked whats (ORACLE_WHATS flags) made impossible; multiplies *absent by the probability that each of
- * them, as the chain passes it, does not happen.  -1: nothing else can happen. */
-int oracle_what_draw_without(const OracleState *s, const uint8_t *mark, double u, double *absent);
+int oracle_what_draw(OracleState *s, double u, double *p);
 int oracle_level_draw(const OracleState *s, int lab, double u, double *p);
 
 /* ---- randomness: stream `key` of counter-based numbers ------------------------------------------------------------- */

@@ -162,7 +162,8 @@ void oracle_law_probs(const OracleLaw *law, const OracleCursor *c, double *p) {
         for (int k = 0; k < ORACLE_LEVELS; k++) p[law->level_id[k + 1]] = level[k];
         return;
     }
-    oracle_what_probs(&c->state, what);
+    OracleState s = c->state;
+    oracle_what_probs(&s, what);
     for (int w = 0; w < ORACLE_WHATS; w++) {
         const int *id = law->id + w * LEVELS_PLUS;
         if (what[w] == 0) continue;

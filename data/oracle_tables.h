@@ -12,7 +12,7 @@ typedef struct {
     int    at;
     double weight;
 } Cause;
-enum { CAUSES = 4 };
+enum { CAUSES = 4, REVEALS = 6 };
 
 /* Chronic conditions, labs and drugs by name, in the order of their tables and lists. */
 enum { HTN, LIPID, DM, CAD, HF, AFIB, CKD, COPD, ASTHMA, DEPR, ANXIETY, HYPOTH, ARTHRO, OSTEO, GERD, OSA, OBESE, ANEMIA, PAD,
@@ -29,33 +29,46 @@ typedef struct {
     Cause       asked[CAUSES]; /* chronic: measured more often */
     Cause       worse[CAUSES]; /* chronic: B, level moves in the bad direction */
     Cause       better[CAUSES]; /* drugs: D, level moves back */
+    Cause       reveals[REVEALS]; /* chronic: E, more likely found while the last level is bad */
 } LabRow;
 
 static const LabRow LABS[ORACLE_LABS] = {
     {"LOINC//2160-0", "Creatinine", "mg/dL", {0.5, 0.6, 0.7, 0.8, 0.9, 1.1, 1.3, 1.8, 3.0}, 1, 1, -0.3,
-     {{CKD, 1.2}, {DM, 0.4}, {HF, 0.4}}, {{CKD, 1.4}, {HF, 0.3}}, {{0, 0}}},
+     {{CKD, 1.2}, {DM, 0.4}, {HF, 0.4}}, {{CKD, 1.4}, {HF, 0.3}}, {{0, 0}},
+     {{CKD, 2.6}}},
     {"LOINC//2345-7", "Glucose", "mg/dL", {75, 83, 90, 97, 105, 117, 135, 165, 220}, 1, 0, -1.0,
-     {{DM, 1.0}}, {{DM, 1.3}, {OBESE, 0.3}}, {{METF, 0.4}, {INSUL, 0.6}}},
+     {{DM, 1.0}}, {{DM, 1.3}, {OBESE, 0.3}}, {{METF, 0.4}, {INSUL, 0.6}},
+     {{DM, 1.9}}},
     {"LOINC//718-7", "Hemoglobin", "g/dL", {8.0, 9.3, 10.4, 11.3, 12.1, 12.9, 13.7, 14.5, 15.5}, -1, 0, -1.2,
-     {{ANEMIA, 1.2}, {CANCER, 0.9}, {CKD, 0.5}}, {{ANEMIA, 1.2}, {CANCER, 0.7}, {CKD, 0.5}}, {{IRON, 0.7}}},
+     {{ANEMIA, 1.2}, {CANCER, 0.9}, {CKD, 0.5}}, {{ANEMIA, 1.2}, {CANCER, 0.7}, {CKD, 0.5}}, {{IRON, 0.7}},
+     {{ANEMIA, 2.4}, {CANCER, 0.7}}},
     {"LOINC//6690-2", "Leukocytes", "10*3/uL", {3.6, 4.5, 5.3, 6.1, 7.0, 8.1, 9.6, 11.8, 15.5}, 1, 0, -1.6,
-     {{CANCER, 0.9}, {COPD, 0.4}}, {{COPD, 0.3}}, {{0, 0}}},
+     {{CANCER, 0.9}, {COPD, 0.4}}, {{COPD, 0.3}}, {{0, 0}},
+     {{CANCER, 0.5}}},
     {"LOINC//2524-7", "Lactate", "mmol/L", {0.6, 0.8, 1.0, 1.2, 1.5, 1.9, 2.4, 3.2, 5.0}, 1, 1, -1.8,
-     {{CIRRH, 0.9}, {CANCER, 0.5}}, {{CIRRH, 0.8}, {CANCER, 0.4}, {HF, 0.3}}, {{0, 0}}},
+     {{CIRRH, 0.9}, {CANCER, 0.5}}, {{CIRRH, 0.8}, {CANCER, 0.4}, {HF, 0.3}}, {{0, 0}},
+     {{CIRRH, 0.9}}},
     {"LOINC//2708-6", "Oxygen saturation", "%", {86, 89, 91, 93, 94.5, 95.5, 96.5, 97.5, 98.5}, -1, 1, 0.1,
-     {{COPD, 1.0}, {HF, 0.5}, {ASTHMA, 0.5}}, {{COPD, 1.1}, {HF, 0.6}, {OSA, 0.4}}, {{TIOTR, 0.4}, {ALBUT, 0.3}}},
+     {{COPD, 1.0}, {HF, 0.5}, {ASTHMA, 0.5}}, {{COPD, 1.1}, {HF, 0.6}, {OSA, 0.4}}, {{TIOTR, 0.4}, {ALBUT, 0.3}},
+     {{HF, 0.8}, {COPD, 2.3}, {ASTHMA, 0.6}, {OSA, 0.7}, {CANCER, 0.5}}},
     {"LOINC//2823-3", "Potassium", "mmol/L", {3.1, 3.4, 3.7, 3.9, 4.1, 4.3, 4.6, 5.0, 5.6}, 1, 0, -1.5,
-     {{CKD, 0.8}, {HF, 0.4}}, {{CKD, 0.7}}, {{FUROS, 0.5}}},
+     {{CKD, 0.8}, {HF, 0.4}}, {{CKD, 0.7}}, {{FUROS, 0.5}},
+     {{CKD, 0.6}}},
     {"LOINC//33762-6", "NT-proBNP", "pg/mL", {35, 60, 95, 150, 240, 420, 900, 2200, 6000}, 1, 0, -3.0,
-     {{HF, 2.2}, {AFIB, 0.6}, {CAD, 0.4}}, {{HF, 1.6}, {AFIB, 0.5}, {CKD, 0.4}}, {{FUROS, 0.5}}},
+     {{HF, 2.2}, {AFIB, 0.6}, {CAD, 0.4}}, {{HF, 1.6}, {AFIB, 0.5}, {CKD, 0.4}}, {{FUROS, 0.5}},
+     {{HF, 2.6}, {AFIB, 0.9}}},
     {"LOINC//4548-4", "Hemoglobin A1c", "%", {4.8, 5.1, 5.3, 5.5, 5.7, 6.0, 6.5, 7.4, 9.0}, 1, 0, -2.0,
-     {{DM, 2.2}, {OBESE, 0.5}}, {{DM, 1.4}, {OBESE, 0.4}}, {{METF, 0.5}, {INSUL, 0.5}}},
+     {{DM, 2.2}, {OBESE, 0.5}}, {{DM, 1.4}, {OBESE, 0.4}}, {{METF, 0.5}, {INSUL, 0.5}},
+     {{DM, 2.6}, {OBESE, 0.6}}},
     {"LOINC//13457-7", "LDL cholesterol", "mg/dL", {60, 75, 88, 100, 112, 125, 140, 160, 190}, 1, 0, -2.0,
-     {{LIPID, 1.3}, {CAD, 0.5}}, {{LIPID, 1.2}, {OBESE, 0.3}}, {{STATIN, 1.2}}},
+     {{LIPID, 1.3}, {CAD, 0.5}}, {{LIPID, 1.2}, {OBESE, 0.3}}, {{STATIN, 1.2}},
+     {{LIPID, 2.2}, {CAD, 0.5}, {OBESE, 0.3}, {PAD, 0.4}}},
     {"LOINC//8480-6", "Systolic blood pressure", "mmHg", {98, 106, 113, 119, 125, 131, 139, 149, 165}, 1, 0, 0.9,
-     {{HTN, 0.6}}, {{HTN, 1.1}, {CKD, 0.4}, {OBESE, 0.3}}, {{LISIN, 0.6}, {AMLOD, 0.5}}},
+     {{HTN, 0.6}}, {{HTN, 1.1}, {CKD, 0.4}, {OBESE, 0.3}}, {{LISIN, 0.6}, {AMLOD, 0.5}},
+     {{HTN, 2.2}, {STROKE, 0.9}}},
     {"LOINC//3016-3", "Thyrotropin", "mIU/L", {0.4, 0.8, 1.2, 1.6, 2.1, 2.7, 3.6, 5.0, 9.0}, 1, 0, -2.6,
-     {{HYPOTH, 1.9}, {DEPR, 0.4}}, {{HYPOTH, 1.3}}, {{LEVOT, 0.9}}},
+     {{HYPOTH, 1.9}, {DEPR, 0.4}}, {{HYPOTH, 1.3}}, {{LEVOT, 0.9}},
+     {{DEPR, 0.4}, {ANXIETY, 0.3}, {HYPOTH, 3.0}}},
 };
 static const double LAB_WARD = 1.10, LAB_ICU = 0.90; /* shift of levels in the bad direction; the ICU's adds to the ward's */
 
@@ -64,60 +77,59 @@ typedef struct {
     double      base, age; /* logit, and its slope in x */
     double      sex[ORACLE_SEXES], race[ORACLE_RACES];
     Cause       from[CAUSES]; /* chronic */
-    Cause       labs[CAUSES]; /* E: bad labs b_j */
     double      out, in, death; /* weights in the log rates at home */
 } ChronicRow;
 
 /* sex: F, M; race: WHITE, BLACK, ASIAN, OTHER. */
 static const ChronicRow CHRONIC[ORACLE_CHRONIC] = {
     {"ICD10CM//I10", "Essential hypertension", -3.5, 0.40, {0, 0.1}, {0, 0.75, -0.1, 0.1},
-     {{OBESE, 0.6}, {DM, 0.5}, {CKD, 0.6}}, {{SBP, 2.2}}, 0.08, 0.00, 0.00},
+     {{OBESE, 0.6}, {DM, 0.5}, {CKD, 0.6}}, 0.08, 0.00, 0.00},
     {"ICD10CM//E78.5", "Hyperlipidemia", -3.6, 0.32, {0, 0.2}, {0, -0.1, 0.1, 0.1},
-     {{DM, 0.6}, {HTN, 0.4}, {OBESE, 0.4}}, {{LDL, 2.2}}, 0.05, 0.00, 0.00},
+     {{DM, 0.6}, {HTN, 0.4}, {OBESE, 0.4}}, 0.05, 0.00, 0.00},
     {"ICD10CM//E11.9", "Type 2 diabetes mellitus", -5.9, 0.22, {0, 0.15}, {0, 0.7, 0.6, 0.45},
-     {{OBESE, 0.8}, {HTN, 0.3}}, {{A1C, 2.6}, {GLUC, 1.9}}, 0.16, 0.22, 0.12},
+     {{OBESE, 0.8}, {HTN, 0.3}}, 0.16, 0.22, 0.12},
     {"ICD10CM//I25.10", "Coronary artery disease", -5.6, 0.50, {0, 0.7}, {0, 0.0, 0.0, 0.0},
-     {{DM, 0.5}, {LIPID, 0.6}, {HTN, 0.5}}, {{LDL, 0.5}}, 0.10, 0.30, 0.15},
+     {{DM, 0.5}, {LIPID, 0.6}, {HTN, 0.5}}, 0.10, 0.30, 0.15},
     {"ICD10CM//I50.9", "Heart failure", -6.2, 0.50, {0, 0.2}, {0, 0.55, -0.2, 0.0},
-     {{CAD, 1.0}, {AFIB, 0.7}, {HTN, 0.5}}, {{BNP, 2.6}, {SPO2, 0.8}}, 0.20, 0.65, 0.60},
+     {{CAD, 1.0}, {AFIB, 0.7}, {HTN, 0.5}}, 0.20, 0.65, 0.60},
     {"ICD10CM//I48.91", "Atrial fibrillation", -6.0, 0.65, {0, 0.3}, {0, -0.6, -0.4, -0.2},
-     {{HF, 0.9}, {HTN, 0.4}, {OSA, 0.4}}, {{BNP, 0.9}}, 0.12, 0.30, 0.20},
+     {{HF, 0.9}, {HTN, 0.4}, {OSA, 0.4}}, 0.12, 0.30, 0.20},
     {"ICD10CM//N18.30", "Chronic kidney disease, stage 3", -6.1, 0.45, {0, 0}, {0, 0.7, 0.1, 0.2},
-     {{DM, 0.7}, {HTN, 0.6}, {HF, 0.4}}, {{CREAT, 2.6}, {POTAS, 0.6}}, 0.15, 0.35, 0.35},
+     {{DM, 0.7}, {HTN, 0.6}, {HF, 0.4}}, 0.15, 0.35, 0.35},
     {"ICD10CM//J44.9", "Chronic obstructive pulmonary disease", -5.7, 0.42, {0, 0.1}, {0, -0.35, -0.9, -0.3},
-     {{ASTHMA, 0.7}, {CAD, 0.3}}, {{SPO2, 2.3}}, 0.14, 0.45, 0.40},
+     {{ASTHMA, 0.7}, {CAD, 0.3}}, 0.14, 0.45, 0.40},
     {"ICD10CM//J45.909", "Asthma", -4.5, -0.12, {0.35, 0}, {0, 0.6, -0.4, 0.2},
-     {{OBESE, 0.4}, {GERD, 0.3}}, {{SPO2, 0.6}}, 0.10, 0.12, 0.00},
+     {{OBESE, 0.4}, {GERD, 0.3}}, 0.10, 0.12, 0.00},
     {"ICD10CM//F32.A", "Depression", -4.0, -0.08, {0.6, 0}, {0, -0.3, -0.7, 0.0},
-     {{ANXIETY, 1.0}, {ALCOHOL, 0.6}, {CANCER, 0.4}}, {{TSH, 0.4}}, 0.15, 0.12, 0.05},
+     {{ANXIETY, 1.0}, {ALCOHOL, 0.6}, {CANCER, 0.4}}, 0.15, 0.12, 0.05},
     {"ICD10CM//F41.9", "Anxiety disorder", -4.0, -0.15, {0.6, 0}, {0, -0.4, -0.6, 0.0},
-     {{DEPR, 1.0}, {ASTHMA, 0.2}}, {{TSH, 0.3}}, 0.18, 0.05, 0.00},
+     {{DEPR, 1.0}, {ASTHMA, 0.2}}, 0.18, 0.05, 0.00},
     {"ICD10CM//E03.9", "Hypothyroidism", -5.0, 0.20, {1.2, 0}, {0, -0.7, 0.1, 0.0},
-     {{0, 0}}, {{TSH, 3.0}}, 0.05, 0.00, 0.00},
+     {{0, 0}}, 0.05, 0.00, 0.00},
     {"ICD10CM//M19.90", "Osteoarthritis", -4.6, 0.42, {0.35, 0}, {0, 0.0, -0.4, 0.0},
-     {{OBESE, 0.7}, {OSTEO, 0.2}}, {{0, 0}}, 0.12, 0.05, 0.00},
+     {{OBESE, 0.7}, {OSTEO, 0.2}}, 0.12, 0.05, 0.00},
     {"ICD10CM//M81.0", "Osteoporosis", -5.8, 0.55, {1.4, 0}, {0, -0.8, 0.4, 0.0},
-     {{ARTHRO, 0.2}, {COPD, 0.3}}, {{0, 0}}, 0.05, 0.10, 0.05},
+     {{ARTHRO, 0.2}, {COPD, 0.3}}, 0.05, 0.10, 0.05},
     {"ICD10CM//K21.9", "Gastro-esophageal reflux disease", -4.2, 0.12, {0.1, 0}, {0, 0.0, -0.3, 0.1},
-     {{OBESE, 0.5}, {ANXIETY, 0.3}}, {{0, 0}}, 0.08, 0.00, 0.00},
+     {{OBESE, 0.5}, {ANXIETY, 0.3}}, 0.08, 0.00, 0.00},
     {"ICD10CM//G47.33", "Obstructive sleep apnea", -5.0, 0.10, {0, 0.8}, {0, 0.2, -0.1, 0.1},
-     {{OBESE, 1.5}, {HTN, 0.3}}, {{SPO2, 0.7}}, 0.06, 0.05, 0.00},
+     {{OBESE, 1.5}, {HTN, 0.3}}, 0.06, 0.05, 0.00},
     {"ICD10CM//E66.9", "Obesity", -3.9, -0.02, {0.2, 0}, {0, 0.5, -1.1, 0.2},
-     {{DEPR, 0.3}, {HYPOTH, 0.3}}, {{A1C, 0.6}, {LDL, 0.3}}, 0.06, 0.05, 0.00},
+     {{DEPR, 0.3}, {HYPOTH, 0.3}}, 0.06, 0.05, 0.00},
     {"ICD10CM//D50.9", "Iron deficiency anemia", -5.4, 0.08, {0.9, 0}, {0, 0.6, 0.2, 0.2},
-     {{CKD, 0.6}, {CANCER, 0.7}, {CIRRH, 0.4}}, {{HGB, 2.4}}, 0.10, 0.20, 0.15},
+     {{CKD, 0.6}, {CANCER, 0.7}, {CIRRH, 0.4}}, 0.10, 0.20, 0.15},
     {"ICD10CM//I73.9", "Peripheral vascular disease", -6.0, 0.45, {0, 0.3}, {0, 0.3, -0.4, 0.0},
-     {{DM, 0.8}, {CAD, 0.7}, {LIPID, 0.3}}, {{LDL, 0.4}}, 0.08, 0.20, 0.15},
+     {{DM, 0.8}, {CAD, 0.7}, {LIPID, 0.3}}, 0.08, 0.20, 0.15},
     {"ICD10CM//I67.9", "Cerebrovascular disease", -6.2, 0.50, {0, 0.1}, {0, 0.4, 0.1, 0.0},
-     {{HTN, 0.6}, {AFIB, 0.8}, {DM, 0.3}}, {{SBP, 0.9}}, 0.10, 0.30, 0.25},
+     {{HTN, 0.6}, {AFIB, 0.8}, {DM, 0.3}}, 0.10, 0.30, 0.25},
     {"ICD10CM//K74.60", "Cirrhosis of liver", -7.0, 0.12, {0, 0.4}, {0, -0.1, 0.2, 0.4},
-     {{ALCOHOL, 2.0}, {DM, 0.4}, {OBESE, 0.3}}, {{LACT, 0.9}}, 0.15, 0.50, 0.75},
+     {{ALCOHOL, 2.0}, {DM, 0.4}, {OBESE, 0.3}}, 0.15, 0.50, 0.75},
     {"ICD10CM//C34.90", "Malignant neoplasm of lung", -6.9, 0.50, {0, 0.1}, {0, 0.2, -0.1, -0.2},
-     {{COPD, 1.0}}, {{HGB, 0.7}, {SPO2, 0.5}, {WBC, 0.5}}, 0.45, 0.70, 1.60},
+     {{COPD, 1.0}}, 0.45, 0.70, 1.60},
     {"ICD10CM//G30.9", "Alzheimer disease", -7.4, 0.95, {0.3, 0}, {0, 0.3, -0.1, 0.2},
-     {{STROKE, 0.7}, {DM, 0.2}}, {{0, 0}}, 0.05, 0.35, 0.75},
+     {{STROKE, 0.7}, {DM, 0.2}}, 0.05, 0.35, 0.75},
     {"ICD10CM//F10.20", "Alcohol dependence", -5.4, -0.15, {0, 0.9}, {0, -0.2, -0.9, 0.1},
-     {{DEPR, 0.8}, {ANXIETY, 0.5}}, {{0, 0}}, 0.05, 0.35, 0.30},
+     {{DEPR, 0.8}, {ANXIETY, 0.5}}, 0.05, 0.35, 0.30},
 };
 static const double CHRONIC_FIRST = 1.6, CHRONIC_LATER = -0.4, CHRONIC_KNOWN = 0.5; /* rule 9 */
 
