@@ -1,0 +1,469 @@
+/* test_tokenizer_dataset.c - splits, order and bytes of what tokenize writes; the oracle's floor; input it must refuse. */
+#include "data/commands.h"
+#include "data/oracle.h"
+#include "data/oracle_cohort.h"
+#include "kernels/philox.h"
+#include "tests/make_events.h"
+
+/* n patients with ids step, 2 step, ...; a visit each, `day` days after 2000 plus their number. */
+static void write_patients(const char *path, int n, int step, int days_apart, int reverse) {
+    MadeFile f = events_begin(path);
+    for (int k = 0; k < n; k++) {
+        int i = reverse ? n - k : k + 1;
+        int64_t start = (int64_t)i * days_apart * DAY;
+        events_subject(&f, (int64_t)i * step, start + 900 * DAY, SPLIT_UNSET);
+        MadeEvent e[] = {{(int64_t)i * step, start, "VISIT//IN", KIND_VISIT_START, NONE, NULL, 0},
+                         {(int64_t)i * step, start + 60 + i % 7, "LAB//X", KIND_LAB, (float)(i % 50), "u", 0},
+                         {(int64_t)i * step, start + 2000 + i, "VISIT_END", KIND_VISIT_END, NONE, NULL, 0}};
+        for (int j = 0; j < 3; j++) events_add(&f, e[reverse ? 2 - j : j], NULL);
+    }
+    events_end(&f);
+}
+
+/* splits (n): of subjects step, 2 step, ... through the linkage. */
+static void read_splits(const char *linkage, int n, int step, int *split) {
+    Table t;
+    MUST(table_read_h5(&t, linkage, err));
+    const int64_t *id = table_get(&t, "subject_id", COLUMN_I64), *s = table_get(&t, "split", COLUMN_I64);
+    for (int i = 0; i < n; i++) split[i] = -1;
+    for (int64_t k = 0; k < t.n; k++) {
+        assert_true(id[k] % step == 0 && id[k] / step >= 1 && id[k] / step <= n);
+        assert_true(k == 0 || id[k] > id[k - 1]);
+        split[id[k] / step - 1] = (int)s[k];
+    }
+    table_free(&t);
+}
+
+static TokenizeReport split_report(const char *events, const char *out, const char *split) {
+    TokenizeOptions o = made_options(events, out);
+    o.split = split;
+    o.overwrite = 1;
+    return made_tokenize(o);
+}
+
+static void test_split_sizes(void **state) {
+    (void)state;
+    const int row[][4] = {{1, 1, 0, 0}, {2, 2, 0, 0}, {3, 1, 1, 1}, {4, 2, 1, 1}, {10, 8, 1, 1}, {15, 11, 2, 2}, {29, 23, 3, 3}};
+    for (size_t k = 0; k < sizeof row / sizeof *row; k++) {
+        write_patients(at("n.h5"), row[k][0], 1, 1, 0);
+        TokenizeReport r = split_report(at("n.h5"), at("n"), NULL);
+        assert_string_equal(r.split_method, "patient");
+        for (int s = 0; s < SPLIT_COUNT; s++) assert_int_equal(r.n_patients[s], row[k][1 + s]);
+        tokenize_report_free(&r);
+    }
+    write_patients(at("n.h5"), 1000, 1, 1, 0);
+    TokenizeReport r = split_report(at("n.h5"), at("n"), "patient");
+    assert_in_range(r.n_patients[SPLIT_TRAIN], 750, 850);
+    assert_in_range(r.n_patients[SPLIT_TUNING], 70, 130);
+    assert_in_range(r.n_patients[SPLIT_HELD_OUT], 70, 130);
+    assert_int_equal(r.n_patients[0] + r.n_patients[1] + r.n_patients[2], 1000);
+    tokenize_report_free(&r);
+}
+
+/* Who else is there changes nobody's split; a key of one's own changes them, the seed only the order. */
+static void test_split_is_a_function_of_the_id(void **state) {
+    (void)state;
+    int all[1000], half[500], other[1000], reseeded[1000], differ = 0;
+    write_patients(at("all.h5"), 1000, 1, 1, 0);
+    write_patients(at("half.h5"), 500, 2, 1, 0);
+    TokenizeReport r = split_report(at("all.h5"), at("all"), NULL);
+    tokenize_report_free(&r);
+    r = split_report(at("half.h5"), at("half"), NULL);
+    tokenize_report_free(&r);
+    read_splits(at("all.linkage.h5"), 1000, 1, all);
+    read_splits(at("half.linkage.h5"), 500, 2, half);
+    for (int i = 0; i < 500; i++) assert_int_equal(half[i], all[2 * i + 1]);
+    MUST(file_write(at("key"), "a key of our own, long enough\n", 30, err));
+    TokenizeOptions o = made_options(at("all.h5"), at("keyed"));
+    o.key_file = at("key");
+    r = made_tokenize(o);
+    tokenize_report_free(&r);
+    read_splits(at("all.linkage.h5"), 1000, 1, other);
+    for (int i = 0; i < 1000; i++) differ += other[i] != all[i];
+    assert_in_range(differ, 200, 500); /* 1 - .8^2 - 2 x .1^2 = 34% of chance */
+    o = made_options(at("all.h5"), at("seeded"));
+    o.seed = 5;
+    r = made_tokenize(o);
+    tokenize_report_free(&r);
+    read_splits(at("all.linkage.h5"), 1000, 1, reseeded);
+    assert_memory_equal(all, reseeded, sizeof all);
+    Dataset a = made_open(at("all")), b = made_open(at("seeded"));
+    for (int64_t row = differ = 0; row < a.n_patients[SPLIT_TRAIN]; row++) {
+        PatientView p, q;
+        MUST(dataset_patient(&a, SPLIT_TRAIN, row, &p, err));
+        MUST(dataset_patient(&b, SPLIT_TRAIN, row, &q, err));
+        differ += p.minutes[p.n - 1] != q.minutes[q.n - 1]; /* 2000 + the patient's number */
+    }
+    assert_true(differ > a.n_patients[SPLIT_TRAIN] * 9 / 10);
+    dataset_close(&a);
+    dataset_close(&b);
+    MUST(file_write(at("key"), "short\n", 6, err));
+    o.key_file = at("key");
+    o.out = at("short");
+    made_refused(o, ERR_USAGE, "16 to 4096 bytes");
+}
+
+static void test_split_by_time(void **state) {
+    (void)state;
+    int split[400];
+    write_patients(at("time.h5"), 400, 1, 1, 0); /* patient i starts i days after 2000-01-01 */
+    TokenizeReport r = split_report(at("time.h5"), at("time"), "time:2000-11-01");
+    read_splits(at("time.linkage.h5"), 400, 1, split);
+    for (int i = 0; i < 400; i++) assert_int_equal(split[i] == SPLIT_HELD_OUT, i + 1 >= 305); /* 2000-11-01 is day 305 */
+    assert_in_range(r.n_patients[SPLIT_TUNING], 12, 50);
+    tokenize_report_free(&r);
+    TokenizeOptions o = made_options(at("time.h5"), at("time2"));
+    static const char *const bad[] = {"time:", "time:2000", "time:2000-02-30", "time:2000-13-01", "time:2000-01-01x", "thirds"};
+    for (int i = 0; i < 6; i++) {
+        o.split = bad[i];
+        made_refused(o, ERR_USAGE, "--split");
+    }
+    o.split = "time:1990-01-01";
+    made_refused(o, ERR_USAGE, "nobody to train on");
+    o.split = "given";
+    made_refused(o, ERR_USAGE, "names a split for 0 of 400");
+}
+
+static void test_split_given(void **state) {
+    (void)state;
+    MadeFile f = events_begin(at("given.h5"));
+    for (int i = 1; i <= 40; i++) {
+        events_subject(&f, i, UNDATED, i % SPLIT_COUNT);
+        events_add(&f, (MadeEvent){i, 0, "VISIT//IN", KIND_VISIT_START, NONE, NULL, 0}, NULL);
+    }
+    events_end(&f);
+    int split[40];
+    TokenizeReport r = split_report(at("given.h5"), at("given"), NULL);
+    assert_string_equal(r.split_method, "given");
+    read_splits(at("given.linkage.h5"), 40, 1, split);
+    for (int i = 0; i < 40; i++) assert_int_equal(split[i], (i + 1) % SPLIT_COUNT);
+    tokenize_report_free(&r);
+}
+
+static void test_exclude(void **state) {
+    (void)state;
+    int split[50];
+    write_patients(at("ex.h5"), 50, 1, 1, 0);
+    MUST(file_write(at("ids"), "# withdrawn\n7\n 49 # and this\n\n1000\n", 35, err));
+    TokenizeOptions o = made_options(at("ex.h5"), at("ex"));
+    o.exclude_file = at("ids");
+    TokenizeReport r = made_tokenize(o);
+    assert_int_equal(r.n_excluded, 2);
+    read_splits(at("ex.linkage.h5"), 50, 1, split);
+    for (int i = 0; i < 50; i++) assert_int_equal(split[i] == -1, i == 6 || i == 48);
+    tokenize_report_free(&r);
+    MUST(file_write(at("ids"), "7\nseven\n", 8, err));
+    o.out = at("ex2");
+    made_refused(o, ERR_FORMAT, "line 2");
+}
+
+/* Keys are the places in one shuffle over all splits; rows of a split ascend by it; nothing follows the source's order. */
+static void test_order(void **state) {
+    (void)state;
+    write_patients(at("o.h5"), 300, 1, 1, 0);
+    TokenizeReport r = split_report(at("o.h5"), at("o"), NULL);
+    Dataset d = made_open(at("o"));
+    int seen[300] = {0};
+    for (int s = 0; s < SPLIT_COUNT; s++) {
+        uint64_t before = 0;
+        for (int64_t row = 0; row < d.n_patients[s]; row++) {
+            PatientView p;
+            MUST(dataset_patient(&d, s, row, &p, err));
+            assert_true(p.key < 300 && (row == 0 || p.key > before));
+            before = p.key;
+            seen[p.key]++;
+        }
+    }
+    for (int i = 0; i < 300; i++) assert_int_equal(seen[i], 1);
+    Table t;
+    MUST(table_read_h5(&t, at("o.linkage.h5"), err));
+    const uint64_t *key = table_get(&t, "patient_key", COLUMN_U64);
+    const int64_t *origin = table_get(&t, "origin_us", COLUMN_I64);
+    int ascending = 0;
+    for (int64_t i = 0; i < t.n; i++) {
+        ascending += i && key[i] > key[i - 1];
+        assert_true(origin[i] == made_us((i + 1) * DAY));
+    }
+    assert_in_range(ascending, 110, 190);
+    assert_string_equal(table_attribute(&t, "dataset_sha256"), d.sha256);
+    table_free(&t);
+    dataset_close(&d);
+    tokenize_report_free(&r);
+}
+
+static void test_same_bytes(void **state) {
+    (void)state;
+    write_patients(at("s1.h5"), 200, 1, 3, 0);
+    write_patients(at("s2.h5"), 200, 1, 3, 1); /* arrives in the opposite order */
+    for (int separate = 0; separate < 2; separate++) {
+        TokenizeOptions o = made_options(at("s1.h5"), at("s1"));
+        o.separate_values = separate;
+        o.overwrite = 1;
+        TokenizeReport a = made_tokenize(o);
+        o.out = at("s1again");
+        TokenizeReport b = made_tokenize(o);
+        o.out = at("s2");
+        o.events = at("s2.h5");
+        TokenizeReport c = made_tokenize(o);
+        assert_same_folder(at("s1"), at("s1again"));
+        assert_same_folder(at("s1"), at("s2"));
+        tokenize_report_free(&a);
+        tokenize_report_free(&b);
+        tokenize_report_free(&c);
+    }
+}
+
+/* Shards of a few patients and one shard hold the same records. */
+static void test_shards(void **state) {
+    (void)state;
+    write_patients(at("sh.h5"), 300, 1, 3, 0);
+    TokenizeOptions o = made_options(at("sh.h5"), at("one"));
+    TokenizeReport a = made_tokenize(o);
+    o.out = at("many");
+    o.shard_size = 1024;
+    TokenizeReport b = made_tokenize(o);
+    assert_true(path_exists(at("many/train-00005.h5")) && path_exists(at("one/train-00000.h5")));
+    assert_false(path_exists(at("one/train-00001.h5")));
+    Dataset x = made_open(at("one")), y = made_open(at("many"));
+    for (int s = 0; s < SPLIT_COUNT; s++) {
+        assert_int_equal(x.n_patients[s], y.n_patients[s]);
+        for (int64_t row = 0; row < x.n_patients[s]; row++) {
+            PatientView p, q;
+            MUST(dataset_patient(&x, s, row, &p, err));
+            MUST(dataset_patient(&y, s, row, &q, err));
+            char *m = made_story(&x, &p), *n = made_story(&y, &q);
+            assert_string_equal(m, n);
+            assert_true(p.key == q.key && p.observation_end == q.observation_end);
+            free(m);
+            free(n);
+        }
+    }
+    dataset_close(&x);
+    dataset_close(&y);
+    tokenize_report_free(&a);
+    tokenize_report_free(&b);
+}
+
+static void test_long_record(void **state) {
+    (void)state;
+    enum { LONG = 200000 };
+    MadeFile f = events_begin(at("long.h5"));
+    events_subject(&f, 1, UNDATED, SPLIT_TRAIN);
+    for (int i = 0; i < LONG; i++) {
+        char code[16];
+        snprintf(code, sizeof code, "DX//%d", i % 97);
+        events_add(&f, (MadeEvent){1, (int64_t)i * 10, code, KIND_DIAGNOSIS, NONE, NULL, 0}, NULL);
+    }
+    events_end(&f);
+    TokenizeReport r = made_tokenize(made_options(at("long.h5"), at("long")));
+    assert_int_equal(r.n_tokens[SPLIT_TRAIN], 2 * LONG - 1);
+    Dataset d = made_open(at("long"));
+    PatientView p = made_patient_of(&d, at("long.linkage.h5"), 1);
+    for (int64_t i = 0; i < LONG; i++) {
+        char code[16];
+        snprintf(code, sizeof code, "DX//%d", (int)(i % 97));
+        assert_int_equal(patient_token(&p, 2 * i), vocabulary_find(&d.vocabulary, code));
+        assert_int_equal(p.minutes[2 * i], 10 * i);
+    }
+    dataset_close(&d);
+    tokenize_report_free(&r);
+}
+
+/* ---- the oracle's floor -------------------------------------------------------------------------------------------------- */
+
+/* The law's vocabulary with separate values, made of the fused one. */
+static char *separate_vocabulary(const char *fused) {
+    Vocabulary v, s = {0};
+    MUST(vocabulary_parse(&v, fused, strlen(fused), "fused", err));
+    s = v;
+    s.token = xcalloc((size_t)v.n + 16, sizeof *s.token);
+    s.n = 0;
+    s.separate_values = 1;
+    static char name[ORACLE_LEVELS][8];
+    for (int id = 0; id < v.n; id++) {
+        VocabToken t = v.token[id];
+        if (t.level > 1) continue;
+        if (t.level == 1) t = (VocabToken){t.base, t.base, t.name, "", t.kind, t.event_kind, 0, -INFINITY, INFINITY};
+        s.token[s.n++] = t;
+        for (int k = 0; k < ORACLE_LEVELS && id == v.gap_lo + GAP_TOKENS - 1; k++) {
+            snprintf(name[k], sizeof name[k], "Q%d", k + 1);
+            s.token[s.n++] = (VocabToken){name[k], name[k], "", "", TOKEN_VALUE, -1, k + 1, -INFINITY, INFINITY};
+        }
+    }
+    char *json = vocabulary_format(&s, NULL, NULL);
+    free(s.token);
+    vocabulary_free(&v);
+    return json;
+}
+
+static double counted_logp(const char *dataset, int64_t *counted, int floor_valid) {
+    Dataset d = made_open(dataset);
+    double sum = 0;
+    *counted = 0;
+    assert_int_equal(d.floor_valid, floor_valid);
+    assert_string_equal(d.deidentification, "synthetic");
+    for (int s = 0; s < SPLIT_COUNT; s++)
+        for (int64_t row = 0; row < d.n_patients[s]; row++) {
+            PatientView p;
+            MUST(dataset_patient(&d, s, row, &p, err));
+            for (int64_t i = 0, ended = 0; i < p.n; i++) {
+                if (isnan(p.oracle_logp[i])) {
+                    ended = 1;
+                    continue;
+                }
+                assert_true(!ended || !floor_valid); /* what is not counted comes after what is */
+                assert_true(p.oracle_logp[i] <= 0);
+                sum += p.oracle_logp[i];
+                ++*counted;
+            }
+        }
+    dataset_close(&d);
+    return sum;
+}
+
+static void test_oracle(void **state) {
+    (void)state;
+    OracleCohortOptions co = {.patients = 300, .seed = 3, .max_tokens = 500, .risk_samples = 0, .threads = 1};
+    double seconds;
+    MUST(oracle_cohort_draw(&co, at("oracle.h5"), NULL, &seconds, err));
+    char *fused = oracle_vocabulary_format(), *separate = separate_vocabulary(fused);
+    MUST(file_write(at("fused.json"), fused, strlen(fused), err));
+    MUST(file_write(at("separate.json"), separate, strlen(separate), err));
+    TokenizeOptions o = made_options(at("oracle.h5"), at("of"));
+    o.vocabulary = at("fused.json");
+    TokenizeReport r = made_tokenize(o);
+    assert_true(r.oracle && r.floor_valid);
+    tokenize_report_free(&r);
+    o.vocabulary = at("separate.json");
+    o.out = at("os");
+    r = made_tokenize(o);
+    assert_true(r.floor_valid && r.separate_values);
+    tokenize_report_free(&r);
+    int64_t n_fused, n_separate, n_fitted;
+    double lp_fused = counted_logp(at("of"), &n_fused, 1), lp_separate = counted_logp(at("os"), &n_separate, 1);
+    assert_true(n_separate > n_fused && n_fused > 300 * 50);
+    assert_float_equal(lp_fused, lp_separate, 1e-3 * 300);
+    OracleScore score;
+    MUST(oracle_score_dataset(at("of"), &score, NULL, err));
+    assert_true(score.max_diff < 1e-5 && score.impossible == 0);
+    assert_int_equal(score.counted, n_fused);
+    MUST(oracle_score_dataset(at("os"), &score, NULL, err));
+    assert_true(score.max_diff < 1e-5 && score.impossible == 0);
+    /* A vocabulary fitted to the cohort is not the law's. */
+    o.vocabulary = NULL;
+    o.out = at("or");
+    r = made_tokenize(o);
+    assert_false(r.floor_valid);
+    assert_non_null(strstr(r.floor_reason, "fitted"));
+    tokenize_report_free(&r);
+    counted_logp(at("or"), &n_fitted, 0);
+    /* Nor is one whose edges lie elsewhere, though every token has its name. */
+    char *edge = strstr(strstr(fused, "\"edges\""), ": [") + 3;
+    *edge = *edge == '1' ? '2' : '1';
+    Vocabulary v;
+    Err err = {0};
+    if (!vocabulary_parse(&v, fused, strlen(fused), "moved", &err)) {
+        vocabulary_free(&v);
+        MUST(file_write(at("moved.json"), fused, strlen(fused), err));
+        o.vocabulary = at("moved.json");
+        o.out = at("om");
+        r = made_tokenize(o);
+        assert_false(r.floor_valid);
+        assert_non_null(strstr(r.floor_reason, "edges"));
+        tokenize_report_free(&r);
+    }
+    free(fused);
+    free(separate);
+}
+
+/* ---- refusals ------------------------------------------------------------------------------------------------------------ */
+
+static void test_folder(void **state) {
+    (void)state;
+    write_patients(at("fo.h5"), 5, 1, 1, 0);
+    TokenizeOptions o = made_options(at("fo.h5"), at("fo/"));
+    TokenizeReport r = made_tokenize(o); /* a slash at the end is fine */
+    tokenize_report_free(&r);
+    o.out = at("fo");
+    made_refused(o, ERR_USAGE, "exists");
+    MUST(dir_make(at("fo/labels"), err));
+    MUST(file_write(at("fo/labels/x.h5"), "x", 1, err));
+    o.overwrite = 1;
+    o.seed = 9;
+    r = made_tokenize(o);
+    tokenize_report_free(&r);
+    assert_false(path_exists(at("fo/labels"))); /* labels of the old tokens */
+    assert_false(path_exists(at("fo.old.tmp")));
+    Dataset d = made_open(at("fo"));
+    dataset_close(&d);
+    /* Somebody's folder is not replaced, and what lies in the way is not ours to remove. */
+    MUST(dir_make(at("mine"), err));
+    MUST(file_write(at("mine/thesis.txt"), "x", 1, err));
+    o.out = at("mine");
+    made_refused(o, ERR_USAGE, "is not one");
+    assert_true(path_exists(at("mine/thesis.txt")));
+    MUST(dir_make(at("w.tmp"), err));
+    MUST(file_write(at("w.tmp/thesis.txt"), "x", 1, err));
+    TokenizeReport none;
+    Err err = {0};
+    o.out = at("w");
+    assert_int_equal(tokenize_events(&o, &none, &err), ERR_IO);
+    assert_true(path_exists(at("w.tmp/thesis.txt")));
+    /* What a killed run left behind is. */
+    MUST(dir_make(at("k.tmp"), err));
+    MUST(file_write(at("k.tmp/train-00000.h5.tmp"), "x", 1, err));
+    o.out = at("k");
+    r = made_tokenize(o);
+    tokenize_report_free(&r);
+}
+
+static void test_refusals(void **state) {
+    (void)state;
+    made_refused(made_options(at("absent.h5"), at("x")), ERR_IO, "absent.h5");
+    MUST(file_write(at("text.h5"), "hello", 5, err));
+    made_refused(made_options(at("text.h5"), at("x")), ERR_FORMAT, "text.h5");
+    const MadeEvent statics[] = {{1, UNDATED, "SEX//F", KIND_STATIC, NONE, NULL, 0}, {1, 5, "MEDS_BIRTH", KIND_BIRTH, NONE, NULL, 0}, {0}};
+    events_write(at("statics.h5"), statics);
+    made_refused(made_options(at("statics.h5"), at("x")), ERR_FORMAT, "no patient with a timed event");
+    const MadeEvent ours[] = {{1, 5, "GAP//=6mt", KIND_LAB, NONE, NULL, 0}, {0}};
+    events_write(at("ours.h5"), ours);
+    made_refused(made_options(at("ours.h5"), at("x")), ERR_FORMAT, "tokens of our own");
+    MadeFile f = events_begin(at("aeons.h5"));
+    events_subject(&f, 1, UNDATED, SPLIT_TRAIN);
+    events_add(&f, (MadeEvent){1, -3000000000ll, "DX//A", KIND_DIAGNOSIS, NONE, NULL, 0}, NULL);
+    events_add(&f, (MadeEvent){1, 3000000000ll, "DX//B", KIND_DIAGNOSIS, NONE, NULL, 0}, NULL);
+    events_end(&f);
+    made_refused(made_options(at("aeons.h5"), at("x")), ERR_FORMAT, "4,000 years");
+}
+
+static void test_command_line(void **state) {
+    (void)state;
+    static char *const row[][8] = {{"a.h5", NULL},
+                                   {"--out", "d", NULL},
+                                   {"a.h5", "--out", "d", "--vocabulary", "v.json", "--values", "separate", NULL},
+                                   {"a.h5", "--out", "d", "--vocabulary", "v.json", "--age-bin", "5", NULL},
+                                   {"a.h5", "--out", "d", "--age-bin", "2", NULL},
+                                   {"a.h5", "--out", "d", "--values", "fuse", NULL},
+                                   {"a.h5", "--out", "d", "--min-patients", "-1", NULL},
+                                   {"a.h5", "--out", "d", "--shard-size", "12x", NULL},
+                                   {"a.h5", "b.h5", "--out", "d", NULL},
+                                   {"a.h5", "--out", "d", "--spilt", "patient", NULL}};
+    for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
+        int argc = 0;
+        char *argv[8];
+        while (row[i][argc]) argv[argc] = row[i][argc], argc++;
+        Err err = {0};
+        assert_int_equal(cmd_tokenize(argc, argv, &err), ERR_USAGE);
+        assert_true(err.msg[0] != 0);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_split_sizes), cmocka_unit_test(test_split_is_a_function_of_the_id),
+        cmocka_unit_test(test_split_by_time), cmocka_unit_test(test_split_given), cmocka_unit_test(test_exclude),
+        cmocka_unit_test(test_order),       cmocka_unit_test(test_same_bytes),    cmocka_unit_test(test_shards),
+        cmocka_unit_test(test_long_record), cmocka_unit_test(test_oracle),        cmocka_unit_test(test_folder),
+        cmocka_unit_test(test_refusals),    cmocka_unit_test(test_command_line)};
+    return cmocka_run_group_tests(tests, folder_make, folder_remove);
+}
