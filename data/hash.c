@@ -6,7 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-static uint32_t crc32c_portable(uint32_t crc, const uint8_t *p, size_t size) {
+uint32_t crc32c_portable(uint32_t crc, const void *data, size_t size) {
+    const uint8_t *p = data;
+    crc = ~crc;
     /* One table of 16 entries, two steps a byte: small enough to build on every call of a whole block. */
     uint32_t table[16];
     for (uint32_t i = 0; i < 16; i++) {
@@ -19,7 +21,7 @@ static uint32_t crc32c_portable(uint32_t crc, const uint8_t *p, size_t size) {
         crc = crc >> 4 ^ table[crc & 15];
         crc = crc >> 4 ^ table[crc & 15];
     }
-    return crc;
+    return ~crc;
 }
 
 #if defined(__x86_64__)
@@ -39,7 +41,7 @@ uint32_t crc32c(uint32_t crc, const void *data, size_t size) {
 #if defined(__x86_64__)
     if (__builtin_cpu_supports("sse4.2")) return ~crc32c_sse42(~crc, data, size);
 #endif
-    return ~crc32c_portable(~crc, data, size);
+    return crc32c_portable(crc, data, size);
 }
 
 static void hex_of(const unsigned char digest[crypto_hash_sha256_BYTES], char hex[65]) {

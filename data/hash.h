@@ -7,5 +7,6 @@
 
 /* Continues a checksum: crc32c(crc32c(0, a, n), b, m) is that of a followed by b. */
 uint32_t crc32c(uint32_t crc, const void *data, size_t size);
+uint32_t crc32c_portable(uint32_t crc, const void *data, size_t size); /* the same without SSE4.2; slower */
 
 #endif

@@ -13,7 +13,7 @@ Status inspect_patient(Dataset *d, int split, int64_t row, int64_t limit, int to
 /* Times as they stand in the file (events files are the steward's). */
 Status inspect_subject(EventFile *f, int64_t row, int64_t limit, FILE *out, Err *err);
 
-/* "+2y 41d 03:10" (a year is 365.25 days). */
+/* "+2y 41d 03:10"; years of 365 days, so that the time of day stays readable. */
 void   minutes_format(int64_t minutes, char *out, size_t size);
 
 #endif

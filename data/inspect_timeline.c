@@ -5,13 +5,11 @@
 #include <string.h>
 
 void minutes_format(int64_t minutes, char *out, size_t size) {
-    const char *sign = minutes < 0 ? "-" : "+";
-    int64_t m = minutes < 0 ? -minutes : minutes, years = m / 525960, days = m % 525960 / 1440;
-    if (years)
-        snprintf(out, size, "%s%lldy %lldd %02d:%02d", sign, (long long)years, (long long)days, (int)(m % 525960 % 1440 / 60),
-                 (int)(m % 525960 % 1440 % 60));
-    else
-        snprintf(out, size, "%s%lldd %02d:%02d", sign, (long long)days, (int)(m % 1440 / 60), (int)(m % 60));
+    int64_t m = minutes < 0 ? -minutes : minutes, years = m / 525600, days = m % 525600 / 1440;
+    char year[32] = "";
+    if (years) snprintf(year, sizeof year, "%lldy ", (long long)years);
+    snprintf(out, size, "%s%s%lldd %02d:%02d", minutes < 0 ? "-" : "+", year, (long long)days, (int)(m % 1440 / 60),
+             (int)(m % 60));
 }
 
 /* ---- a patient of a dataset --------------------------------------------------------------------------------------------- */

@@ -229,8 +229,8 @@ static void check_dataset(ValidateReport *r, Dataset *d, FILE *progress) {
     if (!T) report_add(r, FIND_EMPTY, "%lld patients", (long long)P);
     if (!strcmp(d->deidentification, "none")) report_add(r, FIND_DEIDENTIFICATION, "dataset.json");
     if (2 * c.ends_with_last > c.alive) {
-        report_add(r, FIND_END_EQUALS_LAST, "%lld of %lld patients without death", (long long)c.ends_with_last,
-                   (long long)c.alive);
+        report_add(r, FIND_END_EQUALS_LAST, "%lld of %lld patients without death%s", (long long)c.ends_with_last,
+                   (long long)c.alive, c.oracle ? "; by design in an oracle cohort" : "");
         /* The oracle's records end at stopping times by design. */
         if (c.oracle) r->finding[FIND_END_EQUALS_LAST].severity = SEVERITY_INFO;
     }

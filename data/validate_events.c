@@ -102,10 +102,11 @@ Status validate_events(ValidateReport *r, const char *path, FILE *progress, Err 
     }
     progress_close(&bar, f.n_patients);
     if (!f.n_patients || !f.n_events) report_add(r, FIND_EMPTY, "%s", path);
+    int oracle = !strcmp(f.source, "oracle");
     if (2 * c.ends_with_last > c.alive) {
-        report_add(r, FIND_END_EQUALS_LAST, "%lld of %lld patients without death", (long long)c.ends_with_last,
-                   (long long)c.alive);
-        if (!strcmp(f.source, "oracle")) r->finding[FIND_END_EQUALS_LAST].severity = SEVERITY_INFO;
+        report_add(r, FIND_END_EQUALS_LAST, "%lld of %lld patients without death%s", (long long)c.ends_with_last,
+                   (long long)c.alive, oracle ? "; by design in an oracle cohort" : "");
+        if (oracle) r->finding[FIND_END_EQUALS_LAST].severity = SEVERITY_INFO;
     }
     event_file_close(&f);
     return OK;

@@ -44,6 +44,10 @@ static void test_crc32c(void **state) {
     assert_int_equal(crc32c(0, zeros, 32), 0x8A9136AAu);
     assert_int_equal(crc32c(crc32c(0, "1234", 4), "56789", 5), 0xE3069283u);
     assert_int_equal(crc32c(0, "", 0), 0);
+    uint8_t bytes[300];
+    for (int i = 0; i < 300; i++) bytes[i] = (uint8_t)(philox4x32(3, (uint64_t)i, 0).v[0]);
+    for (int n = 0; n < 290; n++) /* every length and alignment the fast path treats differently */
+        assert_int_equal(crc32c((uint32_t)n, bytes + n % 9, (size_t)n), crc32c_portable((uint32_t)n, bytes + n % 9, (size_t)n));
 }
 
 static void test_sha256(void **state) {

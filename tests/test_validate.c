@@ -558,7 +558,7 @@ static void test_inspect_command(void **state) {
     expect_text(cmd_inspect, OK, "min 7   5% 7   25% 7   median 7", ARGS(dir));
     expect_text(cmd_inspect, OK, "gap                        36   42.86%\n", ARGS(dir));
     expect_text(cmd_inspect, OK, "tuning         2 patients, 14 tokens\nobserved", ARGS(dir, "--split", "val"));
-    expect_text(cmd_inspect, OK, "   +1y 134d 19:18   61.4  VISIT//OUT  outpatient visit\n", ARGS(dir, "--patient", "1"));
+    expect_text(cmd_inspect, OK, "   +1y 135d 01:18   61.4  VISIT//OUT  outpatient visit\n", ARGS(dir, "--patient", "1"));
     expect_text(cmd_inspect, OK, "39     518401  GAP//=6mt\n", ARGS(dir, "--patient", "0", "--tokens"));
     expect_text(cmd_inspect, OK, "patient        1 of held_out (key 12)", ARGS(dir, "--patient", "12", "--split", "train"));
     expect_text(cmd_inspect, OK, "SEX//F, age 60 at the first event", ARGS(dir, "--patient", "1", "--split", "held_out"));
