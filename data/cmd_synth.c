@@ -59,14 +59,14 @@ static Status output_paths(const char *out, char **events, char **vocabulary, Er
     return s;
 }
 
-static Status synth_draw(const OracleCohortOptions *o, const char *out, int describe, Err *err) {
+static Status synth_draw(const OracleCohortOptions *o, const char *out, const char *values, int describe, Err *err) {
     char  *events = NULL, *vocabulary = NULL;
     double start = clock_s(), risk_s = 0;
     Status s = describe ? OK : output_paths(out, &events, &vocabulary, err);
     OracleFigures *figures = oracle_figures_open();
     if (!s) s = oracle_cohort_draw(o, events, figures, &risk_s, err);
     if (!s && !describe) {
-        char *json = oracle_vocabulary_format();
+        char *json = oracle_vocabulary_format(!strcmp(values, "separate"));
         s = file_write(vocabulary, json, strlen(json), err);
         free(json);
     }
@@ -164,7 +164,7 @@ static Status synth_risk(const OracleCohortOptions *o, const char *dataset, cons
 
 Status cmd_synth(int argc, char **argv, Err *err) {
     int64_t     patients = 20000, seed = 1, max_tokens = 500, samples = 1024, threads = 0;
-    const char *out = NULL, *score = NULL, *risk = NULL;
+    const char *out = NULL, *score = NULL, *risk = NULL, *values = "fused";
     int         describe = 0, help = 0, n_pos = 0;
     Flag flags[] = {
         {"--patients", FLAG_INT, &patients, 1, 2e9, NULL, "patients to draw", 0},
@@ -172,6 +172,7 @@ Status cmd_synth(int argc, char **argv, Err *err) {
         {"--out", FLAG_STRING, &out, 0, 0, NULL, "folder for events.h5 and vocabulary.json, or a .h5 (./oracle); a table with --risk", 0},
         {"--max-tokens", FLAG_INT, &max_tokens, 20, 1e6, NULL, "targets at which a record stops; prefix + this must fit --seq-len", 0},
         {"--risk-samples", FLAG_INT, &samples, 0, 1e7, NULL, "futures a held-out index for the true risks; 0 = none", 0},
+        {"--values", FLAG_ENUM, &values, 0, 0, "fused|separate", "of vocabulary.json: a token a code and level, or shared Q1..Q10", 0},
         {"--threads", FLAG_INT, &threads, 0, 1024, NULL, "0 = all; changes nothing but the time", 0},
         {"--describe", FLAG_BOOL, &describe, 0, 0, NULL, "draw and measure, write nothing", 0},
         {"--score", FLAG_STRING, &score, 0, 0, NULL, "DATASET: recompute the log p of its tokens from the shards alone", 0},
@@ -192,5 +193,5 @@ Status cmd_synth(int argc, char **argv, Err *err) {
     if (score) return synth_score(score, err);
     if (risk) return samples ? synth_risk(&o, risk, out, err) : err_set(err, ERR_USAGE, "--risk needs --risk-samples");
     flags_print(flags, n, stderr);
-    return synth_draw(&o, out ? out : "oracle", describe, err);
+    return synth_draw(&o, out ? out : "oracle", values, describe, err);
 }

@@ -53,8 +53,8 @@ void           oracle_figures_free(OracleFigures *f);
 /* ---- the cohort ---------------------------------------------------------------------------------------------------- */
 /* Draws the cohort; with path, writes the events file there.  figures may be NULL. */
 Status oracle_cohort_draw(const OracleCohortOptions *o, const char *path, OracleFigures *figures, double *risk_s, Err *err);
-/* The cohort's own frozen vocabulary.json; free() it. */
-char *oracle_vocabulary_format(void);
+/* The cohort's own frozen vocabulary.json, with fused or separate values; free() it. */
+char *oracle_vocabulary_format(int separate_values);
 
 /* ---- checks of a tokenised cohort, from its shards alone ----------------------------------------------------------- */
 typedef struct {

@@ -43,11 +43,9 @@ static void prefix_add(Vocabulary *v) {
 
 static void event_add(Vocabulary *v, int what) {
     OracleItem item = oracle_item(what);
-    if (!oracle_is_lab(what)) {
-        token_add(v, TOKEN_EVENT, item.kind, xstrdup(item.code), NULL, item.name);
-        return;
-    }
-    for (int level = 1; level <= ORACLE_LEVELS; level++) {
+    if (!oracle_is_lab(what) || v->separate_values) token_add(v, TOKEN_EVENT, item.kind, xstrdup(item.code), NULL, item.name);
+    if (!oracle_is_lab(what)) return;
+    for (int level = 1; !v->separate_values && level <= ORACLE_LEVELS; level++) {
         VocabToken *t = token_add(v, TOKEN_EVENT, item.kind, xasprintf("%s=Q%d", item.code, level), item.code, item.name);
         free(t->unit);
         t->unit = xstrdup(item.unit);
@@ -68,8 +66,8 @@ static int compare_whats(const void *a, const void *b) {
     return x.kind != y.kind ? x.kind - y.kind : strcmp(x.code, y.code);
 }
 
-char *oracle_vocabulary_format(void) {
-    Vocabulary v = {0};
+char *oracle_vocabulary_format(int separate_values) {
+    Vocabulary v = {.separate_values = separate_values};
     int        what[ORACLE_WHATS], n = 0;
     v.token = xcalloc(TOKENS_MAX, sizeof *v.token);
     v.edges = xcalloc(ORACLE_LABS, sizeof *v.edges);
@@ -77,6 +75,8 @@ char *oracle_vocabulary_format(void) {
     v.static_name[v.n_static++] = xstrdup("SEX");
     v.static_name[v.n_static++] = xstrdup("RACE");
     prefix_add(&v);
+    for (int level = 1; separate_values && level <= ORACLE_LEVELS; level++)
+        token_add(&v, TOKEN_VALUE, -1, xasprintf("Q%d", level), NULL, NULL)->level = level;
     for (int w = 0; w < ORACLE_WHATS; w++)
         if (!oracle_is_gap(w)) what[n++] = w;
     qsort(what, (size_t)n, sizeof *what, compare_whats);

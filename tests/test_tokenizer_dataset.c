@@ -271,31 +271,6 @@ static void test_long_record(void **state) {
 
 /* ---- the oracle's floor -------------------------------------------------------------------------------------------------- */
 
-/* The law's vocabulary with separate values, made of the fused one. */
-static char *separate_vocabulary(const char *fused) {
-    Vocabulary v, s = {0};
-    MUST(vocabulary_parse(&v, fused, strlen(fused), "fused", err));
-    s = v;
-    s.token = xcalloc((size_t)v.n + 16, sizeof *s.token);
-    s.n = 0;
-    s.separate_values = 1;
-    static char name[ORACLE_LEVELS][8];
-    for (int id = 0; id < v.n; id++) {
-        VocabToken t = v.token[id];
-        if (t.level > 1) continue;
-        if (t.level == 1) t = (VocabToken){t.base, t.base, t.name, "", t.kind, t.event_kind, 0, -INFINITY, INFINITY};
-        s.token[s.n++] = t;
-        for (int k = 0; k < ORACLE_LEVELS && id == v.gap_lo + GAP_TOKENS - 1; k++) {
-            snprintf(name[k], sizeof name[k], "Q%d", k + 1);
-            s.token[s.n++] = (VocabToken){name[k], name[k], "", "", TOKEN_VALUE, -1, k + 1, -INFINITY, INFINITY};
-        }
-    }
-    char *json = vocabulary_format(&s, NULL, NULL);
-    free(s.token);
-    vocabulary_free(&v);
-    return json;
-}
-
 static double counted_logp(const char *dataset, int64_t *counted, int floor_valid) {
     Dataset d = made_open(dataset);
     double sum = 0;
@@ -326,7 +301,7 @@ static void test_oracle(void **state) {
     OracleCohortOptions co = {.patients = 300, .seed = 3, .max_tokens = 500, .risk_samples = 0, .threads = 1};
     double seconds;
     MUST(oracle_cohort_draw(&co, at("oracle.h5"), NULL, &seconds, err));
-    char *fused = oracle_vocabulary_format(), *separate = separate_vocabulary(fused);
+    char *fused = oracle_vocabulary_format(0), *separate = oracle_vocabulary_format(1);
     MUST(file_write(at("fused.json"), fused, strlen(fused), err));
     MUST(file_write(at("separate.json"), separate, strlen(separate), err));
     TokenizeOptions o = made_options(at("oracle.h5"), at("of"));
