@@ -29,8 +29,8 @@ typedef struct {
      * b[p * ldb + j], readable to a multiple of 16 in j.  Reads and writes no c beyond (m, n). */
     void (*sgemm_tile)(int m, int n, int k, const float *a, ptrdiff_t a_rs, ptrdiff_t a_cs, const float *b,
                        ptrdiff_t ldb, float *c, ptrdiff_t ldc, SgemmMode mode);
-    /* dst (k, SGEMM_PANEL) = b(p, j) for j < n, 0 for the rest; b(p, j) = b[p * b_rs + j * b_cs] */
-    void (*sgemm_pack)(float *dst, int n, int k, const float *b, ptrdiff_t b_rs, ptrdiff_t b_cs);
+    /* 16 columns: dst[p * ld + j] = b(p, j) for j < n, 0 for the rest of the 16; b(p, j) = b[p * b_rs + j * b_cs] */
+    void (*sgemm_gather)(float *dst, ptrdiff_t ld, int n, int k, const float *b, ptrdiff_t b_rs, ptrdiff_t b_cs);
     /* out[i] = exp(inp[i] * scale - shift); returns their sum, in an order that depends on n alone.  out may be inp. */
     float (*exp_sum)(float *out, const float *inp, float scale, float shift, int n);
     float (*max)(const float *inp, int n);                                   /* -inf when n = 0 */

@@ -8,12 +8,14 @@
 #include "kernels/cpu/cpu.h"
 
 enum {
+    LANES = 16,          /* of a gather */
+    GATHER_FROM = 2,     /* panels */
     K_BLOCK = 256,       /* 14 rows of a: 14 KiB, half of L1 */
     COLUMNS_BLOCK = 256, /* K_BLOCK x COLUMNS_BLOCK of b: 256 KiB, a quarter of L2 */
     ROWS_BLOCK = 224,
     ROWS_CHUNK = 1024,   /* rows a pass of matmul_swiglu when gate_up is not kept */
     PACK_FLOATS = 1 << 21, /* b packed a pass: all columns of the small presets' weights, always at least a panel */
-    TASK_FLOATS = ROWS_BLOCK * COLUMNS_BLOCK + 64 * K_BLOCK /* a thread's own: a block of c, rows of a */
+    TASK_FLOATS = ROWS_BLOCK * COLUMNS_BLOCK + LANES * K_BLOCK /* a thread's own: a block of c, rows of a */
 };
 
 /* A product as cpu.h states it.  residual: c = residual + chain (SGEMM_ADD has c itself there). */
@@ -33,22 +35,28 @@ typedef struct {
 static int imin(int a, int b) { return a < b ? a : b; }
 static int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
+/* A panel of b, n <= SGEMM_PANEL columns, padded with zeros. */
+static void panel_pack(const CpuIsa *isa, float *dst, int n, int k, const float *b, ptrdiff_t b_rs, ptrdiff_t b_cs) {
+    for (int j = 0; j < SGEMM_PANEL; j += LANES)
+        isa->sgemm_gather(dst + j, SGEMM_PANEL, n > j ? imin(LANES, n - j) : 0, k, b + j * b_cs, b_rs, b_cs);
+}
+
 /* Rows a tile, evenly: 16 rows are 8 + 8, not 14 + 2. */
 static int rows_per_tile(int rows, int tile_rows) { return ceil_div(rows, ceil_div(rows, tile_rows)); }
 
-/* One k block of one block of c.  Rows of a that lie far apart share few cache sets: those are gathered first. */
+/* One k block of one block of c.  When enough panels will read them, rows of a are gathered k after k first: the tile
+ * then walks one stream instead of 14, which lie in the same few cache sets when the row length is a power of two. */
 static void block_k(const Product *t, int m0, int m1, int n0, int n1, int k0, int k1, float *c, ptrdiff_t ldc,
                     SgemmMode mode, float *a_rows) {
     int step = rows_per_tile(m1 - m0, t->isa->tile_rows), k = k1 - k0;
-    int gather = a_rows && t->a_rs != 1 && (t->a_cs != 1 || t->a_rs >= 1024) && n1 - n0 > SGEMM_PANEL;
+    int gather = a_rows && n1 - n0 > GATHER_FROM * SGEMM_PANEL;
     for (int m = m0; m < m1; m += step) {
         int          rows = imin(step, m1 - m);
         const float *a = t->a + m * t->a_rs + k0 * t->a_cs;
         ptrdiff_t    a_rs = t->a_rs, a_cs = t->a_cs;
         if (gather) {
-            for (int i = 0; i < rows; i++)
-                for (int p = 0; p < k; p++) a_rows[i * K_BLOCK + p] = a[i * a_rs + p * a_cs];
-            a = a_rows, a_rs = K_BLOCK, a_cs = 1;
+            t->isa->sgemm_gather(a_rows, LANES, rows, k, a, a_cs, a_rs);
+            a = a_rows, a_rs = 1, a_cs = LANES;
         }
         for (int n = n0; n < n1; n += SGEMM_PANEL)
             t->isa->sgemm_tile(rows, imin(SGEMM_PANEL, n1 - n), k, a, a_rs, a_cs,
@@ -109,7 +117,7 @@ static void product_team(const Product *t, const float *b, ptrdiff_t b_rs, ptrdi
     if (b) {
 #pragma omp for schedule(static)
         for (int n = 0; n < t->N; n += SGEMM_PANEL)
-            t->isa->sgemm_pack(pack + (ptrdiff_t)n * t->K, imin(SGEMM_PANEL, t->N - n), t->K, b + n * b_cs, b_rs, b_cs);
+            panel_pack(t->isa, pack + (ptrdiff_t)n * t->K, imin(SGEMM_PANEL, t->N - n), t->K, b + n * b_cs, b_rs, b_cs);
     }
 #pragma omp for schedule(dynamic, 1) nowait
     for (int task = 0; task < g.n_rows * g.n_columns; task++) {
@@ -162,7 +170,7 @@ void cpu_sgemm_serial(const CpuIsa *isa, int M, int N, int K, const float *a, pt
                       float *scratch) {
     if (M <= 0 || N <= 0) return;
     for (int n = 0; n < N; n += SGEMM_PANEL)
-        isa->sgemm_pack(scratch + (ptrdiff_t)n * K, imin(SGEMM_PANEL, N - n), K, b + n * b_cs, b_rs, b_cs);
+        panel_pack(isa, scratch + (ptrdiff_t)n * K, imin(SGEMM_PANEL, N - n), K, b + n * b_cs, b_rs, b_cs);
     /* One block of k: the operands of these small products fit the caches, and no chain is left half done. */
     Product t = {isa, M, N, K, a, a_rs, a_cs, scratch, c, ldc, NULL, 0, mode};
     block_k(&t, 0, M, 0, N, 0, K, c, ldc, mode, NULL);
@@ -285,7 +293,7 @@ void cpu_weight_prepare(Device *dev, Weight *out, void *storage, DType dtype, co
     float        *panels = storage;
 #pragma omp parallel for num_threads(cpu_threads_for(dev, 4.0 * src->rows * src->cols)) schedule(static)
     for (int row = 0; row < src->rows; row += SGEMM_PANEL)
-        isa->sgemm_pack(panels + (ptrdiff_t)row * src->cols, imin(SGEMM_PANEL, src->rows - row), src->cols,
+        panel_pack(isa, panels + (ptrdiff_t)row * src->cols, imin(SGEMM_PANEL, src->rows - row), src->cols,
                         data + (ptrdiff_t)row * src->cols, 1, src->cols);
     *out = *src;
     out->data = storage;

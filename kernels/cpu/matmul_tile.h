@@ -6,43 +6,52 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/vec.h"
 
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
+/* Plain C gains nothing from unrolling by hand, and one body serves every shape; so does it under the sanitizers, whose
+ * checks in every unrolled step take the compiler minutes. */
+#if TILE_PORTABLE || defined(__SANITIZE_ADDRESS__)
+#define TILE_ONE_BODY 1
+#define TILE_FN static
+#define UNROLL
+#else
+#define TILE_FN static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
 
 /* m and vecs are literals at every call, so that the loops over them unroll and acc lives in registers.  Rows of a are
  * reached from every third row's pointer, which x86 addressing (base, base + rs, base + 2 rs) does for free. */
-ALWAYS_INLINE void tile_body(const int m, const int vecs, const int rows_adjacent, int n, int k, const float *a,
-                             ptrdiff_t a_rs, ptrdiff_t a_cs, const float *b, ptrdiff_t ldb, float *c, ptrdiff_t ldc,
-                             SgemmMode mode) {
+TILE_FN void tile_body(const int m, const int vecs, const int rows_adjacent, int n, int k, const float *a,
+                       ptrdiff_t a_rs, ptrdiff_t a_cs, const float *b, ptrdiff_t ldb, float *c, ptrdiff_t ldc,
+                       SgemmMode mode) {
     Vec acc[TILE_ROWS][TILE_VECS];
-#pragma GCC unroll 16
+    UNROLL
     for (int i = 0; i < m; i++)
-#pragma GCC unroll 2
+        UNROLL
         for (int v = 0; v < vecs; v++)
             acc[i][v] = mode == SGEMM_CHAIN ? v_load_n(c + i * ldc + v * VEC, n - v * VEC) : v_zero();
     const float *row[(TILE_ROWS + 2) / 3];
-#pragma GCC unroll 16
+    UNROLL
     for (int i = 0; i < m; i += 3) row[i / 3] = a + i * a_rs;
     for (int p = 0; p < k; p++) {
         Vec bv[TILE_VECS];
-#pragma GCC unroll 2
+        UNROLL
         for (int v = 0; v < vecs; v++) bv[v] = v_load(b + v * VEC);
-#pragma GCC unroll 16
+        UNROLL
         for (int i = 0; i < m; i++) {
             Vec av = v_set1(rows_adjacent ? a[i] : row[i / 3][i % 3 * a_rs]);
-#pragma GCC unroll 2
+            UNROLL
             for (int v = 0; v < vecs; v++) acc[i][v] = v_fma(av, bv[v], acc[i][v]);
         }
         b += ldb;
         if (rows_adjacent) {
             a += a_cs;
         } else {
-#pragma GCC unroll 16
+            UNROLL
             for (int i = 0; i < m; i += 3) row[i / 3] += a_cs;
         }
     }
-#pragma GCC unroll 16
+    UNROLL
     for (int i = 0; i < m; i++)
-#pragma GCC unroll 2
+        UNROLL
         for (int v = 0; v < vecs; v++) {
             float *out = c + i * ldc + v * VEC;
             Vec    x = acc[i][v];
@@ -62,6 +71,9 @@ ALWAYS_INLINE void tile_body(const int m, const int vecs, const int rows_adjacen
         }                                                                                                           \
         return;
 
+#if TILE_ONE_BODY
+#define tile_columns(m, n, ...) tile_body(m, (n) > VEC ? TILE_VECS : 1, 0, n, __VA_ARGS__)
+#else
 static void tile_columns(int m, int n, int k, const float *a, ptrdiff_t a_rs, ptrdiff_t a_cs, const float *b,
                          ptrdiff_t ldb, float *c, ptrdiff_t ldc, SgemmMode mode) {
     switch (m) {
@@ -85,6 +97,7 @@ static void tile_columns(int m, int n, int k, const float *a, ptrdiff_t a_rs, pt
 #endif
     }
 }
+#endif
 
 static void sgemm_tile(int m, int n, int k, const float *a, ptrdiff_t a_rs, ptrdiff_t a_cs, const float *b,
                        ptrdiff_t ldb, float *c, ptrdiff_t ldc, SgemmMode mode) {
@@ -93,31 +106,24 @@ static void sgemm_tile(int m, int n, int k, const float *a, ptrdiff_t a_rs, ptrd
                      mode);
 }
 
-/* 16 columns of b whose k are adjacent (rows of a weight): transposed in registers, 16 k at a time. */
-ALWAYS_INLINE void pack_transposed(float *dst, int n, int k, const float *b, ptrdiff_t b_cs) {
+/* 16 columns whose k are adjacent (rows of a weight): transposed in registers, 16 k at a time. */
+static void gather_transposed(float *dst, ptrdiff_t ld, int n, int k, const float *b, ptrdiff_t b_cs) {
     for (int p = 0; p < k; p += VEC) {
         Vec r[VEC];
         for (int j = 0; j < VEC; j++) r[j] = j < n ? v_load_n(b + j * b_cs + p, k - p) : v_zero();
         v_transpose(r);
-        for (int q = 0; q < VEC && p + q < k; q++) v_store(dst + (ptrdiff_t)(p + q) * SGEMM_PANEL, r[q]);
+        for (int q = 0; q < VEC && p + q < k; q++) v_store(dst + (p + q) * ld, r[q]);
     }
 }
 
-static void sgemm_pack(float *dst, int n, int k, const float *b, ptrdiff_t b_rs, ptrdiff_t b_cs) {
-    for (int j = 0; j < SGEMM_PANEL; j += VEC, dst += VEC) {
-        const float *col = b + j * b_cs;
-        int          cols = n - j;
-        if (cols <= 0) {
-            for (int p = 0; p < k; p++) v_store(dst + (ptrdiff_t)p * SGEMM_PANEL, v_zero());
-        } else if (b_cs == 1) {
-            for (int p = 0; p < k; p++) v_store(dst + (ptrdiff_t)p * SGEMM_PANEL, v_load_n(col + p * b_rs, cols));
-        } else if (b_rs == 1) {
-            pack_transposed(dst, cols, k, col, b_cs);
-        } else {
-            for (int p = 0; p < k; p++)
-                for (int q = 0; q < VEC; q++)
-                    dst[(ptrdiff_t)p * SGEMM_PANEL + q] = q < cols ? col[p * b_rs + q * b_cs] : 0.0f;
-        }
+static void sgemm_gather(float *dst, ptrdiff_t ld, int n, int k, const float *b, ptrdiff_t b_rs, ptrdiff_t b_cs) {
+    if (b_cs == 1) {
+        for (int p = 0; p < k; p++) v_store(dst + p * ld, v_load_n(b + p * b_rs, n));
+    } else if (b_rs == 1) {
+        gather_transposed(dst, ld, n, k, b, b_cs);
+    } else {
+        for (int p = 0; p < k; p++)
+            for (int j = 0; j < VEC; j++) dst[p * ld + j] = j < n ? b[p * b_rs + j * b_cs] : 0.0f;
     }
 }
 
@@ -176,6 +182,6 @@ static void vector_add(float *out, const float *a, const float *b, int n) {
 #define CPU_ISA_TABLE(isa_level, isa_name)                                                                          \
     {                                                                                                               \
         .level = isa_level, .name = isa_name, .tile_rows = TILE_ROWS, .sgemm_tile = sgemm_tile,                     \
-        .sgemm_pack = sgemm_pack, .exp_sum = vector_exp_sum, .max = vector_max, .swiglu = vector_swiglu,            \
+        .sgemm_gather = sgemm_gather, .exp_sum = vector_exp_sum, .max = vector_max, .swiglu = vector_swiglu,            \
         .swiglu_backward = vector_swiglu_backward, .add = vector_add                                                \
     }

@@ -42,6 +42,14 @@ static inline float v_sum8(__m256 a) {
 static inline float v_sum(Vec a) {
     return v_sum8(_mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1)));
 }
+static inline float v_largest8(__m256 a) {
+    __m128 b = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    b = _mm_max_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_max_ss(b, _mm_shuffle_ps(b, b, 1)));
+}
+static inline float v_largest(Vec a) {
+    return v_largest8(_mm256_max_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1)));
+}
 /* r[i] lane j becomes r[j] lane i */
 static inline void v_transpose(Vec r[VEC]) {
     __m512 t[VEC];
@@ -111,6 +119,12 @@ static inline float v_sum(Vec v) {
     b = _mm_add_ps(b, _mm_movehl_ps(b, b));
     return _mm_cvtss_f32(_mm_add_ss(b, _mm_shuffle_ps(b, b, 1)));
 }
+static inline float v_largest(Vec v) {
+    __m256 a = _mm256_max_ps(v.lo, v.hi);
+    __m128 b = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    b = _mm_max_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_max_ss(b, _mm_shuffle_ps(b, b, 1)));
+}
 static inline void v_transpose8(__m256 r[8]) {
     __m256 t[8];
     for (int i = 0; i < 8; i += 2) {
@@ -142,27 +156,33 @@ static inline void v_transpose(Vec r[VEC]) {
 typedef struct {
     float v[VEC];
 } Vec;
+/* Out of line under the sanitizers: their checks on every lane, inlined, take the compiler minutes. */
+#if defined(__SANITIZE_ADDRESS__)
+#define V_FN static inline __attribute__((noinline))
+#else
+#define V_FN static inline
+#endif
 #define V_EACH(expr)                              \
     Vec r;                                        \
     for (int i = 0; i < VEC; i++) r.v[i] = (expr); \
     return r
-static inline Vec  v_set1(float x) { V_EACH(x); }
-static inline Vec  v_load(const float *p) { V_EACH(p[i]); }
-static inline void v_store(float *p, Vec a) { memcpy(p, a.v, sizeof a.v); }
-static inline Vec  v_load_n(const float *p, int n) { V_EACH(i < n ? p[i] : 0.0f); }
-static inline void v_store_n(float *p, Vec a, int n) {
+V_FN Vec  v_set1(float x) { V_EACH(x); }
+V_FN Vec  v_load(const float *p) { V_EACH(p[i]); }
+V_FN void v_store(float *p, Vec a) { memcpy(p, a.v, sizeof a.v); }
+V_FN Vec  v_load_n(const float *p, int n) { V_EACH(i < n ? p[i] : 0.0f); }
+V_FN void v_store_n(float *p, Vec a, int n) {
     for (int i = 0; i < VEC && i < n; i++) p[i] = a.v[i];
 }
-static inline Vec v_add(Vec a, Vec b) { V_EACH(a.v[i] + b.v[i]); }
-static inline Vec v_sub(Vec a, Vec b) { V_EACH(a.v[i] - b.v[i]); }
-static inline Vec v_mul(Vec a, Vec b) { V_EACH(a.v[i] * b.v[i]); }
-static inline Vec v_div(Vec a, Vec b) { V_EACH(a.v[i] / b.v[i]); }
-static inline Vec v_sqrt(Vec a) { V_EACH(sqrtf(a.v[i])); }
-static inline Vec v_max(Vec a, Vec b) { V_EACH(a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
-static inline Vec v_min(Vec a, Vec b) { V_EACH(a.v[i] < b.v[i] ? a.v[i] : b.v[i]); }
-static inline Vec v_fma(Vec a, Vec b, Vec c) { V_EACH(fmaf(a.v[i], b.v[i], c.v[i])); }
-static inline Vec v_fnma(Vec a, Vec b, Vec c) { V_EACH(fmaf(-a.v[i], b.v[i], c.v[i])); }
-static inline Vec v_exp2_bits(Vec t) {
+V_FN Vec v_add(Vec a, Vec b) { V_EACH(a.v[i] + b.v[i]); }
+V_FN Vec v_sub(Vec a, Vec b) { V_EACH(a.v[i] - b.v[i]); }
+V_FN Vec v_mul(Vec a, Vec b) { V_EACH(a.v[i] * b.v[i]); }
+V_FN Vec v_div(Vec a, Vec b) { V_EACH(a.v[i] / b.v[i]); }
+V_FN Vec v_sqrt(Vec a) { V_EACH(sqrtf(a.v[i])); }
+V_FN Vec v_max(Vec a, Vec b) { V_EACH(a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
+V_FN Vec v_min(Vec a, Vec b) { V_EACH(a.v[i] < b.v[i] ? a.v[i] : b.v[i]); }
+V_FN Vec v_fma(Vec a, Vec b, Vec c) { V_EACH(fmaf(a.v[i], b.v[i], c.v[i])); }
+V_FN Vec v_fnma(Vec a, Vec b, Vec c) { V_EACH(fmaf(-a.v[i], b.v[i], c.v[i])); }
+V_FN Vec v_exp2_bits(Vec t) {
     Vec r;
     for (int i = 0; i < VEC; i++) {
         uint32_t bits;
@@ -172,12 +192,17 @@ static inline Vec v_exp2_bits(Vec t) {
     }
     return r;
 }
-static inline float v_sum(Vec a) {
+V_FN float v_sum(Vec a) {
     for (int half = VEC / 2; half > 0; half /= 2)
         for (int i = 0; i < half; i++) a.v[i] += a.v[i + half];
     return a.v[0];
 }
-static inline void v_transpose(Vec r[VEC]) {
+V_FN float v_largest(Vec a) {
+    for (int half = VEC / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) a.v[i] = a.v[i] > a.v[i + half] ? a.v[i] : a.v[i + half];
+    return a.v[0];
+}
+V_FN void v_transpose(Vec r[VEC]) {
     for (int i = 0; i < VEC; i++)
         for (int j = 0; j < i; j++) {
             float t = r[i].v[j];
@@ -185,17 +210,11 @@ static inline void v_transpose(Vec r[VEC]) {
             r[j].v[i] = t;
         }
 }
+#undef V_FN
 #undef V_EACH
 #endif
 
-static inline Vec   v_zero(void) { return v_set1(0.0f); }
-static inline float v_largest(Vec a) {
-    float lane[VEC], m;
-    v_store(lane, a);
-    m = lane[0];
-    for (int i = 1; i < VEC; i++) m = m > lane[i] ? m : lane[i];
-    return m;
-}
+static inline Vec v_zero(void) { return v_set1(0.0f); }
 
 /* e^x to about 1 ulp: x = n ln 2 + r, a polynomial of degree 7 in r (Cephes), times 2^n.  0 below -87.7 (-inf
  * included), infinity above 88.37. */
