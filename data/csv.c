@@ -36,10 +36,9 @@ static Status buffer_fill(Csv *c, int *grown, Err *err) {
 static size_t record_scan(const Csv *c, int *quoted) {
     const char *p = c->buffer + c->begin, *start = p, *end = c->buffer + c->end;
     *quoted = 0;
-    if (c->separator == '\t') {
-        p = memchr(p, '\n', (size_t)(end - p));
-        return p ? (size_t)(p + 1 - start) : 0;
-    }
+    const char *stop = memchr(p, '\n', (size_t)(end - p));
+    if (c->separator == '\t' || !memchr(p, '"', (size_t)((stop ? stop : end) - p))) /* nearly all */
+        return stop ? (size_t)(stop + 1 - start) : 0;
     int field_start = 1;
     for (; p < end; p++) {
         if (*quoted) {
@@ -182,12 +181,10 @@ static Status record_next(Csv *c, int *got, Err *err) {
         c->begin += n ? n : length;
         if (length && p[length - 1] == '\r') length--;
         if (!length) continue; /* an empty line */
-        int nul = 0, high = 0;
-        for (size_t i = 0; i < length; i++) {
-            high |= p[i] & 0x80;
-            nul |= !p[i];
-        }
-        if (nul) {
+        char high = 0;
+        for (size_t i = 0; i < length; i++) high |= p[i];
+        high &= (char)0x80;
+        if (memchr(p, 0, length)) {
             for (size_t i = 0; i < length; i++)
                 if (!p[i]) p[i] = ' ';
             c->counts.nul_bytes++;

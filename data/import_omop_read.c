@@ -116,9 +116,10 @@ int stage_compare(const void *a, const void *b, void *omop) {
     const StageRow *x = a, *y = b;
     int c = compare_i64(x->person, y->person);
     if (!c) c = (int)x->stage - y->stage;
+    if (!c && x->stage == STAGE_CLINICAL) return compare_i64(x->start, y->start); /* among equals the order does not show */
     if (!c) c = compare_i64(x->visit, y->visit);
     if (!c) c = compare_i64(x->start, y->start);
-    if (c || x->stage == STAGE_CLINICAL) return c; /* their order does not show */
+    if (c) return c;
     if (x->stage == STAGE_PERSON) {
         c = key_compare(omop, (uint32_t)(x->end >> 32), (uint32_t)(y->end >> 32));
         if (!c) c = key_compare(omop, (uint32_t)x->end, (uint32_t)y->end);
