@@ -34,7 +34,7 @@ typedef struct {
 
 static const LabRow LABS[ORACLE_LABS] = {
     {"LOINC//2160-0", "Creatinine", "mg/dL", {0.5, 0.6, 0.7, 0.8, 0.9, 1.1, 1.3, 1.8, 3.0}, 1, 1, -0.3,
-     {{CKD, 1.2}, {DM, 0.4}, {HF, 0.4}}, {{CKD, 1.4}, {HF, 0.3}}, {{0, 0}},
+     {{CKD, 1.2}, {DM, 0.4}, {HF, 0.4}}, {{CKD, 1.0}, {HF, 0.2}}, {{0, 0}},
      {{CKD, 2.6}}},
     {"LOINC//2345-7", "Glucose", "mg/dL", {75, 83, 90, 97, 105, 117, 135, 165, 220}, 1, 0, -1.0,
      {{DM, 1.0}}, {{DM, 1.3}, {OBESE, 0.3}}, {{METF, 0.4}, {INSUL, 0.6}},
@@ -46,10 +46,10 @@ static const LabRow LABS[ORACLE_LABS] = {
      {{CANCER, 0.9}, {COPD, 0.4}}, {{COPD, 0.3}}, {{0, 0}},
      {{CANCER, 0.5}}},
     {"LOINC//2524-7", "Lactate", "mmol/L", {0.6, 0.8, 1.0, 1.2, 1.5, 1.9, 2.4, 3.2, 5.0}, 1, 1, -1.8,
-     {{CIRRH, 0.9}, {CANCER, 0.5}}, {{CIRRH, 0.8}, {CANCER, 0.4}, {HF, 0.3}}, {{0, 0}},
+     {{CIRRH, 0.9}, {CANCER, 0.5}}, {{CIRRH, 0.7}, {CANCER, 0.3}, {HF, 0.2}}, {{0, 0}},
      {{CIRRH, 0.9}}},
     {"LOINC//2708-6", "Oxygen saturation", "%", {86, 89, 91, 93, 94.5, 95.5, 96.5, 97.5, 98.5}, -1, 1, 0.1,
-     {{COPD, 1.0}, {HF, 0.5}, {ASTHMA, 0.5}}, {{COPD, 1.1}, {HF, 0.6}, {OSA, 0.4}}, {{TIOTR, 0.4}, {ALBUT, 0.3}},
+     {{COPD, 1.0}, {HF, 0.5}, {ASTHMA, 0.5}}, {{COPD, 0.8}, {HF, 0.4}, {OSA, 0.3}}, {{TIOTR, 0.4}, {ALBUT, 0.3}},
      {{HF, 0.8}, {COPD, 2.3}, {ASTHMA, 0.6}, {OSA, 0.7}, {CANCER, 0.5}}},
     {"LOINC//2823-3", "Potassium", "mmol/L", {3.1, 3.4, 3.7, 3.9, 4.1, 4.3, 4.6, 5.0, 5.6}, 1, 0, -1.5,
      {{CKD, 0.8}, {HF, 0.4}}, {{CKD, 0.7}}, {{FUROS, 0.5}},
@@ -70,7 +70,7 @@ static const LabRow LABS[ORACLE_LABS] = {
      {{HYPOTH, 1.9}, {DEPR, 0.4}}, {{HYPOTH, 1.3}}, {{LEVOT, 0.9}},
      {{DEPR, 0.4}, {ANXIETY, 0.3}, {HYPOTH, 3.0}}},
 };
-static const double LAB_WARD = 1.10, LAB_ICU = 0.90; /* shift of levels in the bad direction; the ICU's adds to the ward's */
+static const double LAB_WARD = 1.20, LAB_ICU = 0.90; /* shift of levels in the bad direction; the ICU's adds to the ward's */
 
 typedef struct {
     const char *code, *name;
@@ -86,7 +86,7 @@ static const ChronicRow CHRONIC[ORACLE_CHRONIC] = {
      {{OBESE, 0.6}, {DM, 0.5}, {CKD, 0.6}}, 0.08, 0.00, 0.00},
     {"ICD10CM//E78.5", "Hyperlipidemia", -3.6, 0.32, {0, 0.2}, {0, -0.1, 0.1, 0.1},
      {{DM, 0.6}, {HTN, 0.4}, {OBESE, 0.4}}, 0.05, 0.00, 0.00},
-    {"ICD10CM//E11.9", "Type 2 diabetes mellitus", -5.9, 0.22, {0, 0.15}, {0, 0.7, 0.6, 0.45},
+    {"ICD10CM//E11.9", "Type 2 diabetes mellitus", -6.1, 0.22, {0, 0.15}, {0, 0.7, 0.6, 0.45},
      {{OBESE, 0.8}, {HTN, 0.3}}, 0.16, 0.22, 0.12},
     {"ICD10CM//I25.10", "Coronary artery disease", -5.6, 0.50, {0, 0.7}, {0, 0.0, 0.0, 0.0},
      {{DM, 0.5}, {LIPID, 0.6}, {HTN, 0.5}}, 0.10, 0.30, 0.15},
@@ -213,8 +213,8 @@ typedef struct {
 } RateRow;
 static const RateRow RATE[RATES] = {
     {1.0 / 75, 0.06, {0.10, 0}, {0, -0.10, -0.05, -0.10}, 0.0, 0.10, 0.05, 0.90},
-    {1.0 / 6800, 0.20, {0, 0.05}, {0, 0.15, -0.20, 0.0}, -0.35, 0.60, 0.42, 2.10},
-    {1.0 / 115000, 0.72, {0, 0.20}, {0, 0.10, -0.20, 0.0}, -0.30, 0.80, 0.25, 0.55},
+    {1.0 / 5700, 0.20, {0, 0.05}, {0, 0.15, -0.20, 0.0}, -0.35, 0.50, 0.30, 2.15},
+    {1.0 / 82000, 0.72, {0, 0.20}, {0, 0.10, -0.20, 0.0}, -0.30, 0.70, 0.25, 0.55},
 };
 
 static const double SEX_SHARE[ORACLE_SEXES] = {0.53, 0.47};
