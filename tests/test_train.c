@@ -549,6 +549,7 @@ static void test_state_round_trip(void **state) {
     o.out = folder;
     CHECK(state_read(&back, dir, &o, &d, &err));
     assert_string_equal(back.parent, "run/step-20");
+    assert_int_equal(back.best_step, 0); /* that one lies in the other folder */
     train_state_free(&back);
     o.out = out;
 

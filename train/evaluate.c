@@ -144,7 +144,6 @@ Status evaluator_run(Evaluator *e, Model *m, Acts *acts, Evaluation *out, Err *e
         device_download(m->dev, e->losses, acts_losses(acts), (size_t)b->N * sizeof *e->losses);
         for (int i = 0; !s && i < b->n_seq; i++)
             if (row_counts(e, b, i, call, rank, world)) s = add_sequence(e, b, i, sum, err);
-        dist_progress(e->dist);
     }
     if (!s && device_sync(m->dev)) s = err_set(err, ERR_DEVICE, "%s: %s", device_name(m->dev), device_error(m->dev));
     if (!s) s = dist_sum(e->dist, e->patient, (int64_t)n_sums, err);

@@ -24,7 +24,8 @@ typedef struct {
     char         start_dir[4096]; /* checkpoint to go on from, "" = none */
     StepResult   result;          /* of the last step */
     Evaluation   evaluation;      /* the last one */
-    int          evaluated, main_rank;
+    int64_t      eval_step;       /* of the last evaluation, 0 = none yet */
+    int          main_rank;
     int          together; /* the failure is every rank's: all end the ordinary way */
 } Run;
 
@@ -154,7 +155,7 @@ static Status open_outputs(Run *r, Err *err) {
 static Status evaluate(Run *r, Err *err) {
     if (!r->evaluator.loader) return OK;
     Status s = evaluator_run(&r->evaluator, &r->model, r->acts, &r->evaluation, err);
-    r->evaluated = !s;
+    if (!s) r->eval_step = r->state.step;
     if (!s && r->main_rank) metrics_eval(&r->metrics, r->state.step, &r->evaluation);
     return s;
 }
@@ -223,12 +224,12 @@ static Status train(Run *r, Err *err) {
         int last = step == o->steps, evaluating = !r->result.stop && (last || step % o->eval_every == 0);
         if (evaluating) s = evaluate(r, err);
         if (!s && (last || r->result.stop || step % o->checkpoint_every == 0))
-            s = save(r, evaluating && r->evaluated, last || r->result.stop, err);
+            s = save(r, r->eval_step == step, last || r->result.stop, err);
     }
     if (s || !r->main_rank) return s;
     const char *stopped = r->state.step < o->steps ? (stop_requested() ? stop_signal() : "stopped by another rank") : NULL;
-    return metrics_summary(&r->metrics, r->state.step, stopped, &r->result, r->evaluated ? &r->evaluation : NULL,
-                           r->state.best_step, r->state.best_loss, run_json(r), err);
+    return metrics_summary(&r->metrics, r->state.step, stopped, &r->result, r->eval_step ? &r->evaluation : NULL,
+                           r->eval_step, r->state.best_step, r->state.best_loss, run_json(r), err);
 }
 
 /* ---- program ------------------------------------------------------------------------------------------------------ */

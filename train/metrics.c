@@ -177,14 +177,17 @@ static void print_summary(const Metrics *m, int64_t step, const char *stopped_by
 }
 
 Status metrics_summary(const Metrics *m, int64_t step, const char *stopped_by, const StepResult *r, const Evaluation *last,
-                       int64_t best_step, double best_loss, json_t *run, Err *err) {
+                       int64_t eval_step, int64_t best_step, double best_loss, json_t *run, Err *err) {
     print_summary(m, step, stopped_by, last);
     json_t *o = json_object();
     set_int(o, "step", step);
     set_int(o, "total_steps", m->total_steps);
     json_object_set_new(o, "stopped_by", stopped_by ? json_string(stopped_by) : json_null());
     set_real(o, "train_loss", r ? r->loss : NAN);
-    if (last) set_evaluation(o, last);
+    if (last) {
+        set_int(o, "eval_step", eval_step);
+        set_evaluation(o, last);
+    }
     json_object_set_new(o, "best_step", best_step > 0 ? json_integer(best_step) : json_null());
     set_real(o, "best_loss", best_step > 0 ? best_loss : NAN);
     set_real(o, "seconds", clock_s() - m->start_s);

@@ -36,6 +36,6 @@ void   metrics_eval(Metrics *m, int64_t step, const Evaluation *e);
 void   metrics_checkpoint(Metrics *m, int64_t step, double seconds);
 /* RUN/summary.json and a table on stdout.  last: NULL when nothing was evaluated. */
 Status metrics_summary(const Metrics *m, int64_t step, const char *stopped_by, const StepResult *r, const Evaluation *last,
-                       int64_t best_step, double best_loss, json_t *run, Err *err);
+                       int64_t eval_step, int64_t best_step, double best_loss, json_t *run, Err *err);
 
 #endif

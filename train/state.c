@@ -123,8 +123,12 @@ Status state_read(TrainState *s, const char *dir, const TrainOptions *o, const D
         if (!status) status = same_run(j, o, d, path, err);
         if (!status) {
             const char *parent = json_string_value(json_object_get(json_object_get(j, "provenance"), "parent"));
-            if (same_folder(dir, o->out)) s->parent = parent ? xstrdup(parent) : NULL;
-            else s->parent = run_and_step(dir);
+            if (same_folder(dir, o->out)) {
+                s->parent = parent ? xstrdup(parent) : NULL;
+            } else {
+                s->parent = run_and_step(dir);
+                s->best_step = 0; /* the best checkpoint lies in the other run's folder */
+            }
         }
         json_decref(j);
         free(text);
