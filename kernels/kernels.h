@@ -37,7 +37,8 @@ typedef struct {
     WeightLayout layout;
 } Weight;
 
-/* What attention_paged reads: a pool of pages and who owns which.  Pool: [layer][page][K|V][G][KV_PAGE][D]. */
+/* What attention_paged reads: a pool of pages and who owns which.  Pool: [layer][page][K|V][G][KV_PAGE][D]; the order
+ * inside a head's KV_PAGE * D floats is the backend's own (the CPU keeps keys as (D, KV_PAGE)). */
 typedef struct {
     void          *pool;        /* of one layer: (n_pages, 2, G, KV_PAGE, D) */
     const int32_t *q_offset;    /* (n_seq+1) sequence s has query rows [q_offset[s], q_offset[s+1]) */

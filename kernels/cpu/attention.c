@@ -125,7 +125,7 @@ static void task_run(const CpuIsa *isa, const CpuOps *ops, const Attention *a, c
 /* What each thread of a team does: takes task after task, walking the groups once. */
 static void team_run(const CpuIsa *isa, const CpuOps *ops, const Attention *a, float *memory, int64_t *next) {
     TaskRows  t = task_rows(memory, a->H, a->G, a->D);
-    const int queries = int_max(1, rows_a_task(a->H, a->G) / (a->H / a->G)); /* a task */
+    const int most = int_max(1, rows_a_task(a->H, a->G) / (a->H / a->G)); /* queries a task */
     int       n_group = a->group_offset ? a->n_group : a->n_seq;
     int64_t   first = 0; /* number of group's first task */
     int64_t   mine;
@@ -134,12 +134,14 @@ static void team_run(const CpuIsa *isa, const CpuOps *ops, const Attention *a, f
     for (int group = 0; group < n_group; group++) {
         int s0 = a->group_offset ? a->group_offset[group] : group;
         int s1 = a->group_offset ? a->group_offset[group + 1] : group + 1;
-        int begin = a->q_offset[s0], end = a->q_offset[s1], parts = ceil_div(end - begin, queries);
-        for (; mine < first + (int64_t)parts * a->G; ) {
+        int begin = a->q_offset[s0], end = a->q_offset[s1], parts = ceil_div(end - begin, most);
+        int queries = parts ? ceil_div(end - begin, parts) : 0; /* evenly */
+        while (mine < first + (int64_t)parts * a->G) {
             int task = (int)(mine - first), part = parts - 1 - task / a->G; /* the longest (latest) rows first */
             int n0 = begin + part * queries;
-            task_run(isa, ops, a, &t, n0, int_min(n0 + queries, end), s0, task % a->G,
-                     a->group_shared ? a->group_shared[group] : 0);
+            if (n0 < end)
+                task_run(isa, ops, a, &t, n0, int_min(n0 + queries, end), s0, task % a->G,
+                         a->group_shared ? a->group_shared[group] : 0);
 #pragma omp atomic capture
             mine = (*next)++;
         }
