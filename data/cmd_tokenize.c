@@ -17,8 +17,9 @@ static char *find_edges(void) {
     char *slash = n > 0 ? (program[n] = 0, strrchr(program, '/')) : NULL;
     for (int i = 0; slash && i < 2; i++) {
         char *path = xasprintf("%.*s/%s", (int)(slash - program), program, place[i]);
-        if (path_exists(path)) return path;
+        char *found = realpath(path, NULL);
         free(path);
+        if (found) return found;
     }
     return path_exists("scripts/tasks/value_edges.json") ? xstrdup("scripts/tasks/value_edges.json") : NULL;
 }

@@ -240,7 +240,8 @@ static Status write_linkage(Run *run, const char *dataset_json, Err *err) {
     char sha256[65];
     size_t n = strlen(run->o->events);
     if (n > 3 && !strcmp(run->o->events + n - 3, ".h5")) n -= 3;
-    snprintf(r->linkage, sizeof r->linkage, "%.*s.linkage.h5", (int)n, run->o->events);
+    if (snprintf(r->linkage, sizeof r->linkage, "%.*s.linkage.h5", (int)n, run->o->events) >= (int)sizeof r->linkage)
+        return err_set(err, ERR_USAGE, "the name of the events file is too long: %.60s...", run->o->events);
     bytes_sha256(dataset_json, strlen(dataset_json), sha256);
     table_set(&run->linkage, "name", "linkage");
     table_set(&run->linkage, "events_sha256", run->f.sha256);

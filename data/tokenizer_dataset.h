@@ -37,8 +37,9 @@ Status split_shards_close(SplitShards *s, Err *err); /* finishes the shard that 
 void   split_shards_free(SplitShards *s);            /* also after a failure */
 
 /* ---- dataset.json and the folder ------------------------------------------------------------------------------------------ */
-/* deidentification.json text; free() it. */
+/* What was done about identity, time and age, as JSON text for shards and dataset.json; free() it. */
 char *deidentification_format(const TokenizeReport *r, int own_key);
+/* The text of dataset.json; free() it. */
 char *dataset_json_format(const TokenizeOptions *o, const TokenizeReport *r, const EventFile *f, const Vocabulary *v,
                           const Groups *g, const SplitShards *shards, const char *deidentification, const char *edges_sha256);
 
