@@ -65,7 +65,7 @@ static int matches(const LabelPredicate *p, const char *code) {
     return 0;
 }
 
-static uint32_t *marks_make(const LabelTask *t, const EventFile *f) {
+uint32_t *label_marks(const LabelTask *t, const EventFile *f) {
     uint32_t *mark = xcalloc((size_t)f->n_codes + 1, sizeof *mark);
     for (int64_t c = 0; c < f->n_codes; c++) {
         if (matches(&t->outcome, f->codes[c])) mark[c] |= MARK_OUTCOME;
@@ -314,7 +314,7 @@ static Status run_open(Run *r, Err *err) {
     if (!s && r->t->index == INDEX_ORACLE && !r->has_oracle)
         s = err_set(err, ERR_USAGE, "--index oracle: %s is no oracle cohort; give another --index", r->o->events);
     if (s) return s;
-    r->mark = marks_make(r->t, &r->f);
+    r->mark = label_marks(r->t, &r->f);
     if (r->t->first < 0) r->t->first = all_diagnoses(&r->f, r->mark);
     r->can = expressible_make(r->t, &r->f, &r->d.vocabulary, r->mark);
     r->oracle_k = r->has_oracle ? oracle_outcome(r->t, &r->f, &r->oracle, r->mark) : -1;

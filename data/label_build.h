@@ -32,6 +32,7 @@ typedef struct {
 
 /* marks (n_codes): what each code of the events file is to the task. */
 enum { MARK_OUTCOME = 1, MARK_INPATIENT = 2, MARK_STOP = 4 /* << stop */ };
+uint32_t *label_marks(const LabelTask *t, const EventFile *f); /* free() it */
 typedef struct {
     int64_t origin_us; /* minute 0 of the tokens */
     int64_t oracle_us; /* the oracle's index, TIME_NONE = none */

@@ -43,9 +43,25 @@ static int slab_io(hid_t set, hid_t type, hsize_t first, hsize_t n, void *data, 
     return bad;
 }
 
+/* Contiguous and unfiltered, as everything in an events file; data NULL: filled in by slabs. */
+static Status dataset_write(hid_t file, const char *path, const char *name, hid_t type, int ndim, const hsize_t *dim,
+                            const void *data, Err *err) {
+    hid_t space = H5Screate_simple(ndim, dim, NULL), create = H5Pcreate(H5P_DATASET_CREATE);
+    H5Pset_layout(create, H5D_CONTIGUOUS);
+    H5Pset_alloc_time(create, H5D_ALLOC_TIME_EARLY);
+    H5Pset_fill_time(create, H5D_FILL_TIME_NEVER);
+    H5Pset_obj_track_times(create, 0);
+    hid_t set = H5Dcreate2(file, name, type, space, H5P_DEFAULT, create, H5P_DEFAULT);
+    int   bad = set < 0 || (data && H5Dwrite(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, data) < 0);
+    if (set >= 0) bad |= H5Dclose(set) < 0;
+    H5Pclose(create);
+    H5Sclose(space);
+    return bad ? err_set(err, ERR_IO, "cannot write /%s to %s (disk full?)", name, path) : OK;
+}
+
 static Status offsets_write(hid_t file, const OracleFileContent *c, const char *path, Err *err) {
     hsize_t n = (hsize_t)c->n_events + 1;
-    Status  status = h5_write_dataset(file, path, "oracle_offsets", H5T_STD_U64LE, 1, &n, NULL, err);
+    Status  status = dataset_write(file, path, "oracle_offsets", H5T_STD_U64LE, 1, &n, NULL, err);
     if (status) return status;
     hid_t     set = H5Dopen2(file, "oracle_offsets", H5P_DEFAULT);
     uint64_t *slab = xmalloc(OFFSET_SLAB * sizeof *slab), at = 0;
@@ -100,12 +116,22 @@ static Status datasets_write(const OracleFileContent *c, const char *path, Err *
     hsize_t events[1] = {(hsize_t)c->n_logp}, patients[1] = {(hsize_t)c->n_patients};
     hsize_t risk[3] = {(hsize_t)c->n_patients, (hsize_t)c->n_outcomes, 2};
     Status  status = offsets_write(file, c, path, err);
-    if (!status) status = h5_write_dataset(file, path, "oracle_logp", H5T_NATIVE_FLOAT, 1, events, c->logp, err);
-    if (!status) status = h5_write_dataset(file, path, "oracle_index", H5T_NATIVE_INT64, 1, patients, c->index, err);
-    if (!status) status = h5_write_dataset(file, path, "oracle_risk", H5T_NATIVE_DOUBLE, 3, risk, c->risk, err);
+    if (!status) status = dataset_write(file, path, "oracle_logp", H5T_NATIVE_FLOAT, 1, events, c->logp, err);
+    if (!status) status = dataset_write(file, path, "oracle_index", H5T_NATIVE_INT64, 1, patients, c->index, err);
+    if (!status) status = dataset_write(file, path, "oracle_risk", H5T_NATIVE_DOUBLE, 3, risk, c->risk, err);
     if (!status) status = outcomes_write(file, c, path, err);
     if (H5Fclose(file) < 0 && !status) status = err_set(err, ERR_IO, "cannot finish %s (disk full?)", path);
     return status;
+}
+
+/* HDF5 1.10 frees its own state twice when a disk is full as it closes a file: the space is taken before it begins.  It
+ * cuts the file to size at the end. */
+static Status space_reserve(const OracleFileContent *c, const char *path, int64_t size, Err *err) {
+    int64_t more = (1 << 20) + 8 * (c->n_events + 1) + 4 * c->n_logp + c->n_patients * (8 + 16 * (int64_t)c->n_outcomes);
+    int     fd = open(path, O_RDWR | O_CLOEXEC);
+    int     why = fd < 0 ? errno : posix_fallocate(fd, size, more);
+    if (fd >= 0) close(fd);
+    return why ? err_set(err, ERR_IO, "no room for another %lld bytes in %s: %s", (long long)more, path, strerror(why)) : OK;
 }
 
 /* The seal is the last thing in an events file: off before HDF5 writes, and a new one on after. */
@@ -114,7 +140,8 @@ Status oracle_file_write(const OracleFileContent *c, const char *path, Err *err)
     unsigned char seal[EVENT_SEAL];
     if (stat(path, &st) || st.st_size < EVENT_SEAL || truncate(path, st.st_size - EVENT_SEAL))
         return err_set(err, ERR_IO, "cannot unseal %s: %s", path, strerror(errno));
-    Status status = datasets_write(c, path, err);
+    Status status = space_reserve(c, path, st.st_size - EVENT_SEAL, err);
+    if (!status) status = datasets_write(c, path, err);
     if (status) return status;
     int fd = open(path, O_RDWR | O_CLOEXEC);
     if (fd < 0 || fstat(fd, &st)) status = err_set(err, ERR_IO, "cannot read %s back: %s", path, strerror(errno));
