@@ -211,9 +211,10 @@ static void test_config_round_trip(void **state) {
 }
 
 static char *replaced(const char *text, const char *from, const char *to) {
-    const char *at = strstr(text, from);
-    if (!at) fail_msg("no '%s' in %s", from, text);
-    return xasprintf("%.*s%s%s", (int)(at - text), text, to, at + strlen(from));
+    size_t at = 0;
+    while (text[at] && strncmp(text + at, from, strlen(from))) at++;
+    if (!text[at]) fail_msg("no '%s' in %s", from, text);
+    return xasprintf("%.*s%s%s", (int)at, text, to, text + at + strlen(from));
 }
 
 static void test_config_refused(void **state) {
