@@ -23,7 +23,7 @@ static double now_s(void) {
 
 /* ---- the ceiling: independent multiply-adds in registers ------------------------------------------------------------ */
 
-enum { PEAK_STEPS = 1 << 19 };
+enum { PEAK_STEPS = 1 << 17 };
 static volatile float sink;
 
 #if defined(__x86_64__)
@@ -59,22 +59,18 @@ static double peak_portable(void) {
     return 2.0 * 16 * (PEAK_STEPS / 8);
 }
 
-static double peak_flops(const Device *dev, int threads) {
-    double best = 0;
-    for (int rep = 0; rep < 8; rep++) {
-        double flops = 0, start = now_s();
-#pragma omp parallel num_threads(threads) reduction(+ : flops)
-        {
+static double peak_flops(const Device *dev) {
+    double flops = 0, start = now_s();
+#pragma omp parallel num_threads(device_threads(dev)) reduction(+ : flops)
+    {
 #if defined(__x86_64__)
-            if (cpu_level(dev) == CPU_AVX512) flops += peak_avx512();
-            else if (cpu_level(dev) == CPU_AVX2) flops += peak_avx2();
-            else
+        if (cpu_level(dev) == CPU_AVX512) flops += peak_avx512();
+        else if (cpu_level(dev) == CPU_AVX2) flops += peak_avx2();
+        else
 #endif
-                flops += peak_portable();
-        }
-        best = fmax(best, flops / (now_s() - start));
+            flops += peak_portable();
     }
-    return best;
+    return flops / (now_s() - start);
 }
 
 /* ---- the rival ------------------------------------------------------------------------------------------------------ */
@@ -163,11 +159,11 @@ static double timed(RunFn run, const Bench *b, Kind kind, const Shape *s) {
 }
 
 typedef struct {
-    double log_ratio, worst;
-    int    count;
+    double log_ratio, worst, log_peak;
+    int    count, shapes;
 } Summary;
 
-static void bench_shape(Bench *b, const Shape *s, Kind kind, double peak, double seconds, Summary *sum) {
+static void bench_shape(Bench *b, const Shape *s, Kind kind, double seconds, Summary *sum) {
     size_t n = (size_t)s->N, r = (size_t)s->rows, c = (size_t)s->cols;
     b->inp = randoms(b->dev, n * c);
     b->weight = randoms(b->dev, r * c);
@@ -176,12 +172,14 @@ static void bench_shape(Bench *b, const Shape *s, Kind kind, double peak, double
     void *storage = device_alloc(b->dev, b->ops->weight_prepared_bytes(b->dev, s->rows, s->cols, DTYPE_F32));
     b->ops->weight_prepare(b->dev, &b->packed, storage, DTYPE_F32, &b->rows);
 
-    double mine = INFINITY, theirs = INFINITY, start = now_s();
+    double mine = INFINITY, theirs = INFINITY, peak = 0, start = now_s();
     for (int rep = 0; rep < 5 || now_s() - start < seconds; rep++) {
+        peak = fmax(peak, peak_flops(b->dev));
         mine = fmin(mine, timed(ours, b, kind, s));
         if (b->blas.sgemm) theirs = fmin(theirs, timed(rival, b, kind, s));
     }
     double flops = 2.0 * s->N * s->rows * s->cols;
+    sum->log_peak += log(flops / mine / peak), sum->shapes++;
     printf("%-14s %-10s %5d %5d %5d  %8.1f %5.0f%%", s->name, kind_name[kind], s->N, s->rows, s->cols, 1e-9 * flops / mine,
            100 * flops / mine / peak);
     if (b->blas.sgemm) {
@@ -211,18 +209,18 @@ static int bench_threads(int threads, double seconds, const char *filter) {
     KernelLimits limits = {.N = 4096, .C = 768, .F = 3072, .Vp = 7168, .H = 12, .G = 12, .D = 64, .n_seq = 64};
     if (device_reserve(b.dev, b.ops->workspace_bytes(b.dev, &limits))) return 1;
     if (b.blas.sgemm) b.blas.set_threads(threads);
-    double peak = peak_flops(b.dev, threads);
-    printf("%s: multiply-add peak %.1f GFLOP/s; rival %s\n", device_name(b.dev), 1e-9 * peak,
+    printf("%s; rival %s; peak: multiply-adds in registers, measured with each row\n", device_name(b.dev),
            b.blas.sgemm ? "OpenBLAS" : "none (no libopenblas.so.0)");
     printf("%-14s %-10s %5s %5s %5s  %8s %6s  %8s  %6s\n", "shape", "kind", "N", "rows", "cols", "GFLOP/s", "peak",
            "OpenBLAS", "ratio");
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         if (filter && !strstr(shapes[i].name, filter)) continue;
-        if (!shapes[i].training) bench_shape(&b, &shapes[i], PACKED, peak, seconds, &sum);
+        if (!shapes[i].training) bench_shape(&b, &shapes[i], PACKED, seconds, &sum);
         else
             for (Kind k = FORWARD; k <= WGRAD; k++)
-                if (k != PACKED) bench_shape(&b, &shapes[i], k, peak, seconds, &sum);
+                if (k != PACKED) bench_shape(&b, &shapes[i], k, seconds, &sum);
     }
+    if (sum.shapes) printf("geometric mean %.0f%% of peak\n", 100 * exp(sum.log_peak / sum.shapes));
     if (sum.count) printf("geometric mean %.2fx OpenBLAS, worst %.2fx\n", exp(sum.log_ratio / sum.count), sum.worst);
     int failed = device_sync(b.dev);
     if (failed) fprintf(stderr, "bench_gemm: %s\n", device_error(b.dev));
