@@ -1,9 +1,25 @@
 /* h5.c - see h5.h. */
 #include "data/h5.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+/* ---- writing ---------------------------------------------------------------------------------------------------- */
+
+Status h5_probe(const char *path, int64_t bytes, int64_t text, Err *err) {
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (fd < 0) return err_set(err, ERR_IO, "cannot create %s: %s", path, strerror(errno));
+    int64_t structure = (1 << 18) + 2 * text;
+    char *zero = xcalloc((size_t)structure, 1);
+    Status status = h5_write_at(fd, path, zero, (size_t)structure, 0, err);
+    if (!status && (ftruncate(fd, (off_t)(bytes + structure)) || fsync(fd)))
+        status = err_set(err, ERR_IO, "cannot write %s: %s", path, strerror(errno));
+    free(zero);
+    close(fd);
+    return status;
+}
 
 Status h5_create(hid_t *file, const char *path, Err *err) {
     h5_quiet();
@@ -22,27 +38,54 @@ Status h5_create(hid_t *file, const char *path, Err *err) {
     return *file < 0 ? err_set(err, ERR_IO, "cannot create %s: %s", path, why ? strerror(why) : "HDF5 failed") : OK;
 }
 
-Status h5_open(hid_t *file, const char *path, Err *err) {
-    h5_quiet();
-    *file = -1;
-    if (access(path, R_OK)) return err_set(err, ERR_IO, "cannot read %s: %s", path, strerror(errno));
-    *file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
-    return *file < 0 ? err_set(err, ERR_FORMAT, "%s is not a whole HDF5 file (truncated or damaged?)", path) : OK;
-}
-
-Status h5_write_dataset(hid_t file, const char *path, const char *name, hid_t type, int ndim, const hsize_t *dim,
-                        const void *data, Err *err) {
+Status h5_place_dataset(hid_t file, const char *path, const char *name, hid_t type, int ndim, const hsize_t *dim,
+                        int64_t *place, Err *err) {
     hid_t space = H5Screate_simple(ndim, dim, NULL), create = H5Pcreate(H5P_DATASET_CREATE);
     H5Pset_layout(create, H5D_CONTIGUOUS);
     H5Pset_alloc_time(create, H5D_ALLOC_TIME_EARLY);
     H5Pset_fill_time(create, H5D_FILL_TIME_NEVER);
     H5Pset_obj_track_times(create, 0);
     hid_t set = H5Dcreate2(file, name, type, space, H5P_DEFAULT, create, H5P_DEFAULT);
-    int bad = set < 0 || (data && H5Dwrite(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, data) < 0);
-    if (set >= 0) bad |= H5Dclose(set) < 0;
     H5Pclose(create);
     H5Sclose(space);
-    return bad ? err_set(err, ERR_IO, "cannot write /%s to %s (disk full?)", name, path) : OK;
+    int empty = 0, bad = set < 0;
+    for (int i = 0; i < ndim; i++) empty |= dim[i] == 0;
+    haddr_t at = bad || empty ? 0 : H5Dget_offset(set);
+    if (set >= 0) bad |= H5Dclose(set) < 0;
+    bad |= at == HADDR_UNDEF;
+    *place = bad ? 0 : (int64_t)at;
+    return bad ? err_set(err, ERR_IO, "cannot make room for /%s in %s: HDF5 failed", name, path) : OK;
+}
+
+Status h5_write_at(int fd, const char *path, const void *data, size_t size, int64_t place, Err *err) {
+    const char *p = data;
+    while (size) {
+        ssize_t n = pwrite(fd, p, size, (off_t)place);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) return err_set(err, ERR_IO, "cannot write %s: %s", path, n ? strerror(errno) : "the disk takes no more");
+        p += n;
+        place += n;
+        size -= (size_t)n;
+    }
+    return OK;
+}
+
+Status h5_publish(int fd, const char *tmp, const char *path, Status status, Err *err) {
+    if (!status && fsync(fd)) status = err_set(err, ERR_IO, "cannot write %s: %s", tmp, strerror(errno));
+    if (fd >= 0 && close(fd) && !status) status = err_set(err, ERR_IO, "cannot write %s: %s", tmp, strerror(errno));
+    if (!status && rename(tmp, path)) status = err_set(err, ERR_IO, "cannot write %s: %s", path, strerror(errno));
+    if (status) unlink(tmp);
+    return status;
+}
+
+/* ---- reading ---------------------------------------------------------------------------------------------------- */
+
+Status h5_open(hid_t *file, const char *path, Err *err) {
+    h5_quiet();
+    *file = -1;
+    if (access(path, R_OK)) return err_set(err, ERR_IO, "cannot read %s: %s", path, strerror(errno));
+    *file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
+    return *file < 0 ? err_set(err, ERR_FORMAT, "%s is not a whole HDF5 file (truncated or damaged?)", path) : OK;
 }
 
 static const char *dataset_flaw(hid_t set, int ndim, hsize_t *dim) {

@@ -8,19 +8,31 @@
 /* HDF5 prints its error stack unless told not to, per thread; every entry point of ours calls this first. */
 static inline void h5_quiet(void) { H5Eset_auto2(H5E_DEFAULT, NULL, NULL); }
 
-Status h5_create(hid_t *file, const char *path, Err *err);
-Status h5_open(hid_t *file, const char *path, Err *err); /* read only; ERR_FORMAT when it is not HDF5 */
+/* ---- writing --------------------------------------------------------------------------------------------------------
+ * HDF5 1.10 frees its own state twice when a disk is full as a file is closed.  So it makes the structure alone, a few
+ * KiB, after h5_probe has seen that there is room for the whole; the arrays are then written to the places that
+ * h5_place_dataset told, by calls whose failure is harmless. */
 
-/* Contiguous dataset of ndim dimensions, storage allocated at once; data may be NULL (written later by slabs). */
-Status h5_write_dataset(hid_t file, const char *path, const char *name, hid_t type, int ndim, const hsize_t *dim,
-                        const void *data, Err *err);
+/* Whether the disk takes a file of `bytes` and `text` bytes of attributes; leaves a file at path, for h5_create. */
+Status h5_probe(const char *path, int64_t bytes, int64_t text, Err *err);
+Status h5_create(hid_t *file, const char *path, Err *err);
+/* A contiguous dataset of ndim dimensions; *place is where its data go in the file, 0 when it has no rows. */
+Status h5_place_dataset(hid_t file, const char *path, const char *name, hid_t type, int ndim, const hsize_t *dim,
+                        int64_t *place, Err *err);
+Status h5_write_text(hid_t object, const char *path, const char *name, const char *text, Err *err);
+Status h5_write_int(hid_t object, const char *path, const char *name, int64_t value, Err *err);
+Status h5_write_at(int fd, const char *path, const void *data, size_t size, int64_t place, Err *err);
+/* fsync, close fd, rename; removes tmp when given a status that is not OK or when it fails itself.  fd may be -1. */
+Status h5_publish(int fd, const char *tmp, const char *path, Status status, Err *err);
+
+/* ---- reading ------------------------------------------------------------------------------------------------------- */
+
+Status h5_open(hid_t *file, const char *path, Err *err); /* read only; ERR_FORMAT when it is not HDF5 */
 /* Opens a dataset and refuses whatever could make reading it run code or touch other files: external and soft links,
  * external storage, filters, chunks.  dim must have room for ndim. */
 Status h5_open_dataset(hid_t *out, hid_t file, const char *path, const char *name, int ndim, hsize_t *dim, Err *err);
 
-Status h5_write_text(hid_t object, const char *path, const char *name, const char *text, Err *err);
 Status h5_read_text(hid_t object, const char *path, const char *name, char **out, Err *err); /* free() it */
-Status h5_write_int(hid_t object, const char *path, const char *name, int64_t value, Err *err);
 Status h5_read_int(hid_t object, const char *path, const char *name, int64_t *out, Err *err);
 /* The root attribute "format" of an HDF5 file; NULL when there is none or it is not HDF5.  free() it. */
 char  *h5_format(const char *path);

@@ -1,9 +1,9 @@
 /* shard.c - writing and mapping one shard.
  *
  * The number of patients and tokens is not known until the last one: the long arrays are spooled to nameless temporary
- * files, the short ones kept in memory, and closing copies all of them into contiguous datasets, whose place in the file
- * a reader can then map.  Every array is covered by a CRC32C: the long ones per 65,536 tokens, compared on first touch;
- * the patient arrays as a whole, compared on opening. */
+ * files, the short ones kept in memory.  Closing lets HDF5 lay out contiguous datasets of the right sizes and then copies
+ * the arrays to their places, where a reader maps them.  Every array is covered by a CRC32C: the long ones per 65,536
+ * tokens, compared on first touch; the patient arrays as a whole, compared on opening. */
 #include "data/shard.h"
 #include "data/dataset.h"
 #include "data/h5.h"
@@ -129,99 +129,121 @@ Status shard_writer_patient(ShardWriter *w, uint64_t key, const uint32_t *tokens
 
 int64_t shard_writer_tokens(const ShardWriter *w) { return w->n_tokens; }
 
-/* One long array from its spool, block by block, and the checksums of the blocks. */
-static Status write_long(ShardWriter *w, hid_t file, const char *name, hid_t type, size_t item, FILE *spool, Err *err) {
-    hsize_t n = (hsize_t)w->n_tokens, n_blocks = (n + SHARD_CRC_TOKENS - 1) / SHARD_CRC_TOKENS;
-    Status status = h5_write_dataset(file, w->tmp, name, type, 1, &n, NULL, err);
+/* One array of the shard: where its bytes come from and where they go. */
+typedef struct {
+    char        name[32];
+    hid_t       type;
+    size_t      item;
+    int         ndim;
+    hsize_t     dim[2];
+    const void *data;  /* in memory, or */
+    FILE       *spool; /* long: its checksums go to crc */
+    uint32_t   *crc;
+    int64_t     place;
+} Array;
+
+enum { ARRAYS_MAX = 11 };
+typedef struct {
+    int     n;
+    Array   array[ARRAYS_MAX];
+    int64_t bytes;
+} Layout;
+
+static Array *layout_add(Layout *l, const char *name, hid_t type, size_t item, int ndim, int64_t rows, int64_t columns) {
+    REQUIRE(l->n < ARRAYS_MAX);
+    Array *a = &l->array[l->n++];
+    *a = (Array){.type = type, .item = item, .ndim = ndim, .dim = {(hsize_t)rows, (hsize_t)columns}};
+    snprintf(a->name, sizeof a->name, "%s", name);
+    l->bytes += rows * columns * (int64_t)item;
+    return a;
+}
+
+/* A long array, and its checksums right behind it: they are known when the array has been copied. */
+static void layout_add_long(Layout *l, const ShardWriter *w, const char *name, hid_t type, size_t item, FILE *spool) {
+    int64_t n_blocks = (w->n_tokens + SHARD_CRC_TOKENS - 1) / SHARD_CRC_TOKENS;
+    char crc_name[32];
+    snprintf(crc_name, sizeof crc_name, "%s_crc32c", name);
+    Array *a = layout_add(l, name, type, item, 1, w->n_tokens, 1);
+    a->spool = spool;
+    a->crc = xcalloc((size_t)n_blocks, sizeof *a->crc);
+    layout_add(l, crc_name, H5T_STD_U32LE, 4, 1, n_blocks, 1)->data = a->crc;
+}
+
+static void layout_of(Layout *l, const ShardWriter *w) {
+    int64_t P = w->n_patients;
+    *l = (Layout){.n = 0};
+    layout_add(l, "patient_offsets", H5T_STD_U64LE, 8, 1, P + 1, 1)->data = w->offsets.data;
+    layout_add(l, "patient_key", H5T_STD_U64LE, 8, 1, P, 1)->data = w->key.data;
+    layout_add(l, "patient_static", H5T_STD_U16LE, 2, 2, P, w->n_static + 1)->data = w->statics.data;
+    layout_add(l, "observation_end", H5T_STD_I32LE, 4, 1, P, 1)->data = w->observation_end.data;
+    layout_add(l, "patient_group", H5T_STD_U8LE, 1, 2, P, w->n_groups)->data = w->group.data;
+    layout_add_long(l, w, "tokens", w->wide ? H5T_STD_U32LE : H5T_STD_U16LE, w->wide ? 4 : 2, w->tokens);
+    layout_add_long(l, w, "minutes", H5T_STD_I32LE, 4, w->minutes);
+    if (w->with_oracle) layout_add_long(l, w, "oracle_logp", H5T_IEEE_F32LE, 4, w->oracle);
+}
+
+static Status write_structure(const ShardWriter *w, Layout *l, const char *deidentification, const char *vocabulary,
+                              Err *err) {
+    hid_t file;
+    uint32_t crc = 0;
+    Status status = h5_create(&file, w->tmp, err);
     if (status) return status;
-    char *block = xmalloc(SHARD_CRC_TOKENS * item);
-    uint32_t *crc = xcalloc((size_t)n_blocks, sizeof *crc);
-    hid_t set = H5Dopen2(file, name, H5P_DEFAULT), space = H5Screate_simple(1, &n, NULL);
-    rewind(spool);
-    for (hsize_t b = 0; b < n_blocks && !status; b++) {
-        hsize_t start = b * SHARD_CRC_TOKENS, count = n - start < SHARD_CRC_TOKENS ? n - start : SHARD_CRC_TOKENS;
-        hid_t memory = H5Screate_simple(1, &count, NULL);
-        H5Sselect_hyperslab(space, H5S_SELECT_SET, &start, NULL, &count, NULL);
-        if (fread(block, item, count, spool) != count)
-            status = err_set(err, ERR_IO, "cannot read back /%s of %s: %s", name, w->path, strerror(errno));
-        else if (H5Dwrite(set, type, memory, space, H5P_DEFAULT, block) < 0)
-            status = err_set(err, ERR_IO, "cannot write /%s to %s (disk full?)", name, w->tmp);
-        crc[b] = crc32c(0, block, item * count);
-        H5Sclose(memory);
+    const Bytes *patients[] = {&w->offsets, &w->key, &w->statics, &w->observation_end, &w->group};
+    for (size_t i = 0; i < sizeof patients / sizeof *patients; i++) crc = crc32c(crc, patients[i]->data, patients[i]->size);
+    status = h5_write_text(file, w->tmp, "format", SHARD_FORMAT, err);
+    if (!status) status = h5_write_int(file, w->tmp, "format_version", SHARD_FORMAT_VERSION, err);
+    if (!status) status = h5_write_text(file, w->tmp, "vocabulary_sha256", vocabulary, err);
+    if (!status) status = h5_write_text(file, w->tmp, "deidentification", deidentification, err);
+    if (!status) status = h5_write_int(file, w->tmp, "patients_crc32c", crc, err);
+    for (int i = 0; i < l->n && !status; i++) {
+        Array *a = &l->array[i];
+        status = h5_place_dataset(file, w->tmp, a->name, a->type, a->ndim, a->dim, &a->place, err);
     }
-    H5Sclose(space);
-    if (H5Dclose(set) < 0 && !status) status = err_set(err, ERR_IO, "cannot write /%s to %s", name, w->tmp);
-    char *crc_name = xasprintf("%s_crc32c", name);
-    if (!status) status = h5_write_dataset(file, w->tmp, crc_name, H5T_STD_U32LE, 1, &n_blocks, crc, err);
-    free(crc_name);
-    free(crc);
+    if (H5Fclose(file) < 0 && !status) status = err_set(err, ERR_IO, "cannot write %s (disk full?)", w->tmp);
+    return status;
+}
+
+static Status copy_spool(const ShardWriter *w, int fd, const Array *a, Err *err) {
+    char *block = xmalloc(SHARD_CRC_TOKENS * a->item);
+    Status status = OK;
+    rewind(a->spool);
+    for (int64_t start = 0; start < w->n_tokens && !status; start += SHARD_CRC_TOKENS) {
+        int64_t n = w->n_tokens - start < SHARD_CRC_TOKENS ? w->n_tokens - start : SHARD_CRC_TOKENS;
+        if (fread(block, a->item, (size_t)n, a->spool) != (size_t)n)
+            status = err_set(err, ERR_IO, "cannot read back /%s of %s: %s", a->name, w->path, strerror(errno));
+        else
+            status = h5_write_at(fd, w->tmp, block, a->item * (size_t)n, a->place + start * (int64_t)a->item, err);
+        a->crc[start / SHARD_CRC_TOKENS] = crc32c(0, block, a->item * (size_t)n);
+    }
     free(block);
     return status;
 }
 
-static Status write_patients(ShardWriter *w, hid_t file, Err *err) {
-    hsize_t P = (hsize_t)w->n_patients;
-    const struct {
-        const char *name;
-        hid_t       type;
-        int         ndim;
-        hsize_t     dim[2];
-        const Bytes *bytes;
-    } array[] = {
-        {"patient_offsets", H5T_STD_U64LE, 1, {P + 1}, &w->offsets},
-        {"patient_key", H5T_STD_U64LE, 1, {P}, &w->key},
-        {"patient_static", H5T_STD_U16LE, 2, {P, (hsize_t)w->n_static + 1}, &w->statics},
-        {"observation_end", H5T_STD_I32LE, 1, {P}, &w->observation_end},
-        {"patient_group", H5T_STD_U8LE, 2, {P, (hsize_t)w->n_groups}, &w->group},
-    };
-    uint32_t crc = 0;
+static Status write_arrays(const ShardWriter *w, const Layout *l, int fd, Err *err) {
+    if (fd < 0) return err_set(err, ERR_IO, "cannot write %s: %s", w->tmp, strerror(errno));
     Status status = OK;
-    for (size_t i = 0; i < sizeof array / sizeof *array && !status; i++) {
-        const Bytes *b = array[i].bytes;
-        crc = crc32c(crc, b->data, b->size);
-        status = h5_write_dataset(file, w->tmp, array[i].name, array[i].type, array[i].ndim, array[i].dim,
-                                  b->size ? b->data : NULL, err);
+    for (int i = 0; i < l->n && !status; i++) {
+        const Array *a = &l->array[i];
+        size_t size = (size_t)(a->dim[0] * (a->ndim == 2 ? a->dim[1] : 1)) * a->item;
+        if (a->spool) status = copy_spool(w, fd, a, err);
+        else if (size) status = h5_write_at(fd, w->tmp, a->data, size, a->place, err);
     }
-    if (!status) status = h5_write_int(file, w->tmp, "patients_crc32c", crc, err);
     return status;
-}
-
-static Status write_shard(ShardWriter *w, hid_t file, const char *deidentification, const char *vocabulary, Err *err) {
-    Status status = h5_write_text(file, w->tmp, "format", SHARD_FORMAT, err);
-    if (!status) status = h5_write_int(file, w->tmp, "format_version", SHARD_FORMAT_VERSION, err);
-    if (!status) status = h5_write_text(file, w->tmp, "vocabulary_sha256", vocabulary, err);
-    if (!status) status = h5_write_text(file, w->tmp, "deidentification", deidentification, err);
-    if (!status) status = write_patients(w, file, err);
-    if (!status)
-        status = write_long(w, file, "tokens", w->wide ? H5T_STD_U32LE : H5T_STD_U16LE, w->wide ? 4 : 2, w->tokens, err);
-    if (!status) status = write_long(w, file, "minutes", H5T_STD_I32LE, 4, w->minutes, err);
-    if (!status && w->with_oracle) status = write_long(w, file, "oracle_logp", H5T_IEEE_F32LE, 4, w->oracle, err);
-    return status;
-}
-
-static Status publish(const char *tmp, const char *path, Err *err) {
-    int fd = open(tmp, O_RDONLY), bad = fd < 0 || fsync(fd), why = errno;
-    if (fd >= 0) close(fd);
-    if (!bad && rename(tmp, path)) {
-        bad = 1;
-        why = errno;
-    }
-    return bad ? err_set(err, ERR_IO, "cannot write %s: %s", path, strerror(why)) : OK;
 }
 
 Status shard_writer_close(ShardWriter *w, const char *deidentification_json, const char *vocabulary_sha256, Err *err) {
-    hid_t file;
+    Layout l;
     Status status = OK;
     FILE *spool[] = {w->tokens, w->minutes, w->oracle};
     for (size_t i = 0; i < sizeof spool / sizeof *spool && !status; i++)
         if (spool[i] && fflush(spool[i])) status = err_set(err, ERR_IO, "cannot write %s: %s", w->path, strerror(errno));
-    if (!status) status = h5_create(&file, w->tmp, err);
-    if (!status) {
-        status = write_shard(w, file, deidentification_json, vocabulary_sha256, err);
-        if (H5Fclose(file) < 0 && !status) status = err_set(err, ERR_IO, "cannot write %s (disk full?)", w->tmp);
-        if (!status) status = publish(w->tmp, w->path, err);
-        if (status) unlink(w->tmp);
-    }
+    layout_of(&l, w);
+    if (!status) status = h5_probe(w->tmp, l.bytes, (int64_t)strlen(deidentification_json), err);
+    if (!status) status = write_structure(w, &l, deidentification_json, vocabulary_sha256, err);
+    int fd = status ? -1 : open(w->tmp, O_WRONLY | O_CLOEXEC);
+    if (!status) status = write_arrays(w, &l, fd, err);
+    status = h5_publish(fd, w->tmp, w->path, status, err);
+    for (int i = 0; i < l.n; i++) free(l.array[i].crc);
     writer_free(w);
     return status;
 }

@@ -3,6 +3,7 @@
 #include "data/table.h"
 #include "data/h5.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -74,22 +75,33 @@ static hid_t column_h5_type(ColumnType type) {
     return type == COLUMN_I64 ? H5T_STD_I64LE : type == COLUMN_U64 ? H5T_STD_U64LE : H5T_IEEE_F64LE;
 }
 
+/* Room for every column; place[i] is where its data go. */
+static Status write_structure(const Table *t, const char *path, int64_t *place, Err *err) {
+    hid_t file;
+    hsize_t n = (hsize_t)t->n;
+    Status status = h5_create(&file, path, err);
+    if (status) return status;
+    status = h5_write_text(file, path, "format", TABLE_FORMAT, err);
+    for (int i = 0; i < t->n_attributes && !status; i++)
+        status = h5_write_text(file, path, t->attribute_name[i], t->attribute[i], err);
+    for (int i = 0; i < t->n_columns && !status; i++)
+        status = h5_place_dataset(file, path, t->column[i].name, column_h5_type(t->column[i].type), 1, &n, &place[i], err);
+    if (H5Fclose(file) < 0 && !status) status = err_set(err, ERR_IO, "cannot write %s (disk full?)", path);
+    return status;
+}
+
 Status table_write_h5(const Table *t, const char *path, Err *err) {
     char *tmp = xasprintf("%s.tmp", path);
-    hid_t file;
-    Status status = h5_create(&file, tmp, err);
-    if (!status) {
-        hsize_t n = (hsize_t)t->n;
-        status = h5_write_text(file, tmp, "format", TABLE_FORMAT, err);
-        for (int i = 0; i < t->n_attributes && !status; i++)
-            status = h5_write_text(file, tmp, t->attribute_name[i], t->attribute[i], err);
-        for (int i = 0; i < t->n_columns && !status; i++)
-            status = h5_write_dataset(file, tmp, t->column[i].name, column_h5_type(t->column[i].type), 1, &n,
-                                      n ? t->column[i].data : NULL, err);
-        if (H5Fclose(file) < 0 && !status) status = err_set(err, ERR_IO, "cannot write %s (disk full?)", tmp);
-        if (!status && rename(tmp, path)) status = err_set(err, ERR_IO, "cannot write %s: %s", path, strerror(errno));
-        if (status) unlink(tmp);
-    }
+    int64_t *place = xcalloc((size_t)t->n_columns, sizeof *place), text = 0;
+    for (int i = 0; i < t->n_attributes; i++) text += (int64_t)strlen(t->attribute[i]) + 256;
+    Status status = h5_probe(tmp, 8 * t->n * t->n_columns + 1024 * (int64_t)t->n_columns, text, err);
+    if (!status) status = write_structure(t, tmp, place, err);
+    int fd = status ? -1 : open(tmp, O_WRONLY | O_CLOEXEC);
+    if (!status && fd < 0) status = err_set(err, ERR_IO, "cannot write %s: %s", tmp, strerror(errno));
+    for (int i = 0; i < t->n_columns && !status; i++)
+        status = h5_write_at(fd, tmp, t->column[i].data, 8 * (size_t)t->n, place[i], err);
+    status = h5_publish(fd, tmp, path, status, err);
+    free(place);
     free(tmp);
     return status;
 }

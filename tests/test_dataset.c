@@ -6,6 +6,8 @@
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <signal.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <cmocka.h>
@@ -229,6 +231,56 @@ static void test_writer_errors(void **state) {
     char *tmp = xasprintf("%s.tmp", path);
     assert_false(path_exists(tmp));
     free(tmp);
+}
+
+/* A disk that fills up while patients are added, and one that fills up while the shard is put together: an error, and
+ * nothing under either name. */
+static void test_disk_full(void **state) {
+    (void)state;
+    enum { N = 100000 };
+    char path[600];
+    Err err = {0};
+    struct rlimit before, small;
+    uint32_t *tokens = xcalloc(N, sizeof *tokens);
+    int32_t *minutes = xcalloc(N, sizeof *minutes);
+    in_root(path, sizeof path, "full.h5");
+    char *tmp = xasprintf("%s.tmp", path);
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    static const rlim_t limits[] = {4096, 100000, 410000, 500000, 599000};
+    for (size_t i = 0; i < sizeof limits / sizeof *limits; i++) {
+        ShardWriter *w;
+        assert_int_equal(shard_writer_open(&w, path, 0, 1, 1, 0, &err), OK);
+        small = (struct rlimit){limits[i], before.rlim_max};
+        assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+        Status status = shard_writer_patient(w, 1, tokens, minutes, N, (uint16_t[]){3, 40}, (uint8_t[]){1}, 0, NULL, &err);
+        if (status) shard_writer_abort(w);
+        else status = shard_writer_close(w, "{}", "x", &err);
+        assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+        assert_int_equal(status, ERR_IO);
+        assert_mentions(&err, "full.h5");
+        assert_false(path_exists(path));
+        assert_false(path_exists(tmp));
+    }
+    Table t;
+    table_init(&t, N);
+    table_add(&t, "x", COLUMN_F64);
+    for (rlim_t limit = 4096; limit < 800000; limit += 150000) {
+        small = (struct rlimit){limit, before.rlim_max};
+        assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+        Status status = table_write_h5(&t, path, &err);
+        Status csv = table_write_csv(&t, path, 0, &err);
+        assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+        assert_int_equal(status, ERR_IO);
+        if (limit < 200000) assert_int_equal(csv, ERR_IO);
+        else unlink(path);
+        assert_false(path_exists(path));
+        assert_false(path_exists(tmp));
+    }
+    table_free(&t);
+    free(tmp);
+    free(tokens);
+    free(minutes);
 }
 
 /* A long de-identification record passes the 64 KiB that an HDF5 object header could hold. */
@@ -526,7 +578,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_crc32c),        cmocka_unit_test(test_sha256),         cmocka_unit_test(test_round_trip),
         cmocka_unit_test(test_same_bytes),    cmocka_unit_test(test_prefix),         cmocka_unit_test(test_extremes),
-        cmocka_unit_test(test_writer_errors), cmocka_unit_test(test_long_attribute), cmocka_unit_test(test_damage),
+        cmocka_unit_test(test_writer_errors), cmocka_unit_test(test_disk_full), cmocka_unit_test(test_long_attribute), cmocka_unit_test(test_damage),
         cmocka_unit_test(test_content),       cmocka_unit_test(test_json),           cmocka_unit_test(test_wrong_kinds),
         cmocka_unit_test(test_table),         cmocka_unit_test(test_table_errors),
     };
