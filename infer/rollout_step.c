@@ -149,9 +149,10 @@ static int build_window(const Rollout *r, const ActiveJob *j, const Future *f, i
     const PatientView *p = &j->job.patient;
     int extra = f ? f->n : 0, total = j->n_history + extra;
     int at = total > keep ? total - keep : 0, n = 0;
+    /* The age is that of the last token left out, as in training: the window's own first gap is not yet known. */
     double minutes = 0;
-    if (at < j->n_history) minutes = at ? j->history_minutes[at] : 0;
-    else if (f) minutes = j->job.index_minutes + f->minutes[at - j->n_history];
+    if (at > 0 && at <= j->n_history) minutes = j->history_minutes[at - 1];
+    else if (at > 0) minutes = j->job.index_minutes + f->minutes[at - 1 - j->n_history];
     out[n++] = at ? TOKEN_CONTINUES : TOKEN_START;
     for (int s = 0; s < r->v->n_static; s++) out[n++] = p->statics[s];
     out[n++] = vocabulary_age_token(r->v, p->age_years + minutes / 525960.0);
