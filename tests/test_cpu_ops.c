@@ -252,6 +252,8 @@ static void test_classifier_ranges(void **state) {
     float  *dw = floats(f->dev, VP * C), losses[N], one[1];
     Weight  weight = {w, DTYPE_F32, NULL, VP, C, WEIGHT_ROWS};
     int32_t lo[N] = {0, -1, 5, 5, 17, 202, 0}, hi[N] = {V, 9, 6, VP, 18, 203, 64};
+    for (int i = 0; i < VP * C; i++) w[i] *= 0.1f;
+    memcpy(x + 3 * C, x + 2 * C, C * sizeof *x);
     fill(w + V * C, (VP - V) * C, 1000); /* padded ids: were they counted, they would take all probability */
     f->ops->classifier(f->dev, losses, dx, dw, x, &weight, lo, hi, N, V);
     assert_int_equal(device_sync(f->dev), 0);
