@@ -232,6 +232,39 @@ static void test_risk_is_what_happens(void **state) {
     assert_true(se_risk < 0.7 * se_counted);
 }
 
+/* The same at short horizons, where many futures are cheap: every path of the sweep, to a fraction of a percent. */
+static void test_risk_in_detail(void **state) {
+    (void)state;
+    static const struct {
+        int         in_ward, hours;
+        const char *pattern;
+    } ask[] = {{0, 20 * 24, "VISIT//OUT"},     {0, 45 * 24, "LOINC//2160-0"},      {0, 60 * 24, "ATC//A10BA02"},
+               {0, 60 * 24, "ICD10CM//E78.5"}, {0, 30 * 24, "COMPLAINT//CHECKUP"}, {0, 30 * 24, "VISIT_END"},
+               {1, 60, "VISIT_END"},           {1, 100, "ICU_IN"},                 {1, 40, "CPT4"},
+               {1, 30, "LOINC//2524-7"},       {1, 1, "ATC//C09AA03"},             {1, 200, "ICU_OUT"}};
+    OracleState home = random_start(31), ward;
+    oracle_feed(&home, ORACLE_VISIT_OUT, 0);
+    oracle_feed(&home, ORACLE_COMPLAINT, 0);
+    oracle_feed(&home, ORACLE_LAB, 9);
+    oracle_feed(&home, ORACLE_CHRONIC_DX, 0);
+    oracle_feed(&home, ORACLE_CHRONIC_DX + 2, 0);
+    oracle_feed(&home, ORACLE_VISIT_END, 0);
+    ward = home;
+    oracle_feed(&ward, ORACLE_GAP + 12, 0);
+    oracle_feed(&ward, ORACLE_VISIT_IN, 0);
+    oracle_feed(&ward, ORACLE_ACUTE_DX + 4, 0);
+    for (size_t i = 0; i < sizeof ask / sizeof *ask; i++) {
+        OracleOutcome o = {"test", ask[i].pattern, ask[i].hours * 60, 0, 0};
+        uint8_t       mark[ORACLE_WHATS];
+        double        p, se, q, se_q;
+        oracle_outcome_mark(&o, mark);
+        oracle_risk(ask[i].in_ward ? &ward : &home, mark, o.horizon_minutes, 15000, i, &p, &se);
+        oracle_risk_counted(ask[i].in_ward ? &ward : &home, mark, o.horizon_minutes, 15000, i, &q, &se_q);
+        if (!(p > 0.004 && p < 0.996 && fabs(p - q) < 4 * sqrt(se * se + se_q * se_q)))
+            fail_msg("%s: %.4f (%.4f), counted %.4f (%.4f)", ask[i].pattern, p, se, q, se_q);
+    }
+}
+
 static void test_do_drug(void **state) {
     (void)state;
     OracleState s = random_start(21), treated;
@@ -455,6 +488,7 @@ int main(void) {
         cmocka_unit_test(test_no_two_gaps_in_a_stay),
         cmocka_unit_test(test_records),
         cmocka_unit_test(test_risk_is_what_happens),
+        cmocka_unit_test(test_risk_in_detail),
         cmocka_unit_test(test_do_drug),
         cmocka_unit_test(test_threads_and_seed),
         cmocka_unit_test(test_floor_and_risks_survive_tokenising),
