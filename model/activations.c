@@ -8,53 +8,55 @@ enum { KEEP_ALWAYS = RECOMPUTE_BLOCK + 1, ONE_BUFFER = RECOMPUTE_NONE };
 
 typedef struct {
     const char *name;
-    size_t      field; /* in LayerActs or PassActs */
-    int         of_layer;
-    Element     element;
-    int         c, hd, gd, f, h, g, one; /* columns per token = c*C + hd*H*D + gd*G*D + f*F + h*H + g*G + one */
-    int         drop_at;                 /* first recompute level that shares one buffer between layers */
-    int         training;                /* 1: only there when training */
+    size_t field; /* in LayerActs or PassActs */
+    int of_layer;
+    Element element;
+    int c, hd, gd, f, h, g, one; /* columns per token = c*C + hd*H*D + gd*G*D + f*F + h*H + g*G + one */
+    int drop_at;                 /* first recompute level that shares one buffer between layers */
+    int training;                /* 1: only there when training */
 } ActRow;
 
 #define LAYER(field) #field, offsetof(LayerActs, field), 1
 #define PASS(field) #field, offsetof(PassActs, field), 0
 
+/* clang-format off */
 static const ActRow ROWS[] = {
-    /*                         C  HD GD F  H  G  1   shared from        training */
-    {LAYER(x), OF_TABLE,       1, 0, 0, 0, 0, 0, 0, KEEP_ALWAYS,        0},
-    {LAYER(attn_rstd), OF_REAL, 0, 0, 0, 0, 0, 0, 1, RECOMPUTE_BLOCK,   1},
-    {LAYER(qkv), OF_TABLE,     0, 1, 2, 0, 0, 0, 0, RECOMPUTE_BLOCK,    0},
-    {LAYER(qk), OF_TABLE,      0, 1, 1, 0, 0, 0, 0, RECOMPUTE_BLOCK,    0},
-    {LAYER(qk_rstd), OF_REAL,  0, 0, 0, 0, 1, 1, 0, RECOMPUTE_BLOCK,    1},
-    {LAYER(attn), OF_TABLE,    0, 1, 0, 0, 0, 0, 0, RECOMPUTE_BLOCK,    0},
-    {LAYER(lse), OF_REAL,      0, 0, 0, 0, 1, 0, 0, RECOMPUTE_BLOCK,    1},
-    {LAYER(x_mid), OF_TABLE,   1, 0, 0, 0, 0, 0, 0, RECOMPUTE_BLOCK,    0},
-    {LAYER(mlp_rstd), OF_REAL, 0, 0, 0, 0, 0, 0, 1, RECOMPUTE_BLOCK,    1},
-    {LAYER(gate_up), OF_TABLE, 0, 0, 0, 2, 0, 0, 0, RECOMPUTE_MLP,      1},
-    {PASS(norm), OF_TABLE,     1, 0, 0, 0, 0, 0, 0, ONE_BUFFER,         0},
-    {PASS(act), OF_TABLE,      0, 0, 0, 1, 0, 0, 0, ONE_BUFFER,         0},
-    {PASS(hidden), OF_TABLE,   1, 0, 0, 0, 0, 0, 0, ONE_BUFFER,         0},
-    {PASS(final_rstd), OF_REAL, 0, 0, 0, 0, 0, 0, 1, ONE_BUFFER,        1},
-    {PASS(losses), OF_REAL,    0, 0, 0, 0, 0, 0, 1, ONE_BUFFER,         0},
-    {PASS(tokens), OF_INT32,   0, 0, 0, 0, 0, 0, 1, ONE_BUFFER,         0},
-    {PASS(positions), OF_INT32, 0, 0, 0, 0, 0, 0, 1, ONE_BUFFER,        0},
-    {PASS(target_lo), OF_INT32, 0, 0, 0, 0, 0, 0, 1, ONE_BUFFER,        0},
-    {PASS(target_hi), OF_INT32, 0, 0, 0, 0, 0, 0, 1, ONE_BUFFER,        0},
-    {PASS(cu_seqlens), OF_INT32, 0, 0, 0, 0, 0, 0, 1, ONE_BUFFER,       0},
-    {PASS(dx), OF_TABLE,       1, 0, 0, 0, 0, 0, 0, ONE_BUFFER,         1},
-    {PASS(dnorm), OF_TABLE,    1, 0, 0, 0, 0, 0, 0, ONE_BUFFER,         1},
-    {PASS(dattn), OF_TABLE,    0, 1, 0, 0, 0, 0, 0, ONE_BUFFER,         1},
-    {PASS(dqk), OF_TABLE,      0, 1, 1, 0, 0, 0, 0, ONE_BUFFER,         1},
-    {PASS(dqkv), OF_TABLE,     0, 1, 2, 0, 0, 0, 0, ONE_BUFFER,         1},
+    /*                            C  HD GD F  H  G  1  shared from     training */
+    {LAYER(x),          OF_TABLE, 1, 0, 0, 0, 0, 0, 0, KEEP_ALWAYS,     0},
+    {LAYER(attn_rstd),  OF_REAL,  0, 0, 0, 0, 0, 0, 1, RECOMPUTE_BLOCK, 1},
+    {LAYER(qkv),        OF_TABLE, 0, 1, 2, 0, 0, 0, 0, RECOMPUTE_BLOCK, 0},
+    {LAYER(qk),         OF_TABLE, 0, 1, 1, 0, 0, 0, 0, RECOMPUTE_BLOCK, 0},
+    {LAYER(qk_rstd),    OF_REAL,  0, 0, 0, 0, 1, 1, 0, RECOMPUTE_BLOCK, 1},
+    {LAYER(attn),       OF_TABLE, 0, 1, 0, 0, 0, 0, 0, RECOMPUTE_BLOCK, 0},
+    {LAYER(lse),        OF_REAL,  0, 0, 0, 0, 1, 0, 0, RECOMPUTE_BLOCK, 1},
+    {LAYER(x_mid),      OF_TABLE, 1, 0, 0, 0, 0, 0, 0, RECOMPUTE_BLOCK, 0},
+    {LAYER(mlp_rstd),   OF_REAL,  0, 0, 0, 0, 0, 0, 1, RECOMPUTE_BLOCK, 1},
+    {LAYER(gate_up),    OF_TABLE, 0, 0, 0, 2, 0, 0, 0, RECOMPUTE_MLP,   1},
+    {PASS(norm),        OF_TABLE, 1, 0, 0, 0, 0, 0, 0, ONE_BUFFER,      0},
+    {PASS(act),         OF_TABLE, 0, 0, 0, 1, 0, 0, 0, ONE_BUFFER,      0},
+    {PASS(hidden),      OF_TABLE, 1, 0, 0, 0, 0, 0, 0, ONE_BUFFER,      0},
+    {PASS(final_rstd),  OF_REAL,  0, 0, 0, 0, 0, 0, 1, ONE_BUFFER,      1},
+    {PASS(losses),      OF_REAL,  0, 0, 0, 0, 0, 0, 1, ONE_BUFFER,      0},
+    {PASS(tokens),      OF_INT32, 0, 0, 0, 0, 0, 0, 1, ONE_BUFFER,      0},
+    {PASS(positions),   OF_INT32, 0, 0, 0, 0, 0, 0, 1, ONE_BUFFER,      0},
+    {PASS(target_lo),   OF_INT32, 0, 0, 0, 0, 0, 0, 1, ONE_BUFFER,      0},
+    {PASS(target_hi),   OF_INT32, 0, 0, 0, 0, 0, 0, 1, ONE_BUFFER,      0},
+    {PASS(cu_seqlens),  OF_INT32, 0, 0, 0, 0, 0, 0, 1, ONE_BUFFER,      0},
+    {PASS(dx),          OF_TABLE, 1, 0, 0, 0, 0, 0, 0, ONE_BUFFER,      1},
+    {PASS(dnorm),       OF_TABLE, 1, 0, 0, 0, 0, 0, 0, ONE_BUFFER,      1},
+    {PASS(dattn),       OF_TABLE, 0, 1, 0, 0, 0, 0, 0, ONE_BUFFER,      1},
+    {PASS(dqk),         OF_TABLE, 0, 1, 1, 0, 0, 0, 0, ONE_BUFFER,      1},
+    {PASS(dqkv),        OF_TABLE, 0, 1, 2, 0, 0, 0, 0, ONE_BUFFER,      1},
 };
+/* clang-format on */
 enum { N_ROWS = sizeof ROWS / sizeof *ROWS };
 
 /* ---- sizes ------------------------------------------------------------------------------------------------------- */
 
 static int64_t columns(const ActRow *r, const ModelConfig *cfg) {
     const int64_t D = cfg->head_dim, H = cfg->n_heads, G = cfg->n_kv_heads;
-    return r->c * (int64_t)cfg->d_model + r->hd * H * D + r->gd * G * D + r->f * (int64_t)cfg->d_ff + r->h * H + r->g * G +
-           r->one;
+    return r->c * (int64_t)cfg->d_model + r->hd * H * D + r->gd * G * D + r->f * (int64_t)cfg->d_ff + r->h * H +
+           r->g * G + r->one;
 }
 
 /* How many of a row there are: one a layer where it is kept for backward, otherwise one. */
@@ -65,7 +67,7 @@ static int copies(const ActRow *r, const ModelConfig *cfg, int training, Recompu
 }
 
 static size_t copy_bytes(const ActRow *r, const ModelConfig *cfg, DType t, int N) {
-    const size_t element = r->element == OF_INT32  ? sizeof(int32_t)
+    const size_t element = r->element == OF_INT32   ? sizeof(int32_t)
                            : r->element == OF_TABLE ? dtype_size(t)
                            : t == DTYPE_F64         ? sizeof(double)
                                                     : sizeof(float);
@@ -88,22 +90,26 @@ void acts_report(const ModelConfig *cfg, DType t, int N, int training, Recompute
         fprintf(out, "  %-12s %14lld %8d %12.2f\n", ROWS[i].name, (long long)columns(&ROWS[i], cfg), n,
                 (double)n * (double)copy_bytes(&ROWS[i], cfg, t, N) / 1048576);
     }
-    fprintf(out, "  %-12s %14s %8s %12.2f\n", "all", "", "", (double)acts_bytes(cfg, t, N, training, recompute) / 1048576);
+    fprintf(out, "  %-12s %14s %8s %12.2f\n", "all", "", "",
+            (double)acts_bytes(cfg, t, N, training, recompute) / 1048576);
 }
 
 /* ---- allocation -------------------------------------------------------------------------------------------------- */
 
-static void set_pointer(void *base, size_t field, char *value) { memcpy((char *)base + field, &value, sizeof value); }
+static void set_pointer(void *base, size_t field, char *value) {
+    memcpy((char *)base + field, &value, sizeof value);
+}
 
 static void bind(Acts *a, const ModelConfig *cfg, DType t) {
     char *at = a->arena;
     for (int i = 0; i < N_ROWS; i++) {
         const ActRow *r = &ROWS[i];
-        const int     n = copies(r, cfg, a->training, a->recompute);
-        const size_t  bytes = copy_bytes(r, cfg, t, a->N);
+        const int n = copies(r, cfg, a->training, a->recompute);
+        const size_t bytes = copy_bytes(r, cfg, t, a->N);
         if (n && !r->of_layer) set_pointer(&a->pass, r->field, at);
         for (int l = 0; n && r->of_layer && l <= cfg->n_layers; l++)
-            if (l < cfg->n_layers || r->drop_at == KEEP_ALWAYS) set_pointer(&a->layer[l], r->field, n == 1 ? at : at + (size_t)l * bytes);
+            if (l < cfg->n_layers || r->drop_at == KEEP_ALWAYS)
+                set_pointer(&a->layer[l], r->field, n == 1 ? at : at + (size_t)l * bytes);
         at += (size_t)n * bytes;
     }
 }
@@ -111,14 +117,21 @@ static void bind(Acts *a, const ModelConfig *cfg, DType t) {
 Status acts_open(Acts **out, const Model *m, int N, int training, Recompute recompute, Err *err) {
     *out = NULL;
     const ModelConfig *cfg = &m->cfg;
-    if (N < 1 || N > 1 << 24) return err_set(err, ERR_USAGE, "%d tokens a pass; between 1 and %d are possible", N, 1 << 24);
+    if (N < 1 || N > 1 << 24)
+        return err_set(err, ERR_USAGE, "%d tokens a pass; between 1 and %d are possible", N, 1 << 24);
     const size_t bytes = acts_bytes(cfg, m->dtype, N, training, recompute);
     Acts *a = xcalloc(1, sizeof *a);
     *a = (Acts){.dev = m->dev, .N = N, .n_layers = cfg->n_layers, .training = training, .recompute = recompute};
-    /* Scratch grows with the number of sequences, and N sequences of one token are possible but never seen: their scratch
-     * would be larger than all activations.  One in 16 tokens is generous; a batch that needs more grows it. */
-    a->limits = (KernelLimits){.N = N, .C = cfg->d_model, .F = cfg->d_ff, .Vp = cfg->vocab_padded, .H = cfg->n_heads,
-                               .G = cfg->n_kv_heads, .D = cfg->head_dim, .n_seq = N < 16 ? N : N / 16 + 8};
+    /* Scratch grows with the number of sequences, and N sequences of one token are possible but never seen: their
+     * scratch would be larger than all activations.  One in 16 tokens is generous; a batch that needs more grows it. */
+    a->limits = (KernelLimits){.N = N,
+                               .C = cfg->d_model,
+                               .F = cfg->d_ff,
+                               .Vp = cfg->vocab_padded,
+                               .H = cfg->n_heads,
+                               .G = cfg->n_kv_heads,
+                               .D = cfg->head_dim,
+                               .n_seq = N < 16 ? N : N / 16 + 8};
     const size_t scratch = m->k->workspace_bytes(m->dev, &a->limits);
     a->layer = xcalloc((size_t)cfg->n_layers + 1, sizeof *a->layer);
     a->arena = device_alloc(m->dev, bytes);
@@ -151,6 +164,10 @@ void acts_close(Acts *a) {
     free(a);
 }
 
-const void *acts_losses(const Acts *a) { return a->pass.losses; }
+const void *acts_losses(const Acts *a) {
+    return a->pass.losses;
+}
 
-const void *acts_hidden(const Acts *a) { return a->pass.hidden; }
+const void *acts_hidden(const Acts *a) {
+    return a->pass.hidden;
+}

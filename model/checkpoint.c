@@ -15,14 +15,18 @@
 
 static const char MODEL_FILE[] = "model.safetensors", METADATA[] = "{\"format\":\"pt\"}";
 
-static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
-static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t max64(int64_t a, int64_t b) {
+    return a > b ? a : b;
+}
+static int64_t min64(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
 
 /* ---- which tensors the files hold -------------------------------------------------------------------------------- */
 
 typedef struct {
-    TensorInfo info;         /* name, dtype, shape; begin and end once laid out */
-    int64_t    begin, count; /* elements of the arena */
+    TensorInfo info;      /* name, dtype, shape; begin and end once laid out */
+    int64_t begin, count; /* elements of the arena */
 } FileTensor;
 
 /* prefix: "" for weights; "exp_avg." and "exp_avg_sq." list trainable parameters only.  Appends to *list. */
@@ -30,7 +34,7 @@ static void list_tensors(const ParamTable *table, const char *prefix, FileTensor
     *list = xrealloc(*list, ((size_t)*n + (size_t)table->n * PARAM_SLICES_MAX) * sizeof **list);
     for (int i = 0; i < table->n; i++) {
         const ParamSpec *s = &table->spec[i];
-        int64_t          at = s->offset;
+        int64_t at = s->offset;
         if (prefix[0] && !s->trainable) continue;
         for (int k = 0; k < s->n_slices; k++) {
             FileTensor *t = &(*list)[(*n)++];
@@ -58,7 +62,7 @@ static void list_all(const ParamTable *table, const char *what, FileTensor **lis
 static Status create_file(const char *dir, const char *name, const FileTensor *list, int n, Err *err) {
     TensorInfo *info = xcalloc((size_t)n, sizeof *info);
     for (int i = 0; i < n; i++) info[i] = list[i].info;
-    char  *path = xasprintf("%s/%s", dir, name);
+    char *path = xasprintf("%s/%s", dir, name);
     Status s = safetensors_create(path, info, n, METADATA, err);
     free(path);
     free(info);
@@ -68,15 +72,15 @@ static Status create_file(const char *dir, const char *name, const FileTensor *l
 /* First tensor of the file after the one that starts at `from`: as many whole tensors as fit, one at least. */
 static int file_end(const FileTensor *list, int n, int from, int64_t max_bytes) {
     int64_t bytes = 0;
-    int     i = from;
+    int i = from;
     while (i < n && (i == from || bytes + list[i].count * 4 <= max_bytes)) bytes += list[i++].count * 4;
     return i;
 }
 
 static Status create_optimizer_files(const char *dir, const ParamTable *table, int64_t max_bytes, Err *err) {
     FileTensor *list;
-    int         n, files = 0;
-    Status      s = OK;
+    int n, files = 0;
+    Status s = OK;
     list_all(table, "optimizer", &list, &n);
     for (int i = 0; i < n; i = file_end(list, n, i, max_bytes)) files++;
     for (int i = 0, end, file = 1; i < n && !s; i = end, file++) {
@@ -90,7 +94,7 @@ static Status create_optimizer_files(const char *dir, const ParamTable *table, i
 }
 
 static Status write_text(const char *dir, const char *name, const char *text, Err *err) {
-    char  *path = xasprintf("%s/%s", dir, name);
+    char *path = xasprintf("%s/%s", dir, name);
     Status s = file_write(path, text, strlen(text), err);
     free(path);
     return s;
@@ -99,7 +103,7 @@ static Status write_text(const char *dir, const char *name, const char *text, Er
 Status checkpoint_begin(const char *dir, const ModelConfig *cfg, const ParamTable *table, const char *vocabulary_json,
                         const char *trainer_json, int with_optimizer, int64_t max_file_bytes, Err *err) {
     SpecialIds ids;
-    Status     s = path_exists(dir) ? checkpoint_remove(dir, err) : OK;
+    Status s = path_exists(dir) ? checkpoint_remove(dir, err) : OK;
     if (!s) s = dir_make(dir, err);
     if (!s) s = hf_files_write(dir, vocabulary_json, cfg->vocab_size, &ids, err);
     if (!s) s = config_write(dir, cfg, ids.pad, ids.bos, ids.eos, err);
@@ -107,21 +111,22 @@ Status checkpoint_begin(const char *dir, const ModelConfig *cfg, const ParamTabl
     if (!s) s = write_text(dir, "trainer.json", trainer_json, err);
     if (!s) {
         FileTensor *list;
-        int         n;
+        int n;
         list_all(table, "model", &list, &n);
         s = create_file(dir, MODEL_FILE, list, n, err);
         free(list);
     }
-    if (!s && with_optimizer) s = create_optimizer_files(dir, table, max_file_bytes > 0 ? max_file_bytes : (int64_t)4 << 30, err);
+    if (!s && with_optimizer)
+        s = create_optimizer_files(dir, table, max_file_bytes > 0 ? max_file_bytes : (int64_t)4 << 30, err);
     return s;
 }
 
 /* ---- the files that hold one kind of tensor ---------------------------------------------------------------------- */
 
 typedef struct {
-    int          n;
+    int n;
     Safetensors *file;
-    int         *fd; /* for writing, -1 until used */
+    int *fd; /* for writing, -1 until used */
 } Store;
 
 static void store_close(Store *st) {
@@ -137,7 +142,7 @@ static void store_close(Store *st) {
 static Status store_add(Store *st, const char *dir, const char *name, Err *err) {
     st->file = xrealloc(st->file, ((size_t)st->n + 1) * sizeof *st->file);
     st->fd = xrealloc(st->fd, ((size_t)st->n + 1) * sizeof *st->fd);
-    char  *path = xasprintf("%s/%s", dir, name);
+    char *path = xasprintf("%s/%s", dir, name);
     Status s = safetensors_open(&st->file[st->n], path, err);
     free(path);
     if (!s) st->fd[st->n++] = -1;
@@ -147,10 +152,11 @@ static Status store_add(Store *st, const char *dir, const char *name, Err *err) 
 /* M of the optimizer-NNNNN-of-MMMMM files in dir; 0: none. */
 static int optimizer_files(const char *dir) {
     DIR *d = opendir(dir);
-    int  files = 0;
+    int files = 0;
     for (struct dirent *e; d && (e = readdir(d));) {
         int i, m, end = 0;
-        if (sscanf(e->d_name, "optimizer-%5d-of-%5d.safetensors%n", &i, &m, &end) == 2 && end && !e->d_name[end] && m > files)
+        if (sscanf(e->d_name, "optimizer-%5d-of-%5d.safetensors%n", &i, &m, &end) == 2 && end && !e->d_name[end] &&
+            m > files)
             files = m;
     }
     if (d) closedir(d);
@@ -165,7 +171,8 @@ static Status store_open(Store *st, const char *dir, const char *what, Err *err)
     } else {
         const int files = optimizer_files(dir);
         if (!files)
-            s = err_set(err, ERR_IO, "%s has no optimizer state (optimizer-*.safetensors): training cannot go on from it", dir);
+            s = err_set(err, ERR_IO,
+                        "%s has no optimizer state (optimizer-*.safetensors): training cannot go on from it", dir);
         for (int i = 1; i <= files && !s; i++) {
             char name[64];
             snprintf(name, sizeof name, "optimizer-%05d-of-%05d.safetensors", i, files);
@@ -199,15 +206,16 @@ static Status store_check(const Store *st, const char *dir, const FileTensor *li
     int file, found = 0;
     for (int i = 0; i < n; i++) {
         const TensorInfo *want = &list[i].info, *have = store_find(st, want->name, &file);
-        char              a[96], b[96];
+        char a[96], b[96];
         safetensors_shape(want, b, sizeof b);
         if (!have) return err_set(err, ERR_FORMAT, "%s: tensor %s %s is missing", dir, want->name, b);
         safetensors_shape(have, a, sizeof a);
         if (!same_shape(have, want))
-            return err_set(err, ERR_FORMAT, "%s: tensor %s is %s but config.json asks for %s", st->file[file].path, want->name, a, b);
+            return err_set(err, ERR_FORMAT, "%s: tensor %s is %s but config.json asks for %s", st->file[file].path,
+                           want->name, a, b);
         if (have->dtype != DTYPE_F32 && have->dtype != DTYPE_BF16)
-            return err_set(err, ERR_FORMAT, "%s: tensor %s is %s; F32 and BF16 can be loaded", st->file[file].path, want->name,
-                           dtype_name(have->dtype));
+            return err_set(err, ERR_FORMAT, "%s: tensor %s is %s; F32 and BF16 can be loaded", st->file[file].path,
+                           want->name, dtype_name(have->dtype));
         found++;
     }
     for (file = 0; file < st->n; file++)
@@ -241,9 +249,9 @@ static Status write_slice(Store *st, const FileTensor *list, int n, const ArenaS
     Status status = OK;
     for (int i = 0; i < n && !status; i++) {
         const FileTensor *t = &list[i];
-        const int64_t     lo = max64(t->begin, s->begin), hi = min64(t->begin + t->count, s->begin + s->count);
+        const int64_t lo = max64(t->begin, s->begin), hi = min64(t->begin + t->count, s->begin + s->count);
         if (lo >= hi) continue;
-        int               file;
+        int file;
         const TensorInfo *info = store_find(st, t->info.name, &file);
         if (!info || !same_shape(info, &t->info) || info->dtype != DTYPE_F32)
             return err_set(err, ERR_FORMAT, "tensor %s has no place in the checkpoint begun there", t->info.name);
@@ -252,19 +260,20 @@ static Status write_slice(Store *st, const FileTensor *list, int n, const ArenaS
     return status;
 }
 
-static Status write_kind(const char *dir, const ParamTable *table, const char *what, const ArenaSlice *slices, int n_slices,
-                         Err *err) {
+static Status write_kind(const char *dir, const ParamTable *table, const char *what, const ArenaSlice *slices,
+                         int n_slices, Err *err) {
     FileTensor *list = NULL;
-    Store       st;
-    int         n = 0;
-    Status      s = store_open(&st, dir, what, err);
+    Store st;
+    int n = 0;
+    Status s = store_open(&st, dir, what, err);
     if (s) return s;
     char prefix[16] = "";
     if (strcmp(what, "model")) snprintf(prefix, sizeof prefix, "%s.", what);
     list_tensors(table, prefix, &list, &n);
     for (int i = 0; i < n_slices && !s; i++) s = write_slice(&st, list, n, &slices[i], err);
     for (int i = 0; i < st.n && !s; i++)
-        if (st.fd[i] >= 0 && fsync(st.fd[i])) s = err_set(err, ERR_IO, "cannot write %s: %s", st.file[i].path, strerror(errno));
+        if (st.fd[i] >= 0 && fsync(st.fd[i]))
+            s = err_set(err, ERR_IO, "cannot write %s: %s", st.file[i].path, strerror(errno));
     store_close(&st);
     free(list);
     return s;
@@ -282,7 +291,8 @@ Status checkpoint_write_slices(const char *dir, const ParamTable *table, const A
 
 /* Elements [from, from + count) of a tensor as floats; refuses what is not a number (a damaged file, or a run that
  * diverged). */
-static Status tensor_floats(const Safetensors *st, const TensorInfo *t, int64_t from, int64_t count, float *out, Err *err) {
+static Status tensor_floats(const Safetensors *st, const TensorInfo *t, int64_t from, int64_t count, float *out,
+                            Err *err) {
     const char *data = safetensors_data(st, t);
     if (t->dtype == DTYPE_F32) {
         memcpy(out, data + from * 4, (size_t)count * 4);
@@ -296,8 +306,8 @@ static Status tensor_floats(const Safetensors *st, const TensorInfo *t, int64_t 
     }
     for (int64_t i = 0; i < count; i++)
         if (!isfinite(out[i]))
-            return err_set(err, ERR_FORMAT, "%s: element %lld of tensor %s is not a finite number: the file is damaged", st->path,
-                           (long long)(from + i), t->name);
+            return err_set(err, ERR_FORMAT, "%s: element %lld of tensor %s is not a finite number: the file is damaged",
+                           st->path, (long long)(from + i), t->name);
     return OK;
 }
 
@@ -305,9 +315,9 @@ Status checkpoint_read_slice(const char *dir, const ParamTable *table, const cha
                              int64_t count, Err *err) {
     REQUIRE(begin >= 0 && count >= 0 && count <= table->total - begin);
     FileTensor *list;
-    Store       st;
-    int         n;
-    Status      s = store_open(&st, dir, what, err);
+    Store st;
+    int n;
+    Status s = store_open(&st, dir, what, err);
     if (s) return s;
     list_all(table, what, &list, &n);
     s = store_check(&st, dir, list, n, err);
@@ -318,7 +328,7 @@ Status checkpoint_read_slice(const char *dir, const ParamTable *table, const cha
         if (strcmp(what, "model") && (strncmp(t->info.name, what, prefix) || t->info.name[prefix] != '.')) continue;
         const int64_t lo = max64(t->begin, begin), hi = min64(t->begin + t->count, begin + count);
         if (lo >= hi) continue;
-        int               file;
+        int file;
         const TensorInfo *info = store_find(&st, t->info.name, &file);
         s = tensor_floats(&st.file[file], info, lo - t->begin, hi - lo, out + (lo - begin), err);
     }
@@ -328,7 +338,7 @@ Status checkpoint_read_slice(const char *dir, const ParamTable *table, const cha
 }
 
 Status checkpoint_read_text(const char *dir, const char *name, char **out, size_t *size, Err *err) {
-    char  *path = xasprintf("%s/%s", dir, name);
+    char *path = xasprintf("%s/%s", dir, name);
     Status s = file_read(path, (size_t)1 << 28, out, size, err);
     free(path);
     return s;
@@ -336,12 +346,13 @@ Status checkpoint_read_text(const char *dir, const char *name, char **out, size_
 
 /* What a folder without config.json probably is. */
 static Status not_a_checkpoint(const char *dir, Err *err) {
-    static const struct { const char *file, *hint; } hints[] = {
-        {"dataset.json", "it is a dataset; train on it first (ehr-train --data), then give RUN/latest"},
-        {"latest/config.json", "it is a run; give its 'latest' or 'best' folder"},
-        {"log.jsonl", "it is a run without a whole checkpoint yet"}};
+    static const struct {
+        const char *file, *hint;
+    } hints[] = {{"dataset.json", "it is a dataset; train on it first (ehr-train --data), then give RUN/latest"},
+                 {"latest/config.json", "it is a run; give its 'latest' or 'best' folder"},
+                 {"log.jsonl", "it is a run without a whole checkpoint yet"}};
     for (size_t i = 0; i < sizeof hints / sizeof *hints; i++) {
-        char     *path = xasprintf("%s/%s", dir, hints[i].file);
+        char *path = xasprintf("%s/%s", dir, hints[i].file);
         const int there = path_exists(path);
         free(path);
         if (there) return err_set(err, ERR_FORMAT, "%s is not a checkpoint (no config.json): %s", dir, hints[i].hint);
@@ -351,7 +362,7 @@ static Status not_a_checkpoint(const char *dir, Err *err) {
 }
 
 static Status check_vocabulary(const char *dir, int vocab_size, Err *err) {
-    char  *text = NULL, *path = xasprintf("%s/vocabulary.json", dir);
+    char *text = NULL, *path = xasprintf("%s/vocabulary.json", dir);
     Status s = file_read(path, (size_t)1 << 28, &text, NULL, err);
     if (!s) s = hf_vocabulary_check(text, vocab_size, path, err);
     free(text);
@@ -361,10 +372,10 @@ static Status check_vocabulary(const char *dir, int vocab_size, Err *err) {
 
 /* Before any memory is taken, so that a config.json that asks for a huge model meets the tensors first. */
 static Status check_tensors(const char *dir, const ModelConfig *cfg, const Store *st, Err *err) {
-    ParamTable  table;
+    ParamTable table;
     FileTensor *list;
-    int         n;
-    Status      s = param_table_build(&table, cfg, 1, err);
+    int n;
+    Status s = param_table_build(&table, cfg, 1, err);
     if (s) return s;
     list_all(&table, "model", &list, &n);
     s = store_check(st, dir, list, n, err);
@@ -376,12 +387,12 @@ static Status check_tensors(const char *dir, const ModelConfig *cfg, const Store
 static Status load_weights(Model *m, const Store *st, Err *err) {
     enum { CHUNK = 1 << 20 };
     FileTensor *list;
-    int         n;
-    Status      s = OK;
+    int n;
+    Status s = OK;
     list_all(&m->table, "model", &list, &n);
     float *buffer = xmalloc(CHUNK * sizeof *buffer);
     for (int i = 0; i < n && !s; i++) {
-        int               file;
+        int file;
         const TensorInfo *info = store_find(st, list[i].info.name, &file);
         for (int64_t at = 0; at < list[i].count && !s; at += CHUNK) {
             const int64_t count = min64(CHUNK, list[i].count - at);
@@ -396,9 +407,9 @@ static Status load_weights(Model *m, const Store *st, Err *err) {
 
 Status checkpoint_load_model(const char *dir, Model *m, Device *dev, DType dtype, int64_t param_pad, Err *err) {
     ModelConfig cfg;
-    Store       st;
-    char       *config = xasprintf("%s/config.json", dir);
-    const int   there = path_exists(config);
+    Store st;
+    char *config = xasprintf("%s/config.json", dir);
+    const int there = path_exists(config);
     free(config);
     *m = (Model){0};
     if (!there) return not_a_checkpoint(dir, err);

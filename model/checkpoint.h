@@ -10,27 +10,29 @@
 /* One arena of this rank's: real elements [begin, begin + count) of the padded parameter arena. */
 typedef struct {
     const float *data;
-    int64_t      begin, count;
+    int64_t begin, count;
 } ArenaSlice;
 
-/* Rank 0, before the others: creates dir (step-N.tmp; what a killed run left there is removed), the small JSON files and
- * the safetensors files at full size with their headers, tensors still zero.  A full disk is met here already: ERR_IO, and
- * whole checkpoints are untouched.  vocabulary_json: the dataset's vocabulary.json, verbatim; trainer_json: the text of
- * trainer.json; with_optimizer 0 for inference-only checkpoints.  Optimizer files are split at max_file_bytes (0 = 4 GiB). */
+/* Rank 0, before the others: creates dir (step-N.tmp; what a killed run left there is removed), the small JSON files
+ * and the safetensors files at full size with their headers, tensors still zero.  A full disk is met here already:
+ * ERR_IO, and whole checkpoints are untouched.  vocabulary_json: the dataset's vocabulary.json, verbatim; trainer_json:
+ * the text of trainer.json; with_optimizer 0 for inference-only checkpoints.  Optimizer files are split at
+ * max_file_bytes (0 = 4 GiB). */
 Status checkpoint_begin(const char *dir, const ModelConfig *cfg, const ParamTable *table, const char *vocabulary_json,
                         const char *trainer_json, int with_optimizer, int64_t max_file_bytes, Err *err);
 /* Any rank, any number of slices: master weights, first and second moments (m, v NULL: no optimizer state); written in
  * place and fsynced.  Padding and moments of frozen parameters have no place in the files and are skipped. */
 Status checkpoint_write_slices(const char *dir, const ParamTable *table, const ArenaSlice *master, const ArenaSlice *m,
                                const ArenaSlice *v, int n_slices, Err *err);
-/* Rank 0, after all ranks agreed: fsync the folder, rename to final_dir; a checkpoint of that name is replaced whole. */
+/* Rank 0, after all ranks agreed: fsync the folder, rename to final_dir; a checkpoint of that name is replaced whole.
+ */
 Status checkpoint_commit(const char *tmp_dir, const char *final_dir, Err *err);
 /* Points the link run_dir/link ("latest", "best") at target_name ("step-40"), in one step. */
 Status checkpoint_link(const char *run_dir, const char *link, const char *target_name, Err *err);
 /* Removes all but the newest `keep` step-N and whatever latest and best point at; leftovers step-N.tmp too. */
 Status checkpoint_prune(const char *run_dir, int keep, Err *err);
-/* Removes a checkpoint folder, not what its links point at: renamed to a name with .tmp first, so that a half-removed one never
- * looks whole. */
+/* Removes a checkpoint folder, not what its links point at: renamed to a name with .tmp first, so that a half-removed
+ * one never looks whole. */
 Status checkpoint_remove(const char *dir, Err *err);
 /* Path of the newest whole checkpoint under run_dir; step -1 and OK when there is none. */
 Status checkpoint_latest(const char *run_dir, char *dir, size_t dir_size, int64_t *step, Err *err);
@@ -38,8 +40,8 @@ Status checkpoint_latest(const char *run_dir, char *dir, size_t dir_size, int64_
 /* Opens a model from a checkpoint folder.  Refuses missing, extra or misshaped tensors and says which; takes F32 and
  * BF16 files. */
 Status checkpoint_load_model(const char *dir, Model *m, Device *dev, DType dtype, int64_t param_pad, Err *err);
-/* Elements [begin, begin+count) of the padded arena from the files, 0 where they hold nothing (padding, moments of frozen
- * parameters): what = "model", "exp_avg" or "exp_avg_sq". */
+/* Elements [begin, begin+count) of the padded arena from the files, 0 where they hold nothing (padding, moments of
+ * frozen parameters): what = "model", "exp_avg" or "exp_avg_sq". */
 Status checkpoint_read_slice(const char *dir, const ParamTable *table, const char *what, float *out, int64_t begin,
                              int64_t count, Err *err);
 Status checkpoint_read_text(const char *dir, const char *name, char **out, size_t *size, Err *err); /* free() it */

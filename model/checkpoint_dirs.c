@@ -1,4 +1,5 @@
-/* checkpoint_dirs.c - step-N folders of a run: a name without .tmp is whole at every moment, whatever is killed when. */
+/* checkpoint_dirs.c - step-N folders of a run: a name without .tmp is whole at every moment, whatever is killed when.
+ */
 #include "model/checkpoint.h"
 #include <dirent.h>
 #include <errno.h>
@@ -32,21 +33,23 @@ static int ends_with(const char *s, const char *end) {
 /* Checkpoints are flat: files and links only.  A folder inside is not ours and stops the removal. */
 Status checkpoint_remove(const char *dir, Err *err) {
     const int whole = !ends_with(dir, ".tmp");
-    char     *gone = xasprintf("%s%s", dir, whole ? ".tmp" : "");
-    Status    s = whole && path_exists(gone) ? checkpoint_remove(gone, err) : OK;
+    char *gone = xasprintf("%s%s", dir, whole ? ".tmp" : "");
+    Status s = whole && path_exists(gone) ? checkpoint_remove(gone, err) : OK;
     if (s) {
         free(gone);
         return s;
     }
-    int  bad = whole ? rename(dir, gone) : 0;
+    int bad = whole ? rename(dir, gone) : 0;
     DIR *d = bad ? NULL : opendir(gone);
     bad = bad || !d;
     for (struct dirent *e; !bad && (e = readdir(d));)
         if (strcmp(e->d_name, ".") && strcmp(e->d_name, "..")) bad = unlinkat(dirfd(d), e->d_name, 0);
     const int why = errno;
     if (d) closedir(d);
-    if (bad) s = err_set(err, ERR_IO, "cannot remove %s: %s", dir, strerror(why));
-    else if (rmdir(gone)) s = err_set(err, ERR_IO, "cannot remove %s: %s", gone, strerror(errno));
+    if (bad)
+        s = err_set(err, ERR_IO, "cannot remove %s: %s", dir, strerror(why));
+    else if (rmdir(gone))
+        s = err_set(err, ERR_IO, "cannot remove %s: %s", gone, strerror(errno));
     free(gone);
     return s;
 }
@@ -90,7 +93,7 @@ Status checkpoint_link(const char *run_dir, const char *link, const char *target
 /* N of "step-N"; -1 for other names, "step-007" and "step-7.tmp" among them. */
 static int64_t step_of(const char *name) {
     long long n;
-    char      again[40];
+    char again[40];
     if (sscanf(name, "step-%18lld", &n) != 1 || n < 0) return -1;
     snprintf(again, sizeof again, "step-%lld", n);
     return strcmp(again, name) ? -1 : n;
@@ -104,12 +107,12 @@ static int ascending(const void *a, const void *b) {
 /* Whole checkpoints under run_dir, ascending; leftovers "step-*.tmp" in *tmp when asked for.  -1 with errno set. */
 static int scan(const char *run_dir, int64_t **steps, char ***tmp, int *n_tmp) {
     DIR *d = opendir(run_dir);
-    int  n = 0;
+    int n = 0;
     *steps = NULL;
     if (!d) return -1;
     for (struct dirent *e; (e = readdir(d));) {
         const int64_t step = step_of(e->d_name);
-        char         *path = xasprintf("%s/%s", run_dir, e->d_name);
+        char *path = xasprintf("%s/%s", run_dir, e->d_name);
         if (path_is_dir(path) && step >= 0) {
             *steps = xrealloc(*steps, ((size_t)n + 1) * sizeof **steps);
             (*steps)[n++] = step;
@@ -125,7 +128,7 @@ static int scan(const char *run_dir, int64_t **steps, char ***tmp, int *n_tmp) {
 }
 
 static int64_t linked_step(const char *run_dir, const char *link) {
-    char    target[256], *path = xasprintf("%s/%s", run_dir, link);
+    char target[256], *path = xasprintf("%s/%s", run_dir, link);
     ssize_t n = readlink(path, target, sizeof target - 1);
     free(path);
     if (n < 0) return -1;
@@ -136,9 +139,9 @@ static int64_t linked_step(const char *run_dir, const char *link) {
 
 Status checkpoint_prune(const char *run_dir, int keep, Err *err) {
     int64_t *steps;
-    char   **tmp = NULL;
-    int      n_tmp = 0;
-    Status   s = OK;
+    char **tmp = NULL;
+    int n_tmp = 0;
+    Status s = OK;
     const int n = scan(run_dir, &steps, &tmp, &n_tmp);
     if (n < 0) return err_set(err, ERR_IO, "cannot read %s: %s", run_dir, strerror(errno));
     const int64_t latest = linked_step(run_dir, "latest"), best = linked_step(run_dir, "best");

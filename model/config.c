@@ -7,21 +7,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Heads are tied up to medium: with hospital vocabularies of 7,000 to 60,000 ids an untied head would be a large part of
- * a small model.  --tied overrides. */
+/* Heads are tied up to medium: with hospital vocabularies of 7,000 to 60,000 ids an untied head would be a large part
+ * of a small model.  --tied overrides. */
 static const struct {
     const char *name;
-    int         n_layers, d_model, n_heads, n_kv_heads, head_dim, d_ff, tied;
+    int n_layers, d_model, n_heads, n_kv_heads, head_dim, d_ff, tied;
 } PRESETS[] = {
-    {"nano", 4, 128, 2, 1, 64, 384, 1},
-    {"micro", 8, 256, 4, 2, 64, 768, 1},
-    {"small", 18, 512, 4, 2, 128, 1536, 1},
-    {"medium", 18, 768, 6, 2, 128, 2048, 1},
+    {"nano", 4, 128, 2, 1, 64, 384, 1},       {"micro", 8, 256, 4, 2, 64, 768, 1},
+    {"small", 18, 512, 4, 2, 128, 1536, 1},   {"medium", 18, 768, 6, 2, 128, 2048, 1},
     {"large", 22, 2048, 16, 4, 128, 5632, 0},
 };
 enum { N_PRESETS = sizeof PRESETS / sizeof *PRESETS };
 
-const char *config_presets(void) { return "nano|micro|small|medium|large"; }
+const char *config_presets(void) {
+    return "nano|micro|small|medium|large";
+}
 
 Status config_preset(ModelConfig *cfg, const char *name, Err *err) {
     for (int i = 0; i < N_PRESETS; i++) {
@@ -46,8 +46,8 @@ Status config_preset(ModelConfig *cfg, const char *name, Err *err) {
 /* The upper limits keep every product of two sizes inside an int and the arena inside an int64_t. */
 static const struct {
     const char *key, *flag;
-    size_t      field;
-    int         min, max;
+    size_t field;
+    int min, max;
 } SIZES[] = {
     {"num_hidden_layers", "layers", offsetof(ModelConfig, n_layers), 1, 1024},
     {"hidden_size", "d_model", offsetof(ModelConfig, d_model), 2, 1 << 16},
@@ -60,14 +60,16 @@ static const struct {
 };
 enum { N_SIZES = sizeof SIZES / sizeof *SIZES };
 
-static int *size_at(const ModelConfig *cfg, int i) { return (int *)((char *)(uintptr_t)cfg + SIZES[i].field); }
+static int *size_at(const ModelConfig *cfg, int i) {
+    return (int *)((char *)(uintptr_t)cfg + SIZES[i].field);
+}
 
 Status config_check(ModelConfig *cfg, Err *err) {
     for (int i = 0; i < N_SIZES; i++) {
         int x = *size_at(cfg, i);
         if (x < SIZES[i].min || x > SIZES[i].max)
-            return err_set(err, ERR_USAGE, "model %s is %d, it must be between %d and %d", SIZES[i].flag, x, SIZES[i].min,
-                           SIZES[i].max);
+            return err_set(err, ERR_USAGE, "model %s is %d, it must be between %d and %d", SIZES[i].flag, x,
+                           SIZES[i].min, SIZES[i].max);
     }
     if (cfg->n_heads % cfg->n_kv_heads)
         return err_set(err, ERR_USAGE, "%d query heads cannot share %d key/value heads evenly: choose a divisor of %d",
@@ -83,7 +85,9 @@ Status config_check(ModelConfig *cfg, Err *err) {
     return OK;
 }
 
-static json_t *id_or_null(int id) { return id < 0 ? json_null() : json_integer(id); }
+static json_t *id_or_null(int id) {
+    return id < 0 ? json_null() : json_integer(id);
+}
 
 /* Digits that print 1e-6 as people write it; all 17 when 15 would not read back as the same double. */
 static size_t real_digits(const ModelConfig *cfg) {
@@ -106,7 +110,8 @@ Status config_write(const char *dir, const ModelConfig *cfg, int pad_id, int bos
     json_object_set_new(o, "initializer_range", json_real(cfg->init_std));
     /* transformers 4 reads rope_theta, 5 reads rope_parameters; each ignores the other, and so for the dtype. */
     json_object_set_new(o, "rope_theta", json_real(cfg->rope_theta));
-    json_object_set_new(o, "rope_parameters", json_pack("{s:s,s:f}", "rope_type", "default", "rope_theta", cfg->rope_theta));
+    json_object_set_new(o, "rope_parameters",
+                        json_pack("{s:s,s:f}", "rope_type", "default", "rope_theta", cfg->rope_theta));
     json_object_set_new(o, "tie_word_embeddings", json_boolean(cfg->tied));
     json_object_set_new(o, "attention_bias", json_false());
     json_object_set_new(o, "attention_dropout", json_real(0));
@@ -124,7 +129,7 @@ Status config_write(const char *dir, const ModelConfig *cfg, int pad_id, int bos
     char *text = json_dumps(o, JSON_INDENT(2) | real_digits(cfg));
     json_decref(o);
     REQUIRE(text != NULL);
-    char  *path = xasprintf("%s/config.json", dir);
+    char *path = xasprintf("%s/config.json", dir);
     Status s = file_write(path, text, strlen(text), err);
     free(path);
     free(text);
@@ -141,13 +146,16 @@ static Status read_real(const json_t *o, const char *path, const char *key, doub
 }
 
 /* Absent, null and false all mean "off". */
-static int is_off(const json_t *v) { return !v || json_is_null(v) || json_is_false(v); }
+static int is_off(const json_t *v) {
+    return !v || json_is_null(v) || json_is_false(v);
+}
 
 /* What a Qwen3 file may ask for and our block does not do. */
 static Status refuse_variants(const json_t *o, const char *path, Err *err) {
     const char *type = json_string_value(json_object_get(o, "model_type"));
     if (!type || strcmp(type, "qwen3"))
-        return err_set(err, ERR_FORMAT, "%s: model_type is '%s'; only 'qwen3' can be loaded", path, type ? type : "missing");
+        return err_set(err, ERR_FORMAT, "%s: model_type is '%s'; only 'qwen3' can be loaded", path,
+                       type ? type : "missing");
     const char *act = json_string_value(json_object_get(o, "hidden_act"));
     if (!act || strcmp(act, "silu"))
         return err_set(err, ERR_FORMAT, "%s: hidden_act is '%s', 'silu' was expected", path, act ? act : "missing");
@@ -158,7 +166,7 @@ static Status refuse_variants(const json_t *o, const char *path, Err *err) {
     if (!is_off(json_object_get(o, "rope_scaling")))
         return err_set(err, ERR_FORMAT, "%s: rope_scaling is set; only plain RoPE is supported", path);
     const json_t *rope = json_object_get(o, "rope_parameters");
-    const char   *rope_type = json_string_value(json_object_get(rope, "rope_type"));
+    const char *rope_type = json_string_value(json_object_get(rope, "rope_type"));
     if (rope_type && strcmp(rope_type, "default"))
         return err_set(err, ERR_FORMAT, "%s: rope_type is '%s'; only 'default' is supported", path, rope_type);
     const json_t *types = json_object_get(o, "layer_types");
@@ -180,18 +188,20 @@ static Status config_parse(const json_t *o, const char *path, ModelConfig *cfg, 
             return err_set(err, ERR_FORMAT, "%s: %s is missing or not a whole number", path, SIZES[i].key);
         json_int_t x = json_integer_value(v);
         if (x < SIZES[i].min || x > SIZES[i].max)
-            return err_set(err, ERR_FORMAT, "%s: %s is %lld, it must be between %d and %d", path, SIZES[i].key, (long long)x,
-                           SIZES[i].min, SIZES[i].max);
+            return err_set(err, ERR_FORMAT, "%s: %s is %lld, it must be between %d and %d", path, SIZES[i].key,
+                           (long long)x, SIZES[i].min, SIZES[i].max);
         *size_at(cfg, i) = (int)x;
     }
     const json_t *tied = json_object_get(o, "tie_word_embeddings");
-    if (!json_is_boolean(tied)) return err_set(err, ERR_FORMAT, "%s: tie_word_embeddings is missing or not true/false", path);
+    if (!json_is_boolean(tied))
+        return err_set(err, ERR_FORMAT, "%s: tie_word_embeddings is missing or not true/false", path);
     cfg->tied = json_is_true(tied);
     const json_t *rope = json_object_get(o, "rope_parameters");
     if ((s = read_real(json_is_object(rope) ? rope : o, path, "rope_theta", &cfg->rope_theta, err))) return s;
     if ((s = read_real(o, path, "rms_norm_eps", &cfg->rms_eps, err))) return s;
     cfg->init_std = 0.02;
-    if (json_object_get(o, "initializer_range") && (s = read_real(o, path, "initializer_range", &cfg->init_std, err))) return s;
+    if (json_object_get(o, "initializer_range") && (s = read_real(o, path, "initializer_range", &cfg->init_std, err)))
+        return s;
     if (config_check(cfg, err)) {
         err->code = ERR_FORMAT;
         return err_context(err, "%s", path);
@@ -200,17 +210,19 @@ static Status config_parse(const json_t *o, const char *path, ModelConfig *cfg, 
 }
 
 Status config_read(const char *dir, ModelConfig *cfg, Err *err) {
-    Err    local;
-    char  *path = xasprintf("%s/config.json", dir), *text = NULL;
+    Err local;
+    char *path = xasprintf("%s/config.json", dir), *text = NULL;
     size_t size;
     if (!err) err = &local;
     *cfg = (ModelConfig){0};
     Status s = file_read(path, 16 << 20, &text, &size, err);
     if (!s) {
         json_error_t why;
-        json_t      *o = json_loadb(text, size, JSON_REJECT_DUPLICATES, &why);
-        if (!json_is_object(o)) s = err_set(err, ERR_FORMAT, "%s is not a JSON object: %s", path, o ? "other JSON" : why.text);
-        else s = config_parse(o, path, cfg, err);
+        json_t *o = json_loadb(text, size, JSON_REJECT_DUPLICATES, &why);
+        if (!json_is_object(o))
+            s = err_set(err, ERR_FORMAT, "%s is not a JSON object: %s", path, o ? "other JSON" : why.text);
+        else
+            s = config_parse(o, path, cfg, err);
         json_decref(o);
     }
     free(text);

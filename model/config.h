@@ -6,11 +6,11 @@
 #include "model/base.h"
 
 typedef struct {
-    int    n_layers, d_model, n_heads, n_kv_heads, head_dim, d_ff;
-    int    vocab_size;   /* V: ids in use */
-    int    vocab_padded; /* Vp: V rounded up to a multiple of 64; lives in memory only */
-    int    seq_len;      /* longest sequence, max_position_embeddings */
-    int    tied;         /* 1: the head is the embedding */
+    int n_layers, d_model, n_heads, n_kv_heads, head_dim, d_ff;
+    int vocab_size;   /* V: ids in use */
+    int vocab_padded; /* Vp: V rounded up to a multiple of 64; lives in memory only */
+    int seq_len;      /* longest sequence, max_position_embeddings */
+    int tied;         /* 1: the head is the embedding */
     double rope_theta, rms_eps, init_std;
 } ModelConfig;
 
@@ -22,7 +22,8 @@ const char *config_presets(void); /* "nano|micro|small|medium|large" */
 Status config_check(ModelConfig *cfg, Err *err);
 
 /* config.json of a checkpoint folder (Qwen3ForCausalLM). */
-Status config_write(const char *dir, const ModelConfig *cfg, int pad_id, int bos_id, int eos_id, Err *err); /* -1: none */
+Status config_write(const char *dir, const ModelConfig *cfg, int pad_id, int bos_id, int eos_id,
+                    Err *err); /* -1: none */
 Status config_read(const char *dir, ModelConfig *cfg, Err *err);
 
 #endif

@@ -1,5 +1,5 @@
-/* hf_files.c - see hf_files.h.  WhitespaceSplit cuts text at Unicode white space, so a code that contains some is written
- * with U+2581 in its place, the mark SentencePiece made usual. */
+/* hf_files.c - see hf_files.h.  WhitespaceSplit cuts text at Unicode white space, so a code that contains some is
+ * written with U+2581 in its place, the mark SentencePiece made usual. */
 #include "model/hf_files.h"
 #include <jansson.h>
 #include <stdlib.h>
@@ -35,7 +35,7 @@ static const json_t *vocabulary_tokens(const char *text, int vocab_size, const c
 }
 
 Status hf_vocabulary_check(const char *vocabulary_json, int vocab_size, const char *where, Err *err) {
-    json_t       *root = NULL;
+    json_t *root = NULL;
     const json_t *tokens = vocabulary_tokens(vocabulary_json, vocab_size, where, &root, err);
     json_decref(root);
     return tokens ? OK : err ? err->code : ERR_FORMAT;
@@ -65,7 +65,9 @@ static int whitespace_bytes(const unsigned char *s) {
     if (*s == ' ' || (*s >= '\t' && *s <= '\r')) return 1;
     if (s[0] == 0xC2 && (s[1] == 0x85 || s[1] == 0xA0)) return 2;
     if (s[0] == 0xE1 && s[1] == 0x9A && s[2] == 0x80) return 3;
-    if (s[0] == 0xE2 && s[1] == 0x80 && ((s[2] >= 0x80 && s[2] <= 0x8A) || s[2] == 0xA8 || s[2] == 0xA9 || s[2] == 0xAF)) return 3;
+    if (s[0] == 0xE2 && s[1] == 0x80 &&
+        ((s[2] >= 0x80 && s[2] <= 0x8A) || s[2] == 0xA8 || s[2] == 0xA9 || s[2] == 0xAF))
+        return 3;
     if (s[0] == 0xE2 && s[1] == 0x81 && s[2] == 0x9F) return 3;
     return s[0] == 0xE3 && s[1] == 0x80 && s[2] == 0x80 ? 3 : 0;
 }
@@ -120,7 +122,7 @@ static Status write_json(const char *dir, const char *name, json_t *o, Err *err)
 
 static json_t *word_or_null(const json_t *tokens, int id) {
     if (id < 0) return json_null();
-    char   *word = word_of(token_text(tokens, id, "code"));
+    char *word = word_of(token_text(tokens, id, "code"));
     json_t *out = json_string(word);
     free(word);
     return out;
@@ -130,8 +132,8 @@ static json_t *tokenizer(const json_t *tokens, const SpecialIds *ids) {
     json_t *added = json_array(), *o = json_object();
     if (ids->pad >= 0)
         json_array_append_new(added, json_pack("{s:i,s:o,s:b,s:b,s:b,s:b,s:b}", "id", ids->pad, "content",
-                                               word_or_null(tokens, ids->pad), "single_word", 0, "lstrip", 0, "rstrip", 0,
-                                               "normalized", 0, "special", 1));
+                                               word_or_null(tokens, ids->pad), "single_word", 0, "lstrip", 0, "rstrip",
+                                               0, "normalized", 0, "special", 1));
     json_object_set_new(o, "version", json_string("1.0"));
     json_object_set_new(o, "truncation", json_null());
     json_object_set_new(o, "padding", json_null());
@@ -140,8 +142,9 @@ static json_t *tokenizer(const json_t *tokens, const SpecialIds *ids) {
     json_object_set_new(o, "pre_tokenizer", json_pack("{s:s}", "type", "WhitespaceSplit"));
     json_object_set_new(o, "post_processor", json_null());
     json_object_set_new(o, "decoder", json_null());
-    json_object_set_new(o, "model", json_pack("{s:s,s:o,s:o}", "type", "WordLevel", "vocab", word_vocabulary(tokens), "unk_token",
-                                              word_or_null(tokens, ids->unknown >= 0 ? ids->unknown : 0)));
+    json_object_set_new(o, "model",
+                        json_pack("{s:s,s:o,s:o}", "type", "WordLevel", "vocab", word_vocabulary(tokens), "unk_token",
+                                  word_or_null(tokens, ids->unknown >= 0 ? ids->unknown : 0)));
     return o;
 }
 
@@ -163,8 +166,8 @@ static json_t *generation_config(const SpecialIds *ids) {
 }
 
 Status hf_files_write(const char *dir, const char *vocabulary_json, int vocab_size, SpecialIds *ids, Err *err) {
-    json_t       *root = NULL;
-    Status        s = OK;
+    json_t *root = NULL;
+    Status s = OK;
     const json_t *tokens = vocabulary_tokens(vocabulary_json, vocab_size, "the dataset's vocabulary.json", &root, err);
     if (!tokens) {
         s = err ? err->code : ERR_FORMAT;

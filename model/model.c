@@ -5,8 +5,8 @@
  *          x'    = x_mid + W_down swiglu(W_gate_up rmsnorm(x_mid))
  *   losses = classifier(rmsnorm(x), head)
  *
- * Training, scoring, activation recompute and decoding run the same block; they differ in where attention finds its keys
- * (Context) and in which activations have a buffer per layer (activations.h). */
+ * Training, scoring, activation recompute and decoding run the same block; they differ in where attention finds its
+ * keys (Context) and in which activations have a buffer per layer (activations.h). */
 #include "model/activations.h"
 #include <math.h>
 #include <stdlib.h>
@@ -14,24 +14,24 @@
 
 enum { W_QKV, W_ATTN_OUT, W_GATE_UP, W_DOWN, W_PER_LAYER };
 struct PreparedWeights {
-    Weight  head;
+    Weight head;
     Weight *layer; /* (n_layers * W_PER_LAYER) */
 };
 
 /* Where the rows of a pass sit and where their attention finds keys: packed sequences, or pages when `pages` is set. */
 typedef struct {
-    const int32_t    *positions;
-    const int32_t    *cu_seqlens;
-    int               n_seq, N;
+    const int32_t *positions;
+    const int32_t *cu_seqlens;
+    int n_seq, N;
     const PagedBatch *pages;
-    size_t            pool_layer_stride;
-    const int64_t    *slot;
+    size_t pool_layer_stride;
+    const int64_t *slot;
 } Context;
 
 /* ---- open and close ---------------------------------------------------------------------------------------------- */
 
 static Status upload_rope(Model *m, Err *err) {
-    const int    T = m->cfg.seq_len, half = m->cfg.head_dim / 2;
+    const int T = m->cfg.seq_len, half = m->cfg.head_dim / 2;
     const size_t element = dtype_size(m->dtype), n = (size_t)T * (size_t)half * 2;
     m->rope = device_alloc(m->dev, n * element);
     void *host = try_calloc(n, element);
@@ -63,7 +63,8 @@ Status model_open(Model *m, const ModelConfig *cfg, Device *dev, DType dtype, in
     Status s = config_check(&m->cfg, err);
     if (s) return s;
     if (dtype != DTYPE_F64 && cfg->head_dim != 64 && cfg->head_dim != 128)
-        return err_set(err, ERR_USAGE, "head_dim is %d; the %s kernels take 64 or 128", cfg->head_dim, dtype_name(dtype));
+        return err_set(err, ERR_USAGE, "head_dim is %d; the %s kernels take 64 or 128", cfg->head_dim,
+                       dtype_name(dtype));
     m->k = dtype == DTYPE_F32 || dtype == DTYPE_F64 ? kernels_get(dev, dtype) : NULL;
     if (!m->k) return err_set(err, ERR_USAGE, "%s has no %s kernels", device_name(dev), dtype_name(dtype));
     if ((s = param_table_build(&m->table, &m->cfg, param_pad, err))) return s;
@@ -132,7 +133,9 @@ static Weight layer_weight(const Model *m, int l, int which) {
     return m->prepared_weights ? m->prepared_weights->layer[l * W_PER_LAYER + which] : plain_weight(m, l, which);
 }
 
-static Weight head_weight(const Model *m) { return m->prepared_weights ? m->prepared_weights->head : plain_head(m); }
+static Weight head_weight(const Model *m) {
+    return m->prepared_weights ? m->prepared_weights->head : plain_head(m);
+}
 
 static size_t prepared_bytes(const Model *m, const Weight *w) {
     return (m->k->weight_prepared_bytes(m->dev, w->rows, w->cols, w->dtype) + 255) / 256 * 256;
@@ -141,15 +144,16 @@ static size_t prepared_bytes(const Model *m, const Weight *w) {
 Status model_prepare(Model *m, Err *err) {
     if (m->prepared_weights) return OK;
     const int n = m->cfg.n_layers * W_PER_LAYER;
-    Weight    head = plain_head(m);
-    size_t    bytes = prepared_bytes(m, &head);
+    Weight head = plain_head(m);
+    size_t bytes = prepared_bytes(m, &head);
     for (int i = 0; i < n; i++) {
         Weight w = plain_weight(m, i / W_PER_LAYER, i % W_PER_LAYER);
         bytes += prepared_bytes(m, &w);
     }
     char *at = m->prepared = device_alloc(m->dev, bytes);
-    if (!at) return err_set(err, ERR_NOMEM, "%s has no memory for %.1f MiB of packed weights", device_name(m->dev),
-                            (double)bytes / 1048576);
+    if (!at)
+        return err_set(err, ERR_NOMEM, "%s has no memory for %.1f MiB of packed weights", device_name(m->dev),
+                       (double)bytes / 1048576);
     struct PreparedWeights *p = xcalloc(1, sizeof *p);
     p->layer = xcalloc((size_t)n, sizeof *p->layer);
     m->k->weight_prepare(m->dev, &p->head, at, m->dtype, &head);
@@ -164,7 +168,8 @@ Status model_prepare(Model *m, Err *err) {
 }
 
 double model_flops_per_token(const ModelConfig *cfg, double mean_context) {
-    const double C = cfg->d_model, HD = (double)cfg->n_heads * cfg->head_dim, GD = (double)cfg->n_kv_heads * cfg->head_dim;
+    const double C = cfg->d_model, HD = (double)cfg->n_heads * cfg->head_dim,
+                 GD = (double)cfg->n_kv_heads * cfg->head_dim;
     const double block = C * (HD + 2 * GD) + HD * C + 3 * C * (double)cfg->d_ff;
     return 6 * (cfg->n_layers * block + C * cfg->vocab_size) + 6 * cfg->n_layers * HD * mean_context;
 }
@@ -172,15 +177,16 @@ double model_flops_per_token(const ModelConfig *cfg, double mean_context) {
 /* ---- one block, forward ------------------------------------------------------------------------------------------ */
 
 static void attention_half(Model *m, int l, const LayerActs *a, const PassActs *pass, const Context *ctx) {
-    const KernelOps   *k = m->k;
+    const KernelOps *k = m->k;
     const ModelConfig *c = &m->cfg;
     const LayerParams *w = &m->w.layer[l];
-    const Weight       w_qkv = layer_weight(m, l, W_QKV), w_out = layer_weight(m, l, W_ATTN_OUT);
-    const int          N = ctx->N, H = c->n_heads, G = c->n_kv_heads, D = c->head_dim;
-    const float        eps = (float)c->rms_eps;
+    const Weight w_qkv = layer_weight(m, l, W_QKV), w_out = layer_weight(m, l, W_ATTN_OUT);
+    const int N = ctx->N, H = c->n_heads, G = c->n_kv_heads, D = c->head_dim;
+    const float eps = (float)c->rms_eps;
     k->rmsnorm_forward(m->dev, pass->norm, a->attn_rstd, a->x, w->attn_norm, eps, N, c->d_model);
     k->matmul_forward(m->dev, a->qkv, pass->norm, &w_qkv, N);
-    k->qk_norm_rope_forward(m->dev, a->qk, a->qk_rstd, a->qkv, w->q_norm, w->k_norm, ctx->positions, m->rope, eps, N, H, G, D);
+    k->qk_norm_rope_forward(m->dev, a->qk, a->qk_rstd, a->qkv, w->q_norm, w->k_norm, ctx->positions, m->rope, eps, N, H,
+                            G, D);
     if (ctx->pages) {
         PagedBatch pages = *ctx->pages;
         pages.pool = (char *)pages.pool + (size_t)l * ctx->pool_layer_stride;
@@ -208,8 +214,8 @@ static void blocks_forward(Model *m, Acts *a, const int32_t *tokens, const Conte
         attention_half(m, l, &a->layer[l], &a->pass, ctx);
         mlp_half(m, l, &a->layer[l], &a->pass, a->layer[l + 1].x, ctx->N);
     }
-    m->k->rmsnorm_forward(m->dev, a->pass.hidden, a->pass.final_rstd, a->layer[L].x, m->w.final_norm, (float)m->cfg.rms_eps,
-                          ctx->N, C);
+    m->k->rmsnorm_forward(m->dev, a->pass.hidden, a->pass.final_rstd, a->layer[L].x, m->w.final_norm,
+                          (float)m->cfg.rms_eps, ctx->N, C);
     a->rows = ctx->N;
     a->n_seq = ctx->n_seq;
 }
@@ -261,14 +267,14 @@ void model_loss(Model *m, Acts *a, const Batch *b, Params *grad) {
     REQUIRE(b->N == a->rows && b->n_seq == a->n_seq && b->target_lo && (!grad || a->training));
     const Weight head = head_weight(m);
     void *dhead = grad ? params_top_trainable(grad, &m->table).head : NULL;
-    m->k->classifier(m->dev, a->pass.losses, grad ? a->pass.dnorm : NULL, dhead, a->pass.hidden, &head, a->pass.target_lo,
-                     a->pass.target_hi, a->rows, m->cfg.vocab_size);
+    m->k->classifier(m->dev, a->pass.losses, grad ? a->pass.dnorm : NULL, dhead, a->pass.hidden, &head,
+                     a->pass.target_lo, a->pass.target_hi, a->rows, m->cfg.vocab_size);
 }
 
 /* Restores what forward did not keep: the two norm outputs are rebuilt where they are used. */
 static void recompute(Model *m, Acts *a, int l) {
     const LayerActs *la = &a->layer[l];
-    const int        N = a->rows;
+    const int N = a->rows;
     if (a->recompute == RECOMPUTE_BLOCK) {
         Context ctx = packed_context(a, a->n_seq, N);
         attention_half(m, l, la, &a->pass, &ctx);
@@ -276,20 +282,20 @@ static void recompute(Model *m, Acts *a, int l) {
     if (a->recompute != RECOMPUTE_NONE) {
         mlp_half(m, l, la, &a->pass, NULL, N);
     } else {
-        m->k->rmsnorm_forward(m->dev, a->pass.norm, la->mlp_rstd, la->x_mid, m->w.layer[l].mlp_norm, (float)m->cfg.rms_eps, N,
-                              m->cfg.d_model);
+        m->k->rmsnorm_forward(m->dev, a->pass.norm, la->mlp_rstd, la->x_mid, m->w.layer[l].mlp_norm,
+                              (float)m->cfg.rms_eps, N, m->cfg.d_model);
         m->k->swiglu_forward(m->dev, a->pass.act, la->gate_up, N, m->cfg.d_ff);
     }
 }
 
-/* dx holds the gradient of the block's output and, since the residual passes it on unchanged, of x_mid as well.  Products
- * give their weight gradient first, so that the activation gradient may overwrite the activation. */
+/* dx holds the gradient of the block's output and, since the residual passes it on unchanged, of x_mid as well.
+ * Products give their weight gradient first, so that the activation gradient may overwrite the activation. */
 static void mlp_backward(Model *m, Acts *a, int l, const LayerParams *grad) {
     const KernelOps *k = m->k;
     const LayerActs *la = &a->layer[l];
-    const PassActs  *p = &a->pass;
-    const Weight     w_gate_up = layer_weight(m, l, W_GATE_UP), w_down = layer_weight(m, l, W_DOWN);
-    const int        N = a->rows, C = m->cfg.d_model, F = m->cfg.d_ff;
+    const PassActs *p = &a->pass;
+    const Weight w_gate_up = layer_weight(m, l, W_GATE_UP), w_down = layer_weight(m, l, W_DOWN);
+    const int N = a->rows, C = m->cfg.d_model, F = m->cfg.d_ff;
     if (grad->down) k->matmul_wgrad(m->dev, grad->down, p->dx, p->act, N, C, F);
     k->matmul_dgrad(m->dev, p->act, p->dx, &w_down, N);
     k->swiglu_backward(m->dev, la->gate_up, p->act, la->gate_up, N, F);
@@ -299,19 +305,19 @@ static void mlp_backward(Model *m, Acts *a, int l, const LayerParams *grad) {
 }
 
 static void attention_half_backward(Model *m, Acts *a, int l, const LayerParams *grad) {
-    const KernelOps   *k = m->k;
+    const KernelOps *k = m->k;
     const ModelConfig *c = &m->cfg;
     const LayerParams *w = &m->w.layer[l];
-    const LayerActs   *la = &a->layer[l];
-    const PassActs    *p = &a->pass;
-    const Weight       w_qkv = layer_weight(m, l, W_QKV), w_out = layer_weight(m, l, W_ATTN_OUT);
-    const int          N = a->rows, C = c->d_model, H = c->n_heads, G = c->n_kv_heads, D = c->head_dim;
+    const LayerActs *la = &a->layer[l];
+    const PassActs *p = &a->pass;
+    const Weight w_qkv = layer_weight(m, l, W_QKV), w_out = layer_weight(m, l, W_ATTN_OUT);
+    const int N = a->rows, C = c->d_model, H = c->n_heads, G = c->n_kv_heads, D = c->head_dim;
     if (grad->attn_out) k->matmul_wgrad(m->dev, grad->attn_out, p->dx, la->attn, N, C, H * D);
     k->matmul_dgrad(m->dev, p->dattn, p->dx, &w_out, N);
-    k->attention_backward(m->dev, p->dqk, p->dqkv, p->dattn, la->qk, la->qkv, la->attn, la->lse, p->cu_seqlens, a->n_seq, N,
-                          H, G, D);
-    k->qk_norm_rope_backward(m->dev, p->dqkv, grad->q_norm, grad->k_norm, p->dqk, la->qkv, w->q_norm, w->k_norm, la->qk_rstd,
-                             p->positions, m->rope, N, H, G, D);
+    k->attention_backward(m->dev, p->dqk, p->dqkv, p->dattn, la->qk, la->qkv, la->attn, la->lse, p->cu_seqlens,
+                          a->n_seq, N, H, G, D);
+    k->qk_norm_rope_backward(m->dev, p->dqkv, grad->q_norm, grad->k_norm, p->dqk, la->qkv, w->q_norm, w->k_norm,
+                             la->qk_rstd, p->positions, m->rope, N, H, G, D);
     if (grad->qkv) {
         k->rmsnorm_forward(m->dev, p->norm, la->attn_rstd, la->x, w->attn_norm, (float)c->rms_eps, N, C);
         k->matmul_wgrad(m->dev, grad->qkv, p->dqkv, p->norm, N, (H + 2 * G) * D, C);
@@ -320,10 +326,11 @@ static void attention_half_backward(Model *m, Acts *a, int l, const LayerParams 
     k->rmsnorm_backward(m->dev, p->dx, grad->attn_norm, p->dnorm, la->x, w->attn_norm, la->attn_rstd, N, C);
 }
 
-void model_backward(Model *m, Acts *a, const Batch *b, Params *grad, void (*bucket_ready)(void *ctx, int bucket), void *ctx) {
+void model_backward(Model *m, Acts *a, const Batch *b, Params *grad, void (*bucket_ready)(void *ctx, int bucket),
+                    void *ctx) {
     if (device_error(m->dev)) return;
     REQUIRE(b->N == a->rows && b->n_seq == a->n_seq && a->training && !m->prepared_weights);
-    const int    N = a->rows, C = m->cfg.d_model, L = m->cfg.n_layers;
+    const int N = a->rows, C = m->cfg.d_model, L = m->cfg.n_layers;
     const Params top = params_top_trainable(grad, &m->table);
     device_zero(m->dev, a->pass.dx, (size_t)N * (size_t)C * dtype_size(m->dtype));
     m->k->rmsnorm_backward(m->dev, a->pass.dx, top.final_norm, a->pass.dnorm, a->layer[L].x, m->w.final_norm,
@@ -346,7 +353,8 @@ void model_backward(Model *m, Acts *a, const Batch *b, Params *grad, void (*buck
 void model_decode(Model *m, Acts *a, const int32_t *tokens, const int32_t *positions, const int64_t *slot,
                   const PagedBatch *pages, size_t pool_layer_stride, int N) {
     REQUIRE(N >= 1 && N <= a->N);
-    const Context ctx = {.positions = positions, .N = N, .pages = pages, .pool_layer_stride = pool_layer_stride, .slot = slot};
+    const Context ctx = {
+        .positions = positions, .N = N, .pages = pages, .pool_layer_stride = pool_layer_stride, .slot = slot};
     blocks_forward(m, a, tokens, &ctx);
 }
 
@@ -354,7 +362,7 @@ void model_logits(Model *m, Acts *a, void *logits, const int32_t *rows, int n_ro
     if (device_error(m->dev)) return;
     REQUIRE(n_rows >= 1 && n_rows <= a->N && (rows || n_rows <= a->rows));
     const Weight head = head_weight(m);
-    const void  *hidden = a->pass.hidden;
+    const void *hidden = a->pass.hidden;
     if (rows) { /* a gather is an embedding look-up */
         m->k->embedding_forward(m->dev, a->pass.norm, rows, hidden, n_rows, m->cfg.d_model);
         hidden = a->pass.norm;

@@ -10,15 +10,15 @@
 typedef enum { RECOMPUTE_NONE, RECOMPUTE_MLP, RECOMPUTE_BLOCK } Recompute;
 
 typedef struct {
-    ModelConfig      cfg;
-    Device          *dev;
+    ModelConfig cfg;
+    Device *dev;
     const KernelOps *k;
-    DType            dtype;
-    ParamTable       table;
-    void            *w_arena; /* (table.total) of dtype, on the device */
-    Params           w;
-    void            *rope;     /* (seq_len, D) cos, sin */
-    void            *prepared; /* weights re-laid for inference, NULL while training */
+    DType dtype;
+    ParamTable table;
+    void *w_arena; /* (table.total) of dtype, on the device */
+    Params w;
+    void *rope;     /* (seq_len, D) cos, sin */
+    void *prepared; /* weights re-laid for inference, NULL while training */
     struct PreparedWeights *prepared_weights;
 } Model;
 
@@ -26,10 +26,10 @@ typedef struct Acts Acts; /* activation arena for one batch shape */
 
 /* Allocates parameters (zero) for cfg on dev.  dtype DTYPE_F32, or DTYPE_F64 for the reference. */
 Status model_open(Model *m, const ModelConfig *cfg, Device *dev, DType dtype, int64_t param_pad, Err *err);
-void   model_close(Model *m);
-void   model_init(Model *m, uint64_t seed);
+void model_close(Model *m);
+void model_init(Model *m, uint64_t seed);
 /* Copies host values into elements [begin, begin + count) of the weights. */
-void   model_set_weights(Model *m, const float *host, int64_t begin, int64_t count);
+void model_set_weights(Model *m, const float *host, int64_t begin, int64_t count);
 /* Re-lays the weights for inference (packing); call once after loading, never while training. */
 Status model_prepare(Model *m, Err *err);
 
@@ -40,8 +40,8 @@ double model_flops_per_token(const ModelConfig *cfg, double mean_context);
 /* training: room for backward.  N = rows a pass. */
 Status acts_open(Acts **out, const Model *m, int N, int training, Recompute recompute, Err *err);
 size_t acts_bytes(const ModelConfig *cfg, DType t, int N, int training, Recompute recompute);
-void   acts_report(const ModelConfig *cfg, DType t, int N, int training, Recompute recompute, FILE *out); /* table */
-void   acts_close(Acts *a);
+void acts_report(const ModelConfig *cfg, DType t, int N, int training, Recompute recompute, FILE *out); /* table */
+void acts_close(Acts *a);
 
 /* Training and scoring.  Queue work on m->dev and return; errors show at device_sync(), a malformed batch (ids, ranges,
  * positions or cu_seqlens out of bounds) among them.  The batch is uploaded by model_forward and may be reused when it

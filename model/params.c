@@ -1,4 +1,5 @@
-/* params.c - the parameter table is built here, row by row, in the order of the forward pass; everything else walks it. */
+/* params.c - the parameter table is built here, row by row, in the order of the forward pass; everything else walks it.
+ */
 #include "model/params.h"
 #include "kernels/philox.h"
 #include <math.h>
@@ -7,7 +8,9 @@
 
 enum { ALIGN = 16, ROWS_PER_LAYER = 8 };
 
-static int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
+static int64_t round_up(int64_t x, int64_t to) {
+    return (x + to - 1) / to * to;
+}
 
 /* ---- table ------------------------------------------------------------------------------------------------------- */
 
@@ -15,8 +18,10 @@ static int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; 
 static ParamSpec *add(ParamTable *t, int layer, int bucket, size_t field, const char *name, int64_t rows, int64_t cols,
                       InitKind init) {
     ParamSpec *s = &t->spec[t->n++];
-    if (layer < 0) snprintf(s->name, sizeof s->name, "%s", name);
-    else snprintf(s->name, sizeof s->name, "layers.%d.%s", layer, name);
+    if (layer < 0)
+        snprintf(s->name, sizeof s->name, "%s", name);
+    else
+        snprintf(s->name, sizeof s->name, "layers.%d.%s", layer, name);
     s->layer = layer;
     s->bucket = bucket;
     s->field = field;
@@ -33,12 +38,15 @@ static ParamSpec *add(ParamTable *t, int layer, int bucket, size_t field, const 
 static void add_slice(ParamSpec *s, const char *hf_name, int64_t rows) {
     REQUIRE(s->n_slices < PARAM_SLICES_MAX);
     char *name = s->slice_name[s->n_slices];
-    if (s->layer < 0) snprintf(name, sizeof s->slice_name[0], "%s", hf_name);
-    else snprintf(name, sizeof s->slice_name[0], "model.layers.%d.%s", s->layer, hf_name);
+    if (s->layer < 0)
+        snprintf(name, sizeof s->slice_name[0], "%s", hf_name);
+    else
+        snprintf(name, sizeof s->slice_name[0], "model.layers.%d.%s", s->layer, hf_name);
     s->slice_rows[s->n_slices++] = rows;
 }
 
-static void add_vector(ParamTable *t, int layer, int bucket, size_t field, const char *name, const char *hf_name, int64_t n) {
+static void add_vector(ParamTable *t, int layer, int bucket, size_t field, const char *name, const char *hf_name,
+                       int64_t n) {
     add_slice(add(t, layer, bucket, field, name, n, 1, INIT_ONE), hf_name, n);
 }
 
@@ -72,7 +80,7 @@ static void add_vocabulary_matrix(ParamTable *t, const ModelConfig *cfg, int buc
 /* Offsets: rows 16 elements apart at least, buckets a multiple of `pad`. */
 static void lay_out(ParamTable *t, int64_t pad) {
     int64_t at = 0;
-    int     bucket = 0;
+    int bucket = 0;
     for (int i = 0; i < t->n; i++) {
         ParamSpec *s = &t->spec[i];
         if (s->bucket != bucket) {
@@ -92,7 +100,7 @@ Status param_table_build(ParamTable *table, const ModelConfig *cfg, int64_t pad,
     *table = (ParamTable){0};
     if (pad < 1 || pad > 1 << 24) return err_set(err, ERR_USAGE, "parameter padding of %lld elements", (long long)pad);
     ModelConfig checked = *cfg;
-    Status      status = config_check(&checked, err);
+    Status status = config_check(&checked, err);
     if (status) return status;
     const int L = cfg->n_layers;
     table->spec = xcalloc((size_t)(ROWS_PER_LAYER * L + 3), sizeof *table->spec);
@@ -120,7 +128,9 @@ int param_find(const ParamTable *table, const char *name) {
 
 /* ---- pointers ---------------------------------------------------------------------------------------------------- */
 
-static void set_pointer(void *base, size_t field, void *value) { memcpy((char *)base + field, &value, sizeof value); }
+static void set_pointer(void *base, size_t field, void *value) {
+    memcpy((char *)base + field, &value, sizeof value);
+}
 
 Status params_bind(Params *p, const ParamTable *table, const ModelConfig *cfg, void *arena, DType t, Err *err) {
     *p = (Params){0};
@@ -148,7 +158,7 @@ LayerParams params_layer_trainable(const Params *p, const ParamTable *table, int
 }
 
 Params params_top_trainable(const Params *p, const ParamTable *table) {
-    Params    out = *p;
+    Params out = *p;
     const int tied = p->head == p->embedding;
     for (int i = 0; i < table->n; i++)
         if (table->spec[i].layer < 0 && !table->spec[i].trainable) set_pointer(&out, table->spec[i].field, NULL);
@@ -161,7 +171,7 @@ Params params_top_trainable(const Params *p, const ParamTable *table) {
 /* Two normal deviates a Philox block (Box and Muller 1958); 1 - u keeps the logarithm finite. */
 static void normal_pair(uint64_t key, uint64_t block, double out[2]) {
     Philox4 r = philox4x32(key, block, 0);
-    double  radius = sqrt(-2 * log(1 - philox_uniform(r, 0))), angle = 6.283185307179586 * philox_uniform(r, 1);
+    double radius = sqrt(-2 * log(1 - philox_uniform(r, 0))), angle = 6.283185307179586 * philox_uniform(r, 1);
     out[0] = radius * cos(angle);
     out[1] = radius * sin(angle);
 }
@@ -180,12 +190,13 @@ void params_init(float *host_arena, const ParamTable *table, const ModelConfig *
     memset(host_arena, 0, (size_t)table->total * sizeof *host_arena);
     for (int i = 0; i < table->n; i++) {
         const ParamSpec *s = &table->spec[i];
-        const int64_t    count = s->file_rows * s->cols; /* padded rows stay zero */
-        float           *out = host_arena + s->offset;
-        double           std = cfg->init_std;
+        const int64_t count = s->file_rows * s->cols; /* padded rows stay zero */
+        float *out = host_arena + s->offset;
+        double std = cfg->init_std;
         if (s->init == INIT_NORMAL_RESIDUAL) std /= sqrt(2.0 * cfg->n_layers);
         if (s->init == INIT_ONE)
             for (int64_t k = 0; k < count; k++) out[k] = 1;
-        else init_normal(out, count, philox_mix(seed, philox_hash(s->name)), std);
+        else
+            init_normal(out, count, philox_mix(seed, philox_hash(s->name)), std);
     }
 }

@@ -41,12 +41,14 @@ static Status parse_dtype(TensorInfo *t, const json_t *v, const char *path, Err 
 
 static Status parse_shape(TensorInfo *t, const json_t *v, const char *path, Err *err) {
     if (!json_is_array(v) || json_array_size(v) > DIMS_MAX)
-        return err_set(err, ERR_FORMAT, "%s: tensor %s has no shape of at most %d dimensions", path, t->name, (int)DIMS_MAX);
+        return err_set(err, ERR_FORMAT, "%s: tensor %s has no shape of at most %d dimensions", path, t->name,
+                       (int)DIMS_MAX);
     t->ndim = (int)json_array_size(v);
     for (int i = 0; i < t->ndim; i++) {
         const json_t *d = json_array_get(v, (size_t)i);
         if (!json_is_integer(d) || json_integer_value(d) < 0)
-            return err_set(err, ERR_FORMAT, "%s: tensor %s: dimension %d is not a whole number from 0", path, t->name, i);
+            return err_set(err, ERR_FORMAT, "%s: tensor %s: dimension %d is not a whole number from 0", path, t->name,
+                           i);
         t->dim[i] = json_integer_value(d);
     }
     return OK;
@@ -69,8 +71,9 @@ static Status parse_tensor(TensorInfo *t, const char *name, const json_t *v, int
         return err_set(err, ERR_FORMAT, "%s: tensor %s has no pair of data_offsets", path, name);
     const int64_t begin = json_integer_value(b), end = json_integer_value(e), bytes = tensor_bytes(t);
     if (begin < 0 || end < begin || end > file_size - data_start)
-        return err_set(err, ERR_FORMAT, "%s: tensor %s lies at bytes [%lld, %lld) of %lld: the file is cut short or damaged", path,
-                       name, (long long)begin, (long long)end, (long long)(file_size - data_start));
+        return err_set(err, ERR_FORMAT,
+                       "%s: tensor %s lies at bytes [%lld, %lld) of %lld: the file is cut short or damaged", path, name,
+                       (long long)begin, (long long)end, (long long)(file_size - data_start));
     if (bytes != end - begin) {
         char shape[96];
         safetensors_shape(t, shape, sizeof shape);
@@ -90,19 +93,20 @@ static int by_offset(const void *a, const void *b) {
 
 static Status parse_metadata(Safetensors *st, const json_t *v, Err *err) {
     const char *key;
-    json_t     *text;
+    json_t *text;
     if (!json_is_object(v)) return err_set(err, ERR_FORMAT, "%s: __metadata__ is not an object", st->path);
-    json_object_foreach((json_t *)(uintptr_t)v, key, text) if (!json_is_string(text))
-        return err_set(err, ERR_FORMAT, "%s: __metadata__ '%.60s' is not a string", st->path, key);
+    json_object_foreach((json_t *)(uintptr_t)v, key, text) if (!json_is_string(text)) return err_set(
+        err, ERR_FORMAT, "%s: __metadata__ '%.60s' is not a string", st->path, key);
     st->metadata = json_dumps(v, JSON_COMPACT);
     return OK;
 }
 
 static Status parse_header(Safetensors *st, json_t *header, int64_t data_start, Err *err) {
     const char *name;
-    json_t     *v;
+    json_t *v;
     st->tensor = try_calloc(json_object_size(header) + 1, sizeof *st->tensor);
-    if (!st->tensor) return err_set(err, ERR_NOMEM, "%s: no memory for its %zu tensors", st->path, json_object_size(header));
+    if (!st->tensor)
+        return err_set(err, ERR_NOMEM, "%s: no memory for its %zu tensors", st->path, json_object_size(header));
     json_object_foreach(header, name, v) {
         Status s = !strcmp(name, "__metadata__")
                        ? parse_metadata(st, v, err)
@@ -113,28 +117,33 @@ static Status parse_header(Safetensors *st, json_t *header, int64_t data_start, 
     int64_t at = data_start;
     for (int i = 0; i < st->n; i++) {
         if (st->tensor[i].begin != at)
-            return err_set(err, ERR_FORMAT, "%s: tensor %s starts at byte %lld, %lld was expected: tensors overlap or leave a hole",
+            return err_set(err, ERR_FORMAT,
+                           "%s: tensor %s starts at byte %lld, %lld was expected: tensors overlap or leave a hole",
                            st->path, st->tensor[i].name, (long long)st->tensor[i].begin, (long long)at);
         at = st->tensor[i].end;
     }
     if (at != (int64_t)st->size)
-        return err_set(err, ERR_FORMAT, "%s: its tensors end at byte %lld but the file at %zu", st->path, (long long)at, st->size);
+        return err_set(err, ERR_FORMAT, "%s: its tensors end at byte %lld but the file at %zu", st->path, (long long)at,
+                       st->size);
     return OK;
 }
 
 Status safetensors_parse(Safetensors *st, const void *data, size_t size, const char *path, Err *err) {
     *st = (Safetensors){.path = xstrdup(path), .data = data, .size = size};
     uint64_t length = 0;
-    Status   s = OK;
+    Status s = OK;
     if (size >= 8) memcpy(&length, data, 8);
-    if (size < 8 || size > INT64_MAX || length < 2 || length > HEADER_MAX || length > size - 8 || ((const char *)data)[8] != '{') {
-        s = err_set(err, ERR_FORMAT, "%s is not a safetensors file, or it is cut short (%zu bytes, header of %llu)", path, size,
-                    (unsigned long long)length);
+    if (size < 8 || size > INT64_MAX || length < 2 || length > HEADER_MAX || length > size - 8 ||
+        ((const char *)data)[8] != '{') {
+        s = err_set(err, ERR_FORMAT, "%s is not a safetensors file, or it is cut short (%zu bytes, header of %llu)",
+                    path, size, (unsigned long long)length);
     } else {
         json_error_t why;
-        json_t      *header = json_loadb((const char *)data + 8, (size_t)length, JSON_REJECT_DUPLICATES, &why);
-        if (json_is_object(header)) s = parse_header(st, header, 8 + (int64_t)length, err);
-        else s = err_set(err, ERR_FORMAT, "%s: its header is not valid JSON: %s", path, why.text);
+        json_t *header = json_loadb((const char *)data + 8, (size_t)length, JSON_REJECT_DUPLICATES, &why);
+        if (json_is_object(header))
+            s = parse_header(st, header, 8 + (int64_t)length, err);
+        else
+            s = err_set(err, ERR_FORMAT, "%s: its header is not valid JSON: %s", path, why.text);
         json_decref(header);
     }
     if (s) safetensors_close(st);
@@ -143,19 +152,23 @@ Status safetensors_parse(Safetensors *st, const void *data, size_t size, const c
 
 Status safetensors_open(Safetensors *st, const char *path, Err *err) {
     *st = (Safetensors){0};
-    const int   fd = open(path, O_RDONLY | O_CLOEXEC);
+    const int fd = open(path, O_RDONLY | O_CLOEXEC);
     struct stat info;
     if (fd < 0) return err_set(err, ERR_IO, "cannot read %s: %s", path, strerror(errno));
     Status s = OK;
-    void  *map = NULL;
-    if (fstat(fd, &info) || !S_ISREG(info.st_mode)) s = err_set(err, ERR_IO, "cannot read %s: not a regular file", path);
-    else if (info.st_size < 8) s = err_set(err, ERR_FORMAT, "%s is not a safetensors file: %lld bytes", path, (long long)info.st_size);
+    void *map = NULL;
+    if (fstat(fd, &info) || !S_ISREG(info.st_mode))
+        s = err_set(err, ERR_IO, "cannot read %s: not a regular file", path);
+    else if (info.st_size < 8)
+        s = err_set(err, ERR_FORMAT, "%s is not a safetensors file: %lld bytes", path, (long long)info.st_size);
     else if ((map = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, fd, 0)) == MAP_FAILED)
         s = err_set(err, ERR_IO, "cannot map %s: %s", path, strerror(errno));
     close(fd);
     if (s) return s;
-    if ((s = safetensors_parse(st, map, (size_t)info.st_size, path, err))) munmap(map, (size_t)info.st_size);
-    else st->map = map;
+    if ((s = safetensors_parse(st, map, (size_t)info.st_size, path, err)))
+        munmap(map, (size_t)info.st_size);
+    else
+        st->map = map;
     return s;
 }
 
@@ -173,7 +186,9 @@ const TensorInfo *safetensors_find(const Safetensors *st, const char *name) {
     return NULL;
 }
 
-const void *safetensors_data(const Safetensors *st, const TensorInfo *t) { return (const char *)st->data + t->begin; }
+const void *safetensors_data(const Safetensors *st, const TensorInfo *t) {
+    return (const char *)st->data + t->begin;
+}
 
 void safetensors_shape(const TensorInfo *t, char *out, size_t size) {
     size_t at = (size_t)snprintf(out, size, "[");
@@ -196,8 +211,9 @@ static char *header_text(TensorInfo *tensor, int n, json_t *metadata, int64_t *d
         REQUIRE(bytes >= 0 && bytes <= INT64_MAX - at);
         tensor[i].begin = at;
         tensor[i].end = at += bytes;
-        json_object_set_new(o, tensor[i].name, json_pack("{s:s,s:o,s:[I,I]}", "dtype", dtype_name(tensor[i].dtype), "shape", shape,
-                                                         "data_offsets", (json_int_t)tensor[i].begin, (json_int_t)tensor[i].end));
+        json_object_set_new(o, tensor[i].name,
+                            json_pack("{s:s,s:o,s:[I,I]}", "dtype", dtype_name(tensor[i].dtype), "shape", shape,
+                                      "data_offsets", (json_int_t)tensor[i].begin, (json_int_t)tensor[i].end));
     }
     REQUIRE((int)json_object_size(o) == n + (metadata != NULL)); /* names are distinct */
     char *text = json_dumps(o, JSON_COMPACT);
@@ -217,7 +233,8 @@ static int write_all(int fd, const void *data, size_t size) {
     return 0;
 }
 
-/* Reserves the blocks, so that a full disk is met before any tensor is written; plain size where that is not possible. */
+/* Reserves the blocks, so that a full disk is met before any tensor is written; plain size where that is not possible.
+ */
 static int reserve(int fd, int64_t size) {
     if (!fallocate(fd, 0, 0, size)) return 0;
     return errno == EOPNOTSUPP || errno == ENOSYS ? ftruncate(fd, size) : -1;
@@ -230,12 +247,12 @@ Status safetensors_create(const char *path, TensorInfo *tensor, int n, const cha
         REQUIRE(json_is_object(metadata));
     }
     int64_t data_bytes;
-    char   *text = header_text(tensor, n, metadata, &data_bytes);
+    char *text = header_text(tensor, n, metadata, &data_bytes);
     json_decref(metadata);
     /* Spaces pad the header, so that tensors start on a cache line. */
-    const size_t   length = strlen(text), start = (8 + length + DATA_ALIGN - 1) / DATA_ALIGN * DATA_ALIGN;
+    const size_t length = strlen(text), start = (8 + length + DATA_ALIGN - 1) / DATA_ALIGN * DATA_ALIGN;
     const uint64_t padded = start - 8;
-    char          *header = xmalloc(start);
+    char *header = xmalloc(start);
     memcpy(header, &padded, 8);
     memcpy(header + 8, text, length);
     memset(header + 8 + length, ' ', start - 8 - length);
@@ -245,12 +262,14 @@ Status safetensors_create(const char *path, TensorInfo *tensor, int n, const cha
         tensor[i].end += (int64_t)start;
     }
     const int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    int       bad = fd < 0 || reserve(fd, (int64_t)start + data_bytes) || write_all(fd, header, start) || fsync(fd);
-    int       why = errno;
+    int bad = fd < 0 || reserve(fd, (int64_t)start + data_bytes) || write_all(fd, header, start) || fsync(fd);
+    int why = errno;
     if (fd >= 0 && close(fd) && !bad) {
         bad = 1;
         why = errno;
     }
     free(header);
-    return bad ? err_set(err, ERR_IO, "cannot write %s (%lld bytes): %s", path, (long long)start + data_bytes, strerror(why)) : OK;
+    return bad ? err_set(err, ERR_IO, "cannot write %s (%lld bytes): %s", path, (long long)start + data_bytes,
+                         strerror(why))
+               : OK;
 }

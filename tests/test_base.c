@@ -1,15 +1,7 @@
 /* test_base.c - the leaves: errors, files, sizes, and the command line's one table. */
 #include "model/base.h"
 #include "model/flags.h"
-#include <setjmp.h>
-#include <signal.h>
-#include <stdarg.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/resource.h>
-#include <sys/stat.h>
-#include <unistd.h>
-#include <cmocka.h>
+#include "tests/temp_files.h"
 
 /* ---- base -------------------------------------------------------------------------------------------------------- */
 
@@ -40,17 +32,10 @@ static void test_alloc(void **state) {
     free(try_calloc(0, 8));
 }
 
-static char *temp_dir(void) {
-    const char *base = getenv("TMPDIR");
-    char       *dir = xasprintf("%s/ehr-test-XXXXXX", base && *base ? base : "/tmp");
-    assert_non_null(mkdtemp(dir));
-    return dir;
-}
-
 static void test_files(void **state) {
     (void)state;
-    Err    err = {OK, ""};
-    char  *dir = temp_dir(), *path = xasprintf("%s/a/b/file", dir), *sub = xasprintf("%s/a/b", dir), *text;
+    Err err = {OK, ""};
+    char *dir = temp_dir(), *path = xasprintf("%s/a/b/file", dir), *sub = xasprintf("%s/a/b", dir), *text;
     size_t size;
     assert_int_equal(file_write(path, "x", 1, &err), ERR_IO);
     assert_non_null(strstr(err.msg, path));
@@ -94,7 +79,7 @@ static void test_files(void **state) {
 
 static void test_split_list(void **state) {
     (void)state;
-    char  text[] = "a,bc,,d", *parts[3];
+    char text[] = "a,bc,,d", *parts[3];
     assert_int_equal(split_list(text, parts, 3), 3);
     assert_string_equal(parts[1], "bc");
     assert_string_equal(parts[2], "d");
@@ -103,14 +88,15 @@ static void test_split_list(void **state) {
 /* ---- flags ------------------------------------------------------------------------------------------------------- */
 
 typedef struct {
-    int64_t     seq_len, memory, horizon;
-    double      lr;
-    int         verbose;
+    int64_t seq_len, memory, horizon;
+    double lr;
+    int verbose;
     const char *out, *schedule;
-    StringList  outcomes;
+    StringList outcomes;
 } Settings;
 
-static const Settings DEFAULTS = {.seq_len = 512, .memory = 1 << 20, .horizon = 525600, .lr = 3e-4, .schedule = "cosine"};
+static const Settings DEFAULTS = {
+    .seq_len = 512, .memory = 1 << 20, .horizon = 525600, .lr = 3e-4, .schedule = "cosine"};
 enum { N_FLAGS = 8, POS_MAX = 2 };
 
 static void make_flags(Flag *f, Settings *s) {
@@ -128,18 +114,18 @@ static void make_flags(Flag *f, Settings *s) {
 }
 
 typedef struct {
-    Settings    s;
-    Flag        flags[N_FLAGS];
+    Settings s;
+    Flag flags[N_FLAGS];
     const char *pos[POS_MAX];
-    int         n_pos, help;
-    Err         err;
-    char        text[512];
+    int n_pos, help;
+    Err err;
+    char text[512];
 } Parsed;
 
 /* line: arguments separated by single spaces. */
 static Status parse(Parsed *p, const char *line) {
     char *argv[32];
-    int   argc = 0;
+    int argc = 0;
     memset(p, 0, sizeof *p);
     p->s = DEFAULTS;
     make_flags(p->flags, &p->s);
@@ -151,8 +137,10 @@ static Status parse(Parsed *p, const char *line) {
 static void test_flags_values(void **state) {
     (void)state;
     Parsed p;
-    assert_int_equal(parse(&p, "data --seq-len 128 --lr=1e-3 --verbose --out run --schedule linear --memory 512M --horizon 2y "
-                               "--outcome a=X --outcome b=Y more"), OK);
+    assert_int_equal(
+        parse(&p, "data --seq-len 128 --lr=1e-3 --verbose --out run --schedule linear --memory 512M --horizon 2y "
+                  "--outcome a=X --outcome b=Y more"),
+        OK);
     assert_int_equal(p.s.seq_len, 128);
     assert_true(p.s.lr == 1e-3);
     assert_int_equal(p.s.verbose, 1);
@@ -178,10 +166,13 @@ static void test_flags_values(void **state) {
 
 static void test_flags_units(void **state) {
     (void)state;
-    static const struct { const char *line; int64_t memory, horizon; } good[] = {
-        {"--memory 4096", 4096, 525600},       {"--memory 1.5K", 1536, 525600},    {"--memory 2GiB", 2147483648, 525600},
-        {"--horizon 90min", 1 << 20, 90},      {"--horizon 12h", 1 << 20, 720},    {"--horizon 365d", 1 << 20, 525600},
-        {"--horizon 2w", 1 << 20, 20160},      {"--memory 1t", 1099511627776, 525600}};
+    static const struct {
+        const char *line;
+        int64_t memory, horizon;
+    } good[] = {{"--memory 4096", 4096, 525600},       {"--memory 1.5K", 1536, 525600},
+                {"--memory 2GiB", 2147483648, 525600}, {"--horizon 90min", 1 << 20, 90},
+                {"--horizon 12h", 1 << 20, 720},       {"--horizon 365d", 1 << 20, 525600},
+                {"--horizon 2w", 1 << 20, 20160},      {"--memory 1t", 1099511627776, 525600}};
     Parsed p;
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
         assert_int_equal(parse(&p, good[i].line), OK);
@@ -193,7 +184,9 @@ static void test_flags_units(void **state) {
 /* Each is refused as a usage error whose message has the named part, and leaves the default alone. */
 static void test_flags_refused(void **state) {
     (void)state;
-    static const struct { const char *line, *says; } bad[] = {
+    static const struct {
+        const char *line, *says;
+    } bad[] = {
         {"--seq-leng 128", "did you mean --seq-len?"},
         {"--sequence-length-of-rows 1", "unknown flag --sequence-length-of-rows"},
         {"--vrebose", "did you mean --verbose?"},
@@ -239,10 +232,10 @@ static void test_flags_refused(void **state) {
 static void test_flags_list_full(void **state) {
     (void)state;
     StringList list = {0};
-    Flag       flag = {"--outcome", FLAG_LIST, &list, 0, 0, NULL, "", 0};
-    char      *argv[STRING_LIST_MAX + 1], item[] = "--outcome=x";
-    int        n_pos, help;
-    Err        err;
+    Flag flag = {"--outcome", FLAG_LIST, &list, 0, 0, NULL, "", 0};
+    char *argv[STRING_LIST_MAX + 1], item[] = "--outcome=x";
+    int n_pos, help;
+    Err err;
     for (int i = 0; i <= STRING_LIST_MAX; i++) argv[i] = item;
     assert_int_equal(flags_parse(&flag, 1, STRING_LIST_MAX, argv, NULL, 0, &n_pos, &help, &err), OK);
     flag.seen = list.n = 0;
@@ -254,9 +247,9 @@ static void test_flags_print(void **state) {
     (void)state;
     Parsed p;
     parse(&p, "--seq-len 64");
-    char  *text = NULL;
+    char *text = NULL;
     size_t size;
-    FILE  *out = open_memstream(&text, &size);
+    FILE *out = open_memstream(&text, &size);
     flags_help(p.flags, N_FLAGS, "ehr-x [ARGUMENTS]", "does x", out);
     fclose(out);
     assert_int_equal(strncmp(text, PIPELINE_LINE, strlen(PIPELINE_LINE)), 0);
@@ -283,9 +276,11 @@ static Status run_bad(int argc, char **argv, Err *err) {
 static void test_command_main(void **state) {
     (void)state;
     const Command commands[] = {{"good", "works", run_good}, {"bad", "fails", run_bad}};
-    static const struct { const char *argv[3]; int argc, exit; } cases[] = {
-        {{"p", "good", NULL}, 2, 0}, {{"p", "good", "x"}, 3, 2},  {{"p", "bad", NULL}, 2, 1},
-        {{"p", "goof", NULL}, 2, 2}, {{"p", NULL, NULL}, 1, 2}, {{"p", "--help", NULL}, 2, 0}};
+    static const struct {
+        const char *argv[3];
+        int argc, exit;
+    } cases[] = {{{"p", "good", NULL}, 2, 0}, {{"p", "good", "x"}, 3, 2}, {{"p", "bad", NULL}, 2, 1},
+                 {{"p", "goof", NULL}, 2, 2}, {{"p", NULL, NULL}, 1, 2},  {{"p", "--help", NULL}, 2, 0}};
     int out = dup(1), errors = dup(2); /* its messages are not this test's output */
     fflush(stdout);
     assert_non_null(freopen("/dev/null", "w", stdout));
@@ -304,10 +299,11 @@ static void test_command_main(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_err),           cmocka_unit_test(test_alloc),           cmocka_unit_test(test_files),
-        cmocka_unit_test(test_split_list),    cmocka_unit_test(test_flags_values),    cmocka_unit_test(test_flags_units),
-        cmocka_unit_test(test_flags_refused), cmocka_unit_test(test_flags_list_full), cmocka_unit_test(test_flags_print),
-        cmocka_unit_test(test_command_main),
+        cmocka_unit_test(test_err),           cmocka_unit_test(test_alloc),
+        cmocka_unit_test(test_files),         cmocka_unit_test(test_split_list),
+        cmocka_unit_test(test_flags_values),  cmocka_unit_test(test_flags_units),
+        cmocka_unit_test(test_flags_refused), cmocka_unit_test(test_flags_list_full),
+        cmocka_unit_test(test_flags_print),   cmocka_unit_test(test_command_main),
     };
     return cmocka_run_group_tests_name("base", tests, NULL, NULL);
 }

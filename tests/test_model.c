@@ -11,13 +11,31 @@
 
 /* ---- fixtures ---------------------------------------------------------------------------------------------------- */
 
-static const ModelConfig TINY = {.n_layers = 2, .d_model = 24, .n_heads = 4, .n_kv_heads = 2, .head_dim = 8, .d_ff = 40,
-                                 .vocab_size = 70, .seq_len = 256, .rope_theta = 100, .rms_eps = 1e-6, .init_std = 0.3};
-static const ModelConfig FAST = {.n_layers = 2, .d_model = 96, .n_heads = 4, .n_kv_heads = 2, .head_dim = 64, .d_ff = 160,
-                                 .vocab_size = 300, .seq_len = 256, .rope_theta = 10000, .rms_eps = 1e-6, .init_std = 0.1};
+static const ModelConfig TINY = {.n_layers = 2,
+                                 .d_model = 24,
+                                 .n_heads = 4,
+                                 .n_kv_heads = 2,
+                                 .head_dim = 8,
+                                 .d_ff = 40,
+                                 .vocab_size = 70,
+                                 .seq_len = 256,
+                                 .rope_theta = 100,
+                                 .rms_eps = 1e-6,
+                                 .init_std = 0.3};
+static const ModelConfig FAST = {.n_layers = 2,
+                                 .d_model = 96,
+                                 .n_heads = 4,
+                                 .n_kv_heads = 2,
+                                 .head_dim = 64,
+                                 .d_ff = 160,
+                                 .vocab_size = 300,
+                                 .seq_len = 256,
+                                 .rope_theta = 10000,
+                                 .rms_eps = 1e-6,
+                                 .init_std = 0.1};
 
 static Device *open_device(int threads) {
-    char    msg[256] = "";
+    char msg[256] = "";
     Device *dev = device_open(DEVICE_CPU, 0, threads, msg, sizeof msg);
     if (!dev) fail_msg("%s", msg);
     return dev;
@@ -27,11 +45,13 @@ static void check_device(Device *dev) {
     if (device_sync(dev)) fail_msg("%s", device_error(dev));
 }
 
-static double uniform(uint64_t seed, uint64_t i) { return philox_uniform(philox4x32(seed, i, 0), 0); }
+static double uniform(uint64_t seed, uint64_t i) {
+    return philox_uniform(philox4x32(seed, i, 0), 0);
+}
 
 /* Random weights, norms included: at their initial 1 a wrong norm gradient could hide. */
 static void open_model(Model *m, Device *dev, const ModelConfig *shape, int tied, DType dtype) {
-    Err         err = {OK, ""};
+    Err err = {OK, ""};
     ModelConfig cfg = *shape;
     cfg.tied = tied;
     if (model_open(m, &cfg, dev, dtype, 16, &err)) fail_msg("%s", err.msg);
@@ -47,7 +67,7 @@ static void open_model(Model *m, Device *dev, const ModelConfig *shape, int tied
 }
 
 static Acts *open_acts(const Model *m, int N, int training, Recompute level) {
-    Err   err = {OK, ""};
+    Err err = {OK, ""};
     Acts *a;
     if (acts_open(&a, m, N, training, level, &err)) fail_msg("%s", err.msg);
     return a;
@@ -81,11 +101,13 @@ static void free_batch(Batch *b) {
     free(b->cu_seqlens);
 }
 
-static size_t real_size(const Model *m) { return m->dtype == DTYPE_F64 ? 8 : 4; }
+static size_t real_size(const Model *m) {
+    return m->dtype == DTYPE_F64 ? 8 : 4;
+}
 
 /* Gradient arena on the device, bound to *grad; free with close_grad. */
 static void *open_grad(const Model *m, Params *grad) {
-    Err   err;
+    Err err;
     void *arena = device_alloc(m->dev, (size_t)m->table.total * real_size(m));
     assert_non_null(arena);
     assert_int_equal(params_bind(grad, &m->table, &m->cfg, arena, m->dtype, &err), OK);
@@ -108,7 +130,7 @@ static double *losses(Model *m, Acts *a, const Batch *b) {
     model_forward(m, a, b);
     model_loss(m, a, b, NULL);
     double *out = xmalloc((size_t)b->N * sizeof *out);
-    void   *raw = download(m, acts_losses(a), (size_t)b->N * real_size(m));
+    void *raw = download(m, acts_losses(a), (size_t)b->N * real_size(m));
     for (int n = 0; n < b->N; n++) out[n] = m->dtype == DTYPE_F64 ? ((double *)raw)[n] : ((float *)raw)[n];
     free(raw);
     return out;
@@ -124,8 +146,8 @@ static double loss_sum(Model *m, Acts *a, const Batch *b) {
 /* Gradient of the sum of losses of one batch, on the host (bytes of the whole arena). */
 static void *gradient(Model *m, const Batch *b, Recompute level) {
     Params grad;
-    Acts  *a = open_acts(m, b->N, 1, level);
-    void  *arena = open_grad(m, &grad);
+    Acts *a = open_acts(m, b->N, 1, level);
+    void *arena = open_grad(m, &grad);
     model_forward(m, a, b);
     model_loss(m, a, b, &grad);
     model_backward(m, a, b, &grad, NULL, NULL);
@@ -140,8 +162,8 @@ static void *gradient(Model *m, const Batch *b, Recompute level) {
 /* d loss / d (step along `direction` of row s), by a central difference of fourth order. */
 static double slope(Model *m, Acts *a, const Batch *b, const ParamSpec *s, const double *direction, double h) {
     static const double at[4] = {1, -1, 2, -2}, weight[4] = {8, -8, -1, 1};
-    double             *w = download(m, (double *)m->w_arena + s->offset, (size_t)s->count * 8);
-    double             *moved = xmalloc((size_t)s->count * 8), sum = 0;
+    double *w = download(m, (double *)m->w_arena + s->offset, (size_t)s->count * 8);
+    double *moved = xmalloc((size_t)s->count * 8), sum = 0;
     for (int i = 0; i < 4; i++) {
         for (int64_t k = 0; k < s->count; k++) moved[k] = w[k] + at[i] * h * direction[k];
         device_upload(m->dev, (double *)m->w_arena + s->offset, moved, (size_t)s->count * 8);
@@ -156,9 +178,9 @@ static double slope(Model *m, Acts *a, const Batch *b, const ParamSpec *s, const
 /* Along a random direction through the whole row, and along its largest and three random elements. */
 static void check_row(Model *m, Acts *a, const Batch *b, const ParamSpec *s, const double *grad) {
     enum { DIRECTIONS = 5 };
-    double       *d = xmalloc((size_t)s->count * sizeof *d);
+    double *d = xmalloc((size_t)s->count * sizeof *d);
     const int64_t used = s->file_rows * s->cols;
-    int64_t       largest = 0;
+    int64_t largest = 0;
     for (int64_t k = 0; k < used; k++)
         if (fabs(grad[k]) > fabs(grad[largest])) largest = k;
     assert_true(fabs(grad[largest]) > 1e-3); /* a gradient is there at all */
@@ -168,7 +190,8 @@ static void check_row(Model *m, Acts *a, const Batch *b, const ParamSpec *s, con
         memset(d, 0, (size_t)s->count * sizeof *d);
         if (i == 0)
             for (int64_t k = 0; k < used; k++) d[k] = uniform(philox_hash(s->name) + 1, (uint64_t)k) < 0.5 ? -1 : 1;
-        else d[i == 1 ? largest : (int64_t)(uniform(philox_hash(s->name) + 2, (uint64_t)i) * (double)used)] = 1;
+        else
+            d[i == 1 ? largest : (int64_t)(uniform(philox_hash(s->name) + 2, (uint64_t)i) * (double)used)] = 1;
         for (int64_t k = 0; k < used; k++) {
             analytic += grad[k] * d[k];
             size += d[k] * d[k];
@@ -176,18 +199,19 @@ static void check_row(Model *m, Acts *a, const Batch *b, const ParamSpec *s, con
         const double numeric = slope(m, a, b, s, d, 1e-3 / sqrt(size));
         const double error = fabs(numeric - analytic) / fmax(fabs(analytic), 1e-3 * fabs(grad[largest]));
         if (!(error < 1e-6))
-            fail_msg("%s, direction %d: analytic %.12g, numeric %.12g, relative error %.2g", s->name, i, analytic, numeric, error);
+            fail_msg("%s, direction %d: analytic %.12g, numeric %.12g, relative error %.2g", s->name, i, analytic,
+                     numeric, error);
     }
     free(d);
 }
 
 static void check_gradients(int tied) {
     static const int length[] = {7, 1, 13, 5};
-    Model            m;
-    Device          *dev = open_device(2);
+    Model m;
+    Device *dev = open_device(2);
     open_model(&m, dev, &TINY, tied, DTYPE_F64);
-    Batch   b = make_batch(length, 4, TINY.vocab_size, 3);
-    Acts   *a = open_acts(&m, b.N, 0, RECOMPUTE_NONE);
+    Batch b = make_batch(length, 4, TINY.vocab_size, 3);
+    Acts *a = open_acts(&m, b.N, 0, RECOMPUTE_NONE);
     double *grad = gradient(&m, &b, RECOMPUTE_NONE);
     for (int i = 0; i < m.table.n; i++) check_row(&m, a, &b, &m.table.spec[i], grad + m.table.spec[i].offset);
     free(grad);
@@ -212,13 +236,13 @@ static void test_recompute(void **state) {
     (void)state;
     static const int length[] = {30, 3, 70};
     for (int f64 = 0; f64 < 2; f64++) {
-        Model   m;
+        Model m;
         Device *dev = open_device(2);
         open_model(&m, dev, f64 ? &TINY : &FAST, 1, f64 ? DTYPE_F64 : DTYPE_F32);
-        Batch        b = make_batch(length, 3, 70, 5);
+        Batch b = make_batch(length, 3, 70, 5);
         const size_t bytes = (size_t)m.table.total * real_size(&m);
-        void        *none = gradient(&m, &b, RECOMPUTE_NONE), *mlp = gradient(&m, &b, RECOMPUTE_MLP);
-        void        *block = gradient(&m, &b, RECOMPUTE_BLOCK);
+        void *none = gradient(&m, &b, RECOMPUTE_NONE), *mlp = gradient(&m, &b, RECOMPUTE_MLP);
+        void *block = gradient(&m, &b, RECOMPUTE_BLOCK);
         assert_memory_equal(none, mlp, bytes);
         assert_memory_equal(none, block, bytes);
         free(none);
@@ -234,13 +258,13 @@ static void test_recompute(void **state) {
 static void test_accumulation(void **state) {
     (void)state;
     static const int length[] = {9, 4, 11};
-    Model            m;
-    Params           grad;
-    Device          *dev = open_device(2);
+    Model m;
+    Params grad;
+    Device *dev = open_device(2);
     open_model(&m, dev, &TINY, 0, DTYPE_F64);
-    Batch   b[2] = {make_batch(length, 3, 70, 1), make_batch(length, 2, 70, 2)};
-    Acts   *a = open_acts(&m, b[0].N, 1, RECOMPUTE_NONE);
-    void   *arena = open_grad(&m, &grad);
+    Batch b[2] = {make_batch(length, 3, 70, 1), make_batch(length, 2, 70, 2)};
+    Acts *a = open_acts(&m, b[0].N, 1, RECOMPUTE_NONE);
+    void *arena = open_grad(&m, &grad);
     double *one[2], *sum;
     for (int i = 0; i < 2; i++) {
         model_forward(&m, a, &b[i]);
@@ -249,7 +273,8 @@ static void test_accumulation(void **state) {
         one[i] = gradient(&m, &b[i], RECOMPUTE_NONE);
     }
     sum = download(&m, arena, (size_t)m.table.total * 8);
-    for (int64_t k = 0; k < m.table.total; k++) assert_true(fabs(sum[k] - one[0][k] - one[1][k]) <= 1e-12 * (1 + fabs(sum[k])));
+    for (int64_t k = 0; k < m.table.total; k++)
+        assert_true(fabs(sum[k] - one[0][k] - one[1][k]) <= 1e-12 * (1 + fabs(sum[k])));
     free(sum);
     for (int i = 0; i < 2; i++) {
         free(one[i]);
@@ -264,16 +289,23 @@ static void test_accumulation(void **state) {
 /* A frozen parameter gets no gradient and changes no other's. */
 static void test_frozen(void **state) {
     (void)state;
-    static const int   length[] = {12, 8};
-    static const char *frozen[] = {"embedding", "layers.0.attn.qkv", "layers.1.attn.q_norm", "layers.0.mlp_norm",
-                                   "layers.1.mlp.gate_up", "layers.1.mlp.down", "layers.0.attn.out", "final_norm"};
+    static const int length[] = {12, 8};
+    static const char *frozen[] = {"embedding",
+                                   "layers.0.attn.qkv",
+                                   "layers.1.attn.q_norm",
+                                   "layers.0.mlp_norm",
+                                   "layers.1.mlp.gate_up",
+                                   "layers.1.mlp.down",
+                                   "layers.0.attn.out",
+                                   "final_norm"};
     for (int tied = 0; tied < 2; tied++) {
-        Model   m;
+        Model m;
         Device *dev = open_device(2);
         open_model(&m, dev, &TINY, tied, DTYPE_F64);
-        Batch   b = make_batch(length, 2, 70, 9);
+        Batch b = make_batch(length, 2, 70, 9);
         double *all = gradient(&m, &b, RECOMPUTE_NONE);
-        for (size_t i = 0; i < sizeof frozen / sizeof *frozen; i++) m.table.spec[param_find(&m.table, frozen[i])].trainable = 0;
+        for (size_t i = 0; i < sizeof frozen / sizeof *frozen; i++)
+            m.table.spec[param_find(&m.table, frozen[i])].trainable = 0;
         double *some = gradient(&m, &b, RECOMPUTE_NONE);
         for (int i = 0; i < m.table.n; i++) {
             const ParamSpec *s = &m.table.spec[i];
@@ -289,10 +321,10 @@ static void test_frozen(void **state) {
 }
 
 typedef struct {
-    Model  *m;
-    void   *arena;
+    Model *m;
+    void *arena;
     double *then; /* the gradient of each bucket when it was announced */
-    int     next;
+    int next;
 } BucketLog;
 
 static void on_bucket(void *ctx, int bucket) {
@@ -307,12 +339,12 @@ static void test_buckets(void **state) {
     (void)state;
     static const int length[] = {12, 8};
     for (int tied = 0; tied < 2; tied++) {
-        Model   m;
-        Params  grad;
+        Model m;
+        Params grad;
         Device *dev = open_device(2);
         open_model(&m, dev, &TINY, tied, DTYPE_F64);
-        Batch     b = make_batch(length, 2, 70, 9);
-        Acts     *a = open_acts(&m, b.N, 1, RECOMPUTE_NONE);
+        Batch b = make_batch(length, 2, 70, 9);
+        Acts *a = open_acts(&m, b.N, 1, RECOMPUTE_NONE);
         BucketLog log = {.m = &m, .arena = open_grad(&m, &grad), .next = m.table.n_buckets - 1};
         log.then = xcalloc((size_t)m.table.total, 8);
         model_forward(&m, a, &b);
@@ -336,12 +368,12 @@ static void test_buckets(void **state) {
 static void test_f32_against_f64(void **state) {
     (void)state;
     static const int length[] = {90, 17, 1, 64};
-    Model            m[2];
-    Device          *dev = open_device(2);
-    Batch            b = make_batch(length, 4, 300, 4);
-    double          *l[2];
-    float           *g32;
-    double          *g64;
+    Model m[2];
+    Device *dev = open_device(2);
+    Batch b = make_batch(length, 4, 300, 4);
+    double *l[2];
+    float *g32;
+    double *g64;
     for (int i = 0; i < 2; i++) {
         open_model(&m[i], dev, &FAST, 0, i ? DTYPE_F64 : DTYPE_F32);
         Acts *a = open_acts(&m[i], b.N, 0, RECOMPUTE_NONE);
@@ -353,7 +385,7 @@ static void test_f32_against_f64(void **state) {
     g64 = gradient(&m[1], &b, RECOMPUTE_NONE);
     for (int i = 0; i < m[1].table.n; i++) {
         const ParamSpec *s = &m[1].table.spec[i];
-        double           difference = 0, norm = 0;
+        double difference = 0, norm = 0;
         for (int64_t k = s->offset; k < s->offset + s->count; k++) {
             difference += (g32[k] - g64[k]) * (g32[k] - g64[k]);
             norm += g64[k] * g64[k];
@@ -374,13 +406,13 @@ static void test_f32_against_f64(void **state) {
 static void test_many_sequences(void **state) {
     (void)state;
     enum { N = 200 };
-    int     length[N];
-    Model   m;
+    int length[N];
+    Model m;
     Device *dev = open_device(2);
     open_model(&m, dev, &FAST, 1, DTYPE_F32);
     for (int i = 0; i < N; i++) length[i] = 1;
-    Batch   b = make_batch(length, N, 300, 4), one = make_batch(length, 1, 300, 4);
-    Acts   *a = open_acts(&m, N, 0, RECOMPUTE_NONE);
+    Batch b = make_batch(length, N, 300, 4), one = make_batch(length, 1, 300, 4);
+    Acts *a = open_acts(&m, N, 0, RECOMPUTE_NONE);
     double *all = losses(&m, a, &b);
     for (int i = 0; i < N; i += 37) {
         one.tokens[0] = b.tokens[i];
@@ -407,7 +439,7 @@ static Outputs outputs(Model *m, const Batch *b) {
     model_forward(m, a, b);
     model_loss(m, a, b, NULL);
     const size_t bytes = (size_t)b->N * real_size(m);
-    Outputs      o = {download(m, acts_hidden(a), bytes * (size_t)m->cfg.d_model), download(m, acts_losses(a), bytes)};
+    Outputs o = {download(m, acts_hidden(a), bytes * (size_t)m->cfg.d_model), download(m, acts_losses(a), bytes)};
     acts_close(a);
     return o;
 }
@@ -426,9 +458,9 @@ static int same_rows(const Model *m, const Outputs *a, int a_row, const Outputs 
 static void test_threads(void **state) {
     (void)state;
     static const int length[] = {90, 17, 1, 64};
-    Outputs          o[2];
-    Batch            b = make_batch(length, 4, 300, 4);
-    Model            m;
+    Outputs o[2];
+    Batch b = make_batch(length, 4, 300, 4);
+    Model m;
     for (int i = 0; i < 2; i++) {
         Device *dev = open_device(i + 1);
         open_model(&m, dev, &FAST, 1, DTYPE_F32);
@@ -442,15 +474,15 @@ static void test_threads(void **state) {
     free_batch(&b);
 }
 
-/* Changing one patient changes no bit of another; a patient has the same bits alone and packed with others; a future token
- * changes no past bit. */
+/* Changing one patient changes no bit of another; a patient has the same bits alone and packed with others; a future
+ * token changes no past bit. */
 static void check_no_leaks(DType dtype) {
     static const int length[] = {40, 75, 9, 66};
     enum { CHANGED = 1, AT = 50 };
-    Model   m;
+    Model m;
     Device *dev = open_device(2);
     open_model(&m, dev, &FAST, 1, dtype);
-    Batch   b = make_batch(length, 4, 300, 4);
+    Batch b = make_batch(length, 4, 300, 4);
     Outputs before = outputs(&m, &b);
     for (int s = 0; s < 4; s++) {
         Batch alone = make_batch(&length[s], 1, 300, 0);
@@ -494,18 +526,18 @@ enum { SEQ = 2, LEN = 150, BLOCKS = 3, PAGES = 8, SHARED = 1 };
 
 /* Two patients whose first 64 tokens agree share their first page. */
 typedef struct {
-    Model  *m;
-    Acts   *a;
-    void   *pool;
-    size_t  stride;
-    int     len[SEQ];
+    Model *m;
+    Acts *a;
+    void *pool;
+    size_t stride;
+    int len[SEQ];
     int32_t table[SEQ * BLOCKS];
-    void   *logits;
+    void *logits;
 } Decoder;
 
 static Decoder open_decoder(Model *m) {
     static const int32_t table[SEQ * BLOCKS] = {6, 1, 4, 6, 0, 3};
-    const ModelConfig   *c = &m->cfg;
+    const ModelConfig *c = &m->cfg;
     Decoder d = {.m = m, .a = open_acts(m, SEQ * LEN, 0, RECOMPUTE_NONE)};
     d.stride = (size_t)PAGES * 2 * (size_t)c->n_kv_heads * KV_PAGE * (size_t)c->head_dim * real_size(m);
     d.pool = device_alloc(m->dev, d.stride * (size_t)c->n_layers);
@@ -520,28 +552,38 @@ static void close_decoder(Decoder *d) {
     device_free(d->m->dev, d->logits);
 }
 
-/* Feeds n[s] further tokens of each sequence (tokens: SEQ x LEN) and copies their logits to out (SEQ x LEN x Vp).  shared:
- * pages the group reads once. */
+/* Feeds n[s] further tokens of each sequence (tokens: SEQ x LEN) and copies their logits to out (SEQ x LEN x Vp).
+ * shared: pages the group reads once. */
 static void feed(Decoder *d, const int32_t *tokens, const int *n, int shared, char *out) {
-    int32_t tok[SEQ * LEN], pos[SEQ * LEN], q_offset[SEQ + 1] = {0}, kv_len[SEQ], group[2] = {0, SEQ}, group_shared[1] = {shared};
+    int32_t tok[SEQ * LEN], pos[SEQ * LEN], q_offset[SEQ + 1] = {0}, kv_len[SEQ], group[2] = {0, SEQ},
+                                                           group_shared[1] = {shared};
     int64_t slot[SEQ * LEN];
     int32_t rows[SEQ * LEN];
-    int     N = 0;
+    int N = 0;
     for (int s = 0; s < SEQ; s++) {
         for (int i = 0; i < n[s]; i++, N++) {
             const int t = d->len[s] + i;
             tok[N] = tokens[s * LEN + t];
             pos[N] = t;
             /* the second owner of a shared page does not write it again */
-            slot[N] = s > 0 && t < SHARED * KV_PAGE ? -1 : (int64_t)d->table[s * BLOCKS + t / KV_PAGE] * KV_PAGE + t % KV_PAGE;
+            slot[N] = s > 0 && t < SHARED * KV_PAGE
+                          ? -1
+                          : (int64_t)d->table[s * BLOCKS + t / KV_PAGE] * KV_PAGE + t % KV_PAGE;
             rows[N] = N;
         }
         d->len[s] += n[s];
         q_offset[s + 1] = N;
         kv_len[s] = d->len[s];
     }
-    const PagedBatch pages = {.pool = d->pool, .q_offset = q_offset, .kv_len = kv_len, .block_table = d->table, .n_seq = SEQ,
-                              .max_blocks = BLOCKS, .group_offset = group, .group_shared = group_shared, .n_group = 1};
+    const PagedBatch pages = {.pool = d->pool,
+                              .q_offset = q_offset,
+                              .kv_len = kv_len,
+                              .block_table = d->table,
+                              .n_seq = SEQ,
+                              .max_blocks = BLOCKS,
+                              .group_offset = group,
+                              .group_shared = group_shared,
+                              .n_group = 1};
     const size_t row = (size_t)d->m->cfg.vocab_padded * real_size(d->m);
     model_decode(d->m, d->a, tok, pos, slot, &pages, d->stride, N);
     model_logits(d->m, d->a, d->logits, rows, N);
@@ -554,15 +596,15 @@ static void feed(Decoder *d, const int32_t *tokens, const int *n, int shared, ch
 
 /* Full pass, one prefill, token by token, ragged pieces, with packed weights: the same logits, bit for bit. */
 static void check_decode(DType dtype) {
-    Model   m;
+    Model m;
     Device *dev = open_device(2);
     open_model(&m, dev, &FAST, 1, dtype);
-    const int    length[SEQ] = {LEN, LEN}, everything[SEQ] = {LEN, LEN}, one[SEQ] = {1, 1};
+    const int length[SEQ] = {LEN, LEN}, everything[SEQ] = {LEN, LEN}, one[SEQ] = {1, 1};
     const size_t bytes = (size_t)SEQ * LEN * (size_t)m.cfg.vocab_padded * real_size(&m);
-    Batch        b = make_batch(length, SEQ, 300, 8);
+    Batch b = make_batch(length, SEQ, 300, 8);
     memcpy(b.tokens + LEN, b.tokens, SHARED * KV_PAGE * sizeof *b.tokens);
     Decoder d = open_decoder(&m);
-    char   *got = xcalloc(1, bytes);
+    char *got = xcalloc(1, bytes);
     model_forward(&m, d.a, &b);
     model_logits(&m, d.a, d.logits, NULL, b.N);
     char *full = download(&m, d.logits, bytes);
@@ -597,123 +639,19 @@ static void test_decode(void **state) {
     check_decode(DTYPE_F64);
 }
 
-/* ---- tables and refusals ----------------------------------------------------------------------------------------- */
-
-static void test_param_table(void **state) {
-    (void)state;
-    for (int tied = 0; tied < 2; tied++) {
-        ModelConfig cfg = TINY;
-        Err         err = {OK, ""};
-        ParamTable  small, padded;
-        cfg.tied = tied;
-        assert_int_equal(config_check(&cfg, &err), OK);
-        assert_int_equal(cfg.vocab_padded, 128);
-        assert_int_equal(param_table_build(&small, &cfg, 1, &err), OK);
-        assert_int_equal(param_table_build(&padded, &cfg, 7 * 16, &err), OK);
-        const int64_t C = 24, block = C + (32 + 2 * 16) * C + 8 + 8 + 32 * C + C + 3 * 40 * C;
-        assert_int_equal(small.n_params, 70 * C * (tied ? 1 : 2) + 2 * block + C);
-        assert_int_equal(small.n_trainable, small.n_params);
-        float *a = xmalloc((size_t)small.total * 4), *b = xmalloc((size_t)padded.total * 4);
-        params_init(a, &small, &cfg, 11);
-        params_init(b, &padded, &cfg, 11);
-        for (int i = 0; i < small.n; i++) {
-            const ParamSpec *s = &small.spec[i], *p = &padded.spec[i];
-            assert_int_equal(s->offset % 16, 0);
-            assert_true(p->offset >= padded.bucket_offset[p->bucket]);
-            assert_true(p->offset + p->count <= padded.bucket_offset[p->bucket + 1]);
-            if (i) assert_true(s->offset >= small.spec[i - 1].offset + small.spec[i - 1].count);
-            int64_t rows = 0;
-            for (int k = 0; k < s->n_slices; k++) rows += s->slice_rows[k];
-            assert_int_equal(rows, s->file_rows);
-            assert_int_equal(param_find(&small, s->name), i);
-            assert_memory_equal(a + s->offset, b + p->offset, (size_t)s->count * 4); /* padding changes no value */
-            for (int64_t k = s->file_rows * s->cols; k < s->count; k++) assert_true(a[s->offset + k] == 0);
-        }
-        for (int k = 0; k <= padded.n_buckets; k++) assert_int_equal(padded.bucket_offset[k] % (7 * 16), 0);
-        free(a);
-        free(b);
-        param_table_free(&small);
-        param_table_free(&padded);
-    }
-}
-
-static void test_init_law(void **state) {
-    (void)state;
-    ModelConfig cfg = FAST;
-    Err         err;
-    ParamTable  t;
-    assert_int_equal(config_check(&cfg, &err), OK);
-    assert_int_equal(param_table_build(&t, &cfg, 1, &err), OK);
-    float *w = xmalloc((size_t)t.total * 4);
-    params_init(w, &t, &cfg, 1);
-    for (int i = 0; i < t.n; i++) {
-        const ParamSpec *s = &t.spec[i];
-        double           sum = 0, squares = 0, n = (double)(s->file_rows * s->cols);
-        for (int64_t k = 0; k < s->file_rows * s->cols; k++) {
-            sum += w[s->offset + k];
-            squares += (double)w[s->offset + k] * w[s->offset + k];
-        }
-        const double std = s->init == INIT_NORMAL_RESIDUAL ? cfg.init_std / 2 : cfg.init_std; /* sqrt(2 * 2 layers) */
-        if (s->init == INIT_ONE) assert_true(sum == n && squares == n);
-        else assert_true(fabs(sum / n) < 4 * std / sqrt(n) && fabs(sqrt(squares / n) / std - 1) < 4 / sqrt(2 * n));
-    }
-    free(w);
-    param_table_free(&t);
-}
-
-static void test_presets(void **state) {
-    (void)state;
-    static const struct { const char *name; double millions; } sizes[] = {{"nano", 1.8}, {"micro", 8.1}, {"small", 60}, {"medium", 119}, {"large", 1020}};
-    Err err = {OK, ""};
-    for (int i = 0; i < 5; i++) {
-        ModelConfig cfg = {.vocab_size = 7168, .seq_len = 1024};
-        ParamTable  t;
-        assert_int_equal(config_preset(&cfg, sizes[i].name, &err), OK);
-        assert_int_equal(config_check(&cfg, &err), OK);
-        assert_int_equal(param_table_build(&t, &cfg, 1, &err), OK);
-        const double found = (double)t.n_params * 1e-6;
-        if (fabs(found / sizes[i].millions - 1) > 0.1) fail_msg("%s has %.2f million parameters", sizes[i].name, found);
-        param_table_free(&t);
-    }
-    ModelConfig cfg;
-    assert_int_equal(config_preset(&cfg, "nanoo", &err), ERR_USAGE);
-    assert_non_null(strstr(err.msg, "nano|micro"));
-}
-
-/* What the report prints is what acts_open takes, and each level keeps less. */
-static void test_memory_report(void **state) {
-    (void)state;
-    ModelConfig cfg = FAST;
-    Err         err;
-    char       *text;
-    size_t      size;
-    assert_int_equal(config_check(&cfg, &err), OK);
-    const size_t none = acts_bytes(&cfg, DTYPE_F32, 512, 1, RECOMPUTE_NONE), mlp = acts_bytes(&cfg, DTYPE_F32, 512, 1, RECOMPUTE_MLP);
-    const size_t block = acts_bytes(&cfg, DTYPE_F32, 512, 1, RECOMPUTE_BLOCK), infer = acts_bytes(&cfg, DTYPE_F32, 512, 0, RECOMPUTE_NONE);
-    assert_true(none > mlp && mlp > block && block > infer);
-    FILE *out = open_memstream(&text, &size);
-    acts_report(&cfg, DTYPE_F32, 512, 1, RECOMPUTE_NONE, out);
-    fclose(out);
-    char last[64];
-    snprintf(last, sizeof last, "%.2f\n", (double)none / 1048576);
-    assert_non_null(strstr(text, "gate_up"));
-    assert_string_equal(text + size - strlen(last), last);
-    free(text);
-}
-
-static void test_flops(void **state) {
-    (void)state;
-    ModelConfig cfg = TINY;
-    const double matrices = 2 * (24.0 * (32 + 32) + 32 * 24 + 3 * 24 * 40) + 24 * 70;
-    assert_true(fabs(model_flops_per_token(&cfg, 100) - (6 * matrices + 6 * 2 * 32 * 100.0)) < 1e-6);
-}
+/* ---- refusals -----------------------------------------------------------------------------------------------------
+ */
 
 static void test_refusals(void **state) {
     (void)state;
     Device *dev = open_device(1);
-    Model   m;
-    Err     err = {OK, ""};
-    static const struct { size_t field; int value; const char *says; } bad[] = {
+    Model m;
+    Err err = {OK, ""};
+    static const struct {
+        size_t field;
+        int value;
+        const char *says;
+    } bad[] = {
         {offsetof(ModelConfig, n_layers), 0, "layers"},       {offsetof(ModelConfig, d_model), 1 << 20, "d_model"},
         {offsetof(ModelConfig, n_kv_heads), 3, "evenly"},     {offsetof(ModelConfig, head_dim), 63, "odd"},
         {offsetof(ModelConfig, head_dim), 32, "64 or 128"},   {offsetof(ModelConfig, vocab_size), -5, "vocabulary"},
@@ -733,7 +671,7 @@ static void test_bad_batches(void **state) {
     static const int length[] = {5, 6};
     for (int i = 0; i < 7; i++) {
         Device *dev = open_device(1);
-        Model   m;
+        Model m;
         open_model(&m, dev, &TINY, 1, DTYPE_F64);
         Batch b = make_batch(length, 2, 70, 1);
         Acts *a = open_acts(&m, i == 6 ? 10 : 11, 0, RECOMPUTE_NONE);
@@ -756,12 +694,12 @@ static void test_bad_batches(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_param_table),     cmocka_unit_test(test_init_law),     cmocka_unit_test(test_presets),
-        cmocka_unit_test(test_memory_report),   cmocka_unit_test(test_flops),        cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_gradients_tied),  cmocka_unit_test(test_gradients_untied),
-        cmocka_unit_test(test_recompute),       cmocka_unit_test(test_accumulation), cmocka_unit_test(test_frozen),
-        cmocka_unit_test(test_buckets),         cmocka_unit_test(test_f32_against_f64), cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_many_sequences),  cmocka_unit_test(test_no_leaks),     cmocka_unit_test(test_decode),
+        cmocka_unit_test(test_refusals),         cmocka_unit_test(test_gradients_tied),
+        cmocka_unit_test(test_gradients_untied), cmocka_unit_test(test_recompute),
+        cmocka_unit_test(test_accumulation),     cmocka_unit_test(test_frozen),
+        cmocka_unit_test(test_buckets),          cmocka_unit_test(test_f32_against_f64),
+        cmocka_unit_test(test_threads),          cmocka_unit_test(test_many_sequences),
+        cmocka_unit_test(test_no_leaks),         cmocka_unit_test(test_decode),
         cmocka_unit_test(test_bad_batches),
     };
     return cmocka_run_group_tests_name("model", tests, NULL, NULL);
