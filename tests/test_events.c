@@ -55,7 +55,7 @@ static void assert_same_bytes(const char *a, const char *b) {
 
 /* ---- a cohort to write ------------------------------------------------------------------------------------------- */
 
-enum { N_EVENTS = 40000, N_SUBJECTS = 700, N_CODES = 300 };
+enum { N_EVENTS = 40000, N_SUBJECTS = 700, N_CODES = 40 };
 
 static double draw(uint64_t i, uint64_t what) { return philox_uniform(philox4x32(7, i, what), 0); }
 
@@ -70,10 +70,10 @@ static void cohort_event(EventWriter *w, int64_t i, Event *e) {
     *e = (Event){.subject = (int64_t)(draw((uint64_t)i, 3) * N_SUBJECTS) * 1000003 - 5000,
                  .visit = (uint32_t)(draw((uint64_t)i, 5) * 3),
                  .value = draw((uint64_t)i, 6) < 0.5 ? NAN : (float)(int)(draw((uint64_t)i, 7) * 20 - 10),
-                 .comparator = (uint8_t)(draw((uint64_t)i, 8) * 5), .precision = PRECISION_MINUTE,
+                 .comparator = (uint8_t)(draw((uint64_t)i, 8) * 5), .precision = (uint8_t)(draw((uint64_t)i, 10) * 2),
                  .source_row = (uint32_t)i};
-    e->time = is_static ? TIME_NONE : (int64_t)(draw((uint64_t)i, 4) * 1000) * US_PER_DAY;
-    e->available = is_static ? TIME_NONE : e->time + US_PER_MINUTE;
+    e->time = is_static ? TIME_NONE : (int64_t)(draw((uint64_t)i, 4) * 8) * US_PER_DAY;
+    e->available = is_static ? TIME_NONE : e->time / (4 * US_PER_DAY) * 4 * US_PER_DAY + 5 * US_PER_DAY;
     if (e->value == 0) e->value = i % 2 ? 0.0f : -0.0f;
     assert_int_equal(event_writer_code(w, code, is_static ? KIND_STATIC : KIND_BIRTH + 1 + c % 9, name, parent, &e->code, &err),
                      OK);
