@@ -158,7 +158,7 @@ typedef struct {
 } Vec;
 /* Out of line under the sanitizers: their checks on every lane, inlined, take the compiler minutes. */
 #if defined(__SANITIZE_ADDRESS__)
-#define V_FN static inline __attribute__((noinline))
+#define V_FN static __attribute__((noinline, unused))
 #else
 #define V_FN static inline
 #endif
