@@ -2,6 +2,7 @@
  * them. */
 #include "data/label_build.h"
 #include "data/oracle_cohort.h"
+#include "data/oracle_file.h"
 #include "tests/make_events.h"
 
 /* One event of the only subject; day-only events have their date in `time`. */
@@ -335,6 +336,20 @@ static void test_label_file(void **state) {
     assert_string_equal(f.codes[0], "ICD10CM//I50");
     assert_int_equal(f.n_stops, 0);
     assert_int_equal(f.table.n, counts.eligible);
+    /* The stored risks of this outcome, in the order of the events file; rows of the table are a subset of them. */
+    EventFile  events;
+    OracleFile oracle;
+    MUST(event_file_open(&events, at("o.h5"), err));
+    MUST(oracle_file_open(&oracle, at("o.h5"), events.n_patients, events.n_events, err));
+    assert_string_equal(oracle.outcome[2].name, "heart_failure_1y");
+    for (int64_t i = 0, k = 0; i < events.n_patients; i++) {
+        double stored = oracle.risk[(i * oracle.n_outcomes + 2) * 2];
+        if (isnan(stored)) continue;
+        assert_true(k < f.table.n && f.true_risk[k] == stored);
+        k++;
+    }
+    oracle_file_close(&oracle);
+    event_file_close(&events);
     Dataset d = made_open(at("o"));
     assert_string_equal(table_attribute(&f.table, "dataset_sha256"), d.sha256);
     for (int64_t i = 0; i < f.table.n; i++) {

@@ -248,6 +248,7 @@ static void test_risk_in_detail(void **state) {
     oracle_feed(&home, ORACLE_LAB, 9);
     oracle_feed(&home, ORACLE_CHRONIC_DX, 0);
     oracle_feed(&home, ORACLE_CHRONIC_DX + 2, 0);
+    oracle_feed(&home, ORACLE_DRUG, 0);
     oracle_feed(&home, ORACLE_VISIT_END, 0);
     ward = home;
     oracle_feed(&ward, ORACLE_GAP + 12, 0);
