@@ -70,7 +70,8 @@ static void print_patient(const GenerateRun *r) {
     const Vocabulary *v = &r->s->dataset.vocabulary;
     fprintf(r->out, "patient key:%llu (%s)", (unsigned long long)p->key, r->f->split);
     for (int i = 0; i < v->n_static; i++) fprintf(r->out, ", %s", v->token[p->statics[i]].code);
-    fprintf(r->out, ", age %.0f at the index time\n", p->age_years + r->job.index_minutes / 525960.0);
+    if (p->age_years == AGE_UNKNOWN) fprintf(r->out, ", age unknown\n");
+    else fprintf(r->out, ", age %.0f at the index time\n", p->age_years + r->job.index_minutes / 525960.0);
     int64_t shown = r->f->history && r->job.n_known > r->f->history ? r->job.n_known - r->f->history : 0;
     fprintf(r->out, "\nrecorded history: %lld tokens known at the index time (00:00)%s\n", (long long)r->job.n_known,
             shown ? ", the last ones:" : "");

@@ -11,11 +11,24 @@ typedef struct {
     int64_t     samples, batch, seed, threads, limit, max_tokens;
 } RiskFlags;
 
+static int ends_in(const char *path, const char *suffix) {
+    size_t n = strlen(path), m = strlen(suffix);
+    return n > m && !strcmp(path + n - m, suffix);
+}
+
+/* Before the hours of work, not after them. */
+static Status check_out(const char *path, Err *err) {
+    if (!ends_in(path, ".csv") && !ends_in(path, ".h5"))
+        return err_set(err, ERR_USAGE, "--out %s: the name must end in .csv or .h5", path);
+    const char *slash = strrchr(path, '/');
+    char *folder = slash && slash > path ? xasprintf("%.*s", (int)(slash - path), path) : xstrdup(slash ? "/" : ".");
+    Status st = path_is_dir(folder) ? OK : err_set(err, ERR_IO, "--out %s: there is no folder %s", path, folder);
+    free(folder);
+    return st;
+}
+
 static Status write_table(const Table *t, const char *path, Err *err) {
-    size_t n = strlen(path);
-    if (n > 3 && !strcmp(path + n - 3, ".h5")) return table_write_h5(t, path, err);
-    if (n > 4 && !strcmp(path + n - 4, ".csv")) return table_write_csv(t, path, 1, err);
-    return err_set(err, ERR_USAGE, "--out %s: the name must end in .csv or .h5", path);
+    return ends_in(path, ".h5") ? table_write_h5(t, path, err) : table_write_csv(t, path, 1, err);
 }
 
 static void describe(const LabelFile *l, const Table *t, const RolloutStats *st, FILE *out) {
@@ -49,6 +62,11 @@ static Status run_one(Session *s, const char *labels_path, const RiskFlags *f, c
     if (!st && vocabulary && strcmp(vocabulary, s->dataset.vocabulary.sha256))
         st = err_set(err, ERR_FORMAT, "%s was made for another vocabulary: run `ehr-data label` on %s again", labels_path,
                      s->dataset.path);
+    /* Row numbers, and patient keys counted from 0, mean nothing in another dataset and may still seem to fit. */
+    const char *dataset = table_attribute(&labels.table, "dataset_sha256");
+    if (!st && dataset && strcmp(dataset, s->dataset.sha256))
+        st = err_set(err, ERR_FORMAT, "%s was made for another dataset than %s: run `ehr-data label EVENTS --data %s` again",
+                     labels_path, s->dataset.path, s->dataset.path);
     RolloutOptions o = {.n_samples = (int)f->samples, .batch = (int)f->batch, .max_tokens = (int)f->max_tokens,
                         .seed = (uint64_t)f->seed, .mean_clock = !strcmp(f->clock, "mean"), .temperature = 1.0,
                         .estimator = !strcmp(f->estimator, "mc")      ? ESTIMATOR_MC
@@ -112,6 +130,7 @@ Status cmd_risk(int argc, char **argv, Err *err) {
     if (n_pos != 1 || !f.data || !f.labels.n)
         return err_set(err, ERR_USAGE, "needs a CHECKPOINT, --data DATASET and --labels FILE (--help)");
     if (f.labels.n > 1 && f.out) return err_set(err, ERR_USAGE, "--out names one file: give one --labels, or leave --out away");
+    if (f.out && (st = check_out(f.out, err))) return st;
     fprintf(stderr, "ehr-infer risk %s\n", pos[0]);
     flags_print(flags, n, stderr);
     Session s;

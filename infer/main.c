@@ -1,6 +1,7 @@
 /* main.c - ehr-infer: what a trained checkpoint can tell. */
 #include "infer/commands.h"
 #include "model/flags.h"
+#include <stdio.h>
 
 static const Command commands[] = {
     {"generate", "simulated futures of one patient, beside the recorded history and what really happened", cmd_generate},
@@ -10,7 +11,13 @@ static const Command commands[] = {
 };
 
 int main(int argc, char **argv) {
-    return command_main(commands, sizeof commands / sizeof *commands, "ehr-infer",
-                        "Simulates patient futures, estimates risks and scores records.  Research use; not a medical device.",
-                        argc, argv);
+    int rc = command_main(commands, sizeof commands / sizeof *commands, "ehr-infer",
+                          "Simulates patient futures, estimates risks and scores records.  Research use; not a medical "
+                          "device.",
+                          argc, argv);
+    if ((fflush(stdout) || ferror(stdout)) && !rc) {
+        fprintf(stderr, "ehr-infer: cannot write to standard output: disk full?\n");
+        rc = 1;
+    }
+    return rc;
 }
