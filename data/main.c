@@ -1,6 +1,7 @@
 /* main.c - ehr-data: from records to a tokenised dataset. */
 #include "data/commands.h"
 #include "model/flags.h"
+#include <signal.h>
 
 static const Command commands[] = {
     {"import", "records (omop PATH: a folder or .zip of CDM 5.3/5.4 CSVs) -> events.h5", cmd_import},
@@ -12,6 +13,7 @@ static const Command commands[] = {
 };
 
 int main(int argc, char **argv) {
+    signal(SIGXFSZ, SIG_IGN); /* a file beyond the limit is a full disk: write() says so */
     return command_main(commands, sizeof commands / sizeof *commands, "ehr-data",
                         "Turns hospital records into de-identified, tokenised patient timelines.", argc, argv);
 }

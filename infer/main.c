@@ -1,6 +1,7 @@
 /* main.c - ehr-infer: what a trained checkpoint can tell. */
 #include "infer/commands.h"
 #include "model/flags.h"
+#include <signal.h>
 #include <stdio.h>
 
 static const Command commands[] = {
@@ -11,6 +12,7 @@ static const Command commands[] = {
 };
 
 int main(int argc, char **argv) {
+    signal(SIGXFSZ, SIG_IGN); /* a file beyond the limit is a full disk: write() says so */
     int rc = command_main(commands, sizeof commands / sizeof *commands, "ehr-infer",
                           "Simulates patient futures, estimates risks and scores records.  Research use; not a medical "
                           "device.",
