@@ -1,6 +1,6 @@
-/* test_cpu_ops.c - what the float32 CPU operations promise beyond agreeing with the reference: no key of the future or of
- * a neighbour is felt, caches of any shape give the bits of the packed form, draws follow their law and never pick what is
- * forbidden, losses and updates do not depend on how the work is cut. */
+/* test_cpu_ops.c - what the float32 CPU operations promise beyond agreeing with the reference: no key of the future or
+ * of a neighbour is felt, caches of any shape give the bits of the packed form, draws follow their law and never pick
+ * what is forbidden, losses and updates do not depend on how the work is cut. */
 #include "tests/op_check.h"
 #include "kernels/cpu/cpu.h"
 
@@ -43,7 +43,7 @@ static void fill(float *x, size_t count, float value) {
     for (size_t i = 0; i < count; i++) x[i] = value;
 }
 
-/* ---- attention over packed sequences ------------------------------------------------------------------------------- */
+/* ---- attention over packed sequences ----------------------------------------------------------------------------- */
 
 typedef struct {
     int      N, H, G, D, n_seq;
@@ -141,7 +141,8 @@ static void test_neighbours_do_not_meet(void **state) {
         fill(p.qk + first * a, rows * a, poison[i]);
         fill(p.qkv + first * b, rows * b, poison[i]);
         packed_forward(f, &p);
-        f->ops->attention_backward(f->dev, p.dqk, p.dqkv, p.dout, p.qk, p.qkv, p.out, p.lse, p.cu, 4, p.N, p.H, p.G, p.D);
+        f->ops->attention_backward(f->dev, p.dqk, p.dqkv, p.dout, p.qk, p.qkv, p.out, p.lse, p.cu, 4, p.N, p.H, p.G,
+                                   p.D);
         check_rows(&p, want, 0, p.cu[1], "before");
         check_rows(&p, want, p.cu[2], p.N, "after");
         assert_same_bits(p.dqk, dqk, first * a, "dqk before");
@@ -173,8 +174,8 @@ static void test_long_sequence(void **state) {
     enum { T = 2048, D = 64 };
     KernelLimits limits = {.N = T, .C = D, .F = D, .Vp = 64, .H = 1, .G = 1, .D = D, .n_seq = 1};
     assert_int_equal(device_reserve(f->dev, f->ops->workspace_bytes(f->dev, &limits)), 0);
-    Trio qk = trio_random(f->dev, T * 2 * D, 1), qkv = trio_random(f->dev, T * 3 * D, 1), out = trio_zero(f->dev, T * D);
-    Trio lse = trio_zero(f->dev, T);
+    Trio qk = trio_random(f->dev, T * 2 * D, 1), qkv = trio_random(f->dev, T * 3 * D, 1);
+    Trio out = trio_zero(f->dev, T * D), lse = trio_zero(f->dev, T);
     int32_t cu[] = {0, T};
     f->ops->attention_forward(f->dev, out.fast, lse.fast, qk.fast, qkv.fast, cu, 1, T, 1, 1, D);
     f->reference->attention_forward(f->dev, out.ref, lse.ref, qk.ref, qkv.ref, cu, 1, T, 1, 1, D);
@@ -185,7 +186,7 @@ static void test_long_sequence(void **state) {
     for (int i = 0; i < 4; i++) trio_free(f->dev, all[i]);
 }
 
-/* ---- attention over pages ------------------------------------------------------------------------------------------ */
+/* ---- attention over pages ---------------------------------------------------------------------------------------- */
 
 /* Three groups of sequences with prefixes of different lengths, in one call, with head widths that fill no vector and
  * pages that held NaN before: the bits of the packed form. */
@@ -195,7 +196,8 @@ static void paged_check(Fixture *f, int H, int G, int D) {
     const int32_t group_offset[] = {0, 3, 4, 7}, group_shared[] = {2, 0, 1}, alone[] = {0, 1, 2, 3, 4, 5, 6, 7};
     const int32_t none[SEQS] = {0};
     Packed        p = packed_random(f->dev, lengths, SEQS, H, G, D);
-    size_t        a = width_qk(&p), b = width_qkv(&p), c = width_out(&p), pool_floats = (size_t)(PAGES * 2 * G * 64 * D);
+    size_t        a = width_qk(&p), b = width_qkv(&p), c = width_out(&p);
+    size_t        pool_floats = (size_t)(PAGES * 2 * G * 64 * D);
     int32_t       table[SEQS * BLOCKS], kv_len[SEQS], q_offset[SEQS + 1] = {0};
     for (int s = 0; s < SEQS; s++) {
         int g = group_of[s], first = group_offset[g], shared = group_shared[g];
@@ -206,7 +208,8 @@ static void paged_check(Fixture *f, int H, int G, int D) {
         kv_len[s] = lengths[s];
     }
     packed_forward(f, &p);
-    float   *pool = floats(f->dev, pool_floats), *qk = floats(f->dev, (size_t)p.N * a), *out = floats(f->dev, (size_t)p.N * c);
+    float   *pool = floats(f->dev, pool_floats), *qk = floats(f->dev, (size_t)p.N * a);
+    float   *out = floats(f->dev, (size_t)p.N * c);
     int64_t *slot = device_alloc(f->dev, sizeof *slot * (size_t)p.N);
     fill(pool, pool_floats, NAN);
     for (int s = 0; s < SEQS; s++)
@@ -217,14 +220,15 @@ static void paged_check(Fixture *f, int H, int G, int D) {
         for (int grouped = 0; grouped < 2; grouped++) {
             for (int s = 0; s < SEQS; s++) {
                 q_offset[s + 1] = (s + 1) * rows;
-                memcpy(qk + (size_t)(s * rows) * a, p.qk + (size_t)(p.cu[s + 1] - rows) * a, sizeof(float) * (size_t)rows * a);
+                memcpy(qk + (size_t)(s * rows) * a, p.qk + (size_t)(p.cu[s + 1] - rows) * a,
+                       sizeof(float) * (size_t)rows * a);
             }
             PagedBatch batch = {pool, q_offset, kv_len, table, SEQS, BLOCKS, alone, none, SEQS};
             if (grouped) batch.group_offset = group_offset, batch.group_shared = group_shared, batch.n_group = 3;
             f->ops->attention_paged(f->dev, out, qk, &batch, SEQS * rows, H, G, D);
             for (int s = 0; s < SEQS; s++)
-                assert_same_bits(out + (size_t)(s * rows) * c, p.out + (size_t)(p.cu[s + 1] - rows) * c, (size_t)rows * c,
-                                 grouped ? "grouped" : "each alone");
+                assert_same_bits(out + (size_t)(s * rows) * c, p.out + (size_t)(p.cu[s + 1] - rows) * c,
+                                 (size_t)rows * c, grouped ? "grouped" : "each alone");
         }
     float *all[] = {pool, qk, out};
     for (int i = 0; i < 3; i++) device_free(f->dev, all[i]);
@@ -243,7 +247,7 @@ static void test_paged_is_packed(void **state) {
     cpu_device_force_isa(f->dev, f->best);
 }
 
-/* ---- classifier ---------------------------------------------------------------------------------------------------- */
+/* ---- classifier -------------------------------------------------------------------------------------------------- */
 
 static void test_classifier_ranges(void **state) {
     Fixture *f = *state;
@@ -287,7 +291,8 @@ static void test_classifier_chunks(void **state) {
     for (int n = 0; n < N; n++) lo[n] = n % V, hi[n] = n % V + 1;
     f->ops->classifier(f->dev, losses, dx, dw, x, &weight, lo, hi, N, V);
     for (int n = 0; n < N; n += HALF)
-        f->ops->classifier(f->dev, losses + N + n, halves + n * C, dw_halves, x + n * C, &weight, lo + n, hi + n, HALF, V);
+        f->ops->classifier(f->dev, losses + N + n, halves + n * C, dw_halves, x + n * C, &weight, lo + n, hi + n, HALF,
+                           V);
     assert_int_equal(device_sync(f->dev), 0);
     assert_same_bits(losses, losses + N, N, "losses");
     assert_same_bits(dx, halves, N * C, "dinp");
@@ -298,7 +303,7 @@ static void test_classifier_chunks(void **state) {
     device_free(f->dev, hi);
 }
 
-/* ---- sampling ------------------------------------------------------------------------------------------------------ */
+/* ---- sampling ---------------------------------------------------------------------------------------------------- */
 
 enum { SV = 150, SVP = 192, DRAWS = 20000, BATCH = 500 };
 
@@ -374,7 +379,10 @@ static void test_sample_law(void **state) {
     draws_law(d, 1, 0);
     double first = 0, second = 0, p[SV];
     memcpy(p, d->p, sizeof p);
-    for (int v = 0; v < SV; v++) first += d->outcome_bits[v] & 1 ? p[v] : 0, second += d->outcome_bits[v] & 2 ? p[v] : 0;
+    for (int v = 0; v < SV; v++) {
+        first += d->outcome_bits[v] & 1 ? p[v] : 0;
+        second += d->outcome_bits[v] & 2 ? p[v] : 0;
+    }
     draws_count(f, d, &spec, 0);
     draws_check(d);
     for (uint32_t suppress = 1; suppress <= 3; suppress++) { /* probabilities stay those of the unsuppressed law */
@@ -465,15 +473,15 @@ static void test_sample_levels(void **state) {
     free(e);
 }
 
-/* ---- optimizer ----------------------------------------------------------------------------------------------------- */
+/* ---- optimizer --------------------------------------------------------------------------------------------------- */
 
 /* Ranks update ranges that begin anywhere: an element gets the same bits in every cut, on every instruction set. */
 static void test_adamw_cuts(void **state) {
     Fixture *f = *state;
     enum { COUNT = 40001 };
     const int64_t cuts[] = {0, 1, 17, 1000, 16391, 40000, COUNT};
-    float        *start = randoms(f->dev, 4 * COUNT), *want = floats(f->dev, 4 * COUNT), *got = floats(f->dev, 4 * COUNT);
-    float        *copy = floats(f->dev, COUNT);
+    float        *start = randoms(f->dev, 4 * COUNT), *want = floats(f->dev, 4 * COUNT);
+    float        *got = floats(f->dev, 4 * COUNT), *copy = floats(f->dev, COUNT);
     AdamwStep     step = {1e-3f, 0.9f, 0.95f, 1e-8f, 0.1f, 0.25f, 0, 7};
     AdamwRange    all = {0, COUNT, 1}, parts[6];
     for (int i = 0; i < COUNT; i++) start[2 * COUNT + i] *= start[2 * COUNT + i]; /* param, m, v >= 0, grad */
@@ -517,7 +525,7 @@ static void test_sum_squares_order(void **state) {
     device_free(f->dev, x);
 }
 
-/* ---- errors -------------------------------------------------------------------------------------------------------- */
+/* ---- errors ------------------------------------------------------------------------------------------------------ */
 
 /* Without its workspace an operation says so, by name, and touches nothing. */
 static void test_no_workspace(void **state) {

@@ -1,10 +1,10 @@
-/* attention.c - attention of query rows over pages of keys, and the packed form, which lays its keys out as pages first.
+/* attention.c - attention of query rows over pages of keys; the packed form lays its keys out as pages first.
  *
  * A task is up to TASK_ROWS query rows of one key/value head and one group of sequences.  It walks the group's shared
  * pages with all its rows, then each sequence's own pages with that sequence's rows.  A row meets the blocks of KV_PAGE
- * keys in ascending order: scores (one chain over d a key), softmax_merge, then acc continues its chain over the keys of
- * the block (Dao 2023).  Keys a row may not see add exactly nothing, so its bits depend neither on the other rows of the
- * task nor on what follows, and the packed form, a prefill and one-by-one decoding agree. */
+ * keys in ascending order: scores (one chain over d a key), softmax_merge, then acc continues its chain over the keys
+ * of the block (Dao 2023).  Keys a row may not see add exactly nothing, so its bits depend neither on the other rows of
+ * the task nor on what follows, and the packed form, a prefill and one-by-one decoding agree. */
 #include "kernels/cpu/ops.h"
 
 #include <math.h>
@@ -82,8 +82,8 @@ static int64_t page_of(const Attention *a, int s, int block) {
 }
 
 /* Query rows [n0, n1) of sequences s0.., key/value head g; the first `shared` pages are common to all of them. */
-static void task_run(const CpuIsa *isa, const CpuOps *ops, const Attention *a, const TaskRows *t, int n0, int n1, int s0,
-                     int g, int shared) {
+static void task_run(const CpuIsa *isa, const CpuOps *ops, const Attention *a, const TaskRows *t, int n0, int n1,
+                     int s0, int g, int shared) {
     const int D = a->D, ratio = a->H / a->G, ld = (a->H + a->G) * D;
     float     scale = 1.0f / sqrtf((float)D);
     while (a->q_offset[s0 + 1] <= n0) s0++;
@@ -162,7 +162,7 @@ void attend(Device *dev, const Attention *a, void *scratch) {
     team_run(isa, ops, a, (float *)scratch + (size_t)cpu_thread() * task_floats(a->H, a->G, a->D), &next);
 }
 
-/* ---- packed sequences ------------------------------------------------------------------------------------------------ */
+/* ---- packed sequences -------------------------------------------------------------------------------------------- */
 
 typedef struct {
     int32_t *first_page;
@@ -179,6 +179,7 @@ static PackedPages packed_pages(char *memory, int64_t pages, int n_seq, int G, i
 
 static void pages_fill(Device *dev, const PackedPages *p, const float *qk, const float *qkv, const int32_t *cu_seqlens,
                        int n_seq, int N, int H, int G, int D) {
+    (void)N; /* without OpenMP */
     const CpuOps *ops = cpu_ops(dev);
     ptrdiff_t     ld_qk = (ptrdiff_t)(H + G) * D, ld_qkv = (ptrdiff_t)(H + 2 * G) * D;
 #pragma omp parallel for num_threads(cpu_threads_for(dev, 8.0 * N * G * D)) schedule(dynamic, 4)

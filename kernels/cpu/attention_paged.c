@@ -10,7 +10,8 @@ void cpu_kv_append(Device *dev, void *pool, const void *qk, const void *qkv, con
 #pragma omp parallel for num_threads(cpu_threads_for(dev, 16.0 * N * G * D)) schedule(static)
     for (int n = 0; n < N; n++)
         for (int g = 0; g < G && slot[n] >= 0; g++) {
-            const float *k = k_rows + ((ptrdiff_t)n * (H + G) + g) * D, *v = v_rows + ((ptrdiff_t)n * (H + 2 * G) + g) * D;
+            const float *k = k_rows + ((ptrdiff_t)n * (H + G) + g) * D;
+            const float *v = v_rows + ((ptrdiff_t)n * (H + 2 * G) + g) * D;
             int64_t      page = slot[n] / KV_PAGE, i = slot[n] % KV_PAGE;
             float       *keys = page_keys(pool, page, g, G, D);
             for (int d = 0; d < D; d++) keys[d * KV_PAGE + i] = k[d];

@@ -1,6 +1,6 @@
 /* ops.h - what the operations that are not products share; private to kernels/cpu/.
  *
- * CpuOps is their vector code, written once in ops_vec.h and compiled per instruction set, with the same bits in all. */
+ * CpuOps is their vector code, written once in ops_vec.h and compiled per instruction set; all give the same bits. */
 #ifndef EHR_KERNELS_CPU_OPS_H
 #define EHR_KERNELS_CPU_OPS_H
 #include "kernels/cpu/cpu.h"
@@ -30,9 +30,9 @@ typedef struct {
 
     /* dst (D, KV_PAGE) = the first D columns of n_rows <= KV_PAGE rows of src, transposed; 0 past n_rows */
     void (*transpose)(float *dst, const float *src, ptrdiff_t row_stride, int n_rows, int D);
-    /* Merges one block of KV_PAGE keys into a query row's running softmax.  scores (KV_PAGE): n keys are seen; on return
-     * exp(score - new max), and 0 for the others up to `padded` (n <= padded).  max, sum and acc (D) are updated so that
-     * sum_j p_j v_j is still to be added to acc. */
+    /* Merges one block of KV_PAGE keys into a query row's running softmax.  scores (KV_PAGE): n keys are seen; on
+     * return exp(score - new max), and 0 for the others up to `padded` (n <= padded).  max, sum and acc (D) are updated
+     * so that sum_j p_j v_j is still to be added to acc. */
     void (*softmax_merge)(float *scores, int n, int padded, float *max, float *sum, float *acc, int D);
     /* p: scores in, exp(score - lse) out.  dp: dout . v in, p (dp - mean) out.  0 from n to padded. */
     void (*softmax_backward)(float *p, float *dp, int n, int padded, float lse, float mean);
@@ -70,7 +70,7 @@ static inline int    int_max(int a, int b) { return a > b ? a : b; }
 static inline int    ceil_div(int a, int b) { return (a + b - 1) / b; }
 static inline size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
-/* ---- attention ----------------------------------------------------------------------------------------------------- */
+/* ---- attention --------------------------------------------------------------------------------------------------- */
 
 /* Where head g of a page lies: keys transposed, (D, KV_PAGE), so that a query meets 16 keys with one vector; values
  * (KV_PAGE, D). */

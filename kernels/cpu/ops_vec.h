@@ -24,7 +24,7 @@ static inline Vec keep_lanes(Vec x, int lo, int hi) {
 
 static inline Vec sum4(const Vec s[4]) { return v_add(v_add(s[0], s[1]), v_add(s[2], s[3])); }
 
-/* ---- plain ---------------------------------------------------------------------------------------------------------- */
+/* ---- plain ------------------------------------------------------------------------------------------------------- */
 
 static inline float row_dot(const float *a, const float *b, int n) {
     Vec s = v_zero();
@@ -67,7 +67,7 @@ static double ops_sum_squares(const float *x, int64_t n) {
     return sum;
 }
 
-/* ---- RMSNorm -------------------------------------------------------------------------------------------------------- */
+/* ---- RMSNorm ----------------------------------------------------------------------------------------------------- */
 
 static float ops_rmsnorm(float *out, const float *x, const float *weight, float eps, int C) {
     float rstd = 1.0f / sqrtf(row_dot(x, x, C) / (float)C + eps);
@@ -82,17 +82,18 @@ static void ops_rmsnorm_backward(float *dx, float *dweight, const float *dout, c
                                  float rstd, int C) {
     Vec s = v_zero(), r = v_set1(rstd);
     for (int i = 0; i < C; i += VEC)
-        s = v_fma(v_mul(load_up_to(dout + i, C - i), load_up_to(weight + i, C - i)), v_mul(load_up_to(x + i, C - i), r), s);
+        s = v_fma(v_mul(load_up_to(dout + i, C - i), load_up_to(weight + i, C - i)),
+                  v_mul(load_up_to(x + i, C - i), r), s);
     Vec mean = v_set1(v_sum(s) / (float)C);
     for (int i = 0; i < C; i += VEC) {
-        Vec dy = load_up_to(dout + i, C - i), w = load_up_to(weight + i, C - i), xr = v_mul(load_up_to(x + i, C - i), r);
-        Vec d = v_sub(v_mul(w, dy), v_mul(xr, mean));
+        Vec dy = load_up_to(dout + i, C - i), w = load_up_to(weight + i, C - i);
+        Vec xr = v_mul(load_up_to(x + i, C - i), r), d = v_sub(v_mul(w, dy), v_mul(xr, mean));
         store_up_to(dx + i, v_fma(d, r, load_up_to(dx + i, C - i)), C - i);
         if (dweight) store_up_to(dweight + i, v_fma(dy, xr, load_up_to(dweight + i, C - i)), C - i);
     }
 }
 
-/* ---- per-head norm and rotary positions ------------------------------------------------------------------------------ */
+/* ---- per-head norm and rotary positions -------------------------------------------------------------------------- */
 
 static float ops_norm_rope(float *out, const float *x, const float *weight, const float *rope, float eps, int D) {
     int half = D / 2;
@@ -137,7 +138,7 @@ static void ops_norm_rope_backward(float *dx, float *dweight, const float *dout,
     }
 }
 
-/* ---- attention ------------------------------------------------------------------------------------------------------- */
+/* ---- attention --------------------------------------------------------------------------------------------------- */
 
 static void ops_transpose(float *dst, const float *src, ptrdiff_t row_stride, int n_rows, int D) {
     for (int j = 0; j < KV_PAGE; j += VEC)
@@ -204,7 +205,7 @@ static void ops_softmax_backward(float *p, float *dp, int n, int padded, float l
     }
 }
 
-/* ---- classifier ------------------------------------------------------------------------------------------------------ */
+/* ---- classifier -------------------------------------------------------------------------------------------------- */
 
 /* Lanes lo <= v < hi of the 64 logits from i on, as four vectors; -inf elsewhere. */
 static inline void logits_load(Vec x[4], const float *logits, int i, int lo, int hi, int V) {
@@ -252,9 +253,10 @@ static float ops_range_loss(float *logits, int lo, int hi, int V, int gradient) 
     return (max - range_max) + (all - range);
 }
 
-/* ---- sampling -------------------------------------------------------------------------------------------------------- */
+/* ---- sampling ---------------------------------------------------------------------------------------------------- */
 
-static float ops_sample_weights(float *weight, const float *logits, const float *cap, float inverse_temperature, int V) {
+static float ops_sample_weights(float *weight, const float *logits, const float *cap, float inverse_temperature,
+                                int V) {
     Vec largest = v_set1(-INFINITY), factor = v_set1(inverse_temperature);
     int padded = (int)round_up((size_t)V, SAMPLE_BLOCK);
     for (int i = 0; i < V; i += VEC) /* v_min gives cap for a NaN: infinity where the id counts */
@@ -273,7 +275,7 @@ static float ops_sample_block_sum(const float *weight) {
     return v_sum(sum4(x));
 }
 
-/* ---- AdamW ----------------------------------------------------------------------------------------------------------- */
+/* ---- AdamW ------------------------------------------------------------------------------------------------------- */
 
 /* Tails are padded vectors: an element's bits do not depend on where its range begins, so neither on the sharding. */
 static void ops_adamw(float *param, float *out, float *m, float *v, const float *grad, int64_t n,
@@ -295,11 +297,11 @@ static void ops_adamw(float *param, float *out, float *m, float *v, const float 
     }
 }
 
-#define CPU_OPS_TABLE                                                                                                   \
-    {                                                                                                                   \
-        .row_dots = ops_row_dots, .scale = ops_scale, .sum_squares = ops_sum_squares, .rmsnorm = ops_rmsnorm,                     \
-        .rmsnorm_backward = ops_rmsnorm_backward, .norm_rope = ops_norm_rope,                                           \
-        .norm_rope_backward = ops_norm_rope_backward, .transpose = ops_transpose, .softmax_merge = ops_softmax_merge,   \
-        .softmax_backward = ops_softmax_backward, .range_loss = ops_range_loss, .sample_weights = ops_sample_weights,   \
-        .sample_block_sum = ops_sample_block_sum, .adamw = ops_adamw                                                    \
+#define CPU_OPS_TABLE                                                                                                  \
+    {                                                                                                                  \
+        .row_dots = ops_row_dots, .scale = ops_scale, .sum_squares = ops_sum_squares, .rmsnorm = ops_rmsnorm,          \
+        .rmsnorm_backward = ops_rmsnorm_backward, .norm_rope = ops_norm_rope,                                          \
+        .norm_rope_backward = ops_norm_rope_backward, .transpose = ops_transpose, .softmax_merge = ops_softmax_merge,  \
+        .softmax_backward = ops_softmax_backward, .range_loss = ops_range_loss, .sample_weights = ops_sample_weights,  \
+        .sample_block_sum = ops_sample_block_sum, .adamw = ops_adamw                                                   \
     }

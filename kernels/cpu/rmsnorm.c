@@ -26,8 +26,8 @@ void cpu_rmsnorm_backward(Device *dev, void *dinp_acc, void *dweight, const void
         float *dw = dweight ? partial + (ptrdiff_t)p * C : NULL;
         if (dw) memset(dw, 0, sizeof(float) * (size_t)C);
         for (ptrdiff_t n = (ptrdiff_t)p * run; n < int_min(N, (p + 1) * run); n++)
-            ops->rmsnorm_backward((float *)dinp_acc + n * C, dw, (const float *)dout + n * C, (const float *)inp + n * C,
-                                  weight, ((const float *)rstd)[n], C);
+            ops->rmsnorm_backward((float *)dinp_acc + n * C, dw, (const float *)dout + n * C,
+                                  (const float *)inp + n * C, weight, ((const float *)rstd)[n], C);
     }
     for (int p = 0; p < ceil_div(N, run) && dweight; p++)
         cpu_isa(dev)->add(dweight, dweight, partial + (ptrdiff_t)p * C, C);

@@ -132,7 +132,7 @@ void cpu_sample(Device *dev, int32_t *tokens, float *logp, float *p_outcome, con
                                logp ? logp + b : NULL, p_outcome ? p_outcome + (ptrdiff_t)b * spec->n_outcomes : NULL);
 }
 
-/* ---- the workspace of every operation that is not a product ------------------------------------------------------------ */
+/* ---- the workspace of every operation that is not a product ------------------------------------------------------ */
 
 size_t cpu_ops_workspace_bytes(const Device *dev, const KernelLimits *limits) {
     size_t rows = sizeof(float) * PARTIAL_SUMS * (size_t)int_max(limits->C, 2 * limits->D);
