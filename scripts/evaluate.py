@@ -53,11 +53,16 @@ def read_table(path):
             for k in rows[0] if rows else []:
                 kind = np.uint64 if k == "patient_key" else float
                 columns[k] = np.array([kind(r[k]) if r[k] != "" else np.nan for r in rows], kind)
-    except (OSError, ValueError, KeyError) as e:
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as e:
         fail(f"{path}: not a risk table: {e}")
     missing = [k for k in NEEDED if k not in columns]
     if missing:
         fail(f"{path}: not a risk table: no column {', '.join(missing)}; expected the output of `ehr-infer risk`")
+    if not columns["risk"].size:
+        fail(f"{path}: the table has no rows")
+    bad = np.flatnonzero(~np.isfinite(columns["risk"]) | ~np.isin(columns["outcome"], [-1, 0, 1]))
+    if bad.size:
+        fail(f"{path}: row {bad[0]}: expected a number as risk and -1, 0 or 1 as outcome")
     return columns, attributes
 
 
@@ -67,7 +72,7 @@ def read_log(run):
     path = run / "log.jsonl"
     if not path.exists():
         return steps, evals
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
             record = json.loads(line)
         except ValueError:
@@ -77,6 +82,15 @@ def read_log(run):
         elif "loss" in record and "step" in record:
             steps.append(record)
     return steps, evals
+
+
+def plain(x):
+    """x with every number that JSON cannot carry (no horizon given, one sample and so no error) as None."""
+    if isinstance(x, dict):
+        return {k: plain(v) for k, v in x.items()}
+    if isinstance(x, list):
+        return [plain(v) for v in x]
+    return None if isinstance(x, float) and not np.isfinite(x) else x
 
 
 def evaluate_outcome(columns, attributes, name, args):
@@ -119,7 +133,7 @@ def evaluate_outcome(columns, attributes, name, args):
         "censored": int((~known).sum()),
         "positive": int((y == 1).sum()),
         "mean_risk": float(risk.mean()) if risk.size else None,
-        "mean_mc_se": float(np.nanmean(columns["mc_se"])) if risk.size else None,
+        "mean_mc_se": float(np.nanmean(columns["mc_se"])) if np.isfinite(columns["mc_se"]).any() else None,
     }
     seen = observed(everyone)
     seen_interval = metrics.bootstrap(observed, patient, args.bootstrap, args.seed)
@@ -307,7 +321,8 @@ def main():
         "dataset": str(args.data),
         "deidentification": dataset.get("deidentification", {}).get("level"),
         "split_of_loss": "tuning",
-        **{k: last.get(k) for k in ["loss", "loss_floor", "excess_loss", "excess_loss_se", "loss_unigram", "loss_bigram"]},
+        **{k: last.get(k) for k in ["loss", "loss_floor", "excess_loss", "loss_unigram", "loss_bigram"]},
+        "excess_loss_se": last.get("excess_se"),
         "steps": steps[-1]["step"] if steps else None,
         "bootstrap": args.bootstrap,
         "seed": args.seed,
@@ -321,7 +336,7 @@ def main():
     args.out.mkdir(parents=True, exist_ok=True)
     report["seconds"] = time.time() - args.started if args.started else args.seconds or time.time() - start
     (args.out / "report.html").write_text(page(report, outcomes, pictures))
-    (args.out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    (args.out / "report.json").write_text(json.dumps(plain(report), indent=1, allow_nan=False) + "\n")
     for o in outcomes:
         truth = f"  of the true risk {number(o['auroc_true_risk'])}  rmse {number(o['rmse'], 4)}" if o["auroc_true_risk"] else ""
         print(f"{o['name']:24} n {o['n']:5}  AUROC {number(o['auroc'])}{truth}  slope {number(o['slope'], 2)}")

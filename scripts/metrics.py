@@ -50,9 +50,11 @@ def logit(p, floor=1e-6):
 
 def calibration(risk, y):
     """Slope and intercept of the logistic regression of y on logit(risk); 1 and 0 are perfect (Cox 1958).  (None, None)
-    when it cannot be fitted: one class only, or one risk for all."""
+    when it cannot be fitted: one class only, one risk for all, or classes that a threshold separates (no finite slope)."""
     x, y = logit(risk), np.asarray(y, float)
     if y.sum() <= 0 or (1 - y).sum() <= 0 or np.ptp(x) < 1e-9:
+        return None, None
+    if x[y > 0].min() >= x[y < 1].max() or x[y > 0].max() <= x[y < 1].min():
         return None, None
 
     def loss(w):
@@ -65,7 +67,7 @@ def calibration(risk, y):
 
     fit = minimize(loss, np.array([1.0, 0.0]), jac=slope, method="BFGS")
     if not np.all(np.isfinite(fit.x)) or abs(fit.x[0]) > 50:
-        return None, None  # perfectly separated: the slope has no finite value
+        return None, None
     return float(fit.x[0]), float(fit.x[1])
 
 
