@@ -106,7 +106,8 @@ static void sweep_conditions(Future *f, const OracleRun *run) {
         oracle_list_refresh(&f->s);
         uint32_t later = all & ~((1u << at) - 1);
         int      new = new_condition(f, run, later & ~f->s.chronic & ~marked);
-        uint32_t until = new < 0 ? later : later & ((1u << new) - 1);
+        uint32_t until = later;
+        if (new >= 0) until &= (1u << new) - 1;
         for (uint32_t left = until & (again | marked); left; left &= left - 1) {
             int i = __builtin_ctz(left);
             if (marked >> i & 1) suppress(f, run->q[i]);
