@@ -110,22 +110,44 @@ evaluate nowhere data out plain.csv --bootstrap 20 > evaluate.log 2>&1 && [ -s o
 verdict $? "no run log: the report is made, without losses" evaluate.log
 
 # ---- bad input ---------------------------------------------------------------------------------------------------------
-refused 1 'not a risk table: no column risk' evaluate run data no <(printf 'patient_key,index_minutes,outcome,mc_se\n1,2,0,0\n')
-verdict $? "a CSV that is no risk table" refused.log
-sed 's/0\.4/much/' plain.csv > words.csv && refused 1 'words.csv: not a risk table' evaluate run data no words.csv
-verdict $? "a risk that is no number" refused.log
-sed 's/,0\.4,/,,/' plain.csv > gap.csv && refused 1 'row 2' evaluate run data no gap.csv
-verdict $? "a row without a risk" refused.log
-sed 's/^3,.*/3,10/' plain.csv > short.csv && refused 1 'not a risk table' evaluate run data no short.csv
-verdict $? "a row cut short" refused.log
-head -n 4 plain.csv > empty.csv && refused 1 'empty.csv' evaluate run data no empty.csv
-verdict $? "a table without rows" refused.log
-head -c 500 truth.h5 > cut.h5 && refused 1 'cut.h5: not a risk table' evaluate run data no cut.h5
-verdict $? "an HDF5 file cut short" refused.log
-head -c 3000 /dev/urandom > noise.csv && refused 1 'noise.csv: not a risk table' evaluate run data no noise.csv
-verdict $? "bytes that are no text" refused.log
-refused 1 'none.csv' evaluate run data no none.csv && refused 1 'not a dataset' evaluate run run no plain.csv
-verdict $? "missing table, missing dataset" refused.log
+printf 'patient_key,index_minutes,outcome,mc_se\n1,2,0,0\n' > other.csv
+sed 's/0\.4/much/' plain.csv > words.csv
+sed 's/,0\.4,/,,/' plain.csv > gap.csv
+sed 's/^3,.*/3,10/' plain.csv > short.csv
+head -n 4 plain.csv > empty.csv
+head -c 500 truth.h5 > cut.h5
+head -c 3000 /dev/urandom > noise.csv
+# One process for all: starting Python takes longer than any of them.
+PYTHONPATH=$root/scripts "$python" - << 'EOF' > refusals.log 2>&1
+import contextlib, io, sys
+import evaluate
+for name, words, data, table in [
+    ("a CSV that is no risk table", "not a risk table: no column risk", "data", "other.csv"),
+    ("a risk that is no number", "words.csv: not a risk table", "data", "words.csv"),
+    ("a row without a risk", "gap.csv: row 2", "data", "gap.csv"),
+    ("a row cut short", "short.csv: not a risk table", "data", "short.csv"),
+    ("a table without rows", "empty.csv", "data", "empty.csv"),
+    ("an HDF5 file cut short", "cut.h5: not a risk table", "data", "cut.h5"),
+    ("bytes that are no text", "noise.csv: not a risk table", "data", "noise.csv"),
+    ("no such table", "none.csv", "data", "none.csv"),
+    ("no dataset", "run: not a dataset", "run", "plain.csv"),
+]:
+    sys.argv = ["evaluate.py", "--run", "run", "--data", data, "--out", "no", table]
+    said, rc = io.StringIO(), 0
+    try:
+        with contextlib.redirect_stderr(said):
+            evaluate.main()
+    except SystemExit as e:
+        rc = e.code
+    except Exception as e:
+        rc = repr(e)
+    print(f"{'ok' if rc == 1 and words in said.getvalue() else 'not ok'} - {name}")
+    if rc != 1 or words not in said.getvalue():
+        print(f"    {rc}: {said.getvalue()}")
+EOF
+grep -E -A1 '^(ok|not ok) - ' refusals.log
+[ "$(grep -c '^ok - ' refusals.log)" = 9 ]
+verdict $? "nine bad inputs are refused" refusals.log
 refused 2 'usage' evaluate run data
 verdict $? "too few arguments" refused.log
 [ ! -e no ]
