@@ -26,15 +26,15 @@ mpirun_or_plain() {
 outcomes=()
 if [ -z "${DATA:-}" ]; then
     if [ -n "${QUICK:-}" ]; then
-        patients=${PATIENTS:-1500} steps=${STEPS:-60} samples=${SAMPLES:-4} limit=60 risk_samples=128 bootstrap=100
+        patients=${PATIENTS:-1500} steps=${STEPS:-80} samples=${SAMPLES:-4} limit=50 risk_samples=64 bootstrap=100
     else
-        patients=${PATIENTS:-20000} steps=${STEPS:-600} samples=${SAMPLES:-16} limit=400 risk_samples=1024 bootstrap=500
+        patients=${PATIENTS:-12000} steps=${STEPS:-1300} samples=${SAMPLES:-12} limit=250 risk_samples=256 bootstrap=300
     fi
     say "1/7 draw synthetic patients from a law whose true risks are known"
     show build/ehr-data synth --patients "$patients" --seed 1 --risk-samples "$risk_samples" --out "$events"
     say "2/7 tokenise: events -> HDF5 shards"
     show build/ehr-data tokenize "$events/events.h5" --vocabulary "$events/vocabulary.json" --out "$dataset"
-    train_flags=(--steps "$steps" --batch 16 --seq-len 512 --learning-rate 3e-3 --warmup-steps 50 --eval-every 200)
+    train_flags=(--steps "$steps" --batch 4 --warmup-steps 20 --eval-every "$(((steps + 3) / 4))" --checkpoint-every "$(((steps + 3) / 4))")
     index=()
     outcomes=(death_1y=MEDS_DEATH admission_1y=VISIT//IN heart_failure_1y=ICD10CM//I50)
 else
