@@ -11,28 +11,31 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-COLORS = {
-    "visit start": "#4c78a8",
-    "visit end": "#4c78a8",
-    "transfer": "#b279a2",
-    "lab": "#9ecae9",
-    "diagnosis": "#e45756",
-    "procedure": "#b279a2",
-    "drug": "#54a24b",
-    "other": "#bab0ac",
-    "death": "#000000",
+MARKS = {  # what is drawn: marker, size, colour
+    "outpatient visit": ("o", 16, "#9aa5b1"),
+    "hospital stay": ("s", 52, "#f28e2b"),
+    "first diagnosis": ("v", 30, "#d1495b"),
+    "death": ("X", 90, "#000000"),
 }
-SHOWN = ["visit start", "lab", "diagnosis", "drug", "procedure", "other", "death"]
+ADMISSIONS = ("VISIT//IN", "VISIT//IP", "VISIT//ERIP")
 
 
-def lane(ax, y, events, alpha=1.0, size=16):
-    """One row of events; death is a cross, everything else a dot."""
-    for kind in SHOWN:
-        days = [e["days"] / 365.25 for e in events if e["kind"].replace("_", " ") == kind]
-        if kind == "death":
-            ax.scatter(days, [y] * len(days), marker="x", s=60, color="black", lw=2, zorder=4)
-        else:
-            ax.scatter(days, [y] * len(days), s=size, color=COLORS[kind], alpha=alpha, lw=0, zorder=3)
+def lane(ax, y, events, known):
+    """One row: visits on the line, diagnoses told for the first time above it.  known: codes told before; grows."""
+    found = {name: [] for name in MARKS}
+    for e in events:
+        kind, years = e["kind"].replace("_", " "), e["days"] / 365.25
+        if kind == "visit start":
+            found["hospital stay" if e["code"].startswith(ADMISSIONS) else "outpatient visit"].append(years)
+        elif kind == "diagnosis" and e["code"] not in known:
+            known.add(e["code"])
+            found["first diagnosis"].append(years)
+        elif kind == "death":
+            found["death"].append(years)
+    for name, years in found.items():
+        marker, size, color = MARKS[name]
+        rise = 0.28 if name == "first diagnosis" else 0
+        ax.scatter(years, [y + rise] * len(years), marker=marker, s=size, color=color, lw=0, zorder=4)
 
 
 def main():
@@ -58,25 +61,25 @@ def main():
     ax.axvspan(0, horizon, color="#f4f1ea", lw=0, zorder=0)
     middle = -(n - 1) / 2
     ax.plot([-past, 0], [middle, middle], color="#777777", lw=1, zorder=1)
-    lane(ax, middle, [e for e in history["events"] if e["days"] / 365.25 >= -past], size=26)
+    before = {e["code"] for e in history["events"] if e["days"] / 365.25 < -past}
+    lane(ax, middle, [e for e in history["events"] if e["days"] / 365.25 >= -past], before)
     for k, future in enumerate(futures):
         end = future["days"] / 365.25
         ax.plot([0, 0.03 * horizon, end], [middle, -k, -k], color="#c9c2b2", lw=0.8, zorder=1)
-        lane(ax, -k, future["events"], alpha=0.85)
+        lane(ax, -k, future["events"], set(before))
     if recorded:
         y = -n - 0.6
         events = [e for e in recorded["events"] if e["days"] / 365.25 <= horizon]
         ax.plot([0, min(horizon, max(recorded["observed_days"], 0) / 365.25)], [y, y], color="#777777", lw=1.2, zorder=1)
-        lane(ax, y, events, size=26)
+        lane(ax, y, events, set(before))
         ax.text(-0.01 * horizon, y, "what really happened", ha="right", va="center", fontsize=9, color="#444444")
     ax.axvline(0, color="#444444", lw=0.8, ls=":")
     ax.text(0, 0.9, " index time", fontsize=9, color="#444444")
     ax.text(-past, middle + 0.5, "recorded history", fontsize=9, color="#444444")
     ax.text(horizon, 0.9, f"{n} simulated futures", fontsize=9, color="#444444", ha="right")
-    for kind in SHOWN:
-        marker = "x" if kind == "death" else "o"
-        ax.scatter([], [], marker=marker, color=COLORS[kind], s=24, label=kind)
-    ax.legend(ncol=len(SHOWN), fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12))
+    for name, (marker, size, color) in MARKS.items():
+        ax.scatter([], [], marker=marker, color=color, s=size, lw=0, label=name)
+    ax.legend(ncol=len(MARKS), fontsize=9, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12))
     ax.set_xlim(-past * 1.02, horizon * 1.02)
     ax.set_xlabel("years before and after the index time")
     ax.yaxis.set_visible(False)
