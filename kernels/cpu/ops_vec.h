@@ -2,6 +2,8 @@
  *
  * Sums over a row run in 16 (or 64) lanes, lane i % 16 in ascending order, and meet in a fixed tree, so that the bits
  * depend on the row's length alone. */
+#ifndef EHR_KERNELS_CPU_OPS_VEC_H
+#define EHR_KERNELS_CPU_OPS_VEC_H
 #include "kernels/cpu/ops.h"
 #include "kernels/cpu/vec.h"
 
@@ -305,3 +307,5 @@ static void ops_adamw(float *param, float *out, float *m, float *v, const float 
         .softmax_backward = ops_softmax_backward, .range_loss = ops_range_loss, .sample_weights = ops_sample_weights,  \
         .sample_block_sum = ops_sample_block_sum, .adamw = ops_adamw                                                   \
     }
+
+#endif
