@@ -91,10 +91,15 @@ static int64_t pick_rows(const LabelFile *l, int split, int64_t limit, int64_t *
 Status risk_table(Session *s, const LabelFile *labels, int split, int64_t limit, RolloutOptions *o, FILE *progress,
                   Table *out, RolloutStats *stats, Err *err) {
     const Vocabulary *v = &s->dataset.vocabulary;
-    uint32_t *mark = xcalloc((size_t)v->n, sizeof *mark);
+    uint32_t *mark = xcalloc((size_t)v->n, sizeof *mark), *stop = xcalloc((size_t)v->n, sizeof *stop);
     int64_t *pick = xcalloc((size_t)labels->table.n + 1, sizeof *pick);
     int64_t n = pick_rows(labels, split, limit, pick);
-    Status st = outcome_mark(v, labels->name, labels->codes, labels->n_codes, 0, mark, err);
+    Status st = OK;
+    if (!labels->n_codes)
+        st = err_set(err, ERR_USAGE, "%s has no outcome codes (a task of durations or values): rollouts cannot tell when it is "
+                     "hit; label an event", labels->name);
+    if (!st) st = outcome_mark(v, labels->name, labels->codes, labels->n_codes, 0, mark, err);
+    if (!st && labels->n_stops) st = outcome_mark(v, "stop of the task", labels->stops, labels->n_stops, 0, stop, err);
     if (!st && !n) st = err_set(err, ERR_USAGE, "the label file has no rows in the asked split: see --split");
     RiskRun r = {.s = s, .labels = labels, .pick = pick, .n = n, .o = o};
     if (!st) {
@@ -119,15 +124,17 @@ Status risk_table(Session *s, const LabelFile *labels, int split, int64_t limit,
         o->horizon_minutes = (double)labels->horizon_minutes;
         o->outcome_bits = mark;
         o->n_outcomes = 1;
+        o->stop_bits = labels->n_stops ? stop : NULL;
         RolloutCallbacks cb = {.get_job = get_job, .job_done = job_done, .ctx = &r};
         progress_open(&r.progress, progress, labels->name, "index times", n);
         st = rollout_run(&s->law, v, o, n, &cb, stats, err);
         progress_close(&r.progress, r.done);
         if (st) table_free(out);
-        o->outcome_bits = NULL;
+        o->outcome_bits = o->stop_bits = NULL;
     }
     free(r.values);
     free(mark);
+    free(stop);
     free(pick);
     return st;
 }

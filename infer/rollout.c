@@ -10,7 +10,7 @@
 #include <string.h>
 
 const char *stop_name(StopReason r) {
-    static const char *const names[STOP_COUNT] = {"death", "horizon", "outcome", "limit"};
+    static const char *const names[STOP_COUNT] = {"death", "horizon", "outcome", "event", "limit"};
     return names[r];
 }
 
@@ -117,6 +117,7 @@ Status future_advance(Rollout *r, Future *f, int32_t token, const float *p_outco
     }
     if (!open) future_retire(r, f, STOP_OUTCOME);
     else if (token == r->v->death) future_retire(r, f, STOP_DEATH);
+    else if (o->stop_bits && o->stop_bits[token]) future_retire(r, f, STOP_EVENT);
     else if (f->n >= o->max_tokens) future_retire(r, f, STOP_LIMIT);
     else f->pending = token;
     return OK;

@@ -14,7 +14,7 @@
 #include "infer/kv_cache.h"
 
 typedef enum { ESTIMATOR_MC, ESTIMATOR_SCOPE, ESTIMATOR_REACH } Estimator;
-typedef enum { STOP_DEATH, STOP_HORIZON, STOP_OUTCOME, STOP_LIMIT, STOP_COUNT } StopReason;
+typedef enum { STOP_DEATH, STOP_HORIZON, STOP_OUTCOME, STOP_EVENT, STOP_LIMIT, STOP_COUNT } StopReason;
 const char *stop_name(StopReason r);
 
 /* What predicts the next token: a model, or (to test the estimators against a law that is known) a function from all
@@ -33,6 +33,7 @@ typedef struct {
     Estimator estimator;
     const uint32_t *outcome_bits; /* (V) bit o: the id is outcome o */
     int      n_outcomes;          /* 0 .. SAMPLE_OUTCOMES_MAX; reach suppresses all of them: give one at a time */
+    const uint32_t *stop_bits;    /* (V) non-zero: the id ends a future, such as a discharge; NULL = none */
     int      mean_clock;          /* 1: a gap lasts its bin's mean, as published elsewhere; biased inside a bin */
     int      keep_paths;          /* 1: samples carry their tokens */
     double   temperature;

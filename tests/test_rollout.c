@@ -162,6 +162,29 @@ static void test_estimators_are_unbiased(void **state) {
     assert_true(variance[ESTIMATOR_REACH] < variance[ESTIMATOR_MC]);
 }
 
+/* B ends a future: only A drawn before any B counts, so the risk is .2 + .8 x .1 when gaps fit the horizon. */
+static void test_stop_events_end_a_future(void **state) {
+    (void)state;
+    Vocabulary v = make_vocabulary();
+    uint16_t tokens[8];
+    int32_t minutes[8];
+    uint32_t mark[N_TOKENS] = {0}, stop[N_TOKENS] = {0};
+    mark[EVENT_A] = 1;
+    stop[EVENT_B] = 1;
+    Law law = {.logits = tiny_law, .seq_len = 64};
+    for (int e = ESTIMATOR_MC; e <= ESTIMATOR_REACH; e++) {
+        Collected c = {0};
+        c.patient[0] = make_patient(1, 3, tokens, minutes);
+        RolloutOptions o = {.n_samples = 20000, .batch = 64, .max_tokens = 500, .seed = 7, .horizon_minutes = 365 * 1440.0,
+                            .estimator = (Estimator)e, .outcome_bits = mark, .n_outcomes = 1, .stop_bits = stop,
+                            .temperature = 1};
+        run(&law, &v, o, 1, &c);
+        RiskEstimate r = risk_estimate((Estimator)e, c.risk, o.n_samples);
+        assert_true(fabs(r.risk - .28) <= 4 * r.mc_se + 1e-6);
+        collected_free(&c);
+    }
+}
+
 static Status late_job(void *ctx, int64_t i, RolloutJob *job, Err *err) {
     Status s = get_job(ctx, i, job, err);
     job->index_minutes += 100 * 1440;
@@ -320,6 +343,7 @@ int main(void) {
         cmocka_unit_test(test_known_tokens),
         cmocka_unit_test(test_intervals),
         cmocka_unit_test(test_estimators_are_unbiased),
+        cmocka_unit_test(test_stop_events_end_a_future),
         cmocka_unit_test(test_gap_running_at_the_index),
         cmocka_unit_test(test_cache_forks_share_and_return_pages),
         cmocka_unit_test(test_batch_and_threads_change_nothing),
