@@ -16,16 +16,24 @@ static int is_event(const Vocabulary *v, const Batch *b, int n) {
     return b->target_index[n] >= 0 && (kind == TOKEN_EVENT || kind == TOKEN_UNKNOWN);
 }
 
-/* Observed time of a window; the last one of a record (it holds the censored gap) lasts to the end of observation. */
+/* Observed time of a window: from its first token to its last target, which is not among its inputs, or to the end of
+ * observation when it holds the record's censored gap. */
 static Status window_minutes(Dataset *d, const Batch *b, int seq, double *minutes, Err *err) {
-    int first = b->cu_seqlens[seq], last = b->cu_seqlens[seq + 1] - 1, censored = 0;
-    *minutes = b->minutes[last] - b->minutes[first];
-    for (int n = first; n <= last; n++) censored |= b->target_lo[n] >= 0 && b->target_index[n] < 0;
-    if (!censored) return OK;
+    int first = b->cu_seqlens[seq], end = b->cu_seqlens[seq + 1], censored = 0;
+    int64_t target = -1;
+    for (int n = first; n < end; n++) {
+        if (b->target_lo[n] < 0) continue;
+        if (b->target_index[n] < 0) censored = 1;
+        else target = b->target_index[n];
+    }
     PatientView p;
     Status s = dataset_patient(d, SPLIT_TUNING, b->seq_patient[seq], &p, err);
-    if (!s && p.observation_end > b->minutes[last]) *minutes += p.observation_end - b->minutes[last];
-    return s;
+    if (s) return s;
+    int32_t last = b->minutes[end - 1];
+    if (target >= 0 && target < p.n && p.minutes[target] > last) last = p.minutes[target];
+    if (censored && p.observation_end > last) last = p.observation_end;
+    *minutes = (double)last - b->minutes[first];
+    return OK;
 }
 
 static Status add_sequence(Evaluator *e, const Batch *b, int seq, double *sum, Err *err) {
