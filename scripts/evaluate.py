@@ -173,6 +173,11 @@ def axes(title, x, y, width=5.2, height=3.8):
     return figure, ax
 
 
+def legend(ax, **where):
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(fontsize=8, frameon=False, **where)
+
+
 def draw_loss(steps, evals):
     figure, ax = axes("Loss while training", "step", "nats a token", 8)
     if steps:
@@ -190,7 +195,7 @@ def draw_loss(steps, evals):
         low = min([e["loss"] for e in evals] + [evals[-1].get("loss_floor") or 1e9])
         high = max([evals[-1].get("loss_unigram") or 0] + [e["loss"] for e in evals])
         ax.set_ylim(low - 0.05 * (high - low) - 0.02, high + 0.1 * (high - low) + 0.02)
-    ax.legend(fontsize=8, frameon=False)
+    legend(ax)
     return picture(figure)
 
 
@@ -200,7 +205,7 @@ def draw_roc(outcomes):
         if o["auroc"] is not None:
             ax.plot(*metrics.roc(*o["_curve"]), lw=1.4, label=f"{o['name']}  {o['auroc']:.3f}")
     ax.plot([0, 1], [0, 1], color="#cccccc", lw=0.8)
-    ax.legend(fontsize=8, frameon=False, loc="lower right")
+    legend(ax, loc="lower right")
     return picture(figure)
 
 
@@ -213,7 +218,7 @@ def draw_calibration(outcomes):
             ax.plot([b["risk"] for b in bins], [b["outcome"] for b in bins], "o-", ms=3, lw=1, label=o["name"])
             top = max([top] + [b["risk"] for b in bins] + [b["outcome"] for b in bins])
     ax.plot([0, top], [0, top], color="#cccccc", lw=0.8)
-    ax.legend(fontsize=8, frameon=False)
+    legend(ax)
     return picture(figure)
 
 
