@@ -1,6 +1,6 @@
 #!/bin/bash
 # train_oracle.sh [OUT] - the longer recipe of the quickstart: more synthetic patients, more steps, to come close to the
-# loss floor and to the AUROC of the true risks.  About N hours on two cores; resumes where it was stopped.
+# loss floor and to the AUROC of the true risks.  An hour or two on two cores; resumes where it was stopped.
 #   PATIENTS (60000), STEPS (12000), RANKS (2), LIMIT (1000 held-out patients), SAMPLES (32) override the recipe.
 set -euo pipefail
 cd "$(dirname "$0")/.."
