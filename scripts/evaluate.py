@@ -251,7 +251,7 @@ def outcome_row(o):
     return "<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>"
 
 
-STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:980px;margin:2em auto;padding:0 1em;color:#222}
+STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1140px;margin:2em auto;padding:0 1em;color:#222}
 h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 td,th{padding:.3em .7em;border-bottom:1px solid #ddd;text-align:right;vertical-align:top}
 td:first-child,th:first-child{text-align:left}small{color:#777;white-space:nowrap}img{max-width:100%}
