@@ -49,7 +49,7 @@ FUZZERS  := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz_*.c))
 .PHONY: all programs tests benches detect setup quickstart test test-parity bench clean help format
 all: detect programs benches
 programs: $(PROGRAMS)
-tests: $(TESTS) $(FUZZERS)
+tests: $(TESTS) $(FUZZERS) $(BUILD)/tests/check_rollout_law
 benches: $(BENCHES)
 
 $(DETECT): Makefile scripts/detect.sh
