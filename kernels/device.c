@@ -5,19 +5,28 @@
 #include <stdlib.h>
 
 Device *device_open(DeviceKind kind, int index, int threads, char *msg, size_t msg_size) {
-    (void)index;
     if (msg_size) msg[0] = 0;
-    if (kind != DEVICE_CPU) {
-        snprintf(msg, msg_size, "opening a GPU: this build has no CUDA kernels; use --device cpu");
+#ifndef HAVE_CUDA
+    (void)index;
+    if (kind == DEVICE_CUDA) {
+        snprintf(msg, msg_size, "opening a GPU: this build has no CUDA kernels; use --device cpu, or build where nvcc is");
         return NULL;
     }
+#endif
     Device *dev = calloc(1, sizeof *dev);
     if (!dev) {
         snprintf(msg, msg_size, "opening the device: out of memory");
         return NULL;
     }
     dev->kind = kind;
-    if (device_open_cpu(dev, threads, msg, msg_size)) {
+    int rc;
+#ifdef HAVE_CUDA
+    if (kind == DEVICE_CUDA)
+        rc = device_open_cuda(dev, index, msg, msg_size);
+    else
+#endif
+        rc = device_open_cpu(dev, threads, msg, msg_size);
+    if (rc) {
         free(dev);
         return NULL;
     }
@@ -56,6 +65,51 @@ void device_upload(Device *dev, void *dst, const void *host, size_t bytes) {
 
 void device_download(Device *dev, void *host, const void *src, size_t bytes) {
     if (bytes && !device_error(dev)) dev->backend->download(dev, host, src, bytes);
+}
+
+void *device_host_alloc(Device *dev, size_t bytes) { return dev->backend->host_alloc(dev, bytes ? bytes : 1); }
+
+void device_host_free(Device *dev, void *ptr) {
+    if (ptr) dev->backend->host_free(dev, ptr);
+}
+
+void device_upload_async(Device *dev, Stream s, void *dst, const void *host, size_t bytes) {
+    if (bytes && !device_error(dev)) dev->backend->upload_async(dev, s, dst, host, bytes);
+}
+
+void device_download_async(Device *dev, Stream s, void *host, const void *src, size_t bytes) {
+    if (bytes && !device_error(dev)) dev->backend->download_async(dev, s, host, src, bytes);
+}
+
+void device_mark(Device *dev, Stream s, int index) {
+    if (!device_error(dev)) dev->backend->mark(dev, s, index);
+}
+
+int device_mark_wait(Device *dev, int index) {
+    int rc = device_error(dev) ? -1 : dev->backend->mark_wait(dev, index);
+    return rc || device_error(dev) ? -1 : 0;
+}
+
+int device_record(Device *dev) { return dev->backend->record && !device_error(dev) ? dev->backend->record(dev) : -1; }
+
+DeviceGraph *device_record_end(Device *dev) { return dev->backend->record ? dev->backend->record_end(dev) : NULL; }
+
+void device_graph_launch(Device *dev, DeviceGraph *graph) {
+    if (!device_error(dev)) dev->backend->graph_launch(dev, graph);
+}
+
+void device_graph_free(Device *dev, DeviceGraph *graph) {
+    if (graph) dev->backend->graph_free(dev, graph);
+}
+
+void device_memory(const Device *dev, size_t *free_bytes, size_t *total_bytes) {
+    dev->backend->memory(dev, free_bytes, total_bytes);
+}
+
+int device_use_cublas(Device *dev, char *msg, size_t msg_size) {
+    if (dev->backend->use_cublas) return dev->backend->use_cublas(dev, msg, msg_size);
+    snprintf(msg, msg_size, "%s has no cuBLAS; leave --matmul at ehr", dev->name);
+    return -1;
 }
 
 int device_reserve(Device *dev, size_t bytes) {

@@ -34,6 +34,34 @@ void  device_copy(Device *dev, void *dst, const void *src, size_t bytes);       
 void  device_upload(Device *dev, void *dst, const void *host, size_t bytes);    /* host buffer reusable on return */
 void  device_download(Device *dev, void *host, const void *src, size_t bytes);  /* waits for COMPUTE */
 
+/* Page-locked host memory, for copies that nobody waits for.  256-byte aligned, zeroed; NULL = out of memory. */
+void *device_host_alloc(Device *dev, size_t bytes);
+void  device_host_free(Device *dev, void *ptr);
+/* Queued on s and in order with its other work; host memory (of device_host_alloc) stays untouched until s is done. */
+void device_upload_async(Device *dev, Stream s, void *dst, const void *host, size_t bytes);
+void device_download_async(Device *dev, Stream s, void *host, const void *src, size_t bytes);
+
+/* Points in a stream that the host can wait for: device_mark() puts mark `index` after everything queued on s so far,
+ * device_mark_wait() returns when that is done; 0 = everything worked. */
+enum { DEVICE_MARKS = 8 };
+void device_mark(Device *dev, Stream s, int index);
+int  device_mark_wait(Device *dev, int index);
+
+/* Recording: what is queued on STREAM_COMPUTE between device_record() and device_record_end() does not run but becomes
+ * a graph, which device_graph_launch() queues as a whole, as often as wanted, at the cost of one launch.  Pointers and
+ * shapes are recorded, contents are read when it runs.  Copies to and from the host cannot be recorded and fail.
+ * device_record() returns 0; -1 on devices that do not record (the CPU), which then run everything at once as ever, and
+ * device_record_end() gives NULL. */
+typedef struct DeviceGraph DeviceGraph;
+int          device_record(Device *dev);
+DeviceGraph *device_record_end(Device *dev);
+void         device_graph_launch(Device *dev, DeviceGraph *graph);
+void         device_graph_free(Device *dev, DeviceGraph *graph);
+
+void device_memory(const Device *dev, size_t *free_bytes, size_t *total_bytes); /* 0, 0 if unknown */
+/* Products by cuBLASLt instead of our own kernels (--matmul cublas): 0, or -1 with the reason in msg. */
+int device_use_cublas(Device *dev, char *msg, size_t msg_size);
+
 /* One scratch buffer a device, shared by all operations on STREAM_COMPUTE.  Grown at start-up only, by whoever knows the
  * shapes (KernelOps.workspace_bytes); 0 = worked. */
 int   device_reserve(Device *dev, size_t bytes);

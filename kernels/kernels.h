@@ -5,7 +5,7 @@
  *   N rows (tokens of all sequences)   C model width   F feed-forward width   V vocabulary (Vp padded to 64)
  *   H query heads   G key/value heads (H a multiple of G)   D head width (64 or 128; the reference takes any even D)
  * Tensors are device memory, dense, row-major, 64-byte aligned.  void * holds the table's dtype, except `real *` in the
- * comments: statistics, losses and parameter gradients, which are float, or double in the F64 table.
+ * comments: statistics, rotations, logits, losses and parameter gradients, which are float, or double in the F64 table.
  *
  * Accumulate rule, no exceptions: parameter gradients accumulate (+=) so that micro-batches add up; activation
  * gradients overwrite (=), except arguments named *_acc, which carry the residual stream and accumulate.
@@ -82,8 +82,10 @@ typedef struct {
     /* Scratch the operations below need for any shape within the limits; pass it to device_reserve() at start-up. */
     size_t (*workspace_bytes)(const Device *dev, const KernelLimits *limits);
 
-    /* Re-lays a weight for inference.  out->data must hold weight_prepared_bytes(); src stays unchanged.  Products
-     * with the prepared weight have the bits of products with src when the dtype is the same. */
+    /* Re-lays a weight for inference, as dtype: the table's own, or DTYPE_I8 (symmetric, one scale a row of W; products
+     * then quantize each row of inp to int8 with one scale and sum exactly in int32).  out->data must hold
+     * weight_prepared_bytes(), out->scale points into it; src stays unchanged.  Products with the prepared weight have
+     * the bits of products with src when the dtype is the same.  0 bytes: the backend has no such form. */
     size_t (*weight_prepared_bytes)(const Device *dev, int rows, int cols, DType dtype);
     void (*weight_prepare)(Device *dev, Weight *out, void *storage, DType dtype, const Weight *src);
 
@@ -102,6 +104,8 @@ typedef struct {
 
     /* out = inp @ W^T               inp (N, cols)   out (N, rows) */
     void (*matmul_forward)(Device *dev, void *out, const void *inp, const Weight *w, int N);
+    /* logits = inp @ W^T            real *logits (N, rows): the head keeps what a 16-bit product would round away */
+    void (*logits_forward)(Device *dev, void *logits, const void *inp, const Weight *w, int N);
     /* out = residual + inp @ W^T    residual, out (N, rows), may be the same; residual is added after the chain */
     void (*matmul_add_forward)(Device *dev, void *out, const void *residual, const void *inp, const Weight *w, int N);
     /* gate_up = inp @ W^T, out = silu(gate) * up   (Shazeer 2020)
@@ -119,7 +123,7 @@ typedef struct {
 
     /* Per-head RMSNorm on q and k, then RoPE in the rotate-half form (Su et al. 2021; Qwen3).
      *   qkv (N, (H+2G)*D): q heads, k heads, v heads   qk out (N, (H+G)*D)   q_weight, k_weight (D)
-     *   positions (N)   rope (positions, D): cos of D/2 angles, then sin of D/2 angles
+     *   positions (N)   real *rope (positions, D): cos of D/2 angles, then sin of D/2 angles
      *   real *rstd (N, H+G), NULL at inference */
     void (*qk_norm_rope_forward)(Device *dev, void *qk, void *rstd, const void *qkv, const void *q_weight,
                                  const void *k_weight, const int32_t *positions, const void *rope, float eps, int N,
@@ -169,7 +173,7 @@ typedef struct {
     /* One token a row by inverse CDF over ids ascending.
      *   tokens (B)   float logp (B) of the drawn id under the unsuppressed law, or NULL
      *   float p_outcome (B, n_outcomes) probability of each outcome under the unsuppressed law, or NULL
-     *   logits (B, Vp)   uniform (B) in [0,1)   suppress (B): ids with outcome_bits & suppress[b] are not drawn; or NULL */
+     *   real *logits (B, Vp)   uniform (B) in [0,1)   suppress (B): ids with outcome_bits & suppress[b] are not drawn; or NULL */
     void (*sample)(Device *dev, int32_t *tokens, float *logp, float *p_outcome, const void *logits,
                    const double *uniform, const uint32_t *suppress, const SampleSpec *spec, int B);
 } KernelOps;

@@ -367,5 +367,5 @@ void model_logits(Model *m, Acts *a, void *logits, const int32_t *rows, int n_ro
         m->k->embedding_forward(m->dev, a->pass.norm, rows, hidden, n_rows, m->cfg.d_model);
         hidden = a->pass.norm;
     }
-    m->k->matmul_forward(m->dev, logits, hidden, &head, n_rows);
+    m->k->logits_forward(m->dev, logits, hidden, &head, n_rows);
 }

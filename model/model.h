@@ -17,7 +17,7 @@ typedef struct {
     ParamTable table;
     void *w_arena; /* (table.total) of dtype, on the device */
     Params w;
-    void *rope;     /* (seq_len, D) cos, sin */
+    void *rope;     /* real (seq_len, D) cos, sin */
     void *prepared; /* weights re-laid for inference, NULL while training */
     struct PreparedWeights *prepared_weights;
 } Model;
@@ -64,7 +64,7 @@ void model_backward(Model *m, Acts *a, const Batch *b, Params *grad, void (*buck
  *   bytes from one layer's pages to the next */
 void model_decode(Model *m, Acts *a, const int32_t *tokens, const int32_t *positions, const int64_t *slot,
                   const PagedBatch *pages, size_t pool_layer_stride, int N);
-/* logits (n_rows, Vp) = head(final norm(hidden[rows[i]])) of the last forward or decode; rows: device memory, NULL =
+/* real *logits (n_rows, Vp) = head(final norm(hidden[rows[i]])) of the last forward or decode; rows: device memory, NULL =
  * all rows in order. */
 void model_logits(Model *m, Acts *a, void *logits, const int32_t *rows, int n_rows);
 

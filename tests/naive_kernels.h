@@ -62,6 +62,7 @@ static const KernelOps naive_kernels = {
     .rmsnorm_forward = naive_rmsnorm_forward,
     .rmsnorm_backward = naive_rmsnorm_backward,
     .matmul_forward = naive_matmul_forward,
+    .logits_forward = naive_matmul_forward,
     .matmul_add_forward = naive_matmul_add_forward,
     .matmul_swiglu_forward = naive_matmul_swiglu_forward,
     .matmul_dgrad = naive_matmul_dgrad,

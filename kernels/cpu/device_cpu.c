@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 /* ---- instruction set ----------------------------------------------------------------------------------------------- */
 
@@ -100,6 +101,11 @@ static void memory_copy(Device *dev, void *dst, const void *src, size_t bytes) {
     memmove(dst, src, bytes);
 }
 
+static void copy_async(Device *dev, Stream s, void *dst, const void *src, size_t bytes) {
+    (void)s;
+    memory_copy(dev, dst, src, bytes);
+}
+
 /* ---- the rest is free ---------------------------------------------------------------------------------------------- */
 
 static void cpu_close(Device *dev) { (void)dev; }
@@ -114,6 +120,20 @@ static int cpu_poll(Device *dev, Stream s) {
 static int cpu_sync(Device *dev) {
     (void)dev;
     return 0;
+}
+
+static void cpu_mark(Device *dev, Stream s, int index) { (void)dev, (void)s, (void)index; }
+
+static int cpu_mark_wait(Device *dev, int index) {
+    (void)dev, (void)index;
+    return 0;
+}
+
+static void cpu_memory(const Device *dev, size_t *free_bytes, size_t *total_bytes) {
+    (void)dev;
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    *total_bytes = (size_t)sysconf(_SC_PHYS_PAGES) * page;
+    *free_bytes = (size_t)sysconf(_SC_AVPHYS_PAGES) * page;
 }
 
 static void *cpu_stream(Device *dev, Stream s) {
@@ -139,6 +159,13 @@ static const DeviceBackend cpu_backend = {
     .copy = memory_copy,
     .upload = memory_copy,
     .download = memory_copy,
+    .host_alloc = memory_alloc,
+    .host_free = memory_free,
+    .upload_async = copy_async,
+    .download_async = copy_async,
+    .mark = cpu_mark,
+    .mark_wait = cpu_mark_wait,
+    .memory = cpu_memory,
     .order = cpu_order,
     .poll = cpu_poll,
     .sync = cpu_sync,
@@ -180,6 +207,7 @@ const KernelOps cpu_kernels = {
     .rmsnorm_forward = cpu_rmsnorm_forward,
     .rmsnorm_backward = cpu_rmsnorm_backward,
     .matmul_forward = cpu_matmul_forward,
+    .logits_forward = cpu_matmul_forward,
     .matmul_add_forward = cpu_matmul_add_forward,
     .matmul_swiglu_forward = cpu_matmul_swiglu_forward,
     .matmul_dgrad = cpu_matmul_dgrad,

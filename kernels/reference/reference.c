@@ -15,6 +15,7 @@ const KernelOps reference_kernels = {
     .rmsnorm_forward = reference_rmsnorm_forward,
     .rmsnorm_backward = reference_rmsnorm_backward,
     .matmul_forward = reference_matmul_forward,
+    .logits_forward = reference_matmul_forward,
     .matmul_add_forward = reference_matmul_add_forward,
     .matmul_swiglu_forward = reference_matmul_swiglu_forward,
     .matmul_dgrad = reference_matmul_dgrad,
