@@ -127,8 +127,8 @@ static void test_batch_splits(void **state) {
         int64_t     micro_batch; /* 0: refused */
         const char *hint;
     } row[] = {
-        {"--batch 8 --seq-len 512", 1, 8, ""},       {"--batch 8 --seq-len 512", 2, 4, ""},
-        {"--batch 12 --seq-len 1024", 2, 3, ""},     {"--batch 8 --seq-len 8192", 2, 1, ""},
+        {"--batch 8 --seq-len 512", 1, 2, ""},       {"--batch 8 --seq-len 512 --device cuda", 2, 4, ""},
+        {"--batch 18 --seq-len 256", 2, 3, ""},      {"--batch 8 --seq-len 8192", 2, 1, ""},
         {"--batch 10", 4, 0, "--batch 8 or --batch 12"}, {"--batch 3", 4, 0, "--batch 4"},
         {"--batch 8 --micro-batch 2", 4, 2, ""},     {"--batch 10 --micro-batch 2", 4, 0, "--batch 8 or --batch 16"},
     };
