@@ -21,6 +21,7 @@
 #include "data/event.h"
 #include "data/vocabulary.h"
 #include "model/base.h"
+#include "model/sha256.h"
 
 typedef struct {
     uint64_t        key;
@@ -86,8 +87,5 @@ int64_t shard_writer_tokens(const ShardWriter *w);
  * whether it succeeds or not; abort frees it and leaves nothing behind. */
 Status shard_writer_close(ShardWriter *w, const char *deidentification_json, const char *vocabulary_sha256, Err *err);
 void   shard_writer_abort(ShardWriter *w);
-
-Status file_sha256(const char *path, char hex[65], Err *err);
-void   bytes_sha256(const void *data, size_t size, char hex[65]);
 
 #endif

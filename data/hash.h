@@ -1,5 +1,5 @@
-/* hash.h - CRC32C (Castagnoli, as iSCSI and ext4 use it): the quick check of shard blocks on first touch.  SHA-256 of
- * whole files is in dataset.h. */
+/* hash.h - CRC32C (Castagnoli, as iSCSI and ext4 use it): the quick check of shard blocks on first touch.  SHA-256
+ * of whole files is in model/sha256.h. */
 #ifndef EHR_DATA_HASH_H
 #define EHR_DATA_HASH_H
 #include <stddef.h>

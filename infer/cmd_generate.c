@@ -232,6 +232,7 @@ Status cmd_generate(int argc, char **argv, Err *err) {
     if (f.batch > f.samples) f.batch = f.samples;
     Session s;
     st = session_open(&s, pos[0], f.data, f.device, (int)f.threads, err);
+    if (!st) session_note(&s, stderr);
     if (!st) st = session_split(&s, f.split, &split, err);
     FILE *out = stdout;
     if (!st && f.out && !(out = fopen(f.out, "w"))) st = err_set(err, ERR_IO, "cannot write --out %s", f.out);

@@ -61,9 +61,11 @@ Status cmd_info(int argc, char **argv, Err *err) {
     if (n_pos != 1) return err_set(err, ERR_USAGE, "needs a CHECKPOINT (--help)");
     Session s;
     st = session_open(&s, pos[0], NULL, "cpu", 1, err);
+    if (!st) st = checkpoint_verify(s.checkpoint, 1, &s.checked, NULL, err);
     if (!st) {
         const ModelConfig *c = &s.model.cfg;
         printf("checkpoint   %s\nweights      sha256 %.16s, fp32\n", s.checkpoint, s.model_sha256);
+        printf("files        %s\n", s.checked ? "all as saved (SHA256SUMS)" : "not checked: no SHA256SUMS, a folder from elsewhere");
         printf("shape        Qwen3: %d layers, d_model %d, %d heads, %d kv heads, head_dim %d, d_ff %d, %s head, seq_len %d\n",
                c->n_layers, c->d_model, c->n_heads, c->n_kv_heads, c->head_dim, c->d_ff, c->tied ? "tied" : "untied",
                c->seq_len);

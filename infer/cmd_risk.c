@@ -135,6 +135,7 @@ Status cmd_risk(int argc, char **argv, Err *err) {
     flags_print(flags, n, stderr);
     Session s;
     st = session_open(&s, pos[0], f.data, f.device, (int)f.threads, err);
+    if (!st) session_note(&s, stderr);
     /* What decides the numbers; --batch and --threads do not, and the file's bytes must not depend on them. */
     char *settings = xasprintf("{\"samples\": %lld, \"seed\": %lld, \"clock\": \"%s\", \"max_tokens\": %lld}",
                                (long long)f.samples, (long long)f.seed, f.clock, (long long)f.max_tokens);

@@ -120,6 +120,7 @@ Status cmd_score(int argc, char **argv, Err *err) {
     Session s;
     Score sc;
     st = session_open(&s, pos[0], f.data, f.device, (int)f.threads, err);
+    if (!st) session_note(&s, stderr);
     if (!st) st = session_split(&s, f.split, &split, err);
     if (!st && f.seq_len > s.model.cfg.seq_len)
         st = err_set(err, ERR_USAGE, "--seq-len %lld: the model takes at most %d", (long long)f.seq_len, s.model.cfg.seq_len);

@@ -45,6 +45,7 @@ Status session_open(Session *s, const char *path, const char *dataset, const cha
     if (st) return st;
     s->dev = device_open(!strcmp(device, "cuda") ? DEVICE_CUDA : DEVICE_CPU, 0, threads, why, sizeof why);
     if (!s->dev) return err_set(err, ERR_DEVICE, "--device %s: %s", device, why);
+    if ((st = checkpoint_verify(s->checkpoint, 0, &s->checked, s->model_sha256, err))) return st;
     if (dataset) {
         if ((st = dataset_open(&s->dataset, dataset, err))) return st;
         s->dataset_open = 1;
@@ -52,12 +53,19 @@ Status session_open(Session *s, const char *path, const char *dataset, const cha
     }
     if ((st = checkpoint_load_model(s->checkpoint, &s->model, s->dev, DTYPE_F32, 1, err))) return st;
     s->model_open = 1;
-    char *weights = xasprintf("%s/model.safetensors", s->checkpoint);
-    st = file_sha256(weights, s->model_sha256, err);
-    free(weights);
+    if (!s->model_sha256[0]) {
+        char *weights = xasprintf("%s/model.safetensors", s->checkpoint);
+        st = file_sha256(weights, s->model_sha256, err);
+        free(weights);
+    }
     if (!st) st = model_prepare(&s->model, err);
     s->law = (Law){.model = &s->model, .seq_len = s->model.cfg.seq_len};
     return st;
+}
+
+void session_note(const Session *s, FILE *out) {
+    if (!s->checked)
+        fprintf(out, "note: %s has no SHA256SUMS: whether its files are as they were saved could not be checked\n", s->checkpoint);
 }
 
 void session_close(Session *s) {

@@ -12,14 +12,17 @@ typedef struct {
     Model       model;
     int         model_open, dataset_open;
     Dataset     dataset;
+    int         checked;          /* its files were compared with SHA256SUMS there; 0: a folder from elsewhere has none */
     char        model_sha256[65]; /* of model.safetensors: names the weights in results */
     Law         law;
 } Session;
 
 /* path: a checkpoint folder, or a run folder (its `latest` is taken).  dataset NULL: no dataset.  device: "auto", "cpu",
- * "cuda".  Refuses a dataset whose vocabulary is not the checkpoint's. */
+ * "cuda".  Refuses a file that differs from its checksum, and a dataset whose vocabulary is not the checkpoint's. */
 Status session_open(Session *s, const char *path, const char *dataset, const char *device, int threads, Err *err);
 void   session_close(Session *s);
+/* Says so when the checkpoint came without checksums. */
+void   session_note(const Session *s, FILE *out);
 
 /* "12" is the rank of a patient in the split, "key:12" a patient key in any split (then *split is set). */
 Status session_patient(Session *s, const char *text, int *split, int64_t *row, PatientView *out, Err *err);

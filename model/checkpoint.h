@@ -1,6 +1,6 @@
 /* checkpoint.h - a checkpoint is a Hugging Face model folder:
  *   step-N/config.json  model.safetensors (fp32 master)  tokenizer.json  generation_config.json  vocabulary.json
- *          optimizer-NNNNN-of-MMMMM.safetensors  trainer.json
+ *          optimizer-NNNNN-of-MMMMM.safetensors  trainer.json  SHA256SUMS
  * Every rank writes its element ranges at computed offsets into step-N.tmp; all fsync, all agree, rank 0 renames: a
  * name without .tmp is whole, and its bytes do not depend on the number of ranks. */
 #ifndef EHR_MODEL_CHECKPOINT_H
@@ -24,8 +24,8 @@ Status checkpoint_begin(const char *dir, const ModelConfig *cfg, const ParamTabl
  * place and fsynced.  Padding and moments of frozen parameters have no place in the files and are skipped. */
 Status checkpoint_write_slices(const char *dir, const ParamTable *table, const ArenaSlice *master, const ArenaSlice *m,
                                const ArenaSlice *v, int n_slices, Err *err);
-/* Rank 0, after all ranks agreed: fsync the folder, rename to final_dir; a checkpoint of that name is replaced whole.
- */
+/* Rank 0, after all ranks agreed: write SHA256SUMS, fsync the folder, rename to final_dir; a checkpoint of that name is
+ * replaced whole. */
 Status checkpoint_commit(const char *tmp_dir, const char *final_dir, Err *err);
 /* Points the link run_dir/link ("latest", "best") at target_name ("step-40"), in one step. */
 Status checkpoint_link(const char *run_dir, const char *link, const char *target_name, Err *err);
@@ -36,6 +36,14 @@ Status checkpoint_prune(const char *run_dir, int keep, Err *err);
 Status checkpoint_remove(const char *dir, Err *err);
 /* Path of the newest whole checkpoint under run_dir; step -1 and OK when there is none. */
 Status checkpoint_latest(const char *run_dir, char *dir, size_t dir_size, int64_t *step, Err *err);
+
+/* SHA256SUMS of every .json and .safetensors file in dir. */
+Status checkpoint_sums_write(const char *dir, Err *err);
+/* Compares the files in dir with SHA256SUMS there and names the one that differs; without it (a folder from elsewhere)
+ * *listed is 0 and nothing is compared.  with_optimizer 0 leaves out what inference does not read.  model_sha256 (may be
+ * NULL): the sum of model.safetensors, "" where it was not compared.  Call it before loading: a file that is missing is
+ * told by its reader. */
+Status checkpoint_verify(const char *dir, int with_optimizer, int *listed, char model_sha256[65], Err *err);
 
 /* Opens a model from a checkpoint folder.  Refuses missing, extra or misshaped tensors and says which; takes F32 and
  * BF16 files. */

@@ -57,7 +57,8 @@ Status checkpoint_remove(const char *dir, Err *err) {
 /* An existing checkpoint of that name (a resumed run passes the same step again) changes places with the new one in one
  * step where the file system can, else is renamed away first. */
 Status checkpoint_commit(const char *tmp_dir, const char *final_dir, Err *err) {
-    Status s = OK;
+    Status s = checkpoint_sums_write(tmp_dir, err);
+    if (s) return s;
     if (sync_dir(tmp_dir)) return err_set(err, ERR_IO, "cannot write %s: %s", tmp_dir, strerror(errno));
     int bad = 0;
     if (!path_exists(final_dir)) {

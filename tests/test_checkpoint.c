@@ -148,6 +148,8 @@ static void test_round_trip(void **state) {
         char *dir = temp_dir(), *one = join(dir, "one"), *four = join(dir, "four"), *many = join(dir, "many");
         ok(save(one, tied, 1, 1, 0, vocabulary));
         ok(save(four, tied, 4, 3, 0, vocabulary));
+        ok(checkpoint_sums_write(one, &err));
+        ok(checkpoint_sums_write(four, &err));
         assert_same_folders(one, four);
         check_loaded(one, tied, 16);
         check_loaded(four, tied, 16 * 3);
@@ -442,6 +444,88 @@ static void test_steps(void **state) {
     free(run);
 }
 
+/* ---- checksums --------------------------------------------------------------------------------------------------- */
+
+static void flip(const char *dir, const char *name, size_t at, int bit) {
+    size_t size;
+    char *bytes = slurp(dir, name, &size);
+    assert_true(at < size);
+    bytes[at] = (char)(bytes[at] ^ 1 << bit);
+    spill(dir, name, bytes, size);
+    free(bytes);
+}
+
+/* Any bit of any file: the first and last byte, some in between, and the low bit of a weight's mantissa, which no reader
+ * could notice.  Flipped back, the checkpoint is whole again. */
+static void test_sums(void **state) {
+    (void)state;
+    char *run = temp_dir(), *vocabulary = make_vocabulary(70), *dir = join(run, "step-1"), sha[65];
+    static const char *const files[] = {"config.json", "generation_config.json", "tokenizer.json", "trainer.json", "vocabulary.json",
+                                        "model.safetensors", "optimizer-00001-of-00001.safetensors"};
+    int listed;
+    save_step(run, 1, 1, vocabulary);
+    ok(checkpoint_verify(dir, 1, &listed, sha, &err));
+    assert_int_equal(listed, 1);
+    assert_int_equal(strlen(sha), 64);
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        size_t size;
+        free(slurp(dir, files[i], &size));
+        for (int k = 0; k < 9; k++) {
+            const size_t at = k == 8 ? size - 1 : size * (size_t)k / 8;
+            flip(dir, files[i], at, k % 8);
+            refused(checkpoint_verify(dir, 1, &listed, sha, &err), ERR_FORMAT, files[i]);
+            assert_non_null(strstr(err.msg, "is damaged or was changed"));
+            if (!strncmp(files[i], "optimizer", 9)) ok(checkpoint_verify(dir, 0, &listed, sha, &err));
+            else refused(checkpoint_verify(dir, 0, &listed, NULL, &err), ERR_FORMAT, files[i]);
+            flip(dir, files[i], at, k % 8);
+        }
+    }
+    ok(checkpoint_verify(dir, 1, &listed, NULL, &err));
+    Safetensors st;
+    char *path = join(dir, "model.safetensors");
+    ok(safetensors_open(&st, path, &err));
+    const size_t mantissa = (size_t)safetensors_find(&st, "model.layers.1.mlp.down_proj.weight")->begin + 4 * 33;
+    safetensors_close(&st);
+    flip(dir, "model.safetensors", mantissa, 0);
+    ok(load(dir)); /* the reason for checksums */
+    refused(checkpoint_verify(dir, 0, &listed, sha, &err), ERR_FORMAT, "model.safetensors");
+    flip(dir, "model.safetensors", mantissa, 0);
+    free(path);
+    free(dir);
+    free(vocabulary);
+    remove_tree(run);
+    free(run);
+}
+
+/* The list itself may be damaged, or not there. */
+static void test_sums_damaged(void **state) {
+    (void)state;
+    char *run = temp_dir(), *vocabulary = make_vocabulary(70), *dir = join(run, "step-1"), *path = join(dir, "SHA256SUMS"), sha[65];
+    int listed;
+    save_step(run, 1, 1, vocabulary);
+    size_t size;
+    char *bytes = slurp(dir, "SHA256SUMS", &size);
+    for (size_t at = 0; at < size; at += 7) { /* another digit, an unreadable line or another name: never unnoticed */
+        flip(dir, "SHA256SUMS", at, 2);
+        assert_int_equal(checkpoint_verify(dir, 1, &listed, sha, &err), ERR_FORMAT);
+        flip(dir, "SHA256SUMS", at, 2);
+    }
+    spill(dir, "SHA256SUMS", bytes, size - 1);
+    refused(checkpoint_verify(dir, 1, &listed, sha, &err), ERR_FORMAT, "line 8 is damaged");
+    spill(dir, "SHA256SUMS", bytes, 0);
+    refused(checkpoint_verify(dir, 1, &listed, sha, &err), ERR_FORMAT, "is not listed");
+    unlink(path);
+    ok(checkpoint_verify(dir, 1, &listed, sha, &err));
+    assert_int_equal(listed, 0);
+    assert_string_equal(sha, "");
+    free(bytes);
+    free(path);
+    free(dir);
+    free(vocabulary);
+    remove_tree(run);
+    free(run);
+}
+
 /* The disk fills up when the files are created, or while they are written: an error, and the last good one stays. */
 static void test_disk_full(void **state) {
     (void)state;
@@ -495,6 +579,7 @@ static void test_begin_refused(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip),        cmocka_unit_test(test_tokenizer),
+        cmocka_unit_test(test_sums),              cmocka_unit_test(test_sums_damaged),
         cmocka_unit_test(test_damaged),           cmocka_unit_test(test_not_finite),
         cmocka_unit_test(test_optimizer_damaged), cmocka_unit_test(test_bf16),
         cmocka_unit_test(test_wrong_folder),      cmocka_unit_test(test_steps),

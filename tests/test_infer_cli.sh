@@ -44,12 +44,22 @@ labels=d/labels/visit_30d.h5
 damage() { # damage NAME: a copy of the checkpoint to spoil
     mkdir -p "$1" && cp r/latest/*.json r/latest/model.safetensors "$1"
 }
+damage plain
 damage cut && head -c 60000 r/latest/model.safetensors > cut/model.safetensors
 damage flip && printf '\377' | dd of=flip/model.safetensors bs=1 seek=30 conv=notrunc status=none
 damage size && printf '\377' | dd of=size/model.safetensors bs=1 seek=5 conv=notrunc status=none
 damage wide && sed -i 's/"hidden_size": [0-9]*/"hidden_size": 256/' wide/config.json
 damage deep && sed -i 's/"num_hidden_layers": 1/"num_hidden_layers": 2/' deep/config.json
 damage lost && LC_ALL=C sed -i 's/model\.norm\.weight/model.nose.weight/' lost/model.safetensors
+cp -rL r/latest bit && "$infer" info bit | grep -q '^files .*as saved'
+verdict $? "info says that all files are as they were saved"
+size=$(stat -c %s bit/model.safetensors)
+flip_bit() { # flip_bit FILE OFFSET: the lowest bit of a byte
+    local byte=$(od -An -tu1 -j "$2" -N 1 "$1")
+    printf "\\$(printf %03o $((byte ^ 1)))" | dd of="$1" bs=1 seek="$2" conv=notrunc status=none
+}
+flip_bit bit/model.safetensors $(((size - 4000) / 4 * 4)) # of a mantissa: a file as valid as before
+cp -rL r/latest moments && flip_bit moments/optimizer-00001-of-00001.safetensors 500000
 damage nowords && rm nowords/vocabulary.json
 damage torn && head -c 200 r/latest/config.json > torn/config.json
 head -c 3000 $labels > cut.h5
@@ -99,6 +109,13 @@ a bit of the weights' header|1|flip/model.safetensors|score flip --data d
 the length of the weights' header|1|size/model.safetensors|score size --data d
 weights of another width|1|wide|score wide --data d
 weights of another depth|1|deep|score deep --data d
+a bit of a weight|1|bit/model.safetensors is damaged|score bit --data d
+a bit of a weight, by generate|1|bit/model.safetensors is damaged|generate bit --data d
+a bit of a weight, by risk|1|bit/model.safetensors is damaged|risk bit --data d --labels d/labels/visit_30d.h5
+a bit of a weight, by info|1|bit/model.safetensors is damaged|info bit
+a bit of the moments, by info|1|moments/optimizer-00001-of-00001.safetensors is damaged|info moments
+the moments are not read for inference|0|excess|score moments --data d
+a folder without checksums|0|has no SHA256SUMS|score plain --data d
 a tensor missing|1|model.norm.weight|score lost --data d
 a checkpoint without vocabulary|1|vocabulary.json|score nowords --data d
 half a config.json|1|config.json|score torn --data d

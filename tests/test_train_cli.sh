@@ -105,6 +105,15 @@ verdict $? "disk full: a warning, the last good checkpoint stays, the end fails"
 run 1 full --steps 8 --resume auto && [ "$(readlink full/latest)" = step-8 ]
 verdict $? "goes on once there is room" full.log
 
+# ---- a flipped bit ----------------------------------------------------------------------------------------------------
+cp -r a bent && byte=$(od -An -tu1 -j 100000 -N 1 bent/step-8/optimizer-00001-of-00001.safetensors) &&
+    printf "\\$(printf %03o $((byte ^ 1)))" | dd of=bent/step-8/optimizer-00001-of-00001.safetensors bs=1 seek=100000 conv=notrunc status=none
+run 1 bent --steps 9 --resume auto
+[ $? = 1 ] && grep -q 'bent/step-8/optimizer-00001-of-00001.safetensors is damaged' bent.log && (cd a/step-8 && sha256sum --quiet -c SHA256SUMS) > diff.log 2>&1
+verdict $? "a checkpoint with a flipped bit is not resumed; sha256sum -c agrees with the list" bent.log
+rm -rf bent && cp -r a bent && rm bent/step-8/SHA256SUMS && run 1 bent --steps 9 --resume auto && grep -q 'could not be checked' bent.log
+verdict $? "a checkpoint without checksums is resumed, and that is said" bent.log
+
 # ---- kill and resume, one process --------------------------------------------------------------------------------------
 kill_and_resume() { # kill_and_resume RANKS OUT: 40 steps, killed after step 20 is saved
     local ranks=$1 out=$2 pid victim rc

@@ -22,6 +22,7 @@ typedef struct {
     Metrics      metrics;
     TrainState   state;
     char         start_dir[4096]; /* checkpoint to go on from, "" = none */
+    int          start_checked;   /* rank 0: its files were compared with their checksums */
     StepResult   result;          /* of the last step */
     Evaluation   evaluation;      /* the last one */
     int64_t      eval_step;       /* of the last evaluation, 0 = none yet */
@@ -89,7 +90,8 @@ static Status open_model(Run *r, Err *err) {
     Status s = state_find(o, r->start_dir, sizeof r->start_dir, err);
     if (s) return s;
     if (r->start_dir[0]) {
-        s = state_read(&r->state, r->start_dir, o, &r->data, err);
+        if (r->main_rank) s = checkpoint_verify(r->start_dir, 1, &r->start_checked, NULL, err);
+        if (!s) s = state_read(&r->state, r->start_dir, o, &r->data, err);
         if (!s) s = checkpoint_load_model(r->start_dir, &r->model, r->dev, DTYPE_F32, pad, err);
     } else {
         s = model_open(&r->model, &r->cfg, r->dev, DTYPE_F32, pad, err);
@@ -137,7 +139,9 @@ static void print_banner(const Run *r) {
     fprintf(stderr, "ranks   %d on %s, transport %s; a step = %d x %d passes x %lld rows of %lld tokens\n", dist_world(r->dist),
             device_name(r->dev), dist_transport(r->dist), dist_world(r->dist), r->stepper.passes, (long long)o->micro_batch,
             (long long)o->seq_len);
-    if (r->start_dir[0]) fprintf(stderr, "resume  %s: step %lld\n", r->start_dir, (long long)r->state.step);
+    if (r->start_dir[0]) 
+        fprintf(stderr, "resume  %s: step %lld%s\n", r->start_dir, (long long)r->state.step,
+                r->start_checked ? "" : "; its files could not be checked, it has no SHA256SUMS");
     if (!r->evaluator.loader) fprintf(stderr, "warning: the dataset has no tuning patients: no evaluation, no best checkpoint\n");
 }
 
