@@ -16,7 +16,8 @@ struct Loader {
     Packing       packing;
     int64_t       order_epoch;
     int64_t      *order; /* (n_blocks) of order_epoch; NULL: as they come */
-    Batch         batch;
+    Batch         batch[2]; /* the last two given out */
+    int           turn;     /* which one is being filled */
 };
 
 static int64_t block_count(const Dataset *d, int split) {
@@ -67,7 +68,7 @@ Status loader_open(Loader **out, Dataset *d, int split, const LoaderOptions *o, 
     ld->pack = (PackOptions){.T = o->T, .n_prefix = n_prefix, .shuffle = o->shuffle, .seed = o->seed};
     ld->n_blocks = block_count(d, split);
     ld->packed_epoch = ld->packed_block = ld->order_epoch = -1;
-    batch_open(&ld->batch, o->rows, o->T);
+    for (int i = 0; i < 2; i++) batch_open(&ld->batch[i], o->rows, o->T);
     *out = ld;
     return OK;
 }
@@ -75,7 +76,7 @@ Status loader_open(Loader **out, Dataset *d, int split, const LoaderOptions *o, 
 void loader_close(Loader *ld) {
     if (!ld) return;
     packing_free(&ld->packing);
-    batch_close(&ld->batch);
+    for (int i = 0; i < 2; i++) batch_close(&ld->batch[i]);
     free(ld->order);
     free(ld);
 }
@@ -128,7 +129,7 @@ static void no_targets(Batch *b, int at, int n) {
 }
 
 static Status fill_window(Loader *ld, int slot, const Window *w, Err *err) {
-    Batch *b = &ld->batch;
+    Batch *b = &ld->batch[ld->turn];
     const Vocabulary *v = &ld->d->vocabulary;
     PatientView p;
     Status status = dataset_patient(ld->d, ld->split, w->patient, &p, err);
@@ -175,7 +176,7 @@ static Status fill_row(Loader *ld, int row, int64_t from, Err *err) {
         if (status) return status;
         slot += p->window[i].slots;
     }
-    fill_rest(&ld->batch, slot, end - slot);
+    fill_rest(&ld->batch[ld->turn], slot, end - slot);
     return OK;
 }
 
@@ -210,7 +211,7 @@ static int next_row(Loader *ld) {
 
 Status loader_next(Loader *ld, Batch **out, Err *err) {
     LoaderCursor start = ld->at;
-    Batch *b = &ld->batch;
+    Batch *b = &ld->batch[ld->turn = !ld->turn];
     b->n_seq = b->n_targets = 0;
     *out = NULL;
     int64_t n = (int64_t)ld->o.rows * ld->o.world, found = 0;

@@ -32,7 +32,7 @@ typedef struct {
 /* The dataset must outlive the loader.  ERR_USAGE when there is nothing to shuffle. */
 Status loader_open(Loader **out, Dataset *d, int split, const LoaderOptions *o, Err *err);
 void   loader_close(Loader *ld); /* NULL is fine */
-/* Fills the loader's own batch (valid until the next call) with this rank's share of the next rows * world global rows.
+/* Fills a batch of the loader's own (valid until the next call but one) with this rank's share of the next rows * world global rows.
  * Shuffled: goes on into the next epoch.  Not shuffled: *out = NULL when the split is used up; rows missing at the end
  * are filler without targets, on every rank alike (all ranks see the end in the same call). */
 Status loader_next(Loader *ld, Batch **out, Err *err);

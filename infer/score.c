@@ -87,8 +87,8 @@ Status score_split(Session *s, int split, int64_t limit, int T, int top, int kee
         int wanted = 0;
         for (int q = 0; q < b->n_seq; q++) wanted |= b->seq_patient[q] >= 0 && b->seq_patient[q] < out->n_patients;
         if (!wanted) continue;
-        model_forward(&s->model, acts, b);
-        model_loss(&s->model, acts, b, NULL);
+        model_upload(&s->model, acts, b);
+        model_pass(&s->model, acts, NULL, NULL, NULL);
         device_download(s->dev, losses, acts_losses(acts), (size_t)b->N * sizeof *losses);
         if (device_error(s->dev)) st = err_set(err, ERR_DEVICE, "score: %s", device_error(s->dev));
         else st = take_batch(s, split, b, losses, top, out, err);

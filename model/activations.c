@@ -37,11 +37,8 @@ static const ActRow ROWS[] = {
     {PASS(hidden),      OF_TABLE, 1, 0, 0, 0, 0, 0, 0, ONE_BUFFER,      0},
     {PASS(final_rstd),  OF_REAL,  0, 0, 0, 0, 0, 0, 1, ONE_BUFFER,      1},
     {PASS(losses),      OF_REAL,  0, 0, 0, 0, 0, 0, 1, ONE_BUFFER,      0},
-    {PASS(tokens),      OF_INT32, 0, 0, 0, 0, 0, 0, 1, ONE_BUFFER,      0},
-    {PASS(positions),   OF_INT32, 0, 0, 0, 0, 0, 0, 1, ONE_BUFFER,      0},
-    {PASS(target_lo),   OF_INT32, 0, 0, 0, 0, 0, 0, 1, ONE_BUFFER,      0},
-    {PASS(target_hi),   OF_INT32, 0, 0, 0, 0, 0, 0, 1, ONE_BUFFER,      0},
-    {PASS(cu_seqlens),  OF_INT32, 0, 0, 0, 0, 0, 0, 1, ONE_BUFFER,      0},
+    {PASS(batch),       OF_INT32, 0, 0, 0, 0, 0, 0, 5, ONE_BUFFER,      0},
+    {PASS(incoming),    OF_INT32, 0, 0, 0, 0, 0, 0, 5, ONE_BUFFER,      0},
     {PASS(dx),          OF_TABLE, 1, 0, 0, 0, 0, 0, 0, ONE_BUFFER,      1},
     {PASS(dnorm),       OF_TABLE, 1, 0, 0, 0, 0, 0, 0, ONE_BUFFER,      1},
     {PASS(dattn),       OF_TABLE, 0, 1, 0, 0, 0, 0, 0, ONE_BUFFER,      1},
@@ -59,6 +56,15 @@ static int64_t columns(const ActRow *r, const ModelConfig *cfg) {
            r->g * G + r->one;
 }
 
+/* cu_seqlens has N + 1 entries; rows of the batch start 256 bytes apart at least. */
+size_t batch_stride(int N) {
+    return ((size_t)N + 1 + 63) / 64 * 64;
+}
+
+DType dtype_real(DType t) {
+    return t == DTYPE_F64 ? DTYPE_F64 : DTYPE_F32;
+}
+
 /* How many of a row there are: one a layer where it is kept for backward, otherwise one. */
 static int copies(const ActRow *r, const ModelConfig *cfg, int training, Recompute level) {
     if (r->training && !training) return 0;
@@ -67,12 +73,9 @@ static int copies(const ActRow *r, const ModelConfig *cfg, int training, Recompu
 }
 
 static size_t copy_bytes(const ActRow *r, const ModelConfig *cfg, DType t, int N) {
-    const size_t element = r->element == OF_INT32   ? sizeof(int32_t)
-                           : r->element == OF_TABLE ? dtype_size(t)
-                           : t == DTYPE_F64         ? sizeof(double)
-                                                    : sizeof(float);
-    /* One row more than N: cu_seqlens has N + 1 entries. */
-    return (element * (size_t)columns(r, cfg) * ((size_t)N + 1) + 255) / 256 * 256;
+    const size_t element = dtype_size(r->element == OF_INT32 ? DTYPE_I32 : r->element == OF_TABLE ? t : dtype_real(t));
+    const size_t rows = r->element == OF_INT32 ? batch_stride(N) : (size_t)N;
+    return (element * (size_t)columns(r, cfg) * rows + 255) / 256 * 256;
 }
 
 size_t acts_bytes(const ModelConfig *cfg, DType t, int N, int training, Recompute recompute) {
@@ -114,6 +117,24 @@ static void bind(Acts *a, const ModelConfig *cfg, DType t) {
     }
 }
 
+/* Scratch grows with the number of sequences, and N sequences of one token are possible but never seen: their scratch
+ * would be larger than all activations.  One in 16 tokens is generous; a batch that needs more grows it. */
+static KernelLimits limits_of(const ModelConfig *cfg, int N) {
+    return (KernelLimits){.N = N,
+                          .C = cfg->d_model,
+                          .F = cfg->d_ff,
+                          .Vp = cfg->vocab_padded,
+                          .H = cfg->n_heads,
+                          .G = cfg->n_kv_heads,
+                          .D = cfg->head_dim,
+                          .n_seq = N < 16 ? N : N / 16 + 8};
+}
+
+size_t acts_scratch_bytes(const ModelConfig *cfg, Device *dev, const KernelOps *k, int N) {
+    const KernelLimits limits = limits_of(cfg, N);
+    return k->workspace_bytes(dev, &limits);
+}
+
 Status acts_open(Acts **out, const Model *m, int N, int training, Recompute recompute, Err *err) {
     *out = NULL;
     const ModelConfig *cfg = &m->cfg;
@@ -122,20 +143,16 @@ Status acts_open(Acts **out, const Model *m, int N, int training, Recompute reco
     const size_t bytes = acts_bytes(cfg, m->dtype, N, training, recompute);
     Acts *a = xcalloc(1, sizeof *a);
     *a = (Acts){.dev = m->dev, .N = N, .n_layers = cfg->n_layers, .training = training, .recompute = recompute};
-    /* Scratch grows with the number of sequences, and N sequences of one token are possible but never seen: their
-     * scratch would be larger than all activations.  One in 16 tokens is generous; a batch that needs more grows it. */
-    a->limits = (KernelLimits){.N = N,
-                               .C = cfg->d_model,
-                               .F = cfg->d_ff,
-                               .Vp = cfg->vocab_padded,
-                               .H = cfg->n_heads,
-                               .G = cfg->n_kv_heads,
-                               .D = cfg->head_dim,
-                               .n_seq = N < 16 ? N : N / 16 + 8};
+    a->limits = limits_of(cfg, N);
+    a->records = m->graphs && device_kind(m->dev) == DEVICE_CUDA;
     const size_t scratch = m->k->workspace_bytes(m->dev, &a->limits);
     a->layer = xcalloc((size_t)cfg->n_layers + 1, sizeof *a->layer);
+    for (int i = 0; i < 2; i++) {
+        a->staging[i] = device_host_alloc(m->dev, BATCH_ROWS * batch_stride(N) * sizeof(int32_t));
+        a->recording[i].segment = xcalloc((size_t)cfg->n_layers + 2, sizeof *a->recording[i].segment);
+    }
     a->arena = device_alloc(m->dev, bytes);
-    if (!a->arena || device_reserve(m->dev, scratch)) {
+    if (!a->staging[0] || !a->staging[1] || !a->arena || device_reserve(m->dev, scratch)) {
         acts_close(a);
         return err_set(err, ERR_NOMEM,
                        "%s has no memory for %.1f MiB of activations and %.1f MiB of scratch (%d tokens a pass): lower "
@@ -159,9 +176,18 @@ int acts_reserve(Acts *a, const Model *m, int n_seq) {
 
 void acts_close(Acts *a) {
     if (!a) return;
-    if (a->arena) device_free(a->dev, a->arena);
+    for (int i = 0; i < 2; i++) {
+        recording_free(a, &a->recording[i]);
+        free(a->recording[i].segment);
+        device_host_free(a->dev, a->staging[i]);
+    }
+    device_free(a->dev, a->arena);
     free(a->layer);
     free(a);
+}
+
+const int32_t *acts_batch(const Acts *a, int row) {
+    return a->pass.batch + (size_t)row * batch_stride(a->N);
 }
 
 const void *acts_losses(const Acts *a) {

@@ -30,14 +30,31 @@ typedef struct {
     void *hidden;     /* (N,C) after the final norm */
     void *final_rstd; /* (N) real */
     void *losses;     /* (N) real */
-    int32_t *tokens, *positions, *target_lo, *target_hi; /* (N) the batch on the device */
-    int32_t *cu_seqlens;                                 /* (N+1) */
+    int32_t *batch, *incoming; /* (5, batch_stride) the batch of this pass and the one being uploaded */
     void *dx;    /* (N,C) gradient of the residual stream, accumulates downwards */
     void *dnorm; /* (N,C) gradient of a norm's output */
     void *dattn; /* (N, H*D) */
     void *dqk;   /* (N, (H+G)*D) */
     void *dqkv;  /* (N, (H+2G)*D) */
 } PassActs;
+
+/* The rows of `batch`. */
+enum { BATCH_TOKENS, BATCH_POSITIONS, BATCH_TARGET_LO, BATCH_TARGET_HI, BATCH_CU_SEQLENS, BATCH_ROWS };
+
+typedef struct {
+    int rows, n_seq; /* n_seq: what kernels are launched for; on devices that record more than there are, the rest empty */
+    int targets;     /* 0: target_lo was NULL */
+} BatchShape;
+
+/* A pass recorded on the device, in segments that end where a bucket's gradient is complete; valid for one shape and for
+ * the memory it was recorded with. */
+typedef struct {
+    int passes; /* run with this shape so far */
+    BatchShape shape;
+    const void *workspace, *grad;
+    DeviceGraph **segment; /* (n_layers + 2) */
+    int n;
+} Recording;
 
 struct Acts {
     Device *dev;
@@ -48,10 +65,24 @@ struct Acts {
     LayerActs *layer; /* n_layers + 1: the last one has only x, the output of the last block */
     PassActs pass;
     KernelLimits limits; /* what the device's scratch memory has been reserved for */
-    int rows, n_seq;     /* of the batch in it */
+    BatchShape shape;    /* of the batch in it */
+
+    /* Uploading and recording (pass.c). */
+    int32_t *staging[2]; /* page-locked, as `batch` */
+    int turn;            /* which one is next */
+    const Batch *uploaded; /* waiting in `incoming`; NULL: none */
+    BatchShape incoming;
+    int n_seq_launched; /* sequences kernels are launched for where passes are recorded: a power of two */
+    int records;            /* passes are recorded and replayed; 0 where the device cannot */
+    Recording recording[2]; /* without and with backward */
 };
 
+size_t batch_stride(int N); /* int32 elements from one row of `batch` to the next */
+const int32_t *acts_batch(const Acts *a, int row);
 /* Scratch for a batch of n_seq sequences; 0 = there is enough. */
 int acts_reserve(Acts *a, const Model *m, int n_seq);
+/* Makes the uploaded batch, if there is one, that of the pass to come. */
+void acts_take(Acts *a);
+void recording_free(Acts *a, Recording *r);
 
 #endif

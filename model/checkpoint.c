@@ -13,6 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
+enum { PIECE = 1 << 20 }; /* elements moved at a time between files and a GPU */
 static const char MODEL_FILE[] = "model.safetensors", METADATA[] = "{\"format\":\"pt\"}";
 
 static int64_t max64(int64_t a, int64_t b) {
@@ -245,7 +246,22 @@ static Status write_at(Store *st, int file, const float *data, int64_t count, in
     return OK;
 }
 
-static Status write_slice(Store *st, const FileTensor *list, int n, const ArenaSlice *s, Err *err) {
+/* The same from device memory. */
+static Status write_device(Store *st, int file, Device *dev, const float *data, int64_t count, int64_t offset, Err *err) {
+    if (device_kind(dev) == DEVICE_CPU) return write_at(st, file, data, count, offset, err);
+    float *piece = xmalloc((size_t)min64(count, PIECE) * sizeof *piece);
+    Status s = OK;
+    for (int64_t at = 0; at < count && !s; at += PIECE) {
+        const int64_t n = min64(PIECE, count - at);
+        device_download(dev, piece, data + at, (size_t)n * sizeof *piece);
+        if (device_error(dev)) s = err_set(err, ERR_DEVICE, "%s: %s", device_name(dev), device_error(dev));
+        if (!s) s = write_at(st, file, piece, n, offset + at * 4, err);
+    }
+    free(piece);
+    return s;
+}
+
+static Status write_slice(Store *st, const FileTensor *list, int n, Device *dev, const ArenaSlice *s, Err *err) {
     Status status = OK;
     for (int i = 0; i < n && !status; i++) {
         const FileTensor *t = &list[i];
@@ -255,13 +271,13 @@ static Status write_slice(Store *st, const FileTensor *list, int n, const ArenaS
         const TensorInfo *info = store_find(st, t->info.name, &file);
         if (!info || !same_shape(info, &t->info) || info->dtype != DTYPE_F32)
             return err_set(err, ERR_FORMAT, "tensor %s has no place in the checkpoint begun there", t->info.name);
-        status = write_at(st, file, s->data + (lo - s->begin), hi - lo, info->begin + (lo - t->begin) * 4, err);
+        status = write_device(st, file, dev, s->data + (lo - s->begin), hi - lo, info->begin + (lo - t->begin) * 4, err);
     }
     return status;
 }
 
-static Status write_kind(const char *dir, const ParamTable *table, const char *what, const ArenaSlice *slices,
-                         int n_slices, Err *err) {
+static Status write_kind(const char *dir, const ParamTable *table, const char *what, Device *dev,
+                         const ArenaSlice *slices, int n_slices, Err *err) {
     FileTensor *list = NULL;
     Store st;
     int n = 0;
@@ -270,7 +286,7 @@ static Status write_kind(const char *dir, const ParamTable *table, const char *w
     char prefix[16] = "";
     if (strcmp(what, "model")) snprintf(prefix, sizeof prefix, "%s.", what);
     list_tensors(table, prefix, &list, &n);
-    for (int i = 0; i < n_slices && !s; i++) s = write_slice(&st, list, n, &slices[i], err);
+    for (int i = 0; i < n_slices && !s; i++) s = write_slice(&st, list, n, dev, &slices[i], err);
     for (int i = 0; i < st.n && !s; i++)
         if (st.fd[i] >= 0 && fsync(st.fd[i]))
             s = err_set(err, ERR_IO, "cannot write %s: %s", st.file[i].path, strerror(errno));
@@ -279,11 +295,11 @@ static Status write_kind(const char *dir, const ParamTable *table, const char *w
     return s;
 }
 
-Status checkpoint_write_slices(const char *dir, const ParamTable *table, const ArenaSlice *master, const ArenaSlice *m,
-                               const ArenaSlice *v, int n_slices, Err *err) {
-    Status s = write_kind(dir, table, "model", master, n_slices, err);
-    if (!s && m) s = write_kind(dir, table, "exp_avg", m, n_slices, err);
-    if (!s && v) s = write_kind(dir, table, "exp_avg_sq", v, n_slices, err);
+Status checkpoint_write_slices(const char *dir, const ParamTable *table, Device *dev, const ArenaSlice *master,
+                               const ArenaSlice *m, const ArenaSlice *v, int n_slices, Err *err) {
+    Status s = write_kind(dir, table, "model", dev, master, n_slices, err);
+    if (!s && m) s = write_kind(dir, table, "exp_avg", dev, m, n_slices, err);
+    if (!s && v) s = write_kind(dir, table, "exp_avg_sq", dev, v, n_slices, err);
     return s;
 }
 
@@ -311,8 +327,23 @@ static Status tensor_floats(const Safetensors *st, const TensorInfo *t, int64_t 
     return OK;
 }
 
-Status checkpoint_read_slice(const char *dir, const ParamTable *table, const char *what, float *out, int64_t begin,
-                             int64_t count, Err *err) {
+/* Elements [from, from + count) of a tensor to device memory. */
+static Status read_device(const Safetensors *st, const TensorInfo *t, int64_t from, int64_t count, Device *dev, float *out,
+                          Err *err) {
+    if (device_kind(dev) == DEVICE_CPU) return tensor_floats(st, t, from, count, out, err);
+    float *piece = xmalloc((size_t)min64(count, PIECE) * sizeof *piece);
+    Status s = OK;
+    for (int64_t at = 0; at < count && !s; at += PIECE) {
+        const int64_t n = min64(PIECE, count - at);
+        s = tensor_floats(st, t, from + at, n, piece, err);
+        if (!s) device_upload(dev, out + at, piece, (size_t)n * sizeof *piece);
+    }
+    free(piece);
+    return s;
+}
+
+Status checkpoint_read_slice(const char *dir, const ParamTable *table, const char *what, Device *dev, float *out,
+                             int64_t begin, int64_t count, Err *err) {
     REQUIRE(begin >= 0 && count >= 0 && count <= table->total - begin);
     FileTensor *list;
     Store st;
@@ -321,7 +352,7 @@ Status checkpoint_read_slice(const char *dir, const ParamTable *table, const cha
     if (s) return s;
     list_all(table, what, &list, &n);
     s = store_check(&st, dir, list, n, err);
-    memset(out, 0, (size_t)count * sizeof *out);
+    device_zero(dev, out, (size_t)count * sizeof *out);
     const size_t prefix = strlen(what);
     for (int i = 0; i < n && !s; i++) {
         const FileTensor *t = &list[i];
@@ -330,8 +361,9 @@ Status checkpoint_read_slice(const char *dir, const ParamTable *table, const cha
         if (lo >= hi) continue;
         int file;
         const TensorInfo *info = store_find(&st, t->info.name, &file);
-        s = tensor_floats(&st.file[file], info, lo - t->begin, hi - lo, out + (lo - begin), err);
+        s = read_device(&st.file[file], info, lo - t->begin, hi - lo, dev, out + (lo - begin), err);
     }
+    if (!s && device_error(dev)) s = err_set(err, ERR_DEVICE, "%s: %s", device_name(dev), device_error(dev));
     store_close(&st);
     free(list);
     return s;
@@ -385,17 +417,16 @@ static Status check_tensors(const char *dir, const ModelConfig *cfg, const Store
 }
 
 static Status load_weights(Model *m, const Store *st, Err *err) {
-    enum { CHUNK = 1 << 20 };
     FileTensor *list;
     int n;
     Status s = OK;
     list_all(&m->table, "model", &list, &n);
-    float *buffer = xmalloc(CHUNK * sizeof *buffer);
+    float *buffer = xmalloc(PIECE * sizeof *buffer);
     for (int i = 0; i < n && !s; i++) {
         int file;
         const TensorInfo *info = store_find(st, list[i].info.name, &file);
-        for (int64_t at = 0; at < list[i].count && !s; at += CHUNK) {
-            const int64_t count = min64(CHUNK, list[i].count - at);
+        for (int64_t at = 0; at < list[i].count && !s; at += PIECE) {
+            const int64_t count = min64(PIECE, list[i].count - at);
             s = tensor_floats(&st->file[file], info, at, count, buffer, err);
             if (!s) model_set_weights(m, buffer, list[i].begin + at, count);
         }

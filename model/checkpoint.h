@@ -7,7 +7,8 @@
 #define EHR_MODEL_CHECKPOINT_H
 #include "model/model.h"
 
-/* One arena of this rank's: real elements [begin, begin + count) of the padded parameter arena. */
+/* A part of an arena that this rank holds: elements [begin, begin + count) of the padded parameter arena, as float in
+ * device memory. */
 typedef struct {
     const float *data;
     int64_t begin, count;
@@ -20,10 +21,11 @@ typedef struct {
  * max_file_bytes (0 = 4 GiB). */
 Status checkpoint_begin(const char *dir, const ModelConfig *cfg, const ParamTable *table, const char *vocabulary_json,
                         const char *trainer_json, int with_optimizer, int64_t max_file_bytes, Err *err);
-/* Any rank, any number of slices: master weights, first and second moments (m, v NULL: no optimizer state); written in
- * place and fsynced.  Padding and moments of frozen parameters have no place in the files and are skipped. */
-Status checkpoint_write_slices(const char *dir, const ParamTable *table, const ArenaSlice *master, const ArenaSlice *m,
-                               const ArenaSlice *v, int n_slices, Err *err);
+/* Any rank, any number of slices in the memory of dev: master weights, first and second moments (m, v NULL: no optimizer
+ * state); written in place, through a small buffer unless dev is the CPU, and fsynced.  Padding and moments of frozen
+ * parameters have no place in the files and are skipped. */
+Status checkpoint_write_slices(const char *dir, const ParamTable *table, Device *dev, const ArenaSlice *master,
+                               const ArenaSlice *m, const ArenaSlice *v, int n_slices, Err *err);
 /* Rank 0, after all ranks agreed: write SHA256SUMS, fsync the folder, rename to final_dir; a checkpoint of that name is
  * replaced whole. */
 Status checkpoint_commit(const char *tmp_dir, const char *final_dir, Err *err);
@@ -48,10 +50,10 @@ Status checkpoint_verify(const char *dir, int with_optimizer, int *listed, char 
 /* Opens a model from a checkpoint folder.  Refuses missing, extra or misshaped tensors and says which; takes F32 and
  * BF16 files. */
 Status checkpoint_load_model(const char *dir, Model *m, Device *dev, DType dtype, int64_t param_pad, Err *err);
-/* Elements [begin, begin+count) of the padded arena from the files, 0 where they hold nothing (padding, moments of
- * frozen parameters): what = "model", "exp_avg" or "exp_avg_sq". */
-Status checkpoint_read_slice(const char *dir, const ParamTable *table, const char *what, float *out, int64_t begin,
-                             int64_t count, Err *err);
+/* Elements [begin, begin+count) of the padded arena from the files to out in the memory of dev, 0 where the files hold
+ * nothing (padding, moments of frozen parameters): what = "model", "exp_avg" or "exp_avg_sq". */
+Status checkpoint_read_slice(const char *dir, const ParamTable *table, const char *what, Device *dev, float *out,
+                             int64_t begin, int64_t count, Err *err);
 Status checkpoint_read_text(const char *dir, const char *name, char **out, size_t *size, Err *err); /* free() it */
 
 #endif

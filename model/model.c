@@ -32,7 +32,7 @@ typedef struct {
 
 static Status upload_rope(Model *m, Err *err) {
     const int T = m->cfg.seq_len, half = m->cfg.head_dim / 2;
-    const size_t element = dtype_size(m->dtype), n = (size_t)T * (size_t)half * 2;
+    const size_t element = dtype_size(dtype_real(m->dtype)), n = (size_t)T * (size_t)half * 2;
     m->rope = device_alloc(m->dev, n * element);
     void *host = try_calloc(n, element);
     if (!m->rope || !host) {
@@ -59,13 +59,13 @@ static Status upload_rope(Model *m, Err *err) {
 }
 
 Status model_open(Model *m, const ModelConfig *cfg, Device *dev, DType dtype, int64_t param_pad, Err *err) {
-    *m = (Model){.cfg = *cfg, .dev = dev, .dtype = dtype};
+    *m = (Model){.cfg = *cfg, .dev = dev, .dtype = dtype, .graphs = 1};
     Status s = config_check(&m->cfg, err);
     if (s) return s;
     if (dtype != DTYPE_F64 && cfg->head_dim != 64 && cfg->head_dim != 128)
         return err_set(err, ERR_USAGE, "head_dim is %d; the %s kernels take 64 or 128", cfg->head_dim,
                        dtype_name(dtype));
-    m->k = dtype == DTYPE_F32 || dtype == DTYPE_F64 ? kernels_get(dev, dtype) : NULL;
+    m->k = dtype == DTYPE_F32 || dtype == DTYPE_BF16 || dtype == DTYPE_F64 ? kernels_get(dev, dtype) : NULL;
     if (!m->k) return err_set(err, ERR_USAGE, "%s has no %s kernels", device_name(dev), dtype_name(dtype));
     if ((s = param_table_build(&m->table, &m->cfg, param_pad, err))) return s;
     const size_t bytes = (size_t)m->table.total * dtype_size(dtype);
@@ -90,23 +90,42 @@ void model_close(Model *m) {
     *m = (Model){0};
 }
 
+/* To nearest, ties to even; what is not a number stays one. */
+static uint16_t bf16_round(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    if (isnan(x)) return (uint16_t)(bits >> 16 | 0x40);
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
 void model_set_weights(Model *m, const float *host, int64_t begin, int64_t count) {
+    enum { PIECE = 1 << 20 };
     REQUIRE(begin >= 0 && count >= 0 && count <= m->table.total - begin);
+    const size_t element = dtype_size(m->dtype);
+    char *to = (char *)m->w_arena + (size_t)begin * element;
     if (m->dtype == DTYPE_F32) {
-        device_upload(m->dev, (float *)m->w_arena + begin, host, (size_t)count * sizeof *host);
+        device_upload(m->dev, to, host, (size_t)count * element);
         return;
     }
-    REQUIRE(m->dtype == DTYPE_F64);
-    double *wide = xmalloc((size_t)count * sizeof *wide);
-    for (int64_t i = 0; i < count; i++) wide[i] = host[i];
-    device_upload(m->dev, (double *)m->w_arena + begin, wide, (size_t)count * sizeof *wide);
-    free(wide);
+    void *piece = xmalloc((size_t)(count < PIECE ? count : PIECE) * element + 1);
+    for (int64_t at = 0; at < count; at += PIECE) {
+        const int64_t n = count - at < PIECE ? count - at : PIECE;
+        for (int64_t i = 0; i < n; i++)
+            if (m->dtype == DTYPE_BF16) ((uint16_t *)piece)[i] = bf16_round(host[at + i]);
+            else ((double *)piece)[i] = host[at + i];
+        device_upload(m->dev, to + (size_t)at * element, piece, (size_t)n * element);
+    }
+    free(piece);
 }
 
 void model_init(Model *m, uint64_t seed) {
-    float *host = xmalloc((size_t)m->table.total * sizeof *host);
-    params_init(host, &m->table, &m->cfg, seed);
-    model_set_weights(m, host, 0, m->table.total);
+    enum { PIECE = 1 << 22 };
+    float *host = xmalloc(PIECE * sizeof *host);
+    for (int64_t at = 0; at < m->table.total; at += PIECE) {
+        const int64_t n = m->table.total - at < PIECE ? m->table.total - at : PIECE;
+        params_init_part(host, &m->table, &m->cfg, seed, at, n);
+        model_set_weights(m, host, at, n);
+    }
     free(host);
 }
 
@@ -150,6 +169,7 @@ Status model_prepare(Model *m, Err *err) {
         Weight w = plain_weight(m, i / W_PER_LAYER, i % W_PER_LAYER);
         bytes += prepared_bytes(m, &w);
     }
+    if (!bytes) return OK; /* this backend multiplies by weights as they are */
     char *at = m->prepared = device_alloc(m->dev, bytes);
     if (!at)
         return err_set(err, ERR_NOMEM, "%s has no memory for %.1f MiB of packed weights", device_name(m->dev),
@@ -216,67 +236,40 @@ static void blocks_forward(Model *m, Acts *a, const int32_t *tokens, const Conte
     }
     m->k->rmsnorm_forward(m->dev, a->pass.hidden, a->pass.final_rstd, a->layer[L].x, m->w.final_norm,
                           (float)m->cfg.rms_eps, ctx->N, C);
-    a->rows = ctx->N;
-    a->n_seq = ctx->n_seq;
 }
 
 /* ---- training and scoring ---------------------------------------------------------------------------------------- */
 
-/* Kernels trust their indices, so they are checked here, once a pass: microseconds against milliseconds. */
-static const char *batch_fault(const Model *m, const Acts *a, const Batch *b) {
-    if (b->N < 1 || b->N > a->N) return "the batch has more rows than the activations have room for";
-    if (b->n_seq < 1 || b->n_seq > b->N || b->cu_seqlens[0] != 0 || b->cu_seqlens[b->n_seq] != b->N)
-        return "cu_seqlens does not cover the batch";
-    for (int s = 0; s < b->n_seq; s++)
-        if (b->cu_seqlens[s + 1] <= b->cu_seqlens[s]) return "cu_seqlens does not ascend";
-    for (int n = 0; n < b->N; n++) {
-        if (b->tokens[n] < 0 || b->tokens[n] >= m->cfg.vocab_size) return "a token id is beyond the vocabulary";
-        if (b->positions[n] < 0 || b->positions[n] >= m->cfg.seq_len) return "a position is beyond the sequence length";
-        if (b->target_lo && b->target_lo[n] >= 0 &&
-            (b->target_hi[n] <= b->target_lo[n] || b->target_hi[n] > m->cfg.vocab_size))
-            return "a target range is empty or beyond the vocabulary";
-    }
-    return NULL;
+static Context packed_context(const Acts *a) {
+    return (Context){.positions = acts_batch(a, BATCH_POSITIONS),
+                     .cu_seqlens = acts_batch(a, BATCH_CU_SEQLENS),
+                     .n_seq = a->shape.n_seq,
+                     .N = a->shape.rows};
 }
 
-static Context packed_context(const Acts *a, int n_seq, int N) {
-    return (Context){.positions = a->pass.positions, .cu_seqlens = a->pass.cu_seqlens, .n_seq = n_seq, .N = N};
-}
-
-void model_forward(Model *m, Acts *a, const Batch *b) {
-    const char *fault = batch_fault(m, a, b);
-    if (!fault && acts_reserve(a, m, b->n_seq)) fault = "no scratch memory for so many sequences";
-    if (fault) {
-        device_fail(m->dev, "model_forward", fault);
-        return;
-    }
-    const size_t bytes = (size_t)b->N * sizeof(int32_t);
-    device_upload(m->dev, a->pass.tokens, b->tokens, bytes);
-    device_upload(m->dev, a->pass.positions, b->positions, bytes);
-    device_upload(m->dev, a->pass.cu_seqlens, b->cu_seqlens, ((size_t)b->n_seq + 1) * sizeof(int32_t));
-    if (b->target_lo) {
-        device_upload(m->dev, a->pass.target_lo, b->target_lo, bytes);
-        device_upload(m->dev, a->pass.target_hi, b->target_hi, bytes);
-    }
-    Context ctx = packed_context(a, b->n_seq, b->N);
-    blocks_forward(m, a, a->pass.tokens, &ctx);
-}
-
-void model_loss(Model *m, Acts *a, const Batch *b, Params *grad) {
+void model_forward(Model *m, Acts *a) {
     if (device_error(m->dev)) return;
-    REQUIRE(b->N == a->rows && b->n_seq == a->n_seq && b->target_lo && (!grad || a->training));
+    acts_take(a);
+    REQUIRE(a->shape.n_seq > 0);
+    const Context ctx = packed_context(a);
+    blocks_forward(m, a, acts_batch(a, BATCH_TOKENS), &ctx);
+}
+
+void model_loss(Model *m, Acts *a, Params *grad) {
+    if (device_error(m->dev)) return;
+    REQUIRE(a->shape.targets && (!grad || a->training));
     const Weight head = head_weight(m);
     void *dhead = grad ? params_top_trainable(grad, &m->table).head : NULL;
     m->k->classifier(m->dev, a->pass.losses, grad ? a->pass.dnorm : NULL, dhead, a->pass.hidden, &head,
-                     a->pass.target_lo, a->pass.target_hi, a->rows, m->cfg.vocab_size);
+                     acts_batch(a, BATCH_TARGET_LO), acts_batch(a, BATCH_TARGET_HI), a->shape.rows, m->cfg.vocab_size);
 }
 
 /* Restores what forward did not keep: the two norm outputs are rebuilt where they are used. */
 static void recompute(Model *m, Acts *a, int l) {
     const LayerActs *la = &a->layer[l];
-    const int N = a->rows;
+    const int N = a->shape.rows;
     if (a->recompute == RECOMPUTE_BLOCK) {
-        Context ctx = packed_context(a, a->n_seq, N);
+        const Context ctx = packed_context(a);
         attention_half(m, l, la, &a->pass, &ctx);
     }
     if (a->recompute != RECOMPUTE_NONE) {
@@ -295,7 +288,7 @@ static void mlp_backward(Model *m, Acts *a, int l, const LayerParams *grad) {
     const LayerActs *la = &a->layer[l];
     const PassActs *p = &a->pass;
     const Weight w_gate_up = layer_weight(m, l, W_GATE_UP), w_down = layer_weight(m, l, W_DOWN);
-    const int N = a->rows, C = m->cfg.d_model, F = m->cfg.d_ff;
+    const int N = a->shape.rows, C = m->cfg.d_model, F = m->cfg.d_ff;
     if (grad->down) k->matmul_wgrad(m->dev, grad->down, p->dx, p->act, N, C, F);
     k->matmul_dgrad(m->dev, p->act, p->dx, &w_down, N);
     k->swiglu_backward(m->dev, la->gate_up, p->act, la->gate_up, N, F);
@@ -311,13 +304,13 @@ static void attention_half_backward(Model *m, Acts *a, int l, const LayerParams 
     const LayerActs *la = &a->layer[l];
     const PassActs *p = &a->pass;
     const Weight w_qkv = layer_weight(m, l, W_QKV), w_out = layer_weight(m, l, W_ATTN_OUT);
-    const int N = a->rows, C = c->d_model, H = c->n_heads, G = c->n_kv_heads, D = c->head_dim;
+    const int N = a->shape.rows, C = c->d_model, H = c->n_heads, G = c->n_kv_heads, D = c->head_dim;
     if (grad->attn_out) k->matmul_wgrad(m->dev, grad->attn_out, p->dx, la->attn, N, C, H * D);
     k->matmul_dgrad(m->dev, p->dattn, p->dx, &w_out, N);
-    k->attention_backward(m->dev, p->dqk, p->dqkv, p->dattn, la->qk, la->qkv, la->attn, la->lse, p->cu_seqlens,
-                          a->n_seq, N, H, G, D);
+    k->attention_backward(m->dev, p->dqk, p->dqkv, p->dattn, la->qk, la->qkv, la->attn, la->lse,
+                          acts_batch(a, BATCH_CU_SEQLENS), a->shape.n_seq, N, H, G, D);
     k->qk_norm_rope_backward(m->dev, p->dqkv, grad->q_norm, grad->k_norm, p->dqk, la->qkv, w->q_norm, w->k_norm,
-                             la->qk_rstd, p->positions, m->rope, N, H, G, D);
+                             la->qk_rstd, acts_batch(a, BATCH_POSITIONS), m->rope, N, H, G, D);
     if (grad->qkv) {
         k->rmsnorm_forward(m->dev, p->norm, la->attn_rstd, la->x, w->attn_norm, (float)c->rms_eps, N, C);
         k->matmul_wgrad(m->dev, grad->qkv, p->dqkv, p->norm, N, (H + 2 * G) * D, C);
@@ -326,11 +319,10 @@ static void attention_half_backward(Model *m, Acts *a, int l, const LayerParams 
     k->rmsnorm_backward(m->dev, p->dx, grad->attn_norm, p->dnorm, la->x, w->attn_norm, la->attn_rstd, N, C);
 }
 
-void model_backward(Model *m, Acts *a, const Batch *b, Params *grad, void (*bucket_ready)(void *ctx, int bucket),
-                    void *ctx) {
+void model_backward(Model *m, Acts *a, Params *grad, BucketReady bucket_ready, void *ctx) {
     if (device_error(m->dev)) return;
-    REQUIRE(b->N == a->rows && b->n_seq == a->n_seq && a->training && !m->prepared_weights);
-    const int N = a->rows, C = m->cfg.d_model, L = m->cfg.n_layers;
+    REQUIRE(a->training && !m->prepared_weights);
+    const int N = a->shape.rows, C = m->cfg.d_model, L = m->cfg.n_layers;
     const Params top = params_top_trainable(grad, &m->table);
     device_zero(m->dev, a->pass.dx, (size_t)N * (size_t)C * dtype_size(m->dtype));
     m->k->rmsnorm_backward(m->dev, a->pass.dx, top.final_norm, a->pass.dnorm, a->layer[L].x, m->w.final_norm,
@@ -344,7 +336,8 @@ void model_backward(Model *m, Acts *a, const Batch *b, Params *grad, void (*buck
         if (bucket_ready) bucket_ready(ctx, l + 1);
     }
     if (top.embedding)
-        m->k->embedding_backward(m->dev, top.embedding, a->pass.dx, a->pass.tokens, N, C, m->cfg.vocab_size);
+        m->k->embedding_backward(m->dev, top.embedding, a->pass.dx, acts_batch(a, BATCH_TOKENS), N, C,
+                                 m->cfg.vocab_size);
     if (bucket_ready) bucket_ready(ctx, 0);
 }
 
@@ -353,6 +346,7 @@ void model_backward(Model *m, Acts *a, const Batch *b, Params *grad, void (*buck
 void model_decode(Model *m, Acts *a, const int32_t *tokens, const int32_t *positions, const int64_t *slot,
                   const PagedBatch *pages, size_t pool_layer_stride, int N) {
     REQUIRE(N >= 1 && N <= a->N);
+    a->shape = (BatchShape){.rows = N};
     const Context ctx = {
         .positions = positions, .N = N, .pages = pages, .pool_layer_stride = pool_layer_stride, .slot = slot};
     blocks_forward(m, a, tokens, &ctx);
@@ -360,7 +354,7 @@ void model_decode(Model *m, Acts *a, const int32_t *tokens, const int32_t *posit
 
 void model_logits(Model *m, Acts *a, void *logits, const int32_t *rows, int n_rows) {
     if (device_error(m->dev)) return;
-    REQUIRE(n_rows >= 1 && n_rows <= a->N && (rows || n_rows <= a->rows));
+    REQUIRE(n_rows >= 1 && n_rows <= a->N && (rows || n_rows <= a->shape.rows));
     const Weight head = head_weight(m);
     const void *hidden = a->pass.hidden;
     if (rows) { /* a gather is an embedding look-up */

@@ -18,18 +18,25 @@ typedef struct {
     void *w_arena; /* (table.total) of dtype, on the device */
     Params w;
     void *rope;     /* real (seq_len, D) cos, sin */
+    int graphs;     /* 1: model_pass() records a pass and replays it, where the device can; model_open's default */
     void *prepared; /* weights re-laid for inference, NULL while training */
     struct PreparedWeights *prepared_weights;
 } Model;
 
 typedef struct Acts Acts; /* activation arena for one batch shape */
+typedef void (*BucketReady)(void *ctx, int bucket);
 
-/* Allocates parameters (zero) for cfg on dev.  dtype DTYPE_F32, or DTYPE_F64 for the reference. */
+/* Marks (device.h) that passes use; collectives have the rest. */
+enum { MARK_UPLOAD = 0, MARK_LOSSES = 2, MARK_FREE = 4 };
+
+/* Allocates parameters (zero) for cfg on dev.  dtype DTYPE_F32, DTYPE_BF16 on a GPU, or DTYPE_F64 for the reference. */
 Status model_open(Model *m, const ModelConfig *cfg, Device *dev, DType dtype, int64_t param_pad, Err *err);
 void model_close(Model *m);
 void model_init(Model *m, uint64_t seed);
-/* Copies host values into elements [begin, begin + count) of the weights. */
+/* Copies host values into elements [begin, begin + count) of the weights; to bfloat16 they are rounded to nearest even. */
 void model_set_weights(Model *m, const float *host, int64_t begin, int64_t count);
+/* The dtype of what kernels.h calls real in t's table: statistics, logits, losses, parameter gradients. */
+DType dtype_real(DType t);
 /* Re-lays the weights for inference (packing); call once after loading, never while training. */
 Status model_prepare(Model *m, Err *err);
 
@@ -40,22 +47,31 @@ double model_flops_per_token(const ModelConfig *cfg, double mean_context);
 /* training: room for backward.  N = rows a pass. */
 Status acts_open(Acts **out, const Model *m, int N, int training, Recompute recompute, Err *err);
 size_t acts_bytes(const ModelConfig *cfg, DType t, int N, int training, Recompute recompute);
+/* Scratch memory that acts_open reserves on dev for passes of N rows with the operations k. */
+size_t acts_scratch_bytes(const ModelConfig *cfg, Device *dev, const KernelOps *k, int N);
 void acts_report(const ModelConfig *cfg, DType t, int N, int training, Recompute recompute, FILE *out); /* table */
 void acts_close(Acts *a);
 
-/* Training and scoring.  Queue work on m->dev and return; errors show at device_sync(), a malformed batch (ids, ranges,
- * positions or cu_seqlens out of bounds) among them.  The batch is uploaded by model_forward and may be reused when it
- * returns; model_loss and model_backward work on the uploaded copy and take b to check that it is the same one.
- * target_lo = NULL: no losses will be asked for. */
-void model_forward(Model *m, Acts *a, const Batch *b);
+/* Training and scoring: upload a batch, then run a pass over it.  All of them queue work on m->dev and return; errors show
+ * at device_sync(), a malformed batch (ids, ranges, positions or cu_seqlens out of bounds) among them.
+ *
+ * model_upload copies b to page-locked memory and from there, on STREAM_COPY, to the device, while the pass before may
+ * still be running; b may be reused when it returns.  The next pass is over the batch uploaded last.  b->target_lo =
+ * NULL: no losses will be asked for. */
+void model_upload(Model *m, Acts *a, const Batch *b);
+int  model_uploaded(const Acts *a, const Batch *b); /* b was uploaded last and no pass has begun since */
+/* Starts a pass: over a new batch if one was uploaded, otherwise over the same one again. */
+void model_forward(Model *m, Acts *a);
 /* losses (N), 0 where there is no target, readable through acts_losses().  With grad (needs training activations): also
  * the gradient of the sum of losses, added to the head's and left in the activations for model_backward. */
-void model_loss(Model *m, Acts *a, const Batch *b, Params *grad);
-/* Adds to *grad, an arena of float (double for DTYPE_F64) bound with params_bind; frozen parameters are left alone.
- * bucket_ready(ctx, bucket) is called as soon as the work that completes a bucket's gradient is queued, from the last
- * bucket to the first; NULL = do not tell. */
-void model_backward(Model *m, Acts *a, const Batch *b, Params *grad, void (*bucket_ready)(void *ctx, int bucket),
-                    void *ctx);
+void model_loss(Model *m, Acts *a, Params *grad);
+/* Adds to *grad, an arena of real bound with params_bind; frozen parameters are left alone.  bucket_ready(ctx, bucket)
+ * is called as soon as the work that completes a bucket's gradient is queued, from the last bucket to the first; NULL =
+ * do not tell. */
+void model_backward(Model *m, Acts *a, Params *grad, BucketReady bucket_ready, void *ctx);
+/* The three in one, grad NULL: without backward.  On devices that record (a GPU) the pass becomes one graph, cut where
+ * bucket_ready is called, from its second time on: launching it costs next to nothing, and the bits are the same. */
+void model_pass(Model *m, Acts *a, Params *grad, BucketReady bucket_ready, void *ctx);
 
 /* Inference.  Runs N new tokens (any number a sequence: a prefill is a decode of the whole prefix) against the paged
  * cache: appends their keys and values at `slot`, attends, leaves the hidden states.  Feeding tokens one at a time

@@ -176,27 +176,38 @@ static void normal_pair(uint64_t key, uint64_t block, double out[2]) {
     out[1] = radius * sin(angle);
 }
 
-static void init_normal(float *out, int64_t count, uint64_t key, double std) {
+/* Elements [from, from + count) of a parameter; from is even. */
+static void init_normal(float *out, int64_t from, int64_t count, uint64_t key, double std) {
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < count; i += 2) {
         double z[2];
-        normal_pair(key, (uint64_t)i / 2, z);
+        normal_pair(key, (uint64_t)(from + i) / 2, z);
         out[i] = (float)(std * z[0]);
         if (i + 1 < count) out[i + 1] = (float)(std * z[1]);
     }
 }
 
-void params_init(float *host_arena, const ParamTable *table, const ModelConfig *cfg, uint64_t seed) {
-    memset(host_arena, 0, (size_t)table->total * sizeof *host_arena);
+void params_init_part(float *host, const ParamTable *table, const ModelConfig *cfg, uint64_t seed, int64_t begin,
+                      int64_t count) {
+    REQUIRE(begin % 2 == 0);
+    memset(host, 0, (size_t)count * sizeof *host);
     for (int i = 0; i < table->n; i++) {
         const ParamSpec *s = &table->spec[i];
-        const int64_t count = s->file_rows * s->cols; /* padded rows stay zero */
-        float *out = host_arena + s->offset;
+        /* Padded rows stay zero. */
+        int64_t from = begin - s->offset, to = begin + count - s->offset;
+        if (from < 0) from = 0;
+        if (to > s->file_rows * s->cols) to = s->file_rows * s->cols;
+        if (from >= to) continue;
+        float *out = host + (s->offset + from - begin);
         double std = cfg->init_std;
         if (s->init == INIT_NORMAL_RESIDUAL) std /= sqrt(2.0 * cfg->n_layers);
         if (s->init == INIT_ONE)
-            for (int64_t k = 0; k < count; k++) out[k] = 1;
+            for (int64_t k = 0; k < to - from; k++) out[k] = 1;
         else
-            init_normal(out, count, philox_mix(seed, philox_hash(s->name)), std);
+            init_normal(out, from, to - from, philox_mix(seed, philox_hash(s->name)), std);
     }
+}
+
+void params_init(float *host_arena, const ParamTable *table, const ModelConfig *cfg, uint64_t seed) {
+    params_init_part(host_arena, table, cfg, seed, 0, table->total);
 }

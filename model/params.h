@@ -67,5 +67,8 @@ LayerParams params_layer_trainable(const Params *p, const ParamTable *table, int
 Params params_top_trainable(const Params *p, const ParamTable *table);
 /* (seed, hash of the parameter's name, element) -> value: the same whatever the padding or the rank count. */
 void params_init(float *host_arena, const ParamTable *table, const ModelConfig *cfg, uint64_t seed);
+/* Elements [begin, begin + count) of it; begin is a multiple of 2. */
+void params_init_part(float *host, const ParamTable *table, const ModelConfig *cfg, uint64_t seed, int64_t begin,
+                      int64_t count);
 
 #endif

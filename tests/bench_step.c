@@ -152,13 +152,14 @@ static Status bench_step(Bench *x, int step, double out[PHASES], Err *err) {
                                .step = step};
     double at[PHASES + 1];
     at[0] = clock_s();
-    model_forward(m, x->acts, &x->batch);
+    model_upload(m, x->acts, &x->batch);
+    model_forward(m, x->acts);
     device_sync(x->dev);
     at[1] = clock_s();
-    model_loss(m, x->acts, &x->batch, &x->grad);
+    model_loss(m, x->acts, &x->grad);
     device_sync(x->dev);
     at[2] = clock_s();
-    model_backward(m, x->acts, &x->batch, &x->grad, NULL, NULL);
+    model_backward(m, x->acts, &x->grad, NULL, NULL);
     device_sync(x->dev);
     at[3] = clock_s();
     device_zero(x->dev, x->norm, sizeof(double));

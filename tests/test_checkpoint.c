@@ -18,6 +18,8 @@ static const ModelConfig SHAPE = {.n_layers = 2,
                                   .rope_theta = 10000,
                                   .rms_eps = 1e-6,
                                   .init_std = 0.02};
+static Device *cpu;
+
 /* ---- checkpoints ------------------------------------------------------------------------------------------------- */
 
 /* A vocabulary with what may trip a tokenizer: blanks, quotes, other scripts, two codes that differ in blanks only. */
@@ -83,7 +85,7 @@ static Status save(const char *dir, int tied, int world, int pieces, int64_t max
             const int64_t begin = rank * shard + shard * p / pieces, end = rank * shard + shard * (p + 1) / pieces;
             for (int k = 0; k < 3; k++) slice[k][p] = (ArenaSlice){arena[k] + begin, begin, end - begin};
         }
-        s = checkpoint_write_slices(dir, &t, slice[0], slice[1], slice[2], pieces, &err);
+        s = checkpoint_write_slices(dir, &t, cpu, slice[0], slice[1], slice[2], pieces, &err);
     }
     for (int k = 0; k < 3; k++) free(arena[k]);
     param_table_free(&t);
@@ -121,8 +123,8 @@ static void check_loaded(const char *dir, int tied, int64_t pad) {
     device_download(dev, w, m.w_arena, (size_t)m.table.total * 4);
     const int64_t middle = m.table.total / 3;
     for (int kind = 0; kind < 3; kind++) {
-        ok(checkpoint_read_slice(dir, &m.table, what[kind], out, 0, middle, &err));
-        ok(checkpoint_read_slice(dir, &m.table, what[kind], out + middle, middle, m.table.total - middle, &err));
+        ok(checkpoint_read_slice(dir, &m.table, what[kind], cpu, out, 0, middle, &err));
+        ok(checkpoint_read_slice(dir, &m.table, what[kind], cpu, out + middle, middle, m.table.total - middle, &err));
         if (kind == 0) assert_memory_equal(w, out, (size_t)m.table.total * 4);
         double padding = 0;
         for (int64_t i = 0; i < m.table.total; i++) padding += fabs(out[i]);
@@ -309,21 +311,21 @@ static void test_optimizer_damaged(void **state) {
         if (exists(dir, name)) path = join(dir, name);
     }
     assert_non_null(path);
-    ok(checkpoint_read_slice(dir, &t, "exp_avg", out, 0, t.total, &err));
+    ok(checkpoint_read_slice(dir, &t, "exp_avg", cpu, out, 0, t.total, &err));
     unlink(path);
-    refused(checkpoint_read_slice(dir, &t, "exp_avg", out, 0, t.total, &err), ERR_IO, name);
+    refused(checkpoint_read_slice(dir, &t, "exp_avg", cpu, out, 0, t.total, &err), ERR_IO, name);
     remove_tree(dir);
     ok(checkpoint_begin(dir, &cfg, &t, vocabulary, "{}", 0, 0, &err));
-    refused(checkpoint_read_slice(dir, &t, "exp_avg", out, 0, t.total, &err), ERR_IO, "no optimizer state");
+    refused(checkpoint_read_slice(dir, &t, "exp_avg", cpu, out, 0, t.total, &err), ERR_IO, "no optimizer state");
     /* Moments exist for trainable parameters only: a run that freezes others cannot resume from them. */
     t.spec[3].trainable = 0;
     ok(checkpoint_begin(dir, &cfg, &t, vocabulary, "{}", 1, 0, &err));
-    ok(checkpoint_read_slice(dir, &t, "exp_avg", out, 0, t.total, &err));
+    ok(checkpoint_read_slice(dir, &t, "exp_avg", cpu, out, 0, t.total, &err));
     t.spec[3].trainable = 1;
-    refused(checkpoint_read_slice(dir, &t, "exp_avg", out, 0, t.total, &err), ERR_FORMAT,
+    refused(checkpoint_read_slice(dir, &t, "exp_avg", cpu, out, 0, t.total, &err), ERR_FORMAT,
             "q_norm.weight [64] is missing");
     t.spec[3].trainable = t.spec[4].trainable = 0;
-    refused(checkpoint_read_slice(dir, &t, "exp_avg", out, 0, t.total, &err), ERR_FORMAT, "does not belong");
+    refused(checkpoint_read_slice(dir, &t, "exp_avg", cpu, out, 0, t.total, &err), ERR_FORMAT, "does not belong");
     free(out);
     free(path);
     free(vocabulary);
@@ -358,7 +360,7 @@ static void test_bf16(void **state) {
     build_table(&table, &cfg, 1, 16);
     float *out = xmalloc((size_t)table.total * 4);
     ok(load(dir));
-    ok(checkpoint_read_slice(dir, &table, "model", out, 0, table.total, &err));
+    ok(checkpoint_read_slice(dir, &table, "model", cpu, out, 0, table.total, &err));
     for (int i = 0; i < table.n; i++)
         for (int64_t k = 0; k < table.spec[i].file_rows * table.spec[i].cols; k++) {
             const float want = value(&table.spec[i], k, 0), got = out[table.spec[i].offset + k];
@@ -546,7 +548,7 @@ static void test_disk_full(void **state) {
     float *arena = make_arena(&t, 0);
     const ArenaSlice all = {arena, 0, t.total};
     disk_limit(20000);
-    Status s = checkpoint_write_slices(tmp, &t, &all, &all, &all, 1, &err);
+    Status s = checkpoint_write_slices(tmp, &t, cpu, &all, &all, &all, 1, &err);
     disk_unlimited();
     refused(s, ERR_IO, "model.safetensors");
     int64_t step;
@@ -576,6 +578,18 @@ static void test_begin_refused(void **state) {
     free(dir);
 }
 
+static int open_cpu(void **state) {
+    (void)state;
+    char msg[256];
+    return (cpu = device_open(DEVICE_CPU, 0, 1, msg, sizeof msg)) == NULL;
+}
+
+static int close_cpu(void **state) {
+    (void)state;
+    device_close(cpu);
+    return 0;
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip),        cmocka_unit_test(test_tokenizer),
@@ -585,5 +599,5 @@ int main(void) {
         cmocka_unit_test(test_wrong_folder),      cmocka_unit_test(test_steps),
         cmocka_unit_test(test_disk_full),         cmocka_unit_test(test_begin_refused),
     };
-    return cmocka_run_group_tests_name("checkpoint", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("checkpoint", tests, open_cpu, close_cpu);
 }

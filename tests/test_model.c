@@ -127,8 +127,9 @@ static void *download(const Model *m, const void *src, size_t bytes) {
 }
 
 static double *losses(Model *m, Acts *a, const Batch *b) {
-    model_forward(m, a, b);
-    model_loss(m, a, b, NULL);
+    model_upload(m, a, b);
+    model_forward(m, a);
+    model_loss(m, a, NULL);
     double *out = xmalloc((size_t)b->N * sizeof *out);
     void *raw = download(m, acts_losses(a), (size_t)b->N * real_size(m));
     for (int n = 0; n < b->N; n++) out[n] = m->dtype == DTYPE_F64 ? ((double *)raw)[n] : ((float *)raw)[n];
@@ -148,9 +149,10 @@ static void *gradient(Model *m, const Batch *b, Recompute level) {
     Params grad;
     Acts *a = open_acts(m, b->N, 1, level);
     void *arena = open_grad(m, &grad);
-    model_forward(m, a, b);
-    model_loss(m, a, b, &grad);
-    model_backward(m, a, b, &grad, NULL, NULL);
+    model_upload(m, a, b);
+    model_forward(m, a);
+    model_loss(m, a, &grad);
+    model_backward(m, a, &grad, NULL, NULL);
     void *out = download(m, arena, (size_t)m->table.total * real_size(m));
     close_grad(m, &grad, arena);
     acts_close(a);
@@ -267,9 +269,10 @@ static void test_accumulation(void **state) {
     void *arena = open_grad(&m, &grad);
     double *one[2], *sum;
     for (int i = 0; i < 2; i++) {
-        model_forward(&m, a, &b[i]);
-        model_loss(&m, a, &b[i], &grad);
-        model_backward(&m, a, &b[i], &grad, NULL, NULL);
+        model_upload(&m, a, &b[i]);
+        model_forward(&m, a);
+        model_loss(&m, a, &grad);
+        model_backward(&m, a, &grad, NULL, NULL);
         one[i] = gradient(&m, &b[i], RECOMPUTE_NONE);
     }
     sum = download(&m, arena, (size_t)m.table.total * 8);
@@ -347,9 +350,10 @@ static void test_buckets(void **state) {
         Acts *a = open_acts(&m, b.N, 1, RECOMPUTE_NONE);
         BucketLog log = {.m = &m, .arena = open_grad(&m, &grad), .next = m.table.n_buckets - 1};
         log.then = xcalloc((size_t)m.table.total, 8);
-        model_forward(&m, a, &b);
-        model_loss(&m, a, &b, &grad);
-        model_backward(&m, a, &b, &grad, on_bucket, &log);
+        model_upload(&m, a, &b);
+        model_forward(&m, a);
+        model_loss(&m, a, &grad);
+        model_backward(&m, a, &grad, on_bucket, &log);
         assert_int_equal(log.next, -1);
         double *end = download(&m, log.arena, (size_t)m.table.total * 8);
         assert_memory_equal(log.then, end, (size_t)m.table.total * 8);
@@ -436,8 +440,9 @@ typedef struct {
 
 static Outputs outputs(Model *m, const Batch *b) {
     Acts *a = open_acts(m, b->N, 0, RECOMPUTE_NONE);
-    model_forward(m, a, b);
-    model_loss(m, a, b, NULL);
+    model_upload(m, a, b);
+    model_forward(m, a);
+    model_loss(m, a, NULL);
     const size_t bytes = (size_t)b->N * real_size(m);
     Outputs o = {download(m, acts_hidden(a), bytes * (size_t)m->cfg.d_model), download(m, acts_losses(a), bytes)};
     acts_close(a);
@@ -605,7 +610,8 @@ static void check_decode(DType dtype) {
     memcpy(b.tokens + LEN, b.tokens, SHARED * KV_PAGE * sizeof *b.tokens);
     Decoder d = open_decoder(&m);
     char *got = xcalloc(1, bytes);
-    model_forward(&m, d.a, &b);
+    model_upload(&m, d.a, &b);
+    model_forward(&m, d.a);
     model_logits(&m, d.a, d.logits, NULL, b.N);
     char *full = download(&m, d.logits, bytes);
     for (int pass = 0; pass < 4; pass++) {
@@ -681,10 +687,11 @@ static void test_bad_batches(void **state) {
         if (i == 3) b.cu_seqlens[2] = 12;
         if (i == 4) b.cu_seqlens[1] = 11;
         if (i == 5) b.target_hi[0] = 71;
-        model_forward(&m, a, &b);
-        model_loss(&m, a, &b, NULL);
+        model_upload(&m, a, &b);
+        model_forward(&m, a);
+        model_loss(&m, a, NULL);
         assert_int_not_equal(device_sync(dev), 0);
-        assert_non_null(strstr(device_error(dev), "model_forward"));
+        assert_non_null(strstr(device_error(dev), "model_upload"));
         acts_close(a);
         free_batch(&b);
         model_close(&m);

@@ -36,14 +36,14 @@ static Status window_minutes(Dataset *d, const Batch *b, int seq, double *minute
     return OK;
 }
 
-static Status add_sequence(Evaluator *e, const Batch *b, int seq, double *sum, Err *err) {
+static Status add_sequence(Evaluator *e, const Batch *b, const float *losses, int seq, double *sum, Err *err) {
     double minutes, *patient = e->patient + PATIENT_FIELDS * b->seq_patient[seq];
     Status s = window_minutes(e->data, b, seq, &minutes, err);
     if (s) return s;
     sum[SUM_MINUTES] += minutes;
     for (int n = b->cu_seqlens[seq]; n < b->cu_seqlens[seq + 1]; n++) {
         if (b->target_lo[n] < 0) continue;
-        double loss = (double)e->losses[n], floor = -(double)b->oracle_logp[n];
+        double loss = (double)losses[n], floor = -(double)b->oracle_logp[n];
         sum[SUM_LOSS] += loss;
         sum[SUM_TARGETS] += 1;
         sum[SUM_EVENTS] += is_event(&e->data->vocabulary, b, n);
@@ -104,7 +104,6 @@ Status evaluator_open(Evaluator *e, Dataset *d, Dist *dist, int rows, int T, int
     LoaderOptions o = {.rows = rows, .T = T, .rank = dist_rank(dist), .world = dist_world(dist)};
     Status s = loader_open(&e->loader, d, SPLIT_TUNING, &o, err);
     if (s) return s;
-    e->losses = xmalloc((size_t)rows * (size_t)T * sizeof *e->losses);
     e->patient = xcalloc((size_t)d->n_patients[SPLIT_TUNING] * PATIENT_FIELDS + SUM_COUNT, sizeof *e->patient);
     if (dist_rank(dist) == 0) s = baseline_losses(e, err);
     if (s) evaluator_close(e);
@@ -113,7 +112,7 @@ Status evaluator_open(Evaluator *e, Dataset *d, Dist *dist, int rows, int T, int
 
 void evaluator_close(Evaluator *e) {
     loader_close(e->loader);
-    free(e->losses);
+    losses_close(&e->losses);
     free(e->patient);
     *e = (Evaluator){0};
 }
@@ -136,24 +135,46 @@ static void add_excess(const double *patient, int64_t P, Evaluation *out) {
     out->excess_se = clusters > 1 ? sqrt(squares * clusters / (clusters - 1)) / n : NAN;
 }
 
+/* Adds what the oldest pass found; call: its number. */
+static Status add_oldest(Evaluator *e, int64_t call, Err *err) {
+    Device *dev = e->losses.dev;
+    double *sum = e->patient + e->data->n_patients[SPLIT_TUNING] * PATIENT_FIELDS;
+    const float *losses;
+    const Batch *b = losses_take(&e->losses, &losses);
+    const char *why = device_error(dev);
+    Status s = why ? err_set(err, ERR_DEVICE, "%s: %s", device_name(dev), why) : OK;
+    for (int i = 0; !s && i < b->n_seq; i++)
+        if (row_counts(e, b, i, call, dist_rank(e->dist), dist_world(e->dist))) s = add_sequence(e, b, losses, i, sum, err);
+    return s;
+}
+
+/* One pass runs while the one before is counted and the next is read. */
+static Status run_passes(Evaluator *e, Model *m, Acts *acts, Err *err) {
+    int64_t call = 0, calls = calls_needed(e, dist_world(e->dist));
+    Status s = OK;
+    for (; !s && call < calls; call++) {
+        Batch *b;
+        if ((s = loader_next(e->loader, &b, err)) || !b) break;
+        model_upload(m, acts, b);
+        model_pass(m, acts, NULL, NULL, NULL);
+        losses_queue(&e->losses, acts, b);
+        if (call) s = add_oldest(e, call - 1, err);
+    }
+    if (!s && call) s = add_oldest(e, call - 1, err);
+    return s;
+}
+
 Status evaluator_run(Evaluator *e, Model *m, Acts *acts, Evaluation *out, Err *err) {
-    int rank = dist_rank(e->dist), world = dist_world(e->dist);
     int64_t P = e->data->n_patients[SPLIT_TUNING];
     size_t n_sums = (size_t)P * PATIENT_FIELDS + SUM_COUNT;
     double *sum = e->patient + P * PATIENT_FIELDS;
     LoaderCursor start = {0, 0, 0};
+    const float *left;
     memset(e->patient, 0, n_sums * sizeof *e->patient);
-    Status s = loader_seek(e->loader, &start, err);
-    for (int64_t call = 0; !s && call < calls_needed(e, world); call++) {
-        Batch *b;
-        if ((s = loader_next(e->loader, &b, err)) || !b) break;
-        model_forward(m, acts, b);
-        model_loss(m, acts, b, NULL);
-        device_download(m->dev, e->losses, acts_losses(acts), (size_t)b->N * sizeof *e->losses);
-        for (int i = 0; !s && i < b->n_seq; i++)
-            if (row_counts(e, b, i, call, rank, world)) s = add_sequence(e, b, i, sum, err);
-    }
-    if (!s && device_sync(m->dev)) s = err_set(err, ERR_DEVICE, "%s: %s", device_name(m->dev), device_error(m->dev));
+    Status s = e->losses.dev ? OK : losses_open(&e->losses, m->dev, e->rows * e->T, err);
+    if (!s) s = loader_seek(e->loader, &start, err);
+    if (!s) s = run_passes(e, m, acts, err);
+    while (s && losses_take(&e->losses, &left)) {}
     if (!s) s = dist_sum(e->dist, e->patient, (int64_t)n_sums, err);
     if (s) return s;
     *out = (Evaluation){.targets = (int64_t)sum[SUM_TARGETS],

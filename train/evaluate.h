@@ -5,6 +5,7 @@
 #include "data/loader.h"
 #include "model/model.h"
 #include "train/dist.h"
+#include "train/losses.h"
 
 typedef struct {
     double  loss;             /* nats a target */
@@ -24,8 +25,8 @@ typedef struct {
     Loader  *loader;
     Dist    *dist;
     int      rows, T;
+    LossQueue losses;          /* opened by the first run */
     int64_t  max_rows;         /* global rows counted, so that the result does not depend on the number of ranks */
-    float   *losses;           /* (rows * T) scratch */
     double  *patient;          /* (3 * patients of the split) targets, known targets, sum of excess; then sums */
     double   unigram, bigram;  /* rank 0 */
 } Evaluator;
@@ -34,7 +35,7 @@ typedef struct {
  * baselines here, once.  A dataset without tuning patients gives an evaluator whose loader is NULL. */
 Status evaluator_open(Evaluator *e, Dataset *d, Dist *dist, int rows, int T, int64_t max_tokens, Err *err);
 void   evaluator_close(Evaluator *e);
-/* Collective; the same result on every rank. */
+/* Collective; the same result on every rank.  acts: room for a pass, with or without backward. */
 Status evaluator_run(Evaluator *e, Model *m, Acts *acts, Evaluation *out, Err *err);
 
 #endif

@@ -108,10 +108,9 @@ static Status open_training(Run *r, Err *err) {
     int rows = (int)o->micro_batch, T = (int)o->seq_len;
     Status s = acts_open(&r->acts, &r->model, rows * T, 1, options_recompute(o), err);
     if (!s) s = evaluator_open(&r->evaluator, &r->data, r->dist, rows, T, o->eval_tokens, err);
-    r->stepper = (Stepper){.model = &r->model, .acts = r->acts, .optimizer = &r->optimizer, .loader = r->loader, .dist = r->dist,
-                           .passes = (int)(o->batch / o->micro_batch / dist_world(r->dist)),
-                           .losses = xmalloc((size_t)rows * (size_t)T * sizeof(float)),
-                           .floor_valid = r->data.floor_valid};
+    if (!s) s = stepper_open(&r->stepper, &r->model, r->acts, &r->optimizer, r->loader,
+                             (int)(o->batch / o->micro_batch / dist_world(r->dist)), rows * T, err);
+    r->stepper.floor_valid = r->data.floor_valid;
     return s;
 }
 
@@ -201,7 +200,7 @@ static Status one_step(Run *r, double learning_rate, Err *err) {
     if (s) return s;
     st->step++;
     st->targets_seen += r->result.targets;
-    loader_tell(r->loader, &st->cursor);
+    st->cursor = r->stepper.cursor;
     if (!r->result.skipped) {
         st->updates++;
         st->skipped_in_row = 0;
@@ -267,7 +266,7 @@ static Status run(Run *r, Err *err) {
 static void close_all(Run *r) {
     metrics_close(&r->metrics);
     evaluator_close(&r->evaluator);
-    free(r->stepper.losses);
+    stepper_close(&r->stepper);
     acts_close(r->acts);
     optimizer_close(&r->optimizer);
     if (r->model.dev) model_close(&r->model);

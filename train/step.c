@@ -1,7 +1,10 @@
 /* step.c - see step.h.
  *
  * Packed patients leave a different number of targets in every row, so losses, gradients and counts are summed over
- * passes and ranks and divided once: the number of ranks never changes what is optimized. */
+ * passes and ranks and divided once: the number of ranks never changes what is optimized.
+ *
+ * The host stays a pass ahead of the device: while one pass runs, the losses of the one before are added up and the next
+ * batch is read and uploaded.  It waits once a step, for the norm of the gradient. */
 #include "train/step.h"
 #include <math.h>
 
@@ -24,31 +27,64 @@ static void add_losses(const Batch *b, const float *losses, int floor_valid, dou
     }
 }
 
-static Status run_passes(Stepper *s, double *sum, Err *err) {
+Status stepper_open(Stepper *s, Model *model, Acts *acts, Optimizer *optimizer, Loader *loader, int passes, int N, Err *err) {
+    *s = (Stepper){.model = model, .acts = acts, .optimizer = optimizer, .loader = loader, .dist = optimizer->dist,
+                   .passes = passes};
+    return losses_open(&s->losses, model->dev, N, err);
+}
+
+void stepper_close(Stepper *s) { losses_close(&s->losses); }
+
+static Status device_status(const Stepper *s, Err *err) {
+    const char *why = device_error(s->model->dev);
+    return why ? err_set(err, ERR_DEVICE, "%s: %s", device_name(s->model->dev), why) : OK;
+}
+
+static void add_oldest(Stepper *s, double *sum) {
+    const float *losses;
+    const Batch *b = losses_take(&s->losses, &losses);
+    if (b && !device_error(s->model->dev)) add_losses(b, losses, s->floor_valid, sum);
+}
+
+static Status read_next(Stepper *s, Err *err) {
+    Status status = loader_next(s->loader, &s->next, err);
+    if (!status) model_upload(s->model, s->acts, s->next);
+    return status;
+}
+
+/* Queues every pass of the step; afterwards the losses of the last one are still on their way. */
+static Status queue_passes(Stepper *s, double *sum, Err *err) {
     Model *m = s->model;
+    Params *grads = &s->optimizer->grads;
+    Err ahead = {OK, ""};
     optimizer_zero_grad(s->optimizer);
     for (int pass = 0; pass < s->passes; pass++) {
-        Batch *batch;
-        Status status = loader_next(s->loader, &batch, err);
-        if (status) return status;
-        model_forward(m, s->acts, batch);
-        model_loss(m, s->acts, batch, &s->optimizer->grads);
         int last = pass == s->passes - 1;
-        model_backward(m, s->acts, batch, &s->optimizer->grads, last ? optimizer_reduce_bucket : NULL, s->optimizer);
-        device_download(m->dev, s->losses, acts_losses(s->acts), (size_t)batch->N * sizeof *s->losses);
-        add_losses(batch, s->losses, s->floor_valid, sum);
+        Status status = s->next ? OK : read_next(s, err);
+        if (status) return status;
+        Batch *batch = s->next;
+        if (!model_uploaded(s->acts, batch)) model_upload(m, s->acts, batch); /* an evaluation came in between */
+        model_pass(m, s->acts, grads, last ? optimizer_reduce_bucket : NULL, s->optimizer);
+        losses_queue(&s->losses, s->acts, batch);
+        if (pass) add_oldest(s, sum);
+        if (last) loader_tell(s->loader, &s->cursor);
+        /* A batch that cannot be read fails the step that needs it: then it is asked for again. */
+        s->next = NULL;
+        if (read_next(s, &ahead)) s->next = NULL;
     }
-    if (device_sync(m->dev)) return err_set(err, ERR_DEVICE, "%s: %s", device_name(m->dev), device_error(m->dev));
-    return OK;
+    return device_status(s, err);
 }
 
 Status stepper_run(Stepper *s, double learning_rate, int64_t update, int stop, StepResult *r, Err *err) {
     double sum[SUM_COUNT] = {0};
-    Status status = run_passes(s, sum, err);
+    Status status = queue_passes(s, sum, err);
     if (!status) status = dist_wait(s->dist, err);
     if (status) return status;
-    sum[SUM_SQUARES] = optimizer_sum_squares(s->optimizer);
+    optimizer_queue_norm(s->optimizer);
+    add_oldest(s, sum);
+    sum[SUM_SQUARES] = optimizer_norm(s->optimizer);
     sum[SUM_STOP] = stop;
+    if ((status = device_status(s, err))) return status;
     if ((status = dist_sum(s->dist, sum, SUM_COUNT, err))) return status;
 
     double targets = sum[SUM_TARGETS];
@@ -64,8 +100,6 @@ Status stepper_run(Stepper *s, double learning_rate, int64_t update, int stop, S
     double clip = s->optimizer->options.clip, scale = 1 / targets;
     if (clip > 0 && r->grad_norm > clip) scale *= clip / r->grad_norm;
     optimizer_update(s->optimizer, learning_rate, scale, update);
-    if ((status = dist_wait(s->dist, err))) return status;
-    if (device_sync(s->model->dev))
-        return err_set(err, ERR_DEVICE, "%s: %s", device_name(s->model->dev), device_error(s->model->dev));
-    return OK;
+    status = dist_wait(s->dist, err);
+    return status ? status : device_status(s, err);
 }

@@ -2,17 +2,20 @@
 #ifndef EHR_TRAIN_STEP_H
 #define EHR_TRAIN_STEP_H
 #include "data/loader.h"
+#include "train/losses.h"
 #include "train/optimizer.h"
 
 typedef struct {
-    Model     *model;
-    Acts      *acts;
-    Optimizer *optimizer;
-    Loader    *loader;
-    Dist      *dist;
-    int        passes; /* micro-batches a step on this rank */
-    float     *losses; /* (N) scratch */
-    int        floor_valid; /* oracle_logp of the batches is the floor of these tokens */
+    Model       *model;
+    Acts        *acts;
+    Optimizer   *optimizer;
+    Loader      *loader;
+    Dist        *dist;
+    int          passes;      /* micro-batches a step on this rank */
+    int          floor_valid; /* oracle_logp of the batches is the floor of these tokens */
+    LossQueue    losses;
+    Batch       *next;   /* read and uploaded ahead while the device was busy; NULL: not yet */
+    LoaderCursor cursor; /* of the next step's first row: the loader itself is a pass ahead */
 } Stepper;
 
 /* Over all ranks. */
@@ -26,7 +29,10 @@ typedef struct {
     int     skipped; /* loss or norm not finite: the weights were left as they are */
 } StepResult;
 
-/* update: 1 for the first update of the weights.  stop: this rank was asked to stop. */
+/* Everything is borrowed.  N: tokens a pass.  The loader may be moved until the first step. */
+Status stepper_open(Stepper *s, Model *model, Acts *acts, Optimizer *optimizer, Loader *loader, int passes, int N, Err *err);
+void   stepper_close(Stepper *s);
+/* update: 1 for the first update of the weights.  stop: this rank was asked to stop.  Returns with the update queued. */
 Status stepper_run(Stepper *s, double learning_rate, int64_t update, int stop, StepResult *r, Err *err);
 
 #endif
