@@ -38,6 +38,9 @@ void         cuda_launch_check(Device *dev, const char *op);
 /* The device's workspace, or NULL after device_fail() when it is smaller than bytes. */
 void        *cuda_scratch(Device *dev, const char *op, size_t bytes);
 
+/* Serves DeviceBackend.kernels; NULL for dtypes the backend does not compute in. */
+const KernelOps *cuda_kernels(const Device *dev, DType t);
+
 /* ---- operations, one template each --------------------------------------------------------------------------------- */
 /* matmul.cu, classifier.cu */
 template <typename T> size_t cuda_matmul_workspace(const Device *dev, const KernelLimits *limits);

@@ -1,0 +1,35 @@
+/* table.cu - the CUDA backend's tables of operations: bf16, which trains and infers, and float32. */
+#include "kernels/cuda/cuda.cuh"
+
+namespace {
+
+size_t larger(size_t a, size_t b) { return a > b ? a : b; }
+
+template <typename T> size_t workspace_bytes(const Device *dev, const KernelLimits *limits) {
+    return larger(cuda_rows_workspace<T>(dev, limits), 0);
+}
+
+template <typename T> constexpr KernelOps table_of() {
+    KernelOps k = {};
+    k.workspace_bytes = workspace_bytes<T>;
+    k.embedding_forward = cuda_embedding_forward<T>;
+    k.embedding_backward = cuda_embedding_backward<T>;
+    k.rmsnorm_forward = cuda_rmsnorm_forward<T>;
+    k.rmsnorm_backward = cuda_rmsnorm_backward<T>;
+    k.swiglu_forward = cuda_swiglu_forward<T>;
+    k.swiglu_backward = cuda_swiglu_backward<T>;
+    k.qk_norm_rope_forward = cuda_qk_norm_rope_forward<T>;
+    k.qk_norm_rope_backward = cuda_qk_norm_rope_backward<T>;
+    k.adamw = cuda_adamw<T>;
+    k.sum_squares = cuda_sum_squares;
+    k.sample = cuda_sample;
+    return k;
+}
+
+} // namespace
+
+const KernelOps *cuda_kernels(const Device *dev, DType t) {
+    static constexpr KernelOps f32 = table_of<float>(), mixed = table_of<bf16>();
+    (void)dev;
+    return t == DTYPE_F32 ? &f32 : t == DTYPE_BF16 ? &mixed : nullptr;
+}
