@@ -7,6 +7,9 @@ CC     ?= gcc
 ifeq ($(origin CC),default)
 CC     := gcc
 endif
+ifeq ($(origin CXX),default)
+CXX    := g++
+endif
 BUILD  := $(if $(SAN),build-san,build)
 # Warnings are errors in the continuous check only: a newer compiler must not stop a stranger.
 WERROR ?= $(if $(CI),-Werror)
@@ -42,20 +45,22 @@ DATA_OBJ   := $(call obj,$(DATA_SRC))
 TRAIN_OBJ   = $(call obj,$(TRAIN_SRC))
 INFER_OBJ  := $(call obj,$(INFER_SRC))
 
+# The emulator has something to run once there are headers and a backend.
+EMULATE   = $(and $(HAVE_CUDA_HEADERS),$(wildcard kernels/cuda/device_cuda.cu))
 PROGRAMS := $(BUILD)/ehr-data $(BUILD)/ehr-train $(BUILD)/ehr-infer
-TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
+TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(filter-out tests/test_cuda_%,$(wildcard tests/test_*.c)))
 BENCHES  := $(patsubst tests/%.c,$(BUILD)/%,$(wildcard tests/bench_*.c))
 FUZZERS  := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz_*.c))
 
 .PHONY: all programs tests benches detect setup quickstart test test-parity bench clean help format
 all: detect programs benches
 programs: $(PROGRAMS)
-tests: $(TESTS) $(FUZZERS) $(BUILD)/tests/check_rollout_law
+tests: $(TESTS) $(FUZZERS) $(BUILD)/tests/check_rollout_law $(if $(EMULATE),emulator)
 benches: $(BENCHES)
 
 $(DETECT): Makefile scripts/detect.sh
 	@mkdir -p $(BUILD)
-	@CC="$(CC)" NO_MPI="$(NO_MPI)" NO_CUDA="$(NO_CUDA)" NO_OPENMP="$(NO_OPENMP)" sh scripts/detect.sh $(BUILD) > $@.tmp && mv $@.tmp $@
+	@CC="$(CC)" CXX="$(CXX)" NO_MPI="$(NO_MPI)" NO_CUDA="$(NO_CUDA)" NO_OPENMP="$(NO_OPENMP)" sh scripts/detect.sh $(BUILD) > $@.tmp && mv $@.tmp $@
 detect: $(DETECT)
 	@cat $(BUILD)/detect.txt
 
@@ -95,6 +100,39 @@ $(BUILD)/tests/%: $(BUILD)/tests/%.o $(TRAIN_OBJ) $(INFER_OBJ) $(DATA_OBJ) $(MOD
 $(BUILD)/bench_%: $(BUILD)/tests/bench_%.o $(TRAIN_OBJ) $(INFER_OBJ) $(DATA_OBJ) $(MODEL_OBJ) $(KERNEL_OBJ)
 	$(call run,link,$@,$(CC) $(LDFLAGS) $^ -o $@ $(LIBS) $(MPI_LIBS))
 
+# ---- the CUDA emulator ----------------------------------------------------------------------------------------------
+# kernels/cuda/*.cu as C++ over tests/emulator/, linked with the rest into build/emulator/: ehr-train, ehr-infer and every
+# tests/test_cuda_*.c.  Needs the CUDA toolkit's headers, nothing else of it.
+EMU      := $(BUILD)/emulator
+EMU_CXXFLAGS = -std=c++17 -D_GNU_SOURCE -DHAVE_CUDA -I. $(CUDA_CFLAGS) -g -Wall -Wextra $(WERROR) -ffp-contract=off -fno-math-errno \
+               -fno-strict-aliasing -MMD -MP $(subst -O3,-O2,$(CFLAGS_OPT)) $(CPU_CFLAGS)
+EMU_OBJ  := $(patsubst %.cpp,$(EMU)/%.o,$(wildcard tests/emulator/*.cpp)) $(patsubst %.cu,$(EMU)/%.o,$(wildcard kernels/cuda/*.cu))
+# C sources that say HAVE_CUDA are compiled again with it; the other objects serve both builds.
+EMU_C    := $(shell grep -l HAVE_CUDA kernels/*.c model/*.c data/*.c train/*.c infer/*.c)
+emu_obj   = $(foreach o,$(1),$(if $(filter $(o:$(BUILD)/%.o=%.c),$(EMU_C)),$(o:$(BUILD)/%=$(EMU)/%),$(o)))
+EMU_LIB   = $(call emu_obj,$(DATA_OBJ) $(MODEL_OBJ) $(KERNEL_OBJ)) $(EMU_OBJ)
+EMU_TESTS := $(patsubst tests/%.c,$(EMU)/tests/%,$(wildcard tests/test_cuda_*.c))
+EMU_LINK  = $(CXX) $(subst -O3,-O2,$(LDFLAGS))
+
+$(EMU)/%.o: %.c $(DETECT)
+	@mkdir -p $(@D)
+	$(call run,cc,$@,$(CC) $(CFLAGS) $(EXTRA) -DHAVE_CUDA -c $< -o $@)
+$(EMU)/kernels/cuda/%.o: kernels/cuda/%.cu $(DETECT)
+	@mkdir -p $(@D)
+	$(call run,emu,$<,$(CXX) $(EMU_CXXFLAGS) -include tests/emulator/cuda_emu.h -x c++ -c $< -o $@)
+$(EMU)/tests/emulator/%.o: tests/emulator/%.cpp $(DETECT)
+	@mkdir -p $(@D)
+	$(call run,c++,$<,$(CXX) $(EMU_CXXFLAGS) -c $< -o $@)
+$(EMU)/ehr-train: $(call emu_obj,$(BUILD)/train/main.o) $(call emu_obj,$(TRAIN_OBJ)) $(EMU_LIB)
+	$(call run,link,$@,$(EMU_LINK) $^ -o $@ $(LIBS) $(MPI_LIBS))
+$(EMU)/ehr-infer: $(call emu_obj,$(BUILD)/infer/main.o) $(call emu_obj,$(INFER_OBJ)) $(EMU_LIB)
+	$(call run,link,$@,$(EMU_LINK) $^ -o $@ $(LIBS))
+$(EMU)/tests/test_%: $(BUILD)/tests/test_%.o $(call emu_obj,$(TRAIN_OBJ) $(INFER_OBJ)) $(EMU_LIB)
+	@mkdir -p $(@D)
+	$(call run,link,$@,$(EMU_LINK) $^ -o $@ -lcmocka $(LIBS) $(MPI_LIBS))
+.PHONY: emulator
+emulator: $(if $(EMULATE),$(EMU)/ehr-train $(EMU)/ehr-infer $(EMU_TESTS))
+
 # ---- what people type ----------------------------------------------------------------------------------------------
 # Each works on a machine with only git, make and a shell: setup.sh installs what is missing first.
 setup:
@@ -120,6 +158,7 @@ help:
 	@echo '                  QUICK=1 short form; DATA=omop:PATH from your own OMOP export'
 	@echo 'make test         everything a machine without a GPU can check'
 	@echo 'make test-parity  a checkpoint in transformers gives our logits (installs torch)'
+	@echo 'make emulator     the CUDA backend on the CPU, into build/emulator/ (needs the CUDA headers)'
 	@echo 'make bench        measurements'
 	@echo 'make SAN=1 ...    under ASan and UBSan, in build-san/;  NO_MPI=1  NO_CUDA=1  NO_OPENMP=1'
 

@@ -78,6 +78,19 @@ else
     row OpenMPI no "ehr-train runs as one process${NO_MPI:+ (NO_MPI)}"
 fi
 
+# The emulator needs the toolkit's headers and a C++ compiler, no GPU and no library.
+cuda=${CUDA_HOME:-/usr/local/cuda}
+cxx=${CXX:-g++}
+printf '#include <cuda_runtime.h>\n#include <cuda_bf16.h>\nint main() { return 0; }\n' > "$dir/emulator.cpp"
+if [ -z "$NO_CUDA" ] && "$cxx" -std=c++17 -I"$cuda/include" "$dir/emulator.cpp" -o "$dir/emulator" > /dev/null 2>&1; then
+    echo "HAVE_CUDA_HEADERS := 1"
+    echo "CUDA_CFLAGS := -isystem $cuda/include"
+    row emulator yes "the CUDA kernels on the CPU, for tests"
+else
+    row emulator no "tests of the CUDA kernels are skipped${NO_CUDA:+ (NO_CUDA)}; needs g++ and the CUDA headers in $cuda"
+fi
+if grep -qw avx2 /proc/cpuinfo 2> /dev/null && grep -qw fma /proc/cpuinfo; then echo "CPU_CFLAGS := -mavx2 -mfma"; fi
+
 # The CUDA backend is not part of the tree yet; say what is there so that nobody expects a GPU to be used.
 if [ -n "$NO_CUDA" ]; then
     row CUDA no "(NO_CUDA)"

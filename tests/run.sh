@@ -31,13 +31,12 @@ report() { # report NAME PASSED FAILED SKIPPED SECONDS LOG
 
 seconds() { echo "$1 $(date +%s.%N)" | awk '{print $2 - $1}'; }
 
-for program in tests/test_*.c; do
-    name=$(basename "$program" .c)
-    wanted "$name" "$@" || continue
-    log=$logs/$name.log start=$(date +%s.%N)
-    timeout 900 "$build/tests/$name" > "$log" 2>&1
+run_program() { # run_program NAME PROGRAM: a cmocka program
+    local name=$1 log=$logs/$1.log start rc ok bad skip
+    start=$(date +%s.%N)
+    timeout 900 "$2" > "$log" 2>&1
     rc=$?
-    ok=$(grep -cE '^\[       OK \]' "$log") bad=$(grep -cE '^\[  FAILED  \] [A-Za-z_]' "$log") skip=$(grep -cE '^\[  SKIPPED \] [A-Za-z_]' "$log")
+    ok=$(grep -cE '^\[       OK \]' "$log")
     # cmocka names failures twice: when they happen and in the closing list.
     bad=$(grep -E '^\[  FAILED  \] [A-Za-z_]' "$log" | sort -u | wc -l)
     skip=$(grep -E '^\[  SKIPPED \] [A-Za-z_]' "$log" | sort -u | wc -l)
@@ -49,6 +48,21 @@ for program in tests/test_*.c; do
         echo "not ok - $name ran no test" >> "$log"
     fi
     report "$name" "$ok" "$bad" "$skip" "$(seconds "$start")" "$log"
+}
+
+# The CUDA backend's tests run in the emulator, where there are the toolkit's headers.
+emulated=$(grep -E '^  emulator' "$build/detect.txt" 2> /dev/null)
+for program in tests/test_*.c; do
+    name=$(basename "$program" .c)
+    wanted "$name" "$@" || continue
+    case "$name $emulated" in
+    test_cuda_*"  emulator yes "*) run_program "$name" "$build/emulator/tests/$name" ;;
+    test_cuda_*)
+        echo "skip - $name: no C++ compiler or no CUDA headers to emulate a GPU with" > "$logs/$name.log"
+        report "$name" 0 0 1 0 "$logs/$name.log"
+        ;;
+    *) run_program "$name" "$build/tests/$name" ;;
+    esac
 done
 
 for program in tests/fuzz_*.c; do

@@ -1,0 +1,38 @@
+/* emulator.h - what the parts of the emulator share, and what a test may set and ask.  Plain C, so that tests in C can
+ * include it.
+ *
+ * Settings come from the environment, EHR_EMULATE="key=value,key=value":
+ *   schedule=forward|reverse|random[:SEED]|priority[:SEED]   the order of threads, blocks, streams and async copies
+ *   devices=N            GPUs there are (1)             cc=80      their compute capability (80)
+ *   memory=BYTES[K|M|G]  memory of each (1G)            driver=ok|old|none */
+#ifndef EHR_TESTS_EMULATOR_EMULATOR_H
+#define EHR_TESTS_EMULATOR_EMULATOR_H
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum { SCHEDULE_FORWARD, SCHEDULE_REVERSE, SCHEDULE_RANDOM, SCHEDULE_PRIORITY } EmuSchedule;
+typedef enum { DRIVER_OK, DRIVER_OLD, DRIVER_NONE } EmuDriver;
+
+typedef struct {
+    EmuSchedule schedule;
+    uint64_t seed;
+    int devices, compute_capability;
+    EmuDriver driver;
+    size_t memory;
+} EmuConfig;
+
+EmuConfig *emu_config(void); /* filled from the environment on first use */
+void emu_set_schedule(EmuSchedule schedule, uint64_t seed);
+
+/* What went wrong so far (kernel faults, misuse of the runtime), counted; the last one in words.  A process in which
+ * something was found and not taken by emu_take_faults() ends with exit code 3. */
+int emu_take_faults(char *text, size_t text_size);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
