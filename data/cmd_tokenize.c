@@ -63,6 +63,7 @@ static void print_counts(const TokenizeReport *r) {
                       {c->age_negative, "patients with events before birth: age 0"},
                       {c->age_shifted, "patients past 89: age axis shifted to end at 90"},
                       {r->n_untimed, "patients without a timed event left out"},
+                      {r->n_no_site, "patients of no site, or of several, left out (--split site)"},
                       {r->n_excluded, "patients excluded (--exclude)"}};
     for (size_t i = 0; i < sizeof line / sizeof *line; i++)
         if (line[i].n) printf("  %lld %s\n", (long long)line[i].n, line[i].what);
@@ -119,7 +120,8 @@ Status cmd_tokenize(int argc, char **argv, Err *err) {
         {"--vocabulary", FLAG_STRING, &o.vocabulary, 0, 0, NULL,
          "frozen vocabulary (file, dataset or checkpoint), applied unchanged", 0},
         {"--split", FLAG_STRING, &o.split, 0, 0, NULL,
-         "patient, time:DATE or given (default: given when the source has splits, else patient)", 0},
+         "patient, given, time:DATE (who comes first at DATE or later is held out) or site:COLUMN (whole sites are; =A,B: these), "
+         "as site:CARE_SITE (default: given when the source has splits, else patient)", 0},
         {"--key", FLAG_STRING, &o.key_file, 0, 0, NULL, "file with the split key (default: a fixed public key)", 0},
         {"--exclude", FLAG_STRING, &o.exclude_file, 0, 0, NULL, "file of subject ids to leave out, one a line", 0},
         {"--seed", FLAG_INT, &o.seed, 0, 9e15, NULL, "of the order of patients", 0},

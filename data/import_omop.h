@@ -39,7 +39,7 @@ typedef enum { STAGE_PERSON, STAGE_PERIOD, STAGE_DEATH, STAGE_VISIT, STAGE_DETAI
 enum { ROW_ON_ADMISSION = 1 }; /* flags: a diagnosis that is known during the stay */
 
 typedef struct {
-    int64_t  person, visit; /* visit: visit_occurrence_id, 0 = none */
+    int64_t  person, visit; /* visit: visit_occurrence_id, 0 = none.  STAGE_PERSON: care site */
     int64_t  start, end;    /* us, TIME_NONE = none.  STAGE_PERSON: start = birth, end = race key << 32 | ethnicity key */
     uint32_t key, unit;     /* of KeyTable, INTERN_NONE = none.  STAGE_PERSON: key = sex */
     uint32_t row;           /* of the source table, from 1 */

@@ -90,7 +90,16 @@ static void person_row(Writer *w, const StageRow *row) {
     note(w, row, DROP_NO_BIRTH);
 }
 
-/* Sex, race, ethnicity and birth. */
+/* The care site is told for splits by site; no model reads it unless it is asked for (tokenize --static). */
+static Status site_emit(Writer *w, const StageRow *row, Err *err) {
+    char code[48];
+    uint32_t id;
+    snprintf(code, sizeof code, "CARE_SITE//%lld", (long long)row->visit);
+    Status status = event_writer_code(w->o->writer, code, KIND_STATIC, NULL, NULL, &id, err);
+    return status ? status : emit(w, row, id, KIND_STATIC, TIME_NONE, TIME_NONE, PRECISION_NONE, 0, 1, err);
+}
+
+/* Sex, race, ethnicity, care site and birth. */
 static Status person_emit(Writer *w, Err *err) {
     Person *p = &w->p;
     StageRow row = p->row;
@@ -100,6 +109,7 @@ static Status person_emit(Writer *w, Err *err) {
     for (int k = 0; k < 3 && !status; k++)
         if (keys[k] != INTERN_NONE)
             status = emit(w, &row, w->o->keys.key[keys[k]].code, KIND_STATIC, TIME_NONE, TIME_NONE, PRECISION_NONE, 0, 1, err);
+    if (!status && row.visit) status = site_emit(w, &row, err);
     /* Known from its first minute: a newborn's own events of that day come after it. */
     if (!status) status = emit(w, &row, w->birth_code, KIND_BIRTH, p->birth, p->birth, row.start_precision, 0, 1, err);
     return status;

@@ -12,7 +12,7 @@
 typedef enum {
     COL_PERSON, COL_CONCEPT, COL_SOURCE_CONCEPT, COL_SOURCE_TEXT, COL_DATE, COL_DATETIME, COL_CLOCK, COL_END_DATE,
     COL_END_DATETIME, COL_VISIT, COL_TYPE, COL_STATUS, COL_VALUE, COL_VALUE_CONCEPT, COL_VALUE_TEXT, COL_OPERATOR, COL_UNIT,
-    COL_UNIT_TEXT, COL_YEAR, COL_MONTH, COL_DAY, COL_RACE, COL_RACE_SOURCE, COL_ETHNICITY, COL_ETHNICITY_SOURCE, COL_COUNT
+    COL_UNIT_TEXT, COL_YEAR, COL_MONTH, COL_DAY, COL_RACE, COL_RACE_SOURCE, COL_ETHNICITY, COL_ETHNICITY_SOURCE, COL_SITE, COL_COUNT
 } ColumnRole;
 
 typedef struct {
@@ -32,7 +32,8 @@ static const SourceTable tables[] = {
      {[COL_PERSON] = "person_id", [COL_YEAR] = "year_of_birth", [COL_MONTH] = "month_of_birth", [COL_DAY] = "day_of_birth",
       [COL_DATETIME] = "birth_datetime", [COL_CONCEPT] = "gender_concept_id", [COL_SOURCE_CONCEPT] = "gender_source_concept_id",
       [COL_SOURCE_TEXT] = "gender_source_value", [COL_RACE] = "race_concept_id", [COL_RACE_SOURCE] = "race_source_concept_id",
-      [COL_ETHNICITY] = "ethnicity_concept_id", [COL_ETHNICITY_SOURCE] = "ethnicity_source_concept_id"}},
+      [COL_ETHNICITY] = "ethnicity_concept_id", [COL_ETHNICITY_SOURCE] = "ethnicity_source_concept_id",
+      [COL_SITE] = "care_site_id"}},
     {"observation_period", STAGE_PERIOD, KIND_OTHER,
      {[COL_PERSON] = "person_id", [COL_DATE] = "observation_period_start_date", [COL_END_DATE] = "observation_period_end_date"}},
     {"death", STAGE_DEATH, KIND_DEATH,
@@ -264,6 +265,7 @@ static int person_row(RowReader *r, StageRow *s) {
     uint32_t race = key_read(r, KEY_RACE, COL_RACE, COL_RACE_SOURCE, COL_COUNT);
     uint32_t ethnicity = key_read(r, KEY_ETHNICITY, COL_ETHNICITY, COL_ETHNICITY_SOURCE, COL_COUNT);
     s->end = (int64_t)race << 32 | ethnicity;
+    if (field_int(field(r, COL_SITE), &s->visit) <= 0) s->visit = 0;
     return 1;
 }
 

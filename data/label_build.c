@@ -7,55 +7,9 @@
 #include <string.h>
 
 #include "data/dataset.h"
+#include "data/linkage.h"
 #include "data/oracle_file.h"
 #include "kernels/philox.h"
-
-/* ---- the linkage: source ids -> where the patient lies in the dataset ---------------------------------------------- */
-
-typedef struct {
-    Table           table;
-    const int64_t  *subject, *split, *row, *origin;
-    const uint64_t *key;
-} Linkage;
-
-static Status linkage_open(Linkage *l, const LabelOptions *o, const Dataset *d, Err *err) {
-    size_t n = strlen(o->events);
-    if (n > 3 && !strcmp(o->events + n - 3, ".h5")) n -= 3;
-    char  *path = o->linkage ? xstrdup(o->linkage) : xasprintf("%.*s.linkage.h5", (int)n, o->events);
-    Status s = OK;
-    memset(l, 0, sizeof *l);
-    if (!path_exists(path))
-        s = err_set(err, ERR_IO, "there is no linkage %s, which says which patient of %s is which; `ehr-data tokenize` writes it "
-                    "beside the events file; or give --linkage", path, d->path);
-    if (!s) s = table_read_h5(&l->table, path, err);
-    if (!s) {
-        l->subject = table_get(&l->table, "subject_id", COLUMN_I64);
-        l->key = table_get(&l->table, "patient_key", COLUMN_U64);
-        l->split = table_get(&l->table, "split", COLUMN_I64);
-        l->row = table_get(&l->table, "patient_row", COLUMN_I64);
-        l->origin = table_get(&l->table, "origin_us", COLUMN_I64);
-        const char *sha = table_attribute(&l->table, "dataset_sha256");
-        if (!l->subject || !l->key || !l->split || !l->row || !l->origin)
-            s = err_set(err, ERR_FORMAT, "%s is no linkage table; `ehr-data tokenize` writes one beside the events file", path);
-        else if (!sha || strcmp(sha, d->sha256))
-            s = err_set(err, ERR_FORMAT, "%s links to another dataset than %s; tokenise again, or give --linkage", path, d->path);
-        for (int64_t i = 1; !s && i < l->table.n; i++)
-            if (l->subject[i] <= l->subject[i - 1]) s = err_set(err, ERR_FORMAT, "%s: subjects do not ascend (damaged?)", path);
-    }
-    if (s) table_free(&l->table);
-    free(path);
-    return s;
-}
-
-static int64_t linkage_find(const Linkage *l, int64_t subject) {
-    int64_t lo = 0, hi = l->table.n;
-    while (lo < hi) {
-        int64_t mid = lo + (hi - lo) / 2;
-        if (l->subject[mid] < subject) lo = mid + 1;
-        else hi = mid;
-    }
-    return lo < l->table.n && l->subject[lo] == subject ? lo : -1;
-}
 
 /* ---- codes --------------------------------------------------------------------------------------------------------- */
 
@@ -308,7 +262,7 @@ static Status run_open(Run *r, Err *err) {
     Status s = event_file_open(&r->f, r->o->events, err);
     if (s) return s;
     s = dataset_open(&r->d, r->o->dataset, err);
-    if (!s) s = linkage_open(&r->link, r->o, &r->d, err);
+    if (!s) s = linkage_open(&r->link, r->o->linkage, r->o->events, r->d.sha256, r->d.path, err);
     r->has_oracle = !s && oracle_file_present(r->o->events);
     if (r->has_oracle) s = oracle_file_open(&r->oracle, r->o->events, r->f.n_patients, r->f.n_events, err);
     if (!s && r->t->index == INDEX_ORACLE && !r->has_oracle)
@@ -323,7 +277,7 @@ static Status run_open(Run *r, Err *err) {
 
 static void run_close(Run *r) {
     oracle_file_close(&r->oracle);
-    table_free(&r->link.table);
+    linkage_close(&r->link);
     if (r->d.path) dataset_close(&r->d);
     if (r->f.path) event_file_close(&r->f);
     free(r->mark);

@@ -1,6 +1,7 @@
 /* tokenizer.c - see tokenizer.h.  Survey (who is there), fit (train patients), emit (everybody, in dataset order): three
  * passes over the events, and no memory that grows with them but a few words a patient. */
 #include "data/tokenizer.h"
+#include "data/linkage.h"
 #include "data/oracle.h"
 #include "data/table.h"
 #include "data/tokenizer_dataset.h"
@@ -25,7 +26,7 @@ typedef struct {
     uint8_t    *key;
     size_t      key_size;
     int64_t    *excluded, n_excluded;
-    char       *tmp, *deidentification, edges_sha256[65];
+    char       *tmp, *deidentification, edges_sha256[65], replaced[65]; /* replaced: the dataset in our place, "" = none */
 } Run;
 
 /* ---- vocabulary --------------------------------------------------------------------------------------------------------- */
@@ -237,16 +238,15 @@ static Status write_text(const char *folder, const char *name, const char *text,
 
 static Status write_linkage(Run *run, const char *dataset_json, Err *err) {
     TokenizeReport *r = run->r;
-    char sha256[65];
-    size_t n = strlen(run->o->events);
-    if (n > 3 && !strcmp(run->o->events + n - 3, ".h5")) n -= 3;
-    if (snprintf(r->linkage, sizeof r->linkage, "%.*s.linkage.h5", (int)n, run->o->events) >= (int)sizeof r->linkage)
-        return err_set(err, ERR_USAGE, "the name of the events file is too long: %.60s...", run->o->events);
+    char sha256[65], *path = linkage_path(run->o->events);
+    int fits = snprintf(r->linkage, sizeof r->linkage, "%s", path) < (int)sizeof r->linkage;
+    free(path);
+    if (!fits) return err_set(err, ERR_USAGE, "the name of the events file is too long: %.60s...", run->o->events);
     bytes_sha256(dataset_json, strlen(dataset_json), sha256);
     table_set(&run->linkage, "name", "linkage");
     table_set(&run->linkage, "events_sha256", run->f.sha256);
     table_set(&run->linkage, "dataset_sha256", sha256);
-    return table_write_h5(&run->linkage, r->linkage, err);
+    return linkage_write(&run->linkage, run->o->events, run->replaced, err);
 }
 
 static Status prepare(Run *run, Err *err) {
@@ -269,6 +269,7 @@ static void fill_report(Run *run) {
     snprintf(r->split_method, sizeof r->split_method, "%s", run->cohort.method);
     memcpy(r->vocabulary_sha256, run->v.sha256, sizeof r->vocabulary_sha256);
     r->n_untimed = run->cohort.n_untimed;
+    r->n_no_site = run->cohort.n_no_site;
     r->n_excluded = run->cohort.n_excluded;
     r->n_vocabulary = run->v.n;
     r->separate_values = run->v.separate_values;
@@ -314,6 +315,11 @@ Status tokenize_events(const TokenizeOptions *o, TokenizeReport *r, Err *err) {
     tidy.out = out;
     run.o = &tidy;
     Status status = folder_begin(out, o->overwrite, &run.tmp, err);
+    if (!status && path_exists(out)) {
+        char *former = xasprintf("%s/dataset.json", out);
+        status = file_sha256(former, run.replaced, err);
+        free(former);
+    }
     if (!status) status = prepare(&run, err);
     if (!status) status = write_dataset(&run, err);
     for (int s = 0; s < SPLIT_COUNT; s++) split_shards_free(&run.shards[s]);

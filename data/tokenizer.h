@@ -15,7 +15,7 @@ typedef struct {
     int         separate_values;
     int         age_bin_years;
     int64_t     min_patients; /* 0: min(11, max(1, 1% of the train patients)) */
-    const char *split;        /* NULL, "patient", "given", "time:DATE" */
+    const char *split;        /* NULL, "patient", "given", "time:DATE", "site:COLUMN" (tokenizer_split.h) */
     const char *key_file, *exclude_file; /* NULL: none */
     int64_t     seed, shard_size;
     int         overwrite;
@@ -29,10 +29,10 @@ typedef struct {
 } Drift;
 
 typedef struct {
-    char     source[32], split_method[40], vocabulary_sha256[65], floor_reason[256], linkage[1024];
+    char     source[32], split_method[200], vocabulary_sha256[65], floor_reason[256], linkage[1024];
     int64_t  min_patients; /* 0 with a frozen vocabulary */
     int64_t  n_patients[SPLIT_COUNT], n_events[SPLIT_COUNT], n_tokens[SPLIT_COUNT];
-    int64_t  n_untimed, n_excluded;
+    int64_t  n_untimed, n_no_site, n_excluded;
     int      n_vocabulary, tokens_by_kind[7]; /* TokenKind */
     int      oracle, floor_valid, separate_values;
     TokenizeCounts counts;

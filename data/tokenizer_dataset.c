@@ -190,6 +190,7 @@ static json_t *statistics_json(const TokenizeReport *r) {
                      {"patients_with_events_before_birth", c->age_negative},
                      {"patients_shifted_to_end_at_90", c->age_shifted},
                      {"patients_without_timed_events", r->n_untimed},
+                     {"patients_without_site", r->n_no_site},
                      {"patients_excluded", r->n_excluded}};
     for (size_t i = 0; i < sizeof row / sizeof *row; i++) json_object_set_new(o, row[i].name, json_integer(row[i].n));
     return o;

@@ -65,15 +65,29 @@ static void deal(Cohort *c, Ranked *r, int64_t n, double tuning, double held_out
                                                                      : SPLIT_HELD_OUT);
 }
 
+enum { NO_SITE = -1 };
 typedef struct {
-    int64_t *first_us; /* (n_rows) available time of the first timed event, TIME_NONE: none */
+    int64_t *first_us; /* (n_rows) available time of the first timed event, TIME_NONE: none, or not to be kept */
     uint8_t *given;    /* (n_rows) the source's own split */
     int64_t  n_given;
+    char     column[64]; /* "CARE_SITE//" of a split by site, else "" */
+    int64_t *site;       /* (n_rows) code that says where the patient belongs; NO_SITE: none, or several */
 } Survey;
 
 static int compare_i64(const void *a, const void *b) {
     int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
     return (x > y) - (x < y);
+}
+
+static int64_t site_of(const Survey *s, const EventFile *f, const EventPatient *p) {
+    int64_t site = NO_SITE;
+    for (int64_t i = 0; i < p->n && f->code_kind[p->event[i].code] == KIND_STATIC; i++) {
+        int64_t code = p->event[i].code;
+        if (strncmp(f->codes[code], s->column, strlen(s->column)) || code == site) continue;
+        if (site != NO_SITE) return NO_SITE;
+        site = code;
+    }
+    return site;
 }
 
 static Status survey(Cohort *c, Survey *s, EventFile *f, const CohortOptions *o, FILE *out, Err *err) {
@@ -90,11 +104,15 @@ static Status survey(Cohort *c, Survey *s, EventFile *f, const CohortOptions *o,
             int kind = f->code_kind[p.event[i].code];
             if (kind != KIND_STATIC && kind != KIND_BIRTH) s->first_us[row] = p.event[i].available;
         }
+        if (s->column[0]) s->site[row] = site_of(s, f, &p);
         if (o->n_excluded && bsearch(&p.subject, o->excluded, (size_t)o->n_excluded, sizeof p.subject, compare_i64)) {
             c->n_excluded++;
             s->first_us[row] = TIME_NONE;
         } else if (s->first_us[row] == TIME_NONE) {
             c->n_untimed++;
+        } else if (s->column[0] && s->site[row] == NO_SITE) {
+            c->n_no_site++;
+            s->first_us[row] = TIME_NONE;
         } else {
             c->n++;
             s->n_given += p.split != SPLIT_UNSET;
@@ -131,9 +149,114 @@ static Status split_by_time(Cohort *c, const Survey *s, Ranked *ranked, int64_t 
     return OK;
 }
 
+/* ---- whole sites ------------------------------------------------------------------------------------------------------ */
+
+typedef struct {
+    uint64_t hash;
+    int64_t  code, patients;
+    int      held_out;
+} Site;
+
+static int compare_sites(const void *a, const void *b) {
+    const Site *x = a, *y = b;
+    if (x->hash != y->hash) return x->hash < y->hash ? -1 : 1;
+    return (x->code > y->code) - (x->code < y->code);
+}
+
+static uint64_t site_hash(const CohortOptions *o, const char *code) {
+    uint8_t mac[crypto_auth_hmacsha256_BYTES];
+    crypto_auth_hmacsha256_state st;
+    const uint8_t *key = o->key ? o->key : (const uint8_t *)PUBLIC_KEY;
+    crypto_auth_hmacsha256_init(&st, key, o->key ? o->key_size : sizeof PUBLIC_KEY - 1);
+    crypto_auth_hmacsha256_update(&st, (const uint8_t *)code, strlen(code));
+    crypto_auth_hmacsha256_final(&st, mac);
+    uint64_t h = 0;
+    for (int i = 0; i < 8; i++) h = h << 8 | mac[i];
+    return h;
+}
+
+/* site:COLUMN[=...] -> "COLUMN//"; ERR_USAGE names the columns there are. */
+static Status site_column(Survey *s, const EventFile *f, const char *spec, Err *err) {
+    size_t n = strcspn(spec, "=");
+    char there[300] = "";
+    const char *last = "";
+    if (n && n < sizeof s->column - 2) snprintf(s->column, sizeof s->column, "%.*s//", (int)n, spec);
+    for (int64_t c = 0; c < f->n_codes; c++) {
+        if (f->code_kind[c] != KIND_STATIC) continue;
+        if (s->column[0] && !strncmp(f->codes[c], s->column, strlen(s->column))) return OK;
+        size_t name = strcspn(f->codes[c], "/"), used = strlen(there);
+        if (strcspn(last, "/") != name || strncmp(last, f->codes[c], name)) /* codes are sorted */
+            snprintf(there + used, sizeof there - used, "%s%.*s", used ? ", " : "", (int)name, f->codes[c]);
+        last = f->codes[c];
+    }
+    return err_set(err, ERR_USAGE, "--split site:%s: %s has no static code %.*s//...; there are %s", spec, f->path, (int)n, spec,
+                   there[0] ? there : "none");
+}
+
+/* About a tenth of the patients, by whole sites in the order of their hash; when all sites are larger, the smallest one. */
+static void sites_choose(Site *site, int64_t n, int64_t patients) {
+    int64_t taken = 0, smallest = 0;
+    qsort(site, (size_t)n, sizeof *site, compare_sites);
+    for (int64_t i = 0; i < n; i++) {
+        if (site[i].patients < site[smallest].patients) smallest = i;
+        if (10 * taken >= patients || 20 * (taken + site[i].patients) > 3 * patients) continue;
+        taken += site[i].patients;
+        site[i].held_out = 1;
+    }
+    if (!taken) site[smallest].held_out = 1;
+}
+
+static Status sites_named(Site *site, int64_t n, const Survey *s, const EventFile *f, const char *spec, Err *err) {
+    char *copy = xstrdup(strchr(spec, '=') + 1);
+    Status status = OK;
+    for (char *rest = copy, *value; !status && (value = strsep(&rest, ","));) {
+        int found = 0;
+        for (int64_t i = 0; i < n; i++) {
+            if (strcmp(f->codes[site[i].code] + strlen(s->column), value)) continue;
+            site[i].held_out = found = 1;
+        }
+        if (!found) status = err_set(err, ERR_USAGE, "--split site:%s: no patient of %s has %s%s", spec, f->path, s->column, value);
+    }
+    free(copy);
+    return status;
+}
+
+/* Whole sites are held out; the rest is dealt 90/10 by patient, as for time:DATE. */
+static Status split_by_site(Cohort *c, const Survey *s, const EventFile *f, Ranked *ranked, int64_t n, const CohortOptions *o,
+                            Err *err) {
+    const char *spec = o->split + strlen("site:");
+    int64_t *at = try_calloc((size_t)f->n_codes, sizeof *at), n_sites = 0, kept = 0;
+    Site *site = try_calloc((size_t)f->n_codes, sizeof *site);
+    Status status = at && site ? OK : err_set(err, ERR_NOMEM, "no memory for %lld codes", (long long)f->n_codes);
+    for (int64_t i = 0; !status && i < n; i++) {
+        int64_t code = s->site[ranked[i].row];
+        if (!at[code]) {
+            at[code] = ++n_sites;
+            site[n_sites - 1] = (Site){.hash = site_hash(o, f->codes[code]), .code = code};
+        }
+        site[at[code] - 1].patients++;
+    }
+    if (!status && n_sites < 2)
+        status = err_set(err, ERR_USAGE, "--split site:%s: all patients have %s; two sites at least are needed", spec,
+                         f->codes[site[0].code]);
+    if (!status && strchr(spec, '=')) status = sites_named(site, n_sites, s, f, spec, err);
+    else if (!status) sites_choose(site, n_sites, n);
+    for (int64_t i = 0; !status && i < f->n_codes; i++) at[i] = 0;
+    for (int64_t i = 0; !status && i < n_sites; i++) at[site[i].code] = site[i].held_out;
+    for (int64_t i = 0; !status && i < n; i++) {
+        if (at[s->site[ranked[i].row]]) c->split[ranked[i].row] = SPLIT_HELD_OUT;
+        else ranked[kept++] = ranked[i];
+    }
+    if (!status) deal(c, ranked, kept, 0.1, 0);
+    free(at);
+    free(site);
+    return status;
+}
+
 static Status assign(Cohort *c, const Survey *s, EventFile *f, const CohortOptions *o, Err *err) {
     const char *split = o->split ? o->split : s->n_given == c->n ? "given" : "patient";
-    snprintf(c->method, sizeof c->method, "%s", split);
+    /* Without the names of the sites: the method is stored in the dataset. */
+    snprintf(c->method, sizeof c->method, "%.*s", (int)strcspn(split, "="), split);
     if (!strcmp(split, "given")) {
         if (s->n_given != c->n)
             return err_set(err, ERR_USAGE, "--split given: %s names a split for %lld of %lld patients; use --split patient",
@@ -152,8 +275,10 @@ static Status assign(Cohort *c, const Survey *s, EventFile *f, const CohortOptio
         deal(c, ranked, n, 0.1, 0.1);
     else if (!strncmp(split, "time:", 5))
         status = split_by_time(c, s, ranked, n, split + 5, err);
+    else if (!strncmp(split, "site:", 5))
+        status = split_by_site(c, s, f, ranked, n, o, err);
     else
-        status = err_set(err, ERR_USAGE, "--split %s: patient, given or time:YYYY-MM-DD was expected", split);
+        status = err_set(err, ERR_USAGE, "--split %s: patient, given, time:YYYY-MM-DD or site:COLUMN was expected", split);
     free(ranked);
     return status;
 }
@@ -181,19 +306,20 @@ static Status shuffle(Cohort *c, const CohortOptions *o, Err *err) {
 Status cohort_open(Cohort *c, EventFile *f, const CohortOptions *o, FILE *progress, Err *err) {
     *c = (Cohort){.n_rows = f->n_patients};
     size_t n = (size_t)f->n_patients;
-    Survey s = {try_calloc(n, sizeof *s.first_us), try_calloc(n, 1), 0};
+    Survey s = {.first_us = try_calloc(n, sizeof *s.first_us), .given = try_calloc(n, 1), .site = try_calloc(n, sizeof *s.site)};
     c->split = try_calloc(n, 1);
     c->subject = try_calloc(n, sizeof *c->subject);
     Status status = OK;
-    if (!s.first_us || !s.given || !c->split || !c->subject)
+    if (!s.first_us || !s.given || !s.site || !c->split || !c->subject)
         status = err_set(err, ERR_NOMEM, "no memory for %zu patients", n);
+    if (!status && o->split && !strncmp(o->split, "site:", 5)) status = site_column(&s, f, o->split + 5, err);
     if (!status) {
         memset(c->split, SPLIT_UNSET, n);
         status = survey(c, &s, f, o, progress, err);
     }
     if (!status && !c->n)
-        status = err_set(err, ERR_FORMAT, "%s has no patient with a timed event%s", f->path,
-                         c->n_excluded ? " that is not excluded" : "");
+        status = err_set(err, ERR_FORMAT, "%s has no patient with a timed event%s%s", f->path,
+                         c->n_no_site ? " and one site" : "", c->n_excluded ? " that is not excluded" : "");
     if (!status) status = assign(c, &s, f, o, err);
     if (!status) status = shuffle(c, o, err);
     if (!status && !c->n_split[SPLIT_TRAIN])
@@ -201,6 +327,7 @@ Status cohort_open(Cohort *c, EventFile *f, const CohortOptions *o, FILE *progre
                          (long long)c->n_split[SPLIT_TUNING], (long long)c->n_split[SPLIT_HELD_OUT]);
     free(s.first_us);
     free(s.given);
+    free(s.site);
     if (status) cohort_close(c);
     return status;
 }

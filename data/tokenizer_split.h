@@ -7,7 +7,8 @@
 #include "data/event.h"
 
 typedef struct {
-    const char    *split;    /* "patient", "given", "time:YYYY-MM-DD"; NULL: given when every patient has one, else patient */
+    const char    *split;    /* "patient", "given", "time:YYYY-MM-DD", "site:COLUMN", "site:COLUMN=VALUE,..."; NULL: given
+                              * when every patient has one, else patient */
     const uint8_t *key;      /* (key_size) NULL: the public key */
     size_t         key_size;
     int64_t        seed;     /* of the order */
@@ -23,8 +24,9 @@ typedef struct {
     int64_t *subject; /* (n_rows) */
     int64_t  n_split[SPLIT_COUNT];
     int64_t  n_untimed;  /* left out: no event with a time but birth */
+    int64_t  n_no_site;  /* left out of a split by site: they may be anybody's */
     int64_t  n_excluded; /* left out: named in `excluded` */
-    char     method[40]; /* as stored: "patient", "given", "time:2020-01-01" */
+    char     method[200]; /* as stored: "patient", "given", "time:2020-01-01", "site:CARE_SITE" */
 } Cohort;
 
 /* One pass over the events.  ERR_USAGE when the split cannot be made (no date, no split in the source, nobody to train on). */

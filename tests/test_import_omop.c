@@ -315,6 +315,18 @@ static void test_icu(void **state) {
     assert_accounted();
 }
 
+/* For splits by site; an id that is none is no site. */
+static void test_care_sites(void **state) {
+    (void)state;
+    put("person.csv", "person_id,gender_concept_id,year_of_birth,month_of_birth,day_of_birth,race_concept_id,ethnicity_concept_id,care_site_id\n"
+                      "1,8532,1950,6,15,8527,0,77\n2,8532,1950,6,15,8527,0,\n3,8532,1950,6,15,8527,0,0\n4,8532,1950,6,15,8527,0,ward\n");
+    put("cdm_source.csv", SOURCE_2020);
+    import_folder();
+    assert_string_equal(timeline(1), "-|-|CARE_SITE//77||0\n" BORN "end 2020-12-31 23:59\n");
+    for (int i = 2; i <= 4; i++) assert_string_equal(timeline(i), BORN "end 2020-12-31 23:59\n");
+    assert_accounted();
+}
+
 static void test_people(void **state) {
     (void)state;
     put("person.csv", "PERSON_ID,Gender_Concept_Id,YEAR_OF_BIRTH,birth_datetime,gender_source_value\n"
@@ -750,7 +762,8 @@ int main(void) {
 #define IN_FOLDER(test) cmocka_unit_test_setup(test, folder_make)
     const struct CMUnitTest tests[] = {
         IN_FOLDER(test_fixture_counts), IN_FOLDER(test_order_and_memory), IN_FOLDER(test_visits_and_diagnoses),
-        IN_FOLDER(test_day_visit_with_timed_events), IN_FOLDER(test_icu), IN_FOLDER(test_people), IN_FOLDER(test_imprecise_death),
+        IN_FOLDER(test_day_visit_with_timed_events), IN_FOLDER(test_icu), IN_FOLDER(test_care_sites), IN_FOLDER(test_people),
+        IN_FOLDER(test_imprecise_death),
         IN_FOLDER(test_values), IN_FOLDER(test_hierarchy), IN_FOLDER(test_fields), IN_FOLDER(test_records), IN_FOLDER(test_archives),
         IN_FOLDER(test_refusals), IN_FOLDER(test_memory),
     };

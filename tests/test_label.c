@@ -1,6 +1,7 @@
 /* test_label.c - labels: every rule on hand-made events, tasks that are wrong, and label files as risk and evaluate read
  * them. */
 #include "data/label_build.h"
+#include "data/linkage.h"
 #include "data/oracle_cohort.h"
 #include "data/oracle_file.h"
 #include "tests/make_events.h"
@@ -437,6 +438,67 @@ static void test_refusals(void **state) {
     refused(&plain, "x=MEDS_DEATH", "oracle", ERR_USAGE, "no oracle cohort");
 }
 
+static int64_t label_rows(const char *events, const char *dataset, const char *linkage) {
+    LabelTask    t;
+    LabelOptions o = {.events = events, .dataset = dataset, .linkage = linkage, .split = -1};
+    LabelCounts  counts;
+    Table        table;
+    MUST(label_task_shorthand(&t, "x=MEDS_DEATH", 400 * DAY, err));
+    MUST(label_index_parse(&t, "visit-end", "--index", err));
+    MUST(label_build(&table, &t, &o, &counts, err));
+    int64_t n = table.n;
+    table_free(&table);
+    label_task_free(&t);
+    return n;
+}
+
+/* Tokenised again with other splits, the dataset made first can still be labelled; replaced, its linkage goes with it. */
+static void test_two_datasets_of_one_source(void **state) {
+    (void)state;
+    MadeFile f = events_begin(at("two.h5"));
+    for (int i = 1; i <= 40; i++) {
+        events_subject(&f, i, UNDATED, SPLIT_UNSET);
+        events_add(&f, (MadeEvent){i, i, "VISIT//IN", KIND_VISIT_START, NONE, NULL, 0}, NULL);
+        events_add(&f, (MadeEvent){i, i + 60, "VISIT_END", KIND_VISIT_END, NONE, NULL, 0}, NULL);
+        events_add(&f, (MadeEvent){i, i + 500 * DAY, "MEDS_DEATH", KIND_DEATH, NONE, NULL, 0}, NULL);
+    }
+    events_end(&f);
+    char sha[3][65];
+    static const char *const name[] = {"first", "second", "third"};
+    for (int k = 0; k < 3; k++) {
+        TokenizeOptions o = made_options(at("two.h5"), at(name[k]));
+        o.seed = k;
+        TokenizeReport r = made_tokenize(o);
+        tokenize_report_free(&r);
+        Dataset d = made_open(at(name[k]));
+        memcpy(sha[k], d.sha256, sizeof d.sha256);
+        dataset_close(&d);
+    }
+    for (int k = 0; k < 3; k++) assert_int_equal(label_rows(at("two.h5"), at(name[k]), NULL), 40);
+    char *kept[2];
+    for (int k = 0; k < 2; k++) {
+        kept[k] = linkage_path_of(at("two.h5"), sha[k]);
+        assert_true(path_exists(kept[k]));
+        assert_int_equal(label_rows(at("two.h5"), at(name[k]), kept[k]), 40);
+    }
+    LabelOptions wrong = {.events = at("two.h5"), .dataset = at("third"), .linkage = kept[0], .split = -1};
+    refused(&wrong, "x=MEDS_DEATH", "visit-end", ERR_FORMAT, "another dataset");
+    TokenizeOptions o = made_options(at("two.h5"), at("third"));
+    o.seed = 9;
+    o.overwrite = 1;
+    TokenizeReport r = made_tokenize(o);
+    tokenize_report_free(&r);
+    char *gone = linkage_path_of(at("two.h5"), sha[2]);
+    assert_false(path_exists(gone));
+    for (int k = 0; k < 3; k++) assert_int_equal(label_rows(at("two.h5"), at(name[k]), NULL), 40);
+    /* What is no linkage is not overwritten. */
+    MUST(file_write(at("two.linkage.h5"), "mine", 4, err));
+    o.out = at("fourth");
+    made_refused(o, ERR_FORMAT, "move it away");
+    free(gone);
+    for (int k = 0; k < 2; k++) free(kept[k]);
+}
+
 static void test_damaged_label_files(void **state) {
     (void)state;
     static const struct {
@@ -487,7 +549,7 @@ int main(void) {
         cmocka_unit_test(test_tasks_round_trip),
         cmocka_unit_test(test_label_file),
         cmocka_unit_test(test_choices_of_rows),
-        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_two_datasets_of_one_source), cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_damaged_label_files),
     };
     return cmocka_run_group_tests_name("label", tests, folder_make, folder_remove);

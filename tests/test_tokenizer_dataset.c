@@ -124,6 +124,86 @@ static void test_split_by_time(void **state) {
     made_refused(o, ERR_USAGE, "names a split for 0 of 400");
 }
 
+/* n patients; patient i has site "S<site[i % k]>" where it is not empty. */
+static void write_sites(const char *path, int n, const char *const *site, int k) {
+    MadeFile f = events_begin(path);
+    for (int i = 1; i <= n; i++) {
+        const char *s = site[(i - 1) % k];
+        char code[64];
+        events_subject(&f, i, UNDATED, SPLIT_UNSET);
+        if (s[0]) {
+            snprintf(code, sizeof code, "CARE_SITE//%s", s);
+            events_add(&f, (MadeEvent){i, UNDATED, code, KIND_STATIC, NONE, NULL, 0}, NULL);
+        }
+        if (i == 7) events_add(&f, (MadeEvent){i, UNDATED, "CARE_SITE//second", KIND_STATIC, NONE, NULL, 0}, NULL);
+        events_add(&f, (MadeEvent){i, UNDATED, i % 2 ? "SEX//F" : "SEX//M", KIND_STATIC, NONE, NULL, 0}, NULL);
+        events_add(&f, (MadeEvent){i, i * DAY, "VISIT//IN", KIND_VISIT_START, NONE, NULL, 0}, NULL);
+    }
+    events_end(&f);
+}
+
+/* No site is in two splits; who has none, or two, is nobody's; the names of sites do not leave with the dataset. */
+static void test_split_by_site(void **state) {
+    (void)state;
+    enum { N = 660 };
+    static const char *const site[] = {"A", "B", "C", "D", "E", "F", "G", "H", "I", "J", ""};
+    int split[N], held[11] = {0}, other[N];
+    write_sites(at("site.h5"), N, site, 11);
+    TokenizeReport r = split_report(at("site.h5"), at("site"), "site:CARE_SITE");
+    assert_string_equal(r.split_method, "site:CARE_SITE");
+    assert_int_equal(r.n_no_site, N / 11 + 1);
+    read_splits(at("site.linkage.h5"), N, 1, split);
+    int n_held = 0, n_tuning = 0;
+    for (int i = 0; i < N; i++) {
+        if (i % 11 == 10 || i == 6) assert_int_equal(split[i], -1);
+        else if (split[i] == SPLIT_HELD_OUT) held[i % 11]++;
+        n_tuning += split[i] == SPLIT_TUNING;
+    }
+    for (int k = 0; k < 10; k++) { /* all of a site or nobody; the patient of two sites is missing from the seventh */
+        assert_true(held[k] == 0 || held[k] == N / 11 - (k == 6));
+        n_held += held[k] > 0;
+    }
+    assert_int_equal(n_held, 1);
+    assert_in_range(n_tuning, 25, 90);
+    tokenize_report_free(&r);
+    char *json;
+    MUST(file_read(at("site/dataset.json"), 1 << 20, &json, NULL, err));
+    assert_non_null(strstr(json, "\"split\": \"site:CARE_SITE\""));
+    free(json);
+    /* These sites, by name. */
+    r = split_report(at("site.h5"), at("named"), "site:CARE_SITE=C,J");
+    assert_string_equal(r.split_method, "site:CARE_SITE");
+    read_splits(at("site.linkage.h5"), N, 1, other);
+    for (int i = 0; i < N; i++)
+        if (i % 11 != 10 && i != 6) assert_int_equal(other[i] == SPLIT_HELD_OUT, i % 11 == 2 || i % 11 == 9);
+    tokenize_report_free(&r);
+    /* Two large sites: the smaller one is held out.  Any static column will do. */
+    static const char *const two[] = {"big", "big", "small"};
+    write_sites(at("two.h5"), 90, two, 3);
+    r = split_report(at("two.h5"), at("two"), "site:CARE_SITE");
+    read_splits(at("two.linkage.h5"), 90, 1, split);
+    for (int i = 0; i < 90; i++)
+        if (i != 6) assert_int_equal(split[i] == SPLIT_HELD_OUT, i % 3 == 2);
+    tokenize_report_free(&r);
+    r = split_report(at("two.h5"), at("sexes"), "site:SEX=M");
+    read_splits(at("two.linkage.h5"), 90, 1, split);
+    for (int i = 0; i < 90; i++) assert_int_equal(split[i] == SPLIT_HELD_OUT, i % 2 == 1);
+    tokenize_report_free(&r);
+    TokenizeOptions o = made_options(at("two.h5"), at("bad"));
+    static const char *const bad[][2] = {{"site:", "there are CARE_SITE, SEX"}, {"site:WARD", "no static code WARD//"},
+                                         {"site:CARE_SITE=tiny", "no patient of"}, {"site:CARE_SITE=big,small,", "CARE_SITE//"},
+                                         {"site:CARE_SITE=big,small", "nobody to train on"}, {"sites", "site:COLUMN was expected"}};
+    for (int i = 0; i < 6; i++) {
+        o.split = bad[i][0];
+        made_refused(o, ERR_USAGE, bad[i][1]);
+    }
+    static const char *const one[] = {"only"};
+    write_sites(at("one.h5"), 6, one, 1);
+    o.events = at("one.h5");
+    o.split = "site:CARE_SITE";
+    made_refused(o, ERR_USAGE, "two sites at least");
+}
+
 static void test_split_given(void **state) {
     (void)state;
     MadeFile f = events_begin(at("given.h5"));
@@ -489,7 +569,7 @@ static void test_command_line(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_split_sizes), cmocka_unit_test(test_split_is_a_function_of_the_id),
-        cmocka_unit_test(test_split_by_time), cmocka_unit_test(test_split_given), cmocka_unit_test(test_exclude),
+        cmocka_unit_test(test_split_by_time), cmocka_unit_test(test_split_by_site), cmocka_unit_test(test_split_given), cmocka_unit_test(test_exclude),
         cmocka_unit_test(test_order),       cmocka_unit_test(test_same_bytes),    cmocka_unit_test(test_shards),
         cmocka_unit_test(test_long_record), cmocka_unit_test(test_oracle),        cmocka_unit_test(test_folder),
         cmocka_unit_test(test_refusals),    cmocka_unit_test(test_command_line)};
