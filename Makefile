@@ -45,8 +45,8 @@ DATA_OBJ   := $(call obj,$(DATA_SRC))
 TRAIN_OBJ   = $(call obj,$(TRAIN_SRC))
 INFER_OBJ  := $(call obj,$(INFER_SRC))
 
-# The emulator has something to run once there are headers and a backend.
-EMULATE   = $(and $(HAVE_CUDA_HEADERS),$(wildcard kernels/cuda/device_cuda.cu))
+# The emulator has something to run once there are headers and a whole backend.
+EMULATE   = $(and $(HAVE_CUDA_HEADERS),$(wildcard kernels/cuda/sample.cu))
 PROGRAMS := $(BUILD)/ehr-data $(BUILD)/ehr-train $(BUILD)/ehr-infer
 TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(filter-out tests/test_cuda_%,$(wildcard tests/test_*.c)))
 BENCHES  := $(patsubst tests/%.c,$(BUILD)/%,$(wildcard tests/bench_*.c))
