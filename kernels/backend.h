@@ -53,6 +53,7 @@ struct Device {
 /* Fills a zeroed Device; 0 = worked, -1 = msg says why not. */
 int device_open_cpu(Device *dev, int threads, char *msg, size_t msg_size);
 int device_open_cuda(Device *dev, int index, char *msg, size_t msg_size); /* in builds with HAVE_CUDA */
+int device_count_cuda(void);
 
 extern const KernelOps cpu_kernels;       /* float32, kernels/cpu/ */
 extern const KernelOps reference_kernels; /* double, kernels/reference/ */

@@ -33,6 +33,13 @@ Device *device_open(DeviceKind kind, int index, int threads, char *msg, size_t m
     return dev;
 }
 
+int device_count(DeviceKind kind) {
+#ifdef HAVE_CUDA
+    if (kind == DEVICE_CUDA) return device_count_cuda();
+#endif
+    return kind == DEVICE_CPU;
+}
+
 void device_close(Device *dev) {
     if (!dev) return;
     if (dev->workspace) dev->backend->free(dev, dev->workspace);

@@ -22,6 +22,7 @@ typedef struct Device Device;
  * may use.  NULL on failure, with the reason and what to do in msg. */
 Device     *device_open(DeviceKind kind, int index, int threads, char *msg, size_t msg_size);
 void        device_close(Device *dev);
+int         device_count(DeviceKind kind); /* that this process can see; 0 without a driver or in builds without CUDA */
 DeviceKind  device_kind(const Device *dev);
 const char *device_name(const Device *dev);                /* "CPU, 2 threads, AVX-512" */
 int         device_threads(const Device *dev);             /* worker threads of a CPU device, 1 on a GPU */

@@ -124,13 +124,13 @@ static void test_batch_splits(void **state) {
     static const struct {
         const char *flags;
         int         world;
-        int64_t     micro_batch; /* 0: refused */
+        int64_t     tokens, micro_batch; /* 0: refused */
         const char *hint;
     } row[] = {
-        {"--batch 8 --seq-len 512", 1, 2, ""},       {"--batch 8 --seq-len 512 --device cuda", 2, 4, ""},
-        {"--batch 18 --seq-len 256", 2, 3, ""},      {"--batch 8 --seq-len 8192", 2, 1, ""},
-        {"--batch 10", 4, 0, "--batch 8 or --batch 12"}, {"--batch 3", 4, 0, "--batch 4"},
-        {"--batch 8 --micro-batch 2", 4, 2, ""},     {"--batch 10 --micro-batch 2", 4, 0, "--batch 8 or --batch 16"},
+        {"--batch 8 --seq-len 512", 1, 1024, 2, ""},           {"--batch 8 --seq-len 512", 2, 4096, 4, ""},
+        {"--batch 18 --seq-len 256", 2, 1024, 3, ""},          {"--batch 8 --seq-len 8192", 2, 4096, 1, ""},
+        {"--batch 10", 4, 1024, 0, "--batch 8 or --batch 12"}, {"--batch 3", 4, 1024, 0, "--batch 4"},
+        {"--batch 8 --micro-batch 2", 4, 1024, 2, ""},         {"--batch 10 --micro-batch 2", 4, 1024, 0, "--batch 8 or --batch 16"},
     };
     for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
         TrainOptions o;
@@ -138,7 +138,7 @@ static void test_batch_splits(void **state) {
         char text[256];
         snprintf(text, sizeof text, "--data d --out r %s", row[i].flags);
         CHECK(parse(&o, text, &err));
-        Status s = options_split_batch(&o, row[i].world, &err);
+        Status s = options_split_batch(&o, row[i].world, row[i].tokens, &err);
         if (s != (row[i].micro_batch ? OK : ERR_USAGE) || (!s && o.micro_batch != row[i].micro_batch) || !strstr(err.msg, row[i].hint))
             fail_msg("'%s' on %d: status %d, micro batch %lld, %s", row[i].flags, row[i].world, s, (long long)o.micro_batch, err.msg);
     }

@@ -2,9 +2,9 @@
 #ifndef EHR_TRAIN_DRYRUN_H
 #define EHR_TRAIN_DRYRUN_H
 #include "data/dataset.h"
-#include "train/options.h"
+#include "train/place.h"
 
 /* Reads one batch for the real fill and context length and times a product of matrices for the real speed. */
-Status dry_run(const TrainOptions *o, const ModelConfig *cfg, Dataset *d, Device *dev, int world, FILE *out, Err *err);
+Status dry_run(const TrainOptions *o, const ModelConfig *cfg, Dataset *d, const Place *place, int world, FILE *out, Err *err);
 
 #endif

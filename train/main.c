@@ -1,6 +1,8 @@
 /* main.c - ehr-train: from a dataset to a trained model.  The order of steps; each lives in a file of its own. */
 #include "train/dryrun.h"
+#include "train/memory.h"
 #include "train/metrics.h"
+#include "train/place.h"
 #include "train/state.h"
 #include "train/stop.h"
 #include <math.h>
@@ -10,7 +12,7 @@
 typedef struct {
     TrainOptions options;
     Dist        *dist;
-    Device      *dev;
+    Place        place;
     Dataset      data;
     ModelConfig  cfg;
     Model        model;
@@ -32,25 +34,6 @@ typedef struct {
 
 /* ---- opening ------------------------------------------------------------------------------------------------------ */
 
-static Status open_device(Run *r, Err *err) {
-    Launch launch;
-    char why[512];
-    dist_launch(&launch);
-    /* OMP_NUM_THREADS is a person's choice; without it ranks share the cores of their host. */
-    int threads = (int)r->options.threads;
-    if (!threads && !getenv("OMP_NUM_THREADS")) threads = dist_threads(&launch);
-    if (strcmp(r->options.device, "cpu")) r->dev = device_open(DEVICE_CUDA, launch.local_rank, 0, why, sizeof why);
-    if (!r->dev && !strcmp(r->options.device, "cuda")) return err_set(err, ERR_DEVICE, "--device cuda: %s", why);
-    if (r->dev && !kernels_get(r->dev, DTYPE_F32)) {
-        device_close(r->dev);
-        r->dev = NULL;
-    }
-    if (!r->dev) r->dev = device_open(DEVICE_CPU, 0, threads, why, sizeof why);
-    if (!r->dev) return err_set(err, ERR_DEVICE, "cannot open the CPU: %s", why);
-    r->options.threads = device_threads(r->dev);
-    return OK;
-}
-
 /* Rows of the first epoch, counted by walking it: what --epochs is measured in. */
 static Status count_epoch_rows(Run *r, int64_t *rows, Err *err) {
     Loader *loader = NULL;
@@ -70,11 +53,18 @@ static Status open_data(Run *r, Err *err) {
     TrainOptions *o = &r->options;
     int world = o->world ? (int)o->world : dist_world(r->dist);
     int64_t epoch_rows = 0;
+    /* On the CPU the activations of a pass shall stay in caches between one operation and the next; a GPU has no such
+     * caches to keep and more units to fill. */
+    int gpu = device_kind(r->place.dev) == DEVICE_CUDA, chosen = o->micro_batch > 0;
     Status s = dataset_open(&r->data, o->data, err);
     if (!s && r->data.n_patients[SPLIT_TRAIN] == 0)
         s = err_set(err, ERR_USAGE, "--data %s has no patients in its train split", o->data);
     if (!s) s = options_model(o, r->data.vocabulary.n, &r->cfg, err);
-    if (!s) s = options_split_batch(o, world, err);
+    if (!s) s = options_split_batch(o, world, gpu ? 32768 : 1024, err);
+    if (!s && gpu && !chosen) {
+        int64_t fits = memory_fit(o, &r->cfg, &r->place, world, options_recompute(o), 0.95 * r->place.available);
+        if (fits) o->micro_batch = fits;
+    }
     if (!s && o->epochs > 0) s = count_epoch_rows(r, &epoch_rows, err);
     if (!s) s = options_plan(o, epoch_rows, err);
     LoaderOptions lo = {.rows = (int)o->micro_batch, .T = (int)o->seq_len, .seed = (uint64_t)o->seed, .shuffle = 1,
@@ -88,16 +78,19 @@ static Status open_model(Run *r, Err *err) {
     OptimizerOptions adamw = options_optimizer(o);
     int64_t pad = 16 * (int64_t)dist_world(r->dist);
     Status s = state_find(o, r->start_dir, sizeof r->start_dir, err);
+    if (!s) s = memory_check(o, &r->cfg, &r->place, dist_world(r->dist), err);
     if (s) return s;
     if (r->start_dir[0]) {
         if (r->main_rank) s = checkpoint_verify(r->start_dir, 1, &r->start_checked, NULL, err);
         if (!s) s = state_read(&r->state, r->start_dir, o, &r->data, err);
-        if (!s) s = checkpoint_load_model(r->start_dir, &r->model, r->dev, DTYPE_F32, pad, err);
+        if (!s) s = checkpoint_load_model(r->start_dir, &r->model, r->place.dev, r->place.dtype, pad, err);
     } else {
-        s = model_open(&r->model, &r->cfg, r->dev, DTYPE_F32, pad, err);
+        s = model_open(&r->model, &r->cfg, r->place.dev, r->place.dtype, pad, err);
         if (!s) model_init(&r->model, (uint64_t)o->seed);
     }
+    r->model.graphs = o->graphs;
     if (!s) s = optimizer_open(&r->optimizer, &r->model, r->dist, &adamw, err);
+    if (!s && !r->start_dir[0]) optimizer_init(&r->optimizer, (uint64_t)o->seed);
     if (!s && r->start_dir[0]) s = optimizer_read(&r->optimizer, r->start_dir, err);
     if (!s && r->start_dir[0]) s = loader_seek(r->loader, &r->state.cursor, err);
     return s;
@@ -116,9 +109,9 @@ static Status open_training(Run *r, Err *err) {
 
 static json_t *run_json(const Run *r) {
     char *flags = options_json(&r->options);
-    json_t *o = json_pack("{s:o, s:s, s:i, s:i, s:s, s:s, s:I, s:i, s:s, s:s}", "flags", json_loads(flags, 0, NULL), "transport",
-                          dist_transport(r->dist), "world", dist_world(r->dist), "threads", device_threads(r->dev), "device",
-                          device_name(r->dev), "commit", state_commit(), "parameters", (json_int_t)r->model.table.n_params,
+    json_t *o = json_pack("{s:o, s:s, s:i, s:i, s:s, s:s, s:s, s:I, s:i, s:s, s:s}", "flags", json_loads(flags, 0, NULL), "transport",
+                          dist_transport(r->dist), "world", dist_world(r->dist), "threads", device_threads(r->place.dev), "device",
+                          device_name(r->place.dev), "dtype", dtype_name(r->place.dtype), "commit", state_commit(), "parameters", (json_int_t)r->model.table.n_params,
                           "vocabulary", r->cfg.vocab_size, "dataset_sha256", r->data.sha256, "vocabulary_sha256",
                           r->data.vocabulary.sha256);
     REQUIRE(o != NULL);
@@ -132,13 +125,17 @@ static void print_banner(const Run *r) {
     flags_print(o->flags, o->n_flags, stderr);
     fprintf(stderr, "data    %s: %lld train patients, %lld tokens; vocabulary %d\n", o->data,
             (long long)r->data.n_patients[SPLIT_TRAIN], (long long)r->data.n_tokens[SPLIT_TRAIN], r->data.vocabulary.n);
-    fprintf(stderr, "model   %s: %.2f M parameters; activations %.0f MB a rank\n", o->preset,
-            1e-6 * (double)r->model.table.n_params,
-            1e-6 * (double)acts_bytes(&r->cfg, DTYPE_F32, (int)(o->micro_batch * o->seq_len), 1, options_recompute(o)));
+    fprintf(stderr, "model   %s: %.2f M parameters; computes in %s; activations %.0f MB a rank\n", o->preset,
+            1e-6 * (double)r->model.table.n_params, dtype_name(r->place.dtype),
+            1e-6 * (double)acts_bytes(&r->cfg, r->place.dtype, (int)(o->micro_batch * o->seq_len), 1, options_recompute(o)));
     fprintf(stderr, "ranks   %d on %s, transport %s; a step = %d x %d passes x %lld rows of %lld tokens\n", dist_world(r->dist),
-            device_name(r->dev), dist_transport(r->dist), dist_world(r->dist), r->stepper.passes, (long long)o->micro_batch,
+            device_name(r->place.dev), dist_transport(r->dist), dist_world(r->dist), r->stepper.passes, (long long)o->micro_batch,
             (long long)o->seq_len);
-    if (r->start_dir[0]) 
+    if (r->place.sharers > 1)
+        fprintf(stderr, "note: %d ranks share a GPU; they exchange through host memory\n", r->place.sharers);
+    if (!strcmp(o->matmul, "cublas"))
+        fprintf(stderr, "note: with --matmul cublas results may depend on the batch and the number of ranks\n");
+    if (r->start_dir[0])
         fprintf(stderr, "resume  %s: step %lld%s\n", r->start_dir, (long long)r->state.step,
                 r->start_checked ? "" : "; its files could not be checked, it has no SHA256SUMS");
     if (!r->evaluator.loader) fprintf(stderr, "warning: the dataset has no tuning patients: no evaluation, no best checkpoint\n");
@@ -148,7 +145,7 @@ static Status open_outputs(Run *r, Err *err) {
     if (!r->main_rank) return OK;
     print_banner(r);
     Status s = dir_make(r->options.out, err);
-    double peak = device_peak_flops(r->dev, DTYPE_F32) * dist_world(r->dist);
+    double peak = device_peak_flops(r->place.dev, r->place.dtype) * dist_world(r->dist) / r->place.sharers;
     if (!s) s = metrics_open(&r->metrics, r->options.out, r->state.step, r->options.steps, &r->cfg, peak, run_json(r), err);
     return s;
 }
@@ -239,17 +236,18 @@ static Status train(Run *r, Err *err) {
 
 /* A failure is agreed on before anybody goes on, so that all ranks end alike and rank 0 says why. */
 static Status run(Run *r, Err *err) {
-    open_device(r, err);
-    if (!err->code) open_data(r, err);
+    Status s = place_open(&r->place, &r->options, r->dist, err);
+    if (s) return s;
+    open_data(r, err);
     if (!err->code && r->options.dry_run) {
         int world = r->options.world ? (int)r->options.world : dist_world(r->dist);
-        if (r->main_rank) dry_run(&r->options, &r->cfg, &r->data, r->dev, world, stdout, err);
+        if (r->main_rank) dry_run(&r->options, &r->cfg, &r->data, &r->place, world, stdout, err);
         return dist_agree(r->dist, err);
     }
     if (!err->code) open_model(r, err);
     if (!err->code) open_training(r, err);
-    Status s = dist_agree(r->dist, err);
-    if (s) return s;
+    if (err->code == ERR_NOMEM) memory_explain(&r->options, &r->cfg, &r->place, dist_world(r->dist), err);
+    if ((s = dist_agree(r->dist, err))) return s;
     if (r->state.step >= r->options.steps) {
         if (r->main_rank)
             printf("%s is at step %lld of %lld: nothing left to do (raise --steps to go on)\n", r->start_dir,
@@ -273,7 +271,7 @@ static void close_all(Run *r) {
     loader_close(r->loader);
     dataset_close(&r->data);
     train_state_free(&r->state);
-    if (r->dev) device_close(r->dev);
+    if (r->place.dev) device_close(r->place.dev);
     dist_close(r->dist);
 }
 

@@ -64,7 +64,10 @@ static void circumstance_flags(TrainOptions *o) {
     add(o, "--max-skipped", FLAG_INT, &o->max_skipped, 1, 1e6, NULL, "steps with a non-finite loss or gradient in a row before giving up");
     add(o, "--threads", FLAG_INT, &o->threads, 1, 4096, NULL, "worker threads a rank; the host's cores over its ranks if left out");
     add(o, "--device", FLAG_ENUM, &o->device, 0, 0, "auto|cpu|cuda", "where to compute");
-    add(o, "--transport", FLAG_ENUM, &o->transport, 0, 0, "auto|none|mpi", "how ranks talk; auto: MPI under a launcher");
+    add(o, "--dtype", FLAG_ENUM, &o->dtype, 0, 0, "auto|f32|bf16", "of weights and activations; auto: bf16 on a GPU, f32 on the CPU");
+    add(o, "--matmul", FLAG_ENUM, &o->matmul, 0, 0, "ehr|cublas", "on a GPU: our products, or cuBLASLt's, which may depend on the batch");
+    add(o, "--graphs", FLAG_BOOL, &o->graphs, 0, 0, NULL, "on a GPU: launch a pass as a whole; --graphs=no: one operation at a time");
+    add(o, "--transport", FLAG_ENUM, &o->transport, 0, 0, "auto|none|mpi|nccl", "how ranks talk; auto: NCCL where each has a GPU, else MPI");
     add(o, "--timeout", FLAG_FLOAT, &o->timeout, 1, 1e6, NULL, "seconds without an answer before peers count as dead");
     add(o, "--dry-run", FLAG_BOOL, &o->dry_run, 0, 0, NULL, "print memory, traffic and predicted step time, and stop");
     add(o, "--world", FLAG_INT, &o->world, 1, 1 << 20, NULL, "ranks to assume with --dry-run");
@@ -98,7 +101,8 @@ static Status preset_values(TrainOptions *o, Err *err) {
 }
 
 Status options_parse(TrainOptions *o, int argc, char **argv, Err *err) {
-    *o = (TrainOptions){.preset = "nano", .schedule = "cosine", .resume = "none", .device = "auto", .transport = "auto",
+    *o = (TrainOptions){.preset = "nano", .schedule = "cosine", .resume = "none", .device = "auto", .dtype = "auto", .matmul = "ehr",
+                        .graphs = 1, .transport = "auto",
                         .recompute = "none", .min_lr_ratio = 0.1, .weight_decay = 0.1, .beta1 = 0.9, .beta2 = 0.95,
                         .clip = 1, .seed = 1, .steps = 1000, .warmup_steps = -1, .decay_steps = -1, .keep = 3, .eval_tokens = 131072,
                         .max_skipped = 10, .timeout = 120};
@@ -123,7 +127,7 @@ void options_help(const TrainOptions *o, FILE *out) {
                "Trains a transformer on patient timelines.  The number of ranks changes speed, never what is optimized.", out);
 }
 
-Status options_split_batch(TrainOptions *o, int world, Err *err) {
+Status options_split_batch(TrainOptions *o, int world, int64_t pass_tokens, Err *err) {
     int64_t unit = world * (o->micro_batch ? o->micro_batch : 1);
     if (o->batch % unit) {
         int64_t below = o->batch / unit * unit, above = below + unit;
@@ -136,10 +140,7 @@ Status options_split_batch(TrainOptions *o, int world, Err *err) {
         return err_set(err, ERR_USAGE, "--batch %lld does not split evenly over %d ranks: try %s", (long long)o->batch, world, near);
     }
     if (o->micro_batch) return OK;
-    /* As many rows a pass as make 1,024 tokens, whose activations stay in a CPU's caches between one operation and the
-     * next; a GPU has no such caches to keep and more units to fill. */
-    int64_t tokens = strcmp(o->device, "cuda") ? 1024 : 4096;
-    int64_t rows = o->batch / world, most = o->seq_len < tokens ? tokens / o->seq_len : 1;
+    int64_t rows = o->batch / world, most = o->seq_len < pass_tokens ? pass_tokens / o->seq_len : 1;
     for (o->micro_batch = rows < most ? rows : most; rows % o->micro_batch; o->micro_batch--) {}
     return OK;
 }

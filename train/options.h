@@ -16,10 +16,10 @@ typedef struct {
     int64_t seq_len, batch, steps, warmup_steps, decay_steps, seed;
     double  epochs, learning_rate, min_lr_ratio, weight_decay, beta1, beta2, clip;
     /* The circumstances. */
-    const char *data, *out, *resume, *device, *transport, *recompute;
+    const char *data, *out, *resume, *device, *dtype, *matmul, *transport, *recompute;
     int64_t micro_batch, checkpoint_every, keep, eval_every, eval_tokens, threads, max_skipped, world;
     double  timeout;
-    int     dry_run;
+    int     dry_run, graphs;
 
     Flag flags[TRAIN_FLAGS_MAX];
     int  n_flags, n_recipe; /* the recipe's flags come first */
@@ -29,8 +29,9 @@ typedef struct {
 /* Parses and checks everything that needs no dataset; flags left out get the preset's values. */
 Status options_parse(TrainOptions *o, int argc, char **argv, Err *err);
 void   options_help(const TrainOptions *o, FILE *out);
-/* --batch rows a step must split evenly into passes over `world` ranks; picks --micro-batch when it was left out. */
-Status options_split_batch(TrainOptions *o, int world, Err *err);
+/* --batch rows a step must split evenly into passes over `world` ranks; --micro-batch, when it was left out, becomes the
+ * most rows that make at most `pass_tokens` tokens. */
+Status options_split_batch(TrainOptions *o, int world, int64_t pass_tokens, Err *err);
 /* Rows an epoch has: --epochs becomes --steps; then warm-up, decay and intervals left out get their values. */
 Status options_plan(TrainOptions *o, int64_t epoch_rows, Err *err);
 

@@ -329,6 +329,13 @@ int devices_missing(int *count, char *msg, size_t msg_size) {
 
 static const DeviceBackend *backend_table();
 
+int device_count_cuda(void) {
+    int count = 0;
+    if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
+    cudaGetLastError();
+    return 0;
+}
+
 int device_open_cuda(Device *dev, int index, char *msg, size_t msg_size) {
     enum { CAPABILITY_MIN = 80 };
     int count = 0;

@@ -1,0 +1,80 @@
+/* memory.c - see memory.h. */
+#include "train/memory.h"
+#include <string.h>
+
+Status memory_plan(MemoryPlan *p, const TrainOptions *o, const ModelConfig *cfg, const Place *place, int world,
+                   PassShape pass, Err *err) {
+    const DType dtype = place->dtype;
+    ParamTable table;
+    Status s = param_table_build(&table, cfg, 16 * (int64_t)world, err);
+    if (s) return s;
+    const KernelOps *k = kernels_get(place->dev, dtype);
+    const double elements = (double)table.total, arena = 4 * elements, share = arena / world;
+    const int N = (int)(pass.micro_batch * o->seq_len),
+              host = device_kind(place->dev) == DEVICE_CPU && dtype == DTYPE_F32;
+    *p = (MemoryPlan){.weights = (double)dtype_size(dtype) * elements,
+                      .gradients = arena,
+                      .master = dtype == DTYPE_F32 ? 0 : share,
+                      .moments = 2 * share,
+                      .exchange = world == 1 ? 0
+                                  : host     ? arena
+                                             : share,
+                      .activations = (double)acts_bytes(cfg, dtype, N, 1, pass.level),
+                      .scratch = k ? (double)acts_scratch_bytes(cfg, place->dev, k, N) : 0};
+    p->all = p->weights + p->gradients + p->master + p->moments + p->exchange + p->activations + p->scratch;
+    param_table_free(&table);
+    return OK;
+}
+
+int64_t memory_fit(const TrainOptions *o, const ModelConfig *cfg, const Place *place, int world, Recompute level,
+                   double available) {
+    MemoryPlan p;
+    Err err;
+    const int64_t rows = o->batch / world;
+    for (int64_t n = o->micro_batch; n > 0; n--) {
+        if (rows % n) continue;
+        if (memory_plan(&p, o, cfg, place, world, (PassShape){n, level}, &err)) return 0;
+        if (p.all <= available) return n;
+    }
+    return 0;
+}
+
+static Status explain(const TrainOptions *o, const ModelConfig *cfg, const Place *place, int world, const MemoryPlan *p,
+                      double available, Err *err) {
+    static const char *const levels[] = {"none", "mlp", "block"};
+    const double GIB = 1073741824.0;
+    const Recompute level = options_recompute(o);
+    char fits[256] = "";
+    for (int l = level; l <= RECOMPUTE_BLOCK; l++) {
+        const int64_t n = memory_fit(o, cfg, place, world, (Recompute)l, available);
+        if (!n) continue;
+        const size_t at = strlen(fits);
+        snprintf(fits + at, sizeof fits - at, "%s--micro-batch %lld --recompute %s", at ? ", or " : "", (long long)n,
+                 levels[l]);
+        if (n == o->micro_batch) break; /* recomputing more would only be slower */
+    }
+    return err_set(err, ERR_NOMEM,
+                   "%s: a rank needs %.2f GiB (weights %.2f, gradients %.2f, optimizer %.2f, activations %.2f, scratch "
+                   "%.2f) with --micro-batch %lld --recompute %s, and %.2f GiB can be had; %s%s",
+                   device_name(place->dev), p->all / GIB, p->weights / GIB, p->gradients / GIB,
+                   (p->master + p->moments + p->exchange) / GIB, p->activations / GIB, p->scratch / GIB,
+                   (long long)o->micro_batch, o->recompute, available / GIB,
+                   fits[0] ? "what would fit: "
+                           : "no --micro-batch fits: use more ranks, which share the optimizer's state, or a smaller "
+                             "--model or --seq-len",
+                   fits);
+}
+
+Status memory_check(const TrainOptions *o, const ModelConfig *cfg, const Place *place, int world, Err *err) {
+    MemoryPlan p;
+    if (device_kind(place->dev) == DEVICE_CPU) return OK;
+    Status s = memory_plan(&p, o, cfg, place, world, (PassShape){o->micro_batch, options_recompute(o)}, err);
+    return s || p.all <= place->available ? s : explain(o, cfg, place, world, &p, place->available, err);
+}
+
+void memory_explain(const TrainOptions *o, const ModelConfig *cfg, const Place *place, int world, Err *err) {
+    MemoryPlan p;
+    if (device_kind(place->dev) == DEVICE_CPU) return;
+    if (memory_plan(&p, o, cfg, place, world, (PassShape){o->micro_batch, options_recompute(o)}, err)) return;
+    explain(o, cfg, place, world, &p, place->available < p.all ? place->available : 0.9 * p.all, err);
+}
