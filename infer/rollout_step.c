@@ -10,36 +10,40 @@
 
 /* ---- memory ------------------------------------------------------------------------------------------------------ */
 
-static int alloc_pair(Device *dev, void *host, void *device, size_t count, size_t size) {
-    *(void **)host = xcalloc(count, size);
-    *(void **)device = device_alloc(dev, count * size);
-    return *(void **)device != NULL;
+static size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
+
+/* The largest step: a prefill of max_rows tokens, or a decode of the whole batch. */
+static size_t input_bytes(const Rollout *r) {
+    size_t n = (size_t)r->max_rows, b = (size_t)r->o->batch;
+    return 2 * aligned(n * sizeof(int32_t)) + aligned(n * sizeof(int64_t)) + 5 * aligned((b + 1) * sizeof(int32_t)) +
+           aligned(b * (size_t)r->max_blocks * sizeof(int32_t)) + aligned(b * sizeof(double));
 }
 
 static Status open_device(Rollout *r, Err *err) {
     Device *dev = r->law->model->dev;
-    size_t n = (size_t)r->max_rows, b = (size_t)r->o->batch, V = (size_t)r->v->n;
-    size_t outcomes = (size_t)(r->o->n_outcomes ? r->o->n_outcomes : 1);
-    int ok = alloc_pair(dev, &r->tokens, &r->d_tokens, n, sizeof *r->tokens) &&
-             alloc_pair(dev, &r->positions, &r->d_positions, n, sizeof *r->positions) &&
-             alloc_pair(dev, &r->slot, &r->d_slot, n, sizeof *r->slot) &&
-             alloc_pair(dev, &r->q_offset, &r->d_q_offset, b + 1, sizeof *r->q_offset) &&
-             alloc_pair(dev, &r->kv_len, &r->d_kv_len, b, sizeof *r->kv_len) &&
-             alloc_pair(dev, &r->blocks, &r->d_blocks, b * (size_t)r->max_blocks, sizeof *r->blocks) &&
-             alloc_pair(dev, &r->group_offset, &r->d_group_offset, b + 1, sizeof *r->group_offset) &&
-             alloc_pair(dev, &r->group_shared, &r->d_group_shared, b, sizeof *r->group_shared) &&
-             alloc_pair(dev, &r->rows, &r->d_rows, b, sizeof *r->rows) &&
-             alloc_pair(dev, &r->drawn, &r->d_drawn, b, sizeof *r->drawn) &&
-             alloc_pair(dev, &r->uniform, &r->d_uniform, b, sizeof *r->uniform) &&
-             alloc_pair(dev, &r->suppress, &r->d_suppress, b, sizeof *r->suppress) &&
-             alloc_pair(dev, &r->p, &r->d_p, b * outcomes, sizeof *r->p) &&
-             alloc_pair(dev, &r->forbidden, &r->d_forbidden, V, 1) &&
-             alloc_pair(dev, &r->forbidden_first, &r->d_forbidden_first, V, 1);
-    r->d_logits = ok ? device_alloc(dev, b * (size_t)r->Vp * sizeof(float)) : NULL;
-    r->d_outcome_bits = ok ? device_alloc(dev, V * sizeof(uint32_t)) : NULL;
-    if (!r->d_logits || !r->d_outcome_bits)
-        return err_set(err, ERR_NOMEM, "no memory for %d futures at a time: use a smaller --batch", r->o->batch);
-    vocabulary_forbidden(r->v, r->forbidden);
+    size_t b = (size_t)r->o->batch, V = (size_t)r->v->n, row = (size_t)r->Vp * sizeof(float);
+    size_t drawn = aligned(b * sizeof *r->drawn), outcomes = (size_t)r->o->n_outcomes;
+    size_t output = drawn + b * outcomes * sizeof *r->p;
+    r->input_size = input_bytes(r);
+    r->input = xcalloc(r->input_size, 1);
+    r->output = xcalloc(output, 1);
+    r->d_input = device_alloc(dev, r->input_size);
+    r->d_output = device_alloc(dev, output);
+    r->d_logits = device_alloc(dev, b * row);
+    r->d_outcome_bits = device_alloc(dev, V * sizeof(uint32_t));
+    r->d_forbidden = device_alloc(dev, V);
+    r->d_forbidden_first = device_alloc(dev, V);
+    int ok = r->d_input && r->d_output && r->d_logits && r->d_outcome_bits && r->d_forbidden && r->d_forbidden_first;
+    for (int a = 0; a < r->max_jobs && ok; a++) ok = (r->job[a].logits = device_alloc(dev, row)) != NULL;
+    if (!ok) return err_set(err, ERR_NOMEM, "no memory for %d futures at a time: use a smaller --batch", r->o->batch);
+    r->drawn = (int32_t *)(void *)r->output;
+    r->d_drawn = (int32_t *)(void *)r->d_output;
+    r->p = outcomes ? (float *)(void *)(r->output + drawn) : NULL;
+    r->d_p = outcomes ? (float *)(void *)(r->d_output + drawn) : NULL;
+    r->slot = xcalloc((size_t)r->max_rows, sizeof *r->slot);
+    r->group_offset = xcalloc(b + 1, sizeof *r->group_offset);
+    r->group_shared = xcalloc(b, sizeof *r->group_shared);
+    r->window = xcalloc((size_t)r->law->seq_len, sizeof *r->window);
     device_upload(dev, r->d_forbidden, r->forbidden, V);
     if (r->o->outcome_bits) device_upload(dev, r->d_outcome_bits, r->o->outcome_bits, V * sizeof(uint32_t));
     Status s = acts_open(&r->acts, r->law->model, r->max_rows, 0, RECOMPUTE_NONE, err);
@@ -57,12 +61,13 @@ Status rollout_open(Rollout *r, Err *err) {
     r->job = xcalloc((size_t)r->max_jobs, sizeof *r->job);
     r->future = xcalloc((size_t)r->o->batch, sizeof *r->future);
     r->order = xcalloc((size_t)r->o->batch, sizeof *r->order);
-    for (int a = 0; a < r->max_jobs; a++) r->job[a].logits = xcalloc((size_t)r->Vp, sizeof(float));
-    if (r->law->model) return open_device(r, err);
     r->forbidden = xcalloc((size_t)r->v->n, 1);
     r->forbidden_first = xcalloc((size_t)r->v->n, 1);
-    r->p = xcalloc(SAMPLE_OUTCOMES_MAX, sizeof *r->p);
     vocabulary_forbidden(r->v, r->forbidden);
+    if (r->law->model) return open_device(r, err);
+    for (int a = 0; a < r->max_jobs; a++) r->job[a].logits = xcalloc((size_t)r->Vp, sizeof(float));
+    r->output = xcalloc(SAMPLE_OUTCOMES_MAX, sizeof *r->p);
+    r->p = (float *)(void *)r->output;
     return OK;
 }
 
@@ -76,7 +81,8 @@ void rollout_close(Rollout *r) {
         free(j->sample);
         free(j->history);
         free(j->history_minutes);
-        free(j->logits);
+        if (r->law->model) device_free(r->law->model->dev, j->logits);
+        else free(j->logits);
         kv_sequence_free(&j->kv);
     }
     for (int b = 0; b < r->o->batch; b++) {
@@ -86,17 +92,13 @@ void rollout_close(Rollout *r) {
     }
     if (r->law->model) {
         Device *dev = r->law->model->dev;
-        void *device[] = {r->d_tokens, r->d_positions, r->d_slot, r->d_q_offset, r->d_kv_len, r->d_blocks,
-                          r->d_group_offset, r->d_group_shared, r->d_rows, r->d_drawn, r->d_uniform, r->d_suppress,
-                          r->d_p, r->d_forbidden, r->d_forbidden_first, r->d_logits, r->d_outcome_bits};
-        for (size_t i = 0; i < sizeof device / sizeof *device; i++)
-            if (device[i]) device_free(dev, device[i]);
+        void *device[] = {r->d_input, r->d_output, r->d_logits, r->d_outcome_bits, r->d_forbidden, r->d_forbidden_first};
+        for (size_t i = 0; i < sizeof device / sizeof *device; i++) device_free(dev, device[i]);
         if (r->acts) acts_close(r->acts);
         kv_cache_close(&r->cache);
     }
-    void *host[] = {r->tokens, r->positions, r->slot, r->q_offset, r->kv_len, r->blocks, r->group_offset, r->group_shared,
-                    r->rows, r->drawn, r->uniform, r->suppress, r->p, r->forbidden, r->forbidden_first, r->order, r->job,
-                    r->future};
+    void *host[] = {r->input, r->output, r->forbidden, r->forbidden_first, r->window, r->slot, r->group_offset, r->group_shared,
+                    r->order, r->job, r->future};
     for (size_t i = 0; i < sizeof host / sizeof *host; i++) free(host[i]);
 }
 
@@ -165,28 +167,58 @@ static Status device_status(const Rollout *r, Err *err) {
     return why ? err_set(err, ERR_DEVICE, "rollout: %s", why) : OK;
 }
 
-/* Runs r->tokens[0..n) as one sequence on s (empty) and leaves the logits of the last row in d_logits row 0. */
-static Status prefill(Rollout *r, KvSequence *s, int n, Err *err) {
+/* ---- what a step reads --------------------------------------------------------------------------------------------- */
+
+/* Room for an array of the step: where the host writes it; *device: where it will be. */
+static void *input_add(Rollout *r, size_t count, size_t size, void *device) {
+    size_t at = r->input_used;
+    r->input_used += aligned(count * size);
+    REQUIRE(r->input_used <= r->input_size);
+    char *there = r->d_input + at;
+    memcpy(device, &there, sizeof there);
+    return r->input + at;
+}
+
+static void input_copy(Rollout *r, const void *from, size_t count, size_t size, void *device) {
+    memcpy(input_add(r, count, size, device), from, count * size);
+}
+
+static void input_upload(Rollout *r) {
+    device_upload(r->law->model->dev, r->d_input, r->input, r->input_used);
+    r->input_used = 0;
+}
+
+static void output_download(Rollout *r, int n) {
+    size_t bytes = r->o->n_outcomes ? aligned((size_t)r->o->batch * sizeof *r->drawn) : 0;
+    bytes += (size_t)n * (r->o->n_outcomes ? (size_t)r->o->n_outcomes * sizeof *r->p : sizeof *r->drawn);
+    device_download(r->law->model->dev, r->output, r->d_output, bytes);
+}
+
+/* ---- prefill ----------------------------------------------------------------------------------------------------- */
+
+/* Runs window[0..n) as one sequence on s (empty); logits (Vp, may be NULL) of its last token. */
+static Status prefill(Rollout *r, KvSequence *s, const int32_t *window, int n, float *logits, Err *err) {
     Model *m = r->law->model;
     if (!kv_sequence_extend(&r->cache, s, n, r->slot))
         return err_set(err, ERR_NOMEM, "the key-value cache is full: use a smaller --batch");
-    for (int i = 0; i < n; i++) r->positions[i] = i;
-    int32_t q_offset[2] = {0, n}, kv_len = n, group_shared = 0, row = n - 1;
-    device_upload(m->dev, r->d_tokens, r->tokens, (size_t)n * sizeof *r->tokens);
-    device_upload(m->dev, r->d_positions, r->positions, (size_t)n * sizeof *r->positions);
-    device_upload(m->dev, r->d_slot, r->slot, (size_t)n * sizeof *r->slot);
-    device_upload(m->dev, r->d_q_offset, q_offset, sizeof q_offset);
-    device_upload(m->dev, r->d_kv_len, &kv_len, sizeof kv_len);
-    device_upload(m->dev, r->d_blocks, s->page, (size_t)s->n_pages * sizeof *s->page);
-    int32_t group_offset[2] = {0, 1};
-    device_upload(m->dev, r->d_group_offset, group_offset, sizeof group_offset);
-    device_upload(m->dev, r->d_group_shared, &group_shared, sizeof group_shared);
-    device_upload(m->dev, r->d_rows, &row, sizeof row);
-    PagedBatch pages = {.pool = r->cache.pool, .q_offset = r->d_q_offset, .kv_len = r->d_kv_len, .block_table = r->d_blocks,
-                        .n_seq = 1, .max_blocks = r->max_blocks, .group_offset = r->d_group_offset,
-                        .group_shared = r->d_group_shared, .n_group = 1};
-    model_decode(m, r->acts, r->d_tokens, r->d_positions, r->d_slot, &pages, r->cache.layer_stride, n);
-    model_logits(m, r->acts, r->d_logits, r->d_rows, 1);
+    const int32_t ends[2] = {0, n}, group[2] = {0, 1}, none = 0, row = n - 1;
+    PagedBatch pages = {.pool = r->cache.pool, .n_seq = 1, .max_blocks = s->n_pages, .n_group = 1};
+    int32_t *d_tokens, *d_positions, *d_row;
+    int64_t *d_slot;
+    size_t rows = (size_t)n;
+    input_copy(r, window, rows, sizeof *window, &d_tokens);
+    input_copy(r, r->slot, rows, sizeof *r->slot, &d_slot);
+    int32_t *positions = input_add(r, rows, sizeof *positions, &d_positions);
+    for (int i = 0; i < n; i++) positions[i] = i;
+    input_copy(r, ends, 2, sizeof *ends, &pages.q_offset);
+    input_copy(r, &ends[1], 1, sizeof *ends, &pages.kv_len);
+    input_copy(r, s->page, (size_t)s->n_pages, sizeof *s->page, &pages.block_table);
+    input_copy(r, group, 2, sizeof *group, &pages.group_offset);
+    input_copy(r, &none, 1, sizeof none, &pages.group_shared);
+    input_copy(r, &row, 1, sizeof row, &d_row);
+    input_upload(r);
+    model_decode(m, r->acts, d_tokens, d_positions, d_slot, &pages, r->cache.layer_stride, n);
+    if (logits) model_logits(m, r->acts, logits, d_row, 1);
     r->stats->prefill_tokens += n;
     return device_status(r, err);
 }
@@ -203,10 +235,8 @@ Status rollout_prefill_job(Rollout *r, ActiveJob *j, Err *err) {
         free(window);
         return OK;
     }
-    j->n_window = build_window(r, j, NULL, keep, r->tokens);
-    Status s = prefill(r, &j->kv, j->n_window, err);
-    if (!s) device_download(r->law->model->dev, j->logits, r->d_logits, (size_t)r->Vp * sizeof *j->logits);
-    return s ? s : device_status(r, err);
+    j->n_window = build_window(r, j, NULL, keep, r->window);
+    return prefill(r, &j->kv, r->window, j->n_window, j->logits, err);
 }
 
 /* With a gap already running at the index, the next token is a gap bin that outlasts it. */
@@ -231,14 +261,13 @@ Status rollout_first_token(Rollout *r, ActiveJob *j, Future *f, Err *err) {
     if (!kv_sequence_fork(&r->cache, &f->kv, &j->kv))
         return err_set(err, ERR_NOMEM, "the key-value cache is full: use a smaller --batch");
     SampleSpec spec = sample_spec(r, on_device, r->d_outcome_bits);
-    uint32_t suppress = suppress_bits(r);
-    device_upload(m->dev, r->d_logits, j->logits, (size_t)r->Vp * sizeof *j->logits);
-    device_upload(m->dev, r->d_uniform, &u, sizeof u);
-    device_upload(m->dev, r->d_suppress, &suppress, sizeof suppress);
-    m->k->sample(m->dev, r->d_drawn, NULL, r->o->n_outcomes ? r->d_p : NULL, r->d_logits, r->d_uniform, r->d_suppress, &spec,
-                 1);
-    device_download(m->dev, r->drawn, r->d_drawn, sizeof *r->drawn);
-    if (r->o->n_outcomes) device_download(m->dev, r->p, r->d_p, (size_t)r->o->n_outcomes * sizeof *r->p);
+    uint32_t suppress = suppress_bits(r), *d_suppress;
+    double *d_uniform;
+    input_copy(r, &u, 1, sizeof u, &d_uniform);
+    input_copy(r, &suppress, 1, sizeof suppress, &d_suppress);
+    input_upload(r);
+    m->k->sample(m->dev, r->d_drawn, NULL, r->d_p, j->logits, d_uniform, d_suppress, &spec, 1);
+    output_download(r, 1);
     Status s = device_status(r, err);
     return s ? s : future_advance(r, f, r->drawn[0], r->p, err);
 }
@@ -249,12 +278,12 @@ static Status refill(Rollout *r, Future *f, Err *err) {
     ActiveJob *j = &r->job[f->job];
     kv_sequence_release(&r->cache, &f->kv);
     f->n--; /* the pending token is decoded by the step itself */
-    int n = build_window(r, j, f, r->law->seq_len / 2, r->tokens);
+    int n = build_window(r, j, f, r->law->seq_len / 2, r->window);
     f->n++;
     f->refilled = 1;
     f->length = n;
     r->stats->refills++;
-    return prefill(r, &f->kv, n, err);
+    return prefill(r, &f->kv, r->window, n, NULL, err);
 }
 
 /* Lists live futures job by job, those still on their job's pages first, and fills the groups. */
@@ -290,38 +319,41 @@ static Status decode_live(Rollout *r, int *n_out, Err *err) {
             return err_set(err, ERR_NOMEM, "the key-value cache is full: use a smaller --batch");
         if (f->kv.n_pages > most) most = f->kv.n_pages;
     }
+    PagedBatch pages = {.pool = r->cache.pool, .n_seq = n, .max_blocks = most, .n_group = n_group};
+    int32_t *d_tokens, *d_positions;
+    int64_t *d_slot;
+    double *d_uniform;
+    uint32_t *d_suppress;
+    size_t rows = (size_t)n;
+    int32_t *tokens = input_add(r, rows, sizeof *tokens, &d_tokens);
+    int32_t *positions = input_add(r, rows, sizeof *positions, &d_positions);
+    int32_t *q_offset = input_add(r, rows + 1, sizeof *q_offset, &pages.q_offset);
+    int32_t *kv_len = input_add(r, rows, sizeof *kv_len, &pages.kv_len);
+    int32_t *blocks = input_add(r, rows * (size_t)most, sizeof *blocks, &pages.block_table);
+    double *uniform = input_add(r, rows, sizeof *uniform, &d_uniform);
+    uint32_t *suppress = input_add(r, rows, sizeof *suppress, &d_suppress);
     for (int i = 0; i < n; i++) {
         Future *f = &r->future[r->order[i]];
-        r->tokens[i] = f->pending;
-        r->positions[i] = f->length++;
-        r->q_offset[i] = i;
-        r->kv_len[i] = f->kv.len;
-        r->uniform[i] = future_uniform(r, f);
-        r->suppress[i] = suppress_bits(r);
-        memcpy(r->blocks + (size_t)i * (size_t)most, f->kv.page, (size_t)f->kv.n_pages * sizeof *f->kv.page);
+        tokens[i] = f->pending;
+        positions[i] = f->length++;
+        q_offset[i] = i;
+        kv_len[i] = f->kv.len;
+        uniform[i] = future_uniform(r, f);
+        suppress[i] = suppress_bits(r);
+        int32_t *pages_of = blocks + (size_t)i * (size_t)most;
+        memcpy(pages_of, f->kv.page, (size_t)f->kv.n_pages * sizeof *pages_of);
+        memset(pages_of + f->kv.n_pages, 0, (size_t)(most - f->kv.n_pages) * sizeof *pages_of);
     }
-    r->q_offset[n] = n;
-    size_t rows = (size_t)n;
-    device_upload(m->dev, r->d_tokens, r->tokens, rows * sizeof *r->tokens);
-    device_upload(m->dev, r->d_positions, r->positions, rows * sizeof *r->positions);
-    device_upload(m->dev, r->d_slot, r->slot, rows * sizeof *r->slot);
-    device_upload(m->dev, r->d_q_offset, r->q_offset, (rows + 1) * sizeof *r->q_offset);
-    device_upload(m->dev, r->d_kv_len, r->kv_len, rows * sizeof *r->kv_len);
-    device_upload(m->dev, r->d_blocks, r->blocks, rows * (size_t)most * sizeof *r->blocks);
-    device_upload(m->dev, r->d_group_offset, r->group_offset, ((size_t)n_group + 1) * sizeof *r->group_offset);
-    device_upload(m->dev, r->d_group_shared, r->group_shared, (size_t)n_group * sizeof *r->group_shared);
-    device_upload(m->dev, r->d_uniform, r->uniform, rows * sizeof *r->uniform);
-    device_upload(m->dev, r->d_suppress, r->suppress, rows * sizeof *r->suppress);
-    PagedBatch pages = {.pool = r->cache.pool, .q_offset = r->d_q_offset, .kv_len = r->d_kv_len, .block_table = r->d_blocks,
-                        .n_seq = n, .max_blocks = most, .group_offset = r->d_group_offset,
-                        .group_shared = r->d_group_shared, .n_group = n_group};
-    model_decode(m, r->acts, r->d_tokens, r->d_positions, r->d_slot, &pages, r->cache.layer_stride, n);
+    q_offset[n] = n;
+    input_copy(r, r->slot, rows, sizeof *r->slot, &d_slot);
+    input_copy(r, r->group_offset, (size_t)n_group + 1, sizeof *r->group_offset, &pages.group_offset);
+    input_copy(r, r->group_shared, (size_t)n_group, sizeof *r->group_shared, &pages.group_shared);
+    input_upload(r);
+    model_decode(m, r->acts, d_tokens, d_positions, d_slot, &pages, r->cache.layer_stride, n);
     model_logits(m, r->acts, r->d_logits, NULL, n);
     SampleSpec spec = sample_spec(r, r->d_forbidden, r->d_outcome_bits);
-    m->k->sample(m->dev, r->d_drawn, NULL, r->o->n_outcomes ? r->d_p : NULL, r->d_logits, r->d_uniform, r->d_suppress, &spec,
-                 n);
-    device_download(m->dev, r->drawn, r->d_drawn, rows * sizeof *r->drawn);
-    if (r->o->n_outcomes) device_download(m->dev, r->p, r->d_p, rows * (size_t)r->o->n_outcomes * sizeof *r->p);
+    m->k->sample(m->dev, r->d_drawn, NULL, r->d_p, r->d_logits, d_uniform, d_suppress, &spec, n);
+    output_download(r, n);
     *n_out = n;
     return device_status(r, err);
 }

@@ -15,7 +15,7 @@ typedef struct {
     double        elapsed;  /* minutes of the unfinished gap at the index; 0 = none worth a token */
     int           n_window; /* tokens prefilled, prefix included */
     KvSequence    kv;
-    float        *logits;   /* (Vp) after the last prefilled token; host memory */
+    float        *logits;   /* (Vp) after the last prefilled token; device memory, host memory without a model */
 } ActiveJob;
 
 typedef struct {
@@ -44,19 +44,19 @@ typedef struct {
     KvCache                 cache;
     Acts                   *acts;
     int                     Vp, max_blocks, max_rows;
-    /* device, with host twins that are filled first */
-    int32_t  *d_tokens, *d_positions, *d_q_offset, *d_kv_len, *d_blocks, *d_group_offset, *d_group_shared, *d_rows, *d_drawn;
-    int64_t  *d_slot;
-    double   *d_uniform;
-    uint32_t *d_suppress, *d_outcome_bits;
-    uint8_t  *d_forbidden, *d_forbidden_first;
-    float    *d_logits, *d_p;
-    int32_t  *tokens, *positions, *q_offset, *kv_len, *blocks, *group_offset, *group_shared, *rows, *drawn;
-    int64_t  *slot;
-    double   *uniform;
-    uint32_t *suppress;
-    uint8_t  *forbidden, *forbidden_first;
-    float    *p;
+    /* What a step reads is packed into one host buffer and uploaded as one; what it writes comes back as one. */
+    char     *input, *d_input;
+    size_t    input_size, input_used;
+    char     *output, *d_output; /* drawn ids, then outcome probabilities */
+    int32_t  *drawn, *d_drawn;   /* (batch) */
+    float    *p, *d_p;           /* (batch, n_outcomes) */
+    float    *d_logits;          /* (batch, Vp) */
+    /* Of the vocabulary. */
+    uint32_t *d_outcome_bits;
+    uint8_t  *forbidden, *d_forbidden, *forbidden_first, *d_forbidden_first;
+    int32_t  *window; /* (seq_len) tokens to prefill */
+    int64_t  *slot;   /* (max_rows) where the cache keeps each row */
+    int32_t  *group_offset, *group_shared; /* (batch + 1), (batch) */
     int      *order; /* (batch) live futures, those of one job together */
 } Rollout;
 

@@ -38,20 +38,33 @@ static Status check_vocabulary(Session *s, Err *err) {
     return OK;
 }
 
-Status session_open(Session *s, const char *path, const char *dataset, const char *device, int threads, Err *err) {
+static Status open_device(Session *s, const char *device, const char *dtype, int threads, DType *out, Err *err) {
+    char why[512];
+    if (!strcmp(device, "cuda") || (!strcmp(device, "auto") && device_count(DEVICE_CUDA) > 0))
+        s->dev = device_open(DEVICE_CUDA, 0, 0, why, sizeof why);
+    if (!s->dev && strcmp(device, "cuda")) s->dev = device_open(DEVICE_CPU, 0, threads, why, sizeof why);
+    if (!s->dev) return err_set(err, ERR_DEVICE, "--device %s: %s", device, why);
+    int gpu = device_kind(s->dev) == DEVICE_CUDA;
+    *out = !strcmp(dtype, "bf16") || (!strcmp(dtype, "auto") && gpu) ? DTYPE_BF16 : DTYPE_F32;
+    if (kernels_get(s->dev, *out)) return OK;
+    return err_set(err, ERR_USAGE, "--dtype %s: %s does not compute in it; give --dtype f32%s", dtype, device_name(s->dev),
+                   gpu ? "" : ", or --device cuda where there is a GPU");
+}
+
+Status session_open(Session *s, const char *path, const char *dataset, const char *device, const char *dtype, int threads,
+                    Err *err) {
     *s = (Session){0};
-    char why[256];
+    DType computes_in;
     Status st = find_checkpoint(path, &s->checkpoint, err);
     if (st) return st;
-    s->dev = device_open(!strcmp(device, "cuda") ? DEVICE_CUDA : DEVICE_CPU, 0, threads, why, sizeof why);
-    if (!s->dev) return err_set(err, ERR_DEVICE, "--device %s: %s", device, why);
+    if ((st = open_device(s, device, dtype, threads, &computes_in, err))) return st;
     if ((st = checkpoint_verify(s->checkpoint, 0, &s->checked, s->model_sha256, err))) return st;
     if (dataset) {
         if ((st = dataset_open(&s->dataset, dataset, err))) return st;
         s->dataset_open = 1;
         if ((st = check_vocabulary(s, err))) return st;
     }
-    if ((st = checkpoint_load_model(s->checkpoint, &s->model, s->dev, DTYPE_F32, 1, err))) return st;
+    if ((st = checkpoint_load_model(s->checkpoint, &s->model, s->dev, computes_in, 1, err))) return st;
     s->model_open = 1;
     if (!s->model_sha256[0]) {
         char *weights = xasprintf("%s/model.safetensors", s->checkpoint);
@@ -64,6 +77,7 @@ Status session_open(Session *s, const char *path, const char *dataset, const cha
 }
 
 void session_note(const Session *s, FILE *out) {
+    fprintf(out, "on %s, in %s\n", device_name(s->dev), dtype_name(s->model.dtype));
     if (!s->checked)
         fprintf(out, "note: %s has no SHA256SUMS: whether its files are as they were saved could not be checked\n", s->checkpoint);
 }

@@ -17,11 +17,12 @@ typedef struct {
     Law         law;
 } Session;
 
-/* path: a checkpoint folder, or a run folder (its `latest` is taken).  dataset NULL: no dataset.  device: "auto", "cpu",
- * "cuda".  Refuses a file that differs from its checksum, and a dataset whose vocabulary is not the checkpoint's. */
-Status session_open(Session *s, const char *path, const char *dataset, const char *device, int threads, Err *err);
+/* path: a checkpoint folder, or a run folder (its `latest` is taken).  dataset NULL: no dataset.  device: "auto" (a GPU if
+ * there is one), "cpu", "cuda".  dtype: "auto" (bf16 on a GPU, f32 on the CPU), "f32", "bf16".  Refuses a file that differs from its checksum, and a dataset whose vocabulary is not the checkpoint's. */
+Status session_open(Session *s, const char *path, const char *dataset, const char *device, const char *dtype, int threads,
+                    Err *err);
 void   session_close(Session *s);
-/* Says so when the checkpoint came without checksums. */
+/* What computes, and whether the checkpoint came without checksums. */
 void   session_note(const Session *s, FILE *out);
 
 /* "12" is the rank of a patient in the split, "key:12" a patient key in any split (then *split is set). */
