@@ -1,8 +1,9 @@
 /* bench_step.c - one training step (forward, loss, backward, AdamW) on random tokens, no data set: tokens a second,
- * time by phase, arithmetic rate and peak memory, beside what other programs were measured to do at the same sizes. */
+ * time by phase, arithmetic rate and peak memory, beside what other programs were measured to do at the same sizes.  On
+ * a GPU also whole steps as ehr-train runs them: passes recorded, the host ahead, nobody waiting between phases. */
 #include "kernels/philox.h"
 #include "model/flags.h"
-#include "model/model.h"
+#include "train/optimizer.h"
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -61,15 +62,21 @@ static const struct {
 static const char *const PHASE_NAME[PHASES] = {"forward", "loss", "backward", "update"};
 
 typedef struct {
+    const char *shape, *device, *dtype;
+    int rows, T, steps, threads, vocab_size, sequences;
+    Recompute level;
+} BenchOptions;
+
+typedef struct {
+    const BenchOptions *o;
     Device *dev;
+    DType dtype;
+    Dist *dist;
     Model m;
     Acts *acts;
+    Optimizer optimizer;
     Batch batch;
-    void *grad_arena, *moment1, *moment2, *step_scalars, *norm;
-    Params grad;
-    AdamwRange ranges[2048];
-    int n_ranges;
-    Recompute level;
+    size_t free_before; /* bytes of the device's memory */
 } Bench;
 
 static Status shape_config(ModelConfig *cfg, const char *name, int vocab_size, Err *err) {
@@ -85,44 +92,46 @@ static Status shape_config(ModelConfig *cfg, const char *name, int vocab_size, E
     return cfg->n_layers ? OK : err->code;
 }
 
-static void fill_batch(Batch *b, int rows, int T, int vocab_size) {
-    *b = (Batch){.rows = rows, .T = T, .N = rows * T, .n_seq = rows, .n_targets = rows * T};
+/* sequences: of equal length, in each row. */
+static void fill_batch(Batch *b, int rows, int T, int sequences, int vocab_size) {
+    *b = (Batch){.rows = rows, .T = T, .N = rows * T, .n_seq = rows * sequences, .n_targets = rows * T};
     int32_t **arrays[] = {&b->tokens, &b->positions, &b->target_lo, &b->target_hi, &b->cu_seqlens};
     for (int i = 0; i < 5; i++) *arrays[i] = xcalloc((size_t)b->N + 1, sizeof(int32_t));
-    for (int n = 0; n < b->N; n++) {
-        const Philox4 r = philox4x32(1, (uint64_t)n, 0);
-        b->tokens[n] = (int32_t)(r.v[0] % (uint32_t)vocab_size);
-        b->target_lo[n] = (int32_t)(r.v[1] % (uint32_t)vocab_size);
-        b->target_hi[n] = b->target_lo[n] + 1;
-        b->positions[n] = n % T;
-    }
-    for (int s = 0; s <= rows; s++) b->cu_seqlens[s] = s * T;
+    for (int s = 0; s <= b->n_seq; s++)
+        b->cu_seqlens[s] = s / sequences * T + (int)((int64_t)T * (s % sequences) / sequences);
+    for (int s = 0; s < b->n_seq; s++)
+        for (int n = b->cu_seqlens[s]; n < b->cu_seqlens[s + 1]; n++) {
+            const Philox4 r = philox4x32(1, (uint64_t)n, 0);
+            b->tokens[n] = (int32_t)(r.v[0] % (uint32_t)vocab_size);
+            b->target_lo[n] = (int32_t)(r.v[1] % (uint32_t)vocab_size);
+            b->target_hi[n] = b->target_lo[n] + 1;
+            b->positions[n] = n - b->cu_seqlens[s];
+        }
 }
 
-static Status bench_open(Bench *x, const ModelConfig *cfg, int rows, int T, int threads, Recompute level, Err *err) {
+static Status device_status(const Bench *x, Err *err) {
+    return device_sync(x->dev) ? err_set(err, ERR_DEVICE, "%s", device_error(x->dev)) : OK;
+}
+
+static Status bench_open(Bench *x, const ModelConfig *cfg, const BenchOptions *o, Err *err) {
+    const OptimizerOptions adamw = {.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1};
+    const int gpu = !strcmp(o->device, "cuda");
     char msg[512];
-    x->level = level;
-    x->dev = device_open(DEVICE_CPU, 0, threads, msg, sizeof msg);
+    size_t total;
+    x->o = o;
+    x->dtype = !strcmp(o->dtype, "bf16") || (gpu && !strcmp(o->dtype, "auto")) ? DTYPE_BF16 : DTYPE_F32;
+    x->dev = device_open(gpu ? DEVICE_CUDA : DEVICE_CPU, 0, o->threads, msg, sizeof msg);
     if (!x->dev) return err_set(err, ERR_DEVICE, "%s", msg);
-    Status s = model_open(&x->m, cfg, x->dev, DTYPE_F32, 16, err);
+    device_memory(x->dev, &x->free_before, &total);
+    Status s = dist_open(&x->dist, "none", 1, err);
+    if (!s) s = model_open(&x->m, cfg, x->dev, x->dtype, 16, err);
     if (s) return s;
     model_init(&x->m, 1);
-    fill_batch(&x->batch, rows, T, cfg->vocab_size);
-    if ((s = acts_open(&x->acts, &x->m, x->batch.N, 1, level, err))) return s;
-    const size_t bytes = (size_t)x->m.table.total * sizeof(float);
-    x->grad_arena = device_alloc(x->dev, bytes);
-    x->moment1 = device_alloc(x->dev, bytes);
-    x->moment2 = device_alloc(x->dev, bytes);
-    x->step_scalars = device_alloc(x->dev, sizeof(AdamwStep));
-    x->norm = device_alloc(x->dev, sizeof(double));
-    if (!x->grad_arena || !x->moment1 || !x->moment2 || !x->step_scalars || !x->norm)
-        return err_set(err, ERR_NOMEM, "no memory for gradients and moments (%.0f MiB)", 3.0 * (double)bytes / 1048576);
-    for (int i = 0; i < x->m.table.n; i++) {
-        const ParamSpec *p = &x->m.table.spec[i];
-        REQUIRE(x->n_ranges < (int)(sizeof x->ranges / sizeof *x->ranges));
-        x->ranges[x->n_ranges++] = (AdamwRange){p->offset, p->count, p->decay};
-    }
-    return params_bind(&x->grad, &x->m.table, &x->m.cfg, x->grad_arena, DTYPE_F32, err);
+    fill_batch(&x->batch, o->rows, o->T, o->sequences, cfg->vocab_size);
+    s = acts_open(&x->acts, &x->m, x->batch.N, 1, o->level, err);
+    if (!s) s = optimizer_open(&x->optimizer, &x->m, x->dist, &adamw, err);
+    if (!s) optimizer_init(&x->optimizer, 1);
+    return s;
 }
 
 static void bench_close(Bench *x) {
@@ -130,48 +139,57 @@ static void bench_close(Bench *x) {
     int32_t *arrays[] = {x->batch.tokens, x->batch.positions, x->batch.target_lo, x->batch.target_hi,
                          x->batch.cu_seqlens};
     for (int i = 0; i < 5; i++) free(arrays[i]);
-    void *memory[] = {x->grad_arena, x->moment1, x->moment2, x->step_scalars, x->norm};
-    for (int i = 0; i < 5; i++)
-        if (memory[i]) device_free(x->dev, memory[i]);
-    params_unbind(&x->grad);
+    optimizer_close(&x->optimizer);
     acts_close(x->acts);
     if (x->m.dev) model_close(&x->m);
+    dist_close(x->dist);
     device_close(x->dev);
 }
 
-/* What a step of ehr-train does on one rank; seconds of each phase in out. */
-static Status bench_step(Bench *x, int step, double out[PHASES], Err *err) {
+/* The same work, waiting after each phase; seconds of each in out. */
+static Status bench_phases(Bench *x, int step, double out[PHASES], Err *err) {
     Model *m = &x->m;
-    const size_t bytes = (size_t)m->table.total * sizeof(float);
-    const AdamwStep scalars = {.learning_rate = 1e-4f,
-                               .beta1 = 0.9f,
-                               .beta2 = 0.95f,
-                               .eps = 1e-8f,
-                               .weight_decay = 0.1f,
-                               .grad_scale = 1.0f / (float)x->batch.n_targets,
-                               .step = step};
     double at[PHASES + 1];
     at[0] = clock_s();
     model_upload(m, x->acts, &x->batch);
     model_forward(m, x->acts);
     device_sync(x->dev);
     at[1] = clock_s();
-    model_loss(m, x->acts, &x->grad);
+    model_loss(m, x->acts, &x->optimizer.grads);
     device_sync(x->dev);
     at[2] = clock_s();
-    model_backward(m, x->acts, &x->grad, NULL, NULL);
+    model_backward(m, x->acts, &x->optimizer.grads, NULL, NULL);
     device_sync(x->dev);
     at[3] = clock_s();
-    device_zero(x->dev, x->norm, sizeof(double));
-    m->k->sum_squares(x->dev, x->norm, x->grad_arena, m->table.total);
-    device_upload(x->dev, x->step_scalars, &scalars, sizeof scalars);
-    m->k->adamw(x->dev, m->w_arena, NULL, x->moment1, x->moment2, x->grad_arena, x->ranges, x->n_ranges,
-                x->step_scalars);
-    device_zero(x->dev, x->grad_arena, bytes);
-    const int bad = device_sync(x->dev);
+    optimizer_queue_norm(&x->optimizer);
+    optimizer_norm(&x->optimizer);
+    optimizer_update(&x->optimizer, 1e-4, 1.0 / x->batch.n_targets, step);
+    optimizer_zero_grad(&x->optimizer);
+    Status s = device_status(x, err);
     at[4] = clock_s();
     for (int i = 0; i < PHASES; i++) out[i] = at[i + 1] - at[i];
-    return bad ? err_set(err, ERR_DEVICE, "%s", device_error(x->dev)) : OK;
+    return s;
+}
+
+/* Steps as ehr-train runs them; seconds of one, on average. */
+static Status bench_whole(Bench *x, int n, double *seconds, Err *err) {
+    double start = 0;
+    for (int step = -2; step < n; step++) { /* the first runs directly, the second is recorded */
+        if (step == 0) {
+            Status s = device_status(x, err);
+            if (s) return s;
+            start = clock_s();
+        }
+        optimizer_zero_grad(&x->optimizer);
+        model_upload(&x->m, x->acts, &x->batch);
+        model_pass(&x->m, x->acts, &x->optimizer.grads, NULL, NULL);
+        optimizer_queue_norm(&x->optimizer);
+        optimizer_norm(&x->optimizer);
+        optimizer_update(&x->optimizer, 1e-4, 1.0 / x->batch.n_targets, step + 3);
+    }
+    Status s = device_status(x, err);
+    *seconds = (clock_s() - start) / n;
+    return s;
 }
 
 static int ascending(const void *a, const void *b) {
@@ -179,58 +197,83 @@ static int ascending(const void *a, const void *b) {
     return x < y ? -1 : x > y;
 }
 
-static void report(const Bench *x, const char *shape, double steps[][PHASES], int n) {
+static void report_memory(const Bench *x) {
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    const double GIB = 1073741824.0, total = (double)x->m.table.total;
+    const double state = ((x->dtype == DTYPE_F32 ? 16.0 : 18.0) * total) / GIB;
+    const double acts = (double)acts_bytes(&x->m.cfg, x->dtype, x->batch.N, 1, x->o->level) / GIB;
+    double peak = (double)usage.ru_maxrss / 1048576;
+    if (device_kind(x->dev) == DEVICE_CUDA) {
+        size_t now, all;
+        device_memory(x->dev, &now, &all);
+        peak = (double)(x->free_before - now) / GIB; /* nothing is allocated or freed once steps run */
+    }
+    printf("  %-10s %9.2f GiB   (%d B a parameter are %.2f, activations %.2f)\n",
+           device_kind(x->dev) == DEVICE_CUDA ? "device" : "peak RSS", peak, x->dtype == DTYPE_F32 ? 16 : 18, state,
+           acts);
+}
+
+static void report_rate(const Bench *x, const char *what, double median, double best) {
+    const double tokens = x->batch.N;
+    const double flops = model_flops_per_token(&x->m.cfg, x->batch.N / (double)x->batch.n_seq) * tokens;
+    const double peak = device_peak_flops(x->dev, x->dtype);
+    printf("  %-10s %12.2f %12.2f\n", what, 1e3 * median, 1e3 * best);
+    printf("  tokens/s   %12.1f %12.1f\n", tokens / median, tokens / best);
+    printf("  GFLOP/s    %12.1f %12.1f", 1e-9 * flops / median, 1e-9 * flops / best);
+    if (peak > 0) printf("   best = MFU %.1f%% of %.0f TFLOP/s", 100 * flops / best / peak, peak * 1e-12);
+    printf("\n");
+}
+
+static void report(const Bench *x, double steps[][PHASES], int n, double whole) {
     double total[STEPS_MAX], column[STEPS_MAX];
     for (int i = 0; i < n; i++) {
         total[i] = 0;
         for (int p = 0; p < PHASES; p++) total[i] += steps[i][p];
     }
     qsort(total, (size_t)n, sizeof *total, ascending);
-    const double tokens = x->batch.N, flops = model_flops_per_token(&x->m.cfg, x->batch.T) * tokens;
-    const double peak = device_peak_flops(x->dev, DTYPE_F32);
     printf("  %-10s %12s %12s %10s\n", "phase", "median ms", "best ms", "share");
     for (int p = 0; p < PHASES; p++) {
         for (int i = 0; i < n; i++) column[i] = steps[i][p];
         qsort(column, (size_t)n, sizeof *column, ascending);
-        printf("  %-10s %12.1f %12.1f %9.1f%%\n", PHASE_NAME[p], 1e3 * column[n / 2], 1e3 * column[0],
+        printf("  %-10s %12.2f %12.2f %9.1f%%\n", PHASE_NAME[p], 1e3 * column[n / 2], 1e3 * column[0],
                100 * column[n / 2] / total[n / 2]);
     }
-    printf("  %-10s %12.1f %12.1f\n", "step", 1e3 * total[n / 2], 1e3 * total[0]);
-    printf("  tokens/s   %12.1f %12.1f\n", tokens / total[n / 2], tokens / total[0]);
-    printf("  GFLOP/s    %12.1f %12.1f", 1e-9 * flops / total[n / 2], 1e-9 * flops / total[0]);
-    if (peak > 0) printf("   best = %.0f%% of the device's %.0f", 100 * flops / total[0] / peak, peak * 1e-9);
-    struct rusage usage;
-    getrusage(RUSAGE_SELF, &usage);
-    printf("\n  peak RSS   %9.2f GiB   (16 B a parameter are %.2f, activations %.2f)\n",
-           (double)usage.ru_maxrss / 1048576, 16.0 * (double)x->m.table.total / 1073741824,
-           (double)acts_bytes(&x->m.cfg, DTYPE_F32, x->batch.N, 1, x->level) / 1073741824);
+    report_rate(x, "step", total[n / 2], total[0]);
+    if (whole > 0) {
+        printf("  whole steps, recorded, nobody waiting in between: mean of %d\n", n);
+        report_rate(x, "step", whole, whole);
+    }
+    report_memory(x);
     int shown = 0;
     for (size_t i = 0; i < sizeof RIVALS / sizeof *RIVALS; i++) {
-        if (strcmp(RIVALS[i].shape, shape)) continue;
+        if (strcmp(RIVALS[i].shape, x->o->shape) || device_kind(x->dev) == DEVICE_CUDA) continue;
         if (!shown++) printf("  others, 2 threads, batch 4 x 256, measured 2026-11-20 on such a machine (+-30%%):\n");
         printf("    %-42s %12s tok/s   %s\n", RIVALS[i].rival, RIVALS[i].tokens_per_s, RIVALS[i].memory);
     }
 }
 
-static Status run(const char *shape, int rows, int T, int n, int threads, int vocab_size, Recompute level, Err *err) {
+static Status run(const BenchOptions *o, Err *err) {
     ModelConfig cfg;
-    Status s = shape_config(&cfg, shape, vocab_size, err);
+    Status s = shape_config(&cfg, o->shape, o->vocab_size, err);
     if (s) return s;
-    cfg.seq_len = T;
+    cfg.seq_len = o->T;
     Bench *x = xcalloc(1, sizeof *x);
-    double (*steps)[PHASES] = xcalloc(STEPS_MAX, sizeof *steps), warm[PHASES];
-    s = bench_open(x, &cfg, rows, T, threads, level, err);
+    double(*steps)[PHASES] = xcalloc(STEPS_MAX, sizeof *steps), warm[PHASES], whole = 0;
+    s = bench_open(x, &cfg, o, err);
     if (!s) {
-        printf(
-            "%s: %.2f million parameters (%d layers, C %d, H %d, G %d, F %d, V %d, %s head), batch %d x %d, fp32, %s\n",
-            shape, (double)x->m.table.n_params * 1e-6, cfg.n_layers, cfg.d_model, cfg.n_heads, cfg.n_kv_heads, cfg.d_ff,
-            cfg.vocab_size, cfg.tied ? "tied" : "untied", rows, T, device_name(x->dev));
+        printf("%s: %.2f million parameters (%d layers, C %d, H %d, G %d, F %d, V %d, %s head), batch %d x %d in %d "
+               "sequences, %s, %s\n",
+               o->shape, (double)x->m.table.n_params * 1e-6, cfg.n_layers, cfg.d_model, cfg.n_heads, cfg.n_kv_heads,
+               cfg.d_ff, cfg.vocab_size, cfg.tied ? "tied" : "untied", o->rows, o->T, x->batch.n_seq,
+               dtype_name(x->dtype), device_name(x->dev));
         for (int i = 0; i < N_SHAPES; i++)
-            if (!strcmp(SHAPES[i].name, shape)) printf("  %s\n", SHAPES[i].note);
-        s = bench_step(x, 1, warm, err);
+            if (!strcmp(SHAPES[i].name, o->shape)) printf("  %s\n", SHAPES[i].note);
+        s = bench_phases(x, 1, warm, err);
     }
-    for (int i = 0; i < n && !s; i++) s = bench_step(x, i + 2, steps[i], err);
-    if (!s) report(x, shape, steps, n);
+    for (int i = 0; i < o->steps && !s; i++) s = bench_phases(x, i + 2, steps[i], err);
+    if (!s && device_kind(x->dev) == DEVICE_CUDA) s = bench_whole(x, o->steps, &whole, err);
+    if (!s) report(x, steps, o->steps, whole);
     bench_close(x);
     free(steps);
     free(x);
@@ -238,13 +281,18 @@ static Status run(const char *shape, int rows, int T, int n, int threads, int vo
 }
 
 int main(int argc, char **argv) {
-    const char *shape = "gpt14m", *recompute = "none";
-    int64_t batch = 4, seq_len = 256, steps = 5, threads = 0, vocabulary = 7168;
+    BenchOptions o = {.shape = "gpt14m", .device = "cpu", .dtype = "auto"};
+    const char *recompute = "none";
+    int64_t batch = 4, seq_len = 256, steps = 5, threads = 0, vocabulary = 7168, sequences = 1;
     Flag flags[] = {
-        {"--shape", FLAG_ENUM, &shape, 0, 0, "gpt14m|gpt124m|llama134m|nano|micro|small|medium",
+        {"--shape", FLAG_ENUM, &o.shape, 0, 0, "gpt14m|gpt124m|llama134m|nano|micro|small|medium|large",
          "a rival's exact size, or a preset", 0},
+        {"--preset", FLAG_ENUM, &o.shape, 0, 0, "nano|micro|small|medium|large", "the same as --shape", 0},
+        {"--device", FLAG_ENUM, &o.device, 0, 0, "cpu|cuda", "where to compute", 0},
+        {"--dtype", FLAG_ENUM, &o.dtype, 0, 0, "auto|f32|bf16", "auto: bf16 on a GPU, f32 on the CPU", 0},
         {"--batch", FLAG_INT, &batch, 1, 4096, NULL, "rows a step", 0},
         {"--seq-len", FLAG_INT, &seq_len, 1, 65536, NULL, "tokens a row", 0},
+        {"--sequences", FLAG_INT, &sequences, 1, 4096, NULL, "packed into each row, of equal length", 0},
         {"--steps", FLAG_INT, &steps, 1, STEPS_MAX, NULL, "steps measured, after one to warm up", 0},
         {"--threads", FLAG_INT, &threads, 0, 1024, NULL, "worker threads, 0 = all this process may use", 0},
         {"--vocabulary", FLAG_INT, &vocabulary, 2, 1 << 20, NULL, "ids, for the presets", 0},
@@ -258,10 +306,13 @@ int main(int argc, char **argv) {
         flags_help(flags, N_FLAGS, "bench_step [--shape NAME] ...", "One training step on random tokens.", stdout);
         return 0;
     }
-    const Recompute level = !strcmp(recompute, "none")  ? RECOMPUTE_NONE
-                            : !strcmp(recompute, "mlp") ? RECOMPUTE_MLP
-                                                        : RECOMPUTE_BLOCK;
-    if (!s) s = run(shape, (int)batch, (int)seq_len, (int)steps, (int)threads, (int)vocabulary, level, &err);
+    if (!s && sequences > seq_len)
+        s = err_set(&err, ERR_USAGE, "--sequences %lld do not fit into --seq-len %lld", (long long)sequences,
+                    (long long)seq_len);
+    o.rows = (int)batch, o.T = (int)seq_len, o.steps = (int)steps, o.threads = (int)threads;
+    o.vocab_size = (int)vocabulary, o.sequences = (int)sequences;
+    o.level = !strcmp(recompute, "none") ? RECOMPUTE_NONE : !strcmp(recompute, "mlp") ? RECOMPUTE_MLP : RECOMPUTE_BLOCK;
+    if (!s) s = run(&o, &err);
     if (s) fprintf(stderr, "bench_step: %s\n", err.msg);
     return s == OK ? 0 : s == ERR_USAGE ? 2 : 1;
 }
