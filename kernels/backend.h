@@ -24,6 +24,7 @@ typedef struct {
     void (*download_async)(Device *dev, Stream s, void *host, const void *src, size_t bytes);
     void (*mark)(Device *dev, Stream s, int index);
     int (*mark_wait)(Device *dev, int index);
+    int (*mark_poll)(Device *dev, int index);
     int (*record)(Device *dev); /* the four: NULL on devices that do not record */
     DeviceGraph *(*record_end)(Device *dev);
     void (*graph_launch)(Device *dev, DeviceGraph *graph);
@@ -42,7 +43,7 @@ struct Device {
     const DeviceBackend *backend;
     DeviceKind           kind;
     int                  threads;
-    char                 name[128];
+    char                 name[128], bus[32];
     int                  failed;     /* set once, by the first device_fail(); error is written before it */
     char                 error[256];
     void                *workspace;

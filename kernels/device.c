@@ -49,6 +49,7 @@ void device_close(Device *dev) {
 
 DeviceKind  device_kind(const Device *dev) { return dev->kind; }
 const char *device_name(const Device *dev) { return dev->name; }
+const char *device_bus(const Device *dev) { return dev->bus; }
 int         device_threads(const Device *dev) { return dev->threads; }
 double      device_peak_flops(const Device *dev, DType t) { return dev->backend->peak_flops(dev, t); }
 
@@ -96,6 +97,8 @@ int device_mark_wait(Device *dev, int index) {
     int rc = device_error(dev) ? -1 : dev->backend->mark_wait(dev, index);
     return rc || device_error(dev) ? -1 : 0;
 }
+
+int device_mark_poll(Device *dev, int index) { return device_error(dev) ? -1 : dev->backend->mark_poll(dev, index); }
 
 int device_record(Device *dev) { return dev->backend->record && !device_error(dev) ? dev->backend->record(dev) : -1; }
 

@@ -25,6 +25,7 @@ void        device_close(Device *dev);
 int         device_count(DeviceKind kind); /* that this process can see; 0 without a driver or in builds without CUDA */
 DeviceKind  device_kind(const Device *dev);
 const char *device_name(const Device *dev);                /* "CPU, 2 threads, AVX-512" */
+const char *device_bus(const Device *dev);                 /* PCI address of a GPU, the same in every process; "" on the CPU */
 int         device_threads(const Device *dev);             /* worker threads of a CPU device, 1 on a GPU */
 double      device_peak_flops(const Device *dev, DType t); /* FLOP/s, 0 if unknown */
 
@@ -43,10 +44,12 @@ void device_upload_async(Device *dev, Stream s, void *dst, const void *host, siz
 void device_download_async(Device *dev, Stream s, void *host, const void *src, size_t bytes);
 
 /* Points in a stream that the host can wait for: device_mark() puts mark `index` after everything queued on s so far,
- * device_mark_wait() returns when that is done; 0 = everything worked. */
+ * device_mark_wait() returns when that is done; 0 = everything worked.  device_mark_poll() only asks: 1 = done, 0 = not
+ * yet, -1 = device error. */
 enum { DEVICE_MARKS = 8 };
 void device_mark(Device *dev, Stream s, int index);
 int  device_mark_wait(Device *dev, int index);
+int  device_mark_poll(Device *dev, int index);
 
 /* Recording: what is queued on STREAM_COMPUTE between device_record() and device_record_end() does not run but becomes
  * a graph, which device_graph_launch() queues as a whole, as often as wanted, at the cost of one launch.  Pointers and

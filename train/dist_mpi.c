@@ -10,16 +10,13 @@
 #include <errno.h>
 #include <limits.h>
 #include <mpi.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
-enum { TAG_COUNT = 32768, SPINS = 200 };
-static const double WATCH_S = 0.25; /* how often a waiting rank looks whether its peers are alive */
+enum { TAG_COUNT = 32768 };
 
 typedef struct {
     char     host[64];
@@ -42,7 +39,6 @@ typedef struct {
     Exchange *exchange; /* in the order in which they were queued; everything up to n_queued */
     int       n_queued, n_done, capacity;
     unsigned  tag;
-    double    last_news_s;
 } Mpi;
 
 static void keep_error(Dist *d, int code, const char *what) {
@@ -56,7 +52,7 @@ static void keep_error(Dist *d, int code, const char *what) {
 /* ---- queueing ----------------------------------------------------------------------------------------------------- */
 
 static Exchange *exchange_begin(Dist *d, size_t stage_size) {
-    Mpi *m = d->impl;
+    Mpi *m = d->host_state;
     if (m->n_queued == m->capacity) {
         int grown = m->capacity ? 2 * m->capacity : 16;
         m->exchange = xrealloc(m->exchange, (size_t)grown * sizeof *m->exchange);
@@ -78,13 +74,13 @@ static Exchange *exchange_begin(Dist *d, size_t stage_size) {
 
 static void post_receive(Dist *d, Exchange *x, int peer, void *buf, size_t bytes) {
     REQUIRE(bytes <= INT_MAX);
-    keep_error(d, MPI_Irecv(buf, (int)bytes, MPI_BYTE, peer, (int)((Mpi *)d->impl)->tag, MPI_COMM_WORLD, &x->request[x->n_requests++]),
+    keep_error(d, MPI_Irecv(buf, (int)bytes, MPI_BYTE, peer, (int)((Mpi *)d->host_state)->tag, MPI_COMM_WORLD, &x->request[x->n_requests++]),
                "MPI_Irecv");
 }
 
 static void post_send(Dist *d, Exchange *x, int peer, const void *buf, size_t bytes) {
     REQUIRE(bytes <= INT_MAX);
-    keep_error(d, MPI_Isend(buf, (int)bytes, MPI_BYTE, peer, (int)((Mpi *)d->impl)->tag, MPI_COMM_WORLD, &x->request[x->n_requests++]),
+    keep_error(d, MPI_Isend(buf, (int)bytes, MPI_BYTE, peer, (int)((Mpi *)d->host_state)->tag, MPI_COMM_WORLD, &x->request[x->n_requests++]),
                "MPI_Isend");
 }
 
@@ -94,11 +90,11 @@ static int nth_peer(const Dist *d, int k) { return (d->launch.rank + 1 + k) % d-
 /* Where rank r's message lies in the stage, own rank left out. */
 static size_t stage_slot(const Dist *d, int r) { return (size_t)(r < d->launch.rank ? r : r - 1); }
 
-static void mpi_reduce_scatter(Dist *d, float *out, const float *in, int64_t count) {
+static int mpi_reduce_scatter(Dist *d, float *out, const float *in, int64_t count) {
     int world = d->launch.world;
     int64_t part = count / world;
     size_t bytes = (size_t)part * sizeof *in;
-    if (d->error.code) return;
+    if (d->error.code) return 0;
     Exchange *x = exchange_begin(d, bytes * (size_t)(world - 1));
     x->count = part;
     x->out = out;
@@ -106,17 +102,21 @@ static void mpi_reduce_scatter(Dist *d, float *out, const float *in, int64_t cou
     for (int k = 0; k < world - 1; k++)
         post_receive(d, x, nth_peer(d, k), x->stage + stage_slot(d, nth_peer(d, k)) * bytes, bytes);
     for (int k = 0; k < world - 1; k++) post_send(d, x, nth_peer(d, k), in + nth_peer(d, k) * part, bytes);
+    return ((Mpi *)d->host_state)->n_queued - 1;
 }
 
-static void mpi_all_gather(Dist *d, void *buf, size_t part_bytes) {
+static int mpi_all_gather(Dist *d, void *buf, size_t part_bytes) {
     char *part = buf;
-    if (d->error.code) return;
+    if (d->error.code) return 0;
     Exchange *x = exchange_begin(d, 0);
     for (int k = 0; k < d->launch.world - 1; k++)
         post_receive(d, x, nth_peer(d, k), part + (size_t)nth_peer(d, k) * part_bytes, part_bytes);
     for (int k = 0; k < d->launch.world - 1; k++)
         post_send(d, x, nth_peer(d, k), part + (size_t)d->launch.rank * part_bytes, part_bytes);
+    return ((Mpi *)d->host_state)->n_queued - 1;
 }
+
+static int mpi_done(const Dist *d, int ticket) { return ((const Mpi *)d->host_state)->exchange[ticket].done; }
 
 /* ---- waiting ------------------------------------------------------------------------------------------------------ */
 
@@ -136,7 +136,7 @@ static void sum_parts(Dist *d, Exchange *x) {
 }
 
 static void mpi_progress(Dist *d) {
-    Mpi *m = d->impl;
+    Mpi *m = d->host_state;
     for (int i = m->n_done; i < m->n_queued && !d->error.code; i++) {
         Exchange *x = &m->exchange[i];
         int done = 0;
@@ -145,27 +145,30 @@ static void mpi_progress(Dist *d) {
         if (d->error.code || !done) continue;
         if (x->count) sum_parts(d, x);
         x->done = 1;
-        m->last_news_s = clock_s();
+        d->news_s = clock_s();
     }
     while (m->n_done < m->n_queued && m->exchange[m->n_done].done) m->n_done++;
 }
 
 static int peer_gone(const Dist *d, int r) {
-    const Mpi *m = d->impl;
+    const Mpi *m = d->host_state;
     const Peer *me = &m->peer[d->launch.rank], *peer = &m->peer[r];
     if (strcmp(me->host, peer->host) || me->pid_namespace != peer->pid_namespace) return 0;
     return kill((pid_t)peer->pid, 0) && errno == ESRCH;
 }
 
-static void watch_peers(Dist *d) {
-    Mpi *m = d->impl;
+static void mpi_watch(Dist *d) {
+    const Mpi *m = d->host_state;
     for (int r = 0; r < d->launch.world; r++)
         if (r != d->launch.rank && peer_gone(d, r)) {
             err_set(&d->error, ERR_COMM, "rank %d (process %lld on %s) has died; nothing was saved since the last checkpoint, "
                                          "continue from it with --resume auto", r, (long long)m->peer[r].pid, m->peer[r].host);
             return;
         }
-    if (clock_s() - m->last_news_s < d->timeout_s) return;
+}
+
+static void mpi_late(Dist *d) {
+    const Mpi *m = d->host_state;
     char who[512] = "";
     size_t at = 0;
     const Exchange *x = &m->exchange[m->n_done];
@@ -180,27 +183,17 @@ static void watch_peers(Dist *d) {
             at ? who : "(all have sent, none has received)");
 }
 
+static int mpi_pending(Dist *d) {
+    const Mpi *m = d->host_state;
+    mpi_progress(d);
+    return m->n_queued - m->n_done;
+}
+
 static Status mpi_wait(Dist *d, Err *err) {
-    Mpi *m = d->impl;
-    double looked_s = m->last_news_s = clock_s();
-    for (int64_t spin = 0; m->n_done < m->n_queued && !d->error.code; spin++) {
-        int before = m->n_done;
-        mpi_progress(d);
-        if (m->n_done > before) spin = 0;
-        if (spin < SPINS) continue;
-        sched_yield(); /* ranks may share cores */
-        double now = clock_s();
-        if (now - looked_s < WATCH_S) continue;
-        looked_s = now;
-        watch_peers(d);
-        if (now - m->last_news_s > 1.0) nanosleep(&(struct timespec){0, 1000000}, NULL);
-    }
-    if (d->error.code) {
-        *err = d->error;
-        return err->code;
-    }
-    m->n_queued = m->n_done = 0;
-    return OK;
+    Mpi *m = d->host_state;
+    Status s = dist_wait_for(d, mpi_pending, mpi_late, err);
+    if (!s) m->n_queued = m->n_done = 0;
+    return s;
 }
 
 static Status mpi_sum(Dist *d, double *x, int64_t n, Err *err) {
@@ -229,12 +222,11 @@ static Status mpi_sum(Dist *d, double *x, int64_t n, Err *err) {
 
 static void mpi_abort(Dist *d) {
     (void)d;
-    alarm(10); /* MPI_Abort asks the launcher, which may be gone as well */
     MPI_Abort(MPI_COMM_WORLD, 1);
 }
 
 static void mpi_close(Dist *d) {
-    Mpi *m = d->impl;
+    Mpi *m = d->host_state;
     for (int i = 0; i < m->capacity; i++) {
         free(m->exchange[i].request);
         free(m->exchange[i].stage);
@@ -245,8 +237,17 @@ static void mpi_close(Dist *d) {
     MPI_Finalize();
 }
 
-static const Transport mpi = {"mpi",    mpi_reduce_scatter, mpi_all_gather, mpi_progress,
-                              mpi_wait, mpi_sum,            mpi_abort,      mpi_close};
+static const HostTransport mpi = {.name = "mpi",
+                                  .reduce_scatter = mpi_reduce_scatter,
+                                  .all_gather = mpi_all_gather,
+                                  .done = mpi_done,
+                                  .progress = mpi_progress,
+                                  .wait = mpi_wait,
+                                  .sum = mpi_sum,
+                                  .watch = mpi_watch,
+                                  .late = mpi_late,
+                                  .abort = mpi_abort,
+                                  .close = mpi_close};
 
 Status dist_mpi_open(Dist *d, Err *err) {
     int provided = 0;
@@ -259,11 +260,11 @@ Status dist_mpi_open(Dist *d, Err *err) {
     m->peer = xcalloc((size_t)d->launch.world, sizeof *m->peer);
     Peer *me = &m->peer[d->launch.rank];
     struct stat st;
-    snprintf(me->host, sizeof me->host, "%s", d->host);
+    snprintf(me->host, sizeof me->host, "%s", d->name);
     me->pid = getpid();
     me->pid_namespace = stat("/proc/self/ns/pid", &st) ? 0 : (uint64_t)st.st_ino;
-    d->impl = m;
-    d->transport = &mpi;
+    d->host_state = m;
+    d->host = &mpi;
     mpi_all_gather(d, m->peer, sizeof *m->peer);
     Status s = mpi_wait(d, err);
     if (s) dist_abort(d, err);

@@ -129,6 +129,11 @@ static int cpu_mark_wait(Device *dev, int index) {
     return 0;
 }
 
+static int cpu_mark_poll(Device *dev, int index) {
+    (void)dev, (void)index;
+    return 1;
+}
+
 static void cpu_memory(const Device *dev, size_t *free_bytes, size_t *total_bytes) {
     (void)dev;
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
@@ -165,6 +170,7 @@ static const DeviceBackend cpu_backend = {
     .download_async = copy_async,
     .mark = cpu_mark,
     .mark_wait = cpu_mark_wait,
+    .mark_poll = cpu_mark_poll,
     .memory = cpu_memory,
     .order = cpu_order,
     .poll = cpu_poll,

@@ -179,14 +179,23 @@ int stream_mark_wait(Device *dev, int index) {
     return check_queued(dev, "device_mark_wait", cudaEventSynchronize(state_of(dev)->mark[index])) ? 0 : -1;
 }
 
-int stream_poll(Device *dev, Stream s) {
-    cudaError_t rc = cudaStreamQuery(state_of(dev)->stream[s]);
+int poll_result(Device *dev, const char *what, cudaError_t rc) {
     if (rc == cudaErrorNotReady) {
         cudaGetLastError();
         return 0;
     }
-    return check_queued(dev, "device_poll", rc) ? 1 : -1;
+    return check_queued(dev, what, rc) ? 1 : -1;
 }
+
+int stream_mark_poll(Device *dev, int index) {
+    if (index < 0 || index >= DEVICE_MARKS) {
+        device_fail(dev, "device_mark_poll", "there is no mark of this number");
+        return -1;
+    }
+    return poll_result(dev, "device_mark_poll", cudaEventQuery(state_of(dev)->mark[index]));
+}
+
+int stream_poll(Device *dev, Stream s) { return poll_result(dev, "device_poll", cudaStreamQuery(state_of(dev)->stream[s])); }
 
 int stream_sync(Device *dev) {
     int ok = 1;
@@ -381,6 +390,8 @@ int device_open_cuda(Device *dev, int index, char *msg, size_t msg_size) {
     dev->backend = backend_table();
     dev->threads = 1;
     dev->state = s;
+    if (cudaDeviceGetPCIBusId(dev->bus, sizeof dev->bus, index) != cudaSuccess) snprintf(dev->bus, sizeof dev->bus, "GPU %d", index);
+    cudaGetLastError();
     snprintf(dev->name, sizeof dev->name, "GPU %d, %.80s, sm_%d, %.0f GiB", index, card.name, capability,
              (double)card.totalGlobalMem / (1 << 30));
     return 0;
@@ -437,7 +448,7 @@ static const DeviceBackend *backend_table() {
         b.upload = memory_upload, b.download = memory_download;
         b.host_alloc = host_alloc, b.host_free = host_free;
         b.upload_async = upload_async, b.download_async = download_async;
-        b.mark = stream_mark, b.mark_wait = stream_mark_wait;
+        b.mark = stream_mark, b.mark_wait = stream_mark_wait, b.mark_poll = stream_mark_poll;
         b.record = record_begin, b.record_end = record_end;
         b.graph_launch = graph_launch, b.graph_free = graph_free;
         b.memory = memory_info;

@@ -200,6 +200,13 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attr, int device) 
     }
     return cudaSuccess;
 }
+cudaError_t cudaDeviceGetPCIBusId(char *bus, int size, int device) {
+    cudaError_t e;
+    if (!ready(&e)) return e;
+    if (device < 0 || device >= emu_config()->devices) return fail(cudaErrorInvalidDevice);
+    snprintf(bus, (size_t)size, "0000:%02X:00.0", device + 1);
+    return cudaSuccess;
+}
 cudaError_t cudaDriverGetVersion(int *version) {
     *version = emu_config()->driver == DRIVER_OK ? CUDART_VERSION : emu_config()->driver == DRIVER_OLD ? 11040 : 0;
     return cudaSuccess;
