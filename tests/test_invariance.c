@@ -134,13 +134,13 @@ static void test_products(void **state) {
     }
 }
 
-/* The building block for work that is parallel already: any strides, and a chain continued in pieces is one chain. */
-static void test_sgemm_serial(void **state) {
+/* Any strides, and a chain continued in pieces is one chain. */
+static void test_sgemm(void **state) {
     Fixture *f = *state;
     enum { M = 17, N = 70, K = 90, CUT = 37 };
     Device *dev = f->dev[0];
     float  *a = randoms(dev, M * K, 1), *b = randoms(dev, K * N, 1), *at = zeros(dev, M * K), *bt = zeros(dev, K * N);
-    float  *scratch = zeros(dev, cpu_sgemm_serial_scratch(N, K)), want[M * N], got[M * N];
+    float  *scratch = zeros(dev, product_scratch(dev) / sizeof(float)), want[M * N], got[M * N];
     for (int m = 0; m < M; m++)
         for (int k = 0; k < K; k++) at[k * M + m] = a[m * K + k];
     for (int k = 0; k < K; k++)
@@ -153,18 +153,17 @@ static void test_sgemm_serial(void **state) {
         }
     for (CpuLevel level = CPU_PORTABLE; level < CPU_LEVELS; level++) {
         if (cpu_device_force_isa(dev, level)) continue;
-        const CpuIsa *isa = cpu_isa(dev);
-        cpu_sgemm_serial(isa, M, N, K, a, K, 1, b, N, 1, got, N, SGEMM_STORE, scratch);
+        cpu_sgemm(dev, M, N, K, a, K, 1, b, N, 1, got, N, SGEMM_STORE, scratch);
         assert_same_bits(got, want, M * N, label("sgemm NN", dev, 0, 0));
-        cpu_sgemm_serial(isa, M, N, K, a, K, 1, bt, 1, K, got, N, SGEMM_STORE, scratch);
+        cpu_sgemm(dev, M, N, K, a, K, 1, bt, 1, K, got, N, SGEMM_STORE, scratch);
         assert_same_bits(got, want, M * N, label("sgemm NT", dev, 0, 0));
-        cpu_sgemm_serial(isa, M, N, K, at, 1, M, bt, 1, K, got, N, SGEMM_STORE, scratch);
+        cpu_sgemm(dev, M, N, K, at, 1, M, bt, 1, K, got, N, SGEMM_STORE, scratch);
         assert_same_bits(got, want, M * N, label("sgemm TT", dev, 0, 0));
-        cpu_sgemm_serial(isa, M, N, CUT, a, K, 1, b, N, 1, got, N, SGEMM_STORE, scratch);
-        cpu_sgemm_serial(isa, M, N, K - CUT, a + CUT, K, 1, b + CUT * N, N, 1, got, N, SGEMM_CHAIN, scratch);
+        cpu_sgemm(dev, M, N, CUT, a, K, 1, b, N, 1, got, N, SGEMM_STORE, scratch);
+        cpu_sgemm(dev, M, N, K - CUT, a + CUT, K, 1, b + CUT * N, N, 1, got, N, SGEMM_CHAIN, scratch);
         assert_same_bits(got, want, M * N, label("sgemm in two pieces", dev, 0, 0));
         for (int i = 0; i < M * N; i++) got[i] = 1;
-        cpu_sgemm_serial(isa, M, N, K, a, K, 1, b, N, 1, got, N, SGEMM_ADD, scratch);
+        cpu_sgemm(dev, M, N, K, a, K, 1, b, N, 1, got, N, SGEMM_ADD, scratch);
         for (int i = 0; i < M * N; i++) assert_true(got[i] == 1 + want[i]);
     }
     cpu_device_force_isa(dev, f->best);
@@ -429,7 +428,7 @@ static void test_attention_paged(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_products, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_sgemm_serial, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_sgemm, setup, teardown),
         cmocka_unit_test_setup_teardown(test_vector_functions, setup, teardown),
         cmocka_unit_test_setup_teardown(test_rows_alone, setup, teardown),
         cmocka_unit_test_setup_teardown(test_backward, setup, teardown),

@@ -61,13 +61,13 @@ static void rows_meet_block(const CpuIsa *isa, const CpuOps *ops, const TaskRows
         if (n <= 0) continue;
         float *scores = t->scores + (ptrdiff_t)i * KV_PAGE;
         for (int j = 0; j < n; j += SGEMM_PANEL)
-            isa->sgemm_tile(m, int_min(SGEMM_PANEL, n - j), D, t->q + (ptrdiff_t)i * D, D, 1, keys + j, KV_PAGE,
+            tile_product(isa, m, int_min(SGEMM_PANEL, n - j), D, t->q + (ptrdiff_t)i * D, D, 1, keys + j, KV_PAGE,
                             scores + j, KV_PAGE, SGEMM_STORE);
         for (int r = i; r < i + m; r++)
             ops->softmax_merge(scores + (r - i) * KV_PAGE, int_min(t->visible[r] - block * KV_PAGE, KV_PAGE), n,
                                t->max + r, t->sum + r, t->acc + (ptrdiff_t)r * D, D);
         for (int d = 0; d < D; d += SGEMM_PANEL)
-            isa->sgemm_tile(m, int_min(SGEMM_PANEL, D - d), n, scores, KV_PAGE, 1, values + d, ldv,
+            tile_product(isa, m, int_min(SGEMM_PANEL, D - d), n, scores, KV_PAGE, 1, values + d, ldv,
                             t->acc + (ptrdiff_t)i * D + d, D, SGEMM_CHAIN);
     }
 }

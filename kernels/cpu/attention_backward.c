@@ -69,7 +69,7 @@ static void keys_load(const Task *t, const Blocks *b, ptrdiff_t n, int rows, int
 static void tile(const Task *t, int m, int k, const float *a, ptrdiff_t a_rs, ptrdiff_t a_cs, const float *b, int ldb,
                  float *c, ptrdiff_t ldc, SgemmMode mode) {
     for (int d = 0; d < t->D; d += SGEMM_PANEL)
-        t->isa->sgemm_tile(m, int_min(SGEMM_PANEL, t->D - d), k, a, a_rs, a_cs, b + d, ldb, c + d, ldc, mode);
+        tile_product(t->isa, m, int_min(SGEMM_PANEL, t->D - d), k, a, a_rs, a_cs, b + d, ldb, c + d, ldc, mode);
 }
 
 /* Query rows [n, n + rows) of head h meet the loaded block of keys.  diagonal: row i sees keys 0..i of the block,
@@ -85,9 +85,9 @@ static void rows_meet_block(const Task *t, const Blocks *b, ptrdiff_t n, int row
         float *p = b->p + i * KV_PAGE, *ds = b->ds + i * KV_PAGE;
         for (int j = 0; j < seen; j += SGEMM_PANEL) {
             int keys = int_min(SGEMM_PANEL, seen - j);
-            t->isa->sgemm_tile(m, keys, D, b->q + i * b->ld, b->ld, 1, b->keys_t + j, KV_PAGE, p + j, KV_PAGE,
+            tile_product(t->isa, m, keys, D, b->q + i * b->ld, b->ld, 1, b->keys_t + j, KV_PAGE, p + j, KV_PAGE,
                                SGEMM_STORE);
-            t->isa->sgemm_tile(m, keys, D, b->dout + i * b->ld, b->ld, 1, b->values_t + j, KV_PAGE, ds + j, KV_PAGE,
+            tile_product(t->isa, m, keys, D, b->dout + i * b->ld, b->ld, 1, b->values_t + j, KV_PAGE, ds + j, KV_PAGE,
                                SGEMM_STORE);
         }
         for (int r = 0; r < m; r++) {

@@ -16,7 +16,7 @@ static int chunk_rows(int N, int Vp) {
 static size_t classifier_bytes(const Device *dev, int N, int Vp) {
     size_t all = (size_t)int_min(N, CHUNK_ROWS_MAX) * (size_t)Vp, chunk = (size_t)CHUNK_ROWS_MIN * (size_t)Vp;
     if (chunk < CHUNK_FLOATS) chunk = CHUNK_FLOATS;
-    return round_up(cpu_sgemm_scratch(dev), 64) + sizeof(float) * (all < chunk ? all : chunk);
+    return round_up(product_scratch(dev), 64) + sizeof(float) * (all < chunk ? all : chunk);
 }
 
 size_t cpu_classifier_workspace(const Device *dev, const KernelLimits *limits) {
@@ -40,7 +40,7 @@ void cpu_classifier(Device *dev, void *losses, void *dinp, void *dweight, const 
     const CpuOps *ops = cpu_ops(dev);
     const int     C = w->cols, chunk = chunk_rows(N, w->rows);
     ptrdiff_t     ld = w->rows;
-    float        *logits = (float *)(scratch + round_up(cpu_sgemm_scratch(dev), 64));
+    float        *logits = (float *)(scratch + round_up(product_scratch(dev), 64));
     for (int n = 0; n < N; n += chunk) {
         int          rows = int_min(chunk, N - n);
         const float *x = (const float *)inp + (ptrdiff_t)n * C;

@@ -20,17 +20,36 @@ typedef enum {
     SGEMM_ADD    /* c = c + chain, the chain started from 0 */
 } SgemmMode;
 
+/* Where a tile's chains start and end: out = (add +) (chain +) sum over k. */
+typedef struct {
+    const float *chain; /* NULL: they start at 0 */
+    const float *add;   /* NULL: nothing */
+    float       *out;
+    ptrdiff_t    ld_chain, ld_add, ld_out;
+    ptrdiff_t    ahead; /* what lies so many floats ahead in b is fetched into the caches on the way */
+} TileOut;
+
+enum {
+    SGEMM_PANEL = 32,    /* columns of b lie together, k after k */
+    SGEMM_LANES = 16,    /* floats a k of packed rows of a: room for any tile */
+    SGEMM_K_MAX = 65536, /* products of an element */
+    SGEMM_RUN = 256      /* SGEMM_ADD adds chains of so many products, one after the other */
+};
+
 /* The vector code of one instruction set. */
 typedef struct {
     CpuLevel    level;
     const char *name; /* "AVX-512" */
     int         tile_rows;
-    /* c (m, n) over k products; m <= tile_rows, n <= SGEMM_PANEL.  a(i, p) = a[i * a_rs + p * a_cs]; b(p, j) =
-     * b[p * ldb + j], readable to a multiple of 16 in j.  Reads and writes no c beyond (m, n). */
+    /* A tile (m, n) over k products; m <= tile_rows, n <= SGEMM_PANEL.  a(i, p) = a[i * a_rs + p * a_cs]; b(p, j) =
+     * b[p * ldb + j], readable to a multiple of 16 in j.  Touches no element beyond (m, n). */
     void (*sgemm_tile)(int m, int n, int k, const float *a, ptrdiff_t a_rs, ptrdiff_t a_cs, const float *b,
-                       ptrdiff_t ldb, float *c, ptrdiff_t ldc, SgemmMode mode);
-    /* 16 columns: dst[p * ld + j] = b(p, j) for j < n, 0 for the rest of the 16; b(p, j) = b[p * b_rs + j * b_cs] */
-    void (*sgemm_gather)(float *dst, ptrdiff_t ld, int n, int k, const float *b, ptrdiff_t b_rs, ptrdiff_t b_cs);
+                       ptrdiff_t ldb, const TileOut *o);
+    /* A panel: dst[p * SGEMM_PANEL + j] = b(p, j) = b[p * b_rs + j * b_cs] for j < n, 0 for the rest of the panel */
+    void (*sgemm_pack_panel)(float *dst, int n, int k, const float *b, ptrdiff_t b_rs, ptrdiff_t b_cs);
+    /* Rows in groups of `step` <= SGEMM_LANES, each group k after k: row i at dst[i / step * k * SGEMM_LANES +
+     * p * SGEMM_LANES + i % step] = a[i * a_rs + p * a_cs] */
+    void (*sgemm_pack_rows)(float *dst, int rows, int step, int k, const float *a, ptrdiff_t a_rs, ptrdiff_t a_cs);
     /* out[i] = exp(inp[i] * scale - shift); returns their sum, in an order that depends on n alone.  out may be inp. */
     float (*exp_sum)(float *out, const float *inp, float scale, float shift, int n);
     float (*max)(const float *inp, int n);                                   /* -inf when n = 0 */
@@ -44,6 +63,14 @@ extern const CpuIsa cpu_isa_portable;
 extern const CpuIsa cpu_isa_avx2, cpu_isa_avx512;
 #endif
 
+/* What is known of the machine; a Device's state. */
+typedef struct {
+    const CpuIsa *isa;
+    int           k_block;     /* k of a tile's operands: they fit the first cache */
+    int           slab_floats; /* of b packed at a time: half of the second cache */
+} CpuState;
+
+const CpuState *cpu_state(const Device *dev);
 const CpuIsa *cpu_isa(const Device *dev);
 CpuLevel      cpu_level(const Device *dev); /* cpu_isa(dev)->level, to index a table of one's own */
 /* Tests only: 0, or -1 when this machine lacks it. */
@@ -72,25 +99,42 @@ static inline int cpu_team(void) {
 int cpu_threads_for(const Device *dev, double flops);
 
 /* ---- products ------------------------------------------------------------------------------------------------------ */
-enum { SGEMM_PANEL = 32 /* columns of b lie together, k after k */, SGEMM_K_MAX = 65536 };
 
-/* c (M, N) with a(m, p) = a[m * a_rs + p * a_cs] and b(p, n) = b[p * b_rs + n * b_cs], K products an element in one
- * ascending chain of fused multiply-adds: the bits do not depend on M, N, tiles, threads or instruction set. */
+/* c (M, N) = a b: a(m, p) = a[m * a_rs + p * a_cs], b(p, n) = b[p * b_rs + n * b_cs], K products an element in one
+ * ascending chain of fused multiply-adds (SGEMM_ADD: a chain a SGEMM_RUN): the bits do not depend on M, N, tiles, threads
+ * or instruction set. */
+typedef struct {
+    int          M, N, K;
+    const float *a;
+    ptrdiff_t    a_rs, a_cs;
+    const float *b;
+    ptrdiff_t    b_rs, b_cs;
+    const float *panels; /* instead of b: packed, panel q at panels + q * K * SGEMM_PANEL */
+    float       *c;      /* may be NULL when gated is set */
+    ptrdiff_t    ldc;
+    SgemmMode    mode;
+    const float *residual; /* c = residual + chain (SGEMM_STORE, whole chains); may be c */
+    ptrdiff_t    ld_residual;
+    float       *gated; /* (M, N / 2) = silu(left half of c) * right half; N a multiple of 2 SGEMM_PANEL */
+} Product;
 
-/* On the calling thread.  scratch: cpu_sgemm_serial_scratch(N, K) floats, 64-byte aligned. */
-void   cpu_sgemm_serial(const CpuIsa *isa, int M, int N, int K, const float *a, ptrdiff_t a_rs, ptrdiff_t a_cs,
-                        const float *b, ptrdiff_t b_rs, ptrdiff_t b_cs, float *c, ptrdiff_t ldc, SgemmMode mode,
-                        float *scratch);
-size_t cpu_sgemm_serial_scratch(int N, int K);
+/* On all threads of the device.  scratch: product_scratch(dev) bytes, 64-byte aligned. */
+void   product_run(Device *dev, const Product *t, void *scratch);
+size_t product_scratch(const Device *dev);
 
-/* On all threads of the device.  K <= SGEMM_K_MAX.  scratch: cpu_sgemm_scratch(dev) bytes, 64-byte aligned. */
-void   cpu_sgemm(Device *dev, int M, int N, int K, const float *a, ptrdiff_t a_rs, ptrdiff_t a_cs, const float *b,
-                 ptrdiff_t b_rs, ptrdiff_t b_cs, float *c, ptrdiff_t ldc, SgemmMode mode, void *scratch);
-size_t cpu_sgemm_scratch(const Device *dev);
+void cpu_sgemm(Device *dev, int M, int N, int K, const float *a, ptrdiff_t a_rs, ptrdiff_t a_cs, const float *b,
+               ptrdiff_t b_rs, ptrdiff_t b_cs, float *c, ptrdiff_t ldc, SgemmMode mode, void *scratch);
 /* out (N, rows) = inp (N, cols) @ w^T for rows [row, row + n_rows) of w, in either layout (row a multiple of
  * SGEMM_PANEL when packed), out with leading dimension ldc. */
 void cpu_matmul_rows(Device *dev, float *out, ptrdiff_t ldc, const float *inp, const Weight *w, int row, int n_rows,
                      int N, void *scratch);
+
+/* A tile where all of c lies in one place. */
+static inline void tile_product(const CpuIsa *isa, int m, int n, int k, const float *a, ptrdiff_t a_rs, ptrdiff_t a_cs,
+                                const float *b, ptrdiff_t ldb, float *c, ptrdiff_t ldc, SgemmMode mode) {
+    TileOut o = {mode == SGEMM_CHAIN ? c : NULL, mode == SGEMM_ADD ? c : NULL, c, ldc, ldc, ldc, 0};
+    isa->sgemm_tile(m, n, k, a, a_rs, a_cs, b, ldb, &o);
+}
 
 /* ---- operations of kernels.h, one function each -------------------------------------------------------------------- */
 size_t cpu_workspace_bytes(const Device *dev, const KernelLimits *limits);

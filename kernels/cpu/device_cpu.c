@@ -24,19 +24,36 @@ static const CpuIsa *isa_of(CpuLevel level) {
 }
 
 static void isa_set(Device *dev, const CpuIsa *isa) {
-    dev->state = (void *)isa;
+    ((CpuState *)dev->state)->isa = isa;
     snprintf(dev->name, sizeof dev->name, "CPU, %d thread%s, %s", dev->threads, dev->threads == 1 ? "" : "s",
              isa->name);
 }
 
-const CpuIsa *cpu_isa(const Device *dev) { return dev->state; }
-CpuLevel      cpu_level(const Device *dev) { return cpu_isa(dev)->level; }
+const CpuState *cpu_state(const Device *dev) { return dev->state; }
+const CpuIsa   *cpu_isa(const Device *dev) { return cpu_state(dev)->isa; }
+CpuLevel        cpu_level(const Device *dev) { return cpu_isa(dev)->level; }
 
 int cpu_device_force_isa(Device *dev, CpuLevel level) {
     const CpuIsa *isa = isa_of(level);
     if (!isa) return -1;
     isa_set(dev, isa);
     return 0;
+}
+
+/* ---- caches -------------------------------------------------------------------------------------------------------- */
+
+static long cache_bytes(int name, long least, long otherwise) {
+    long bytes = sysconf(name);
+    return bytes <= 0 ? otherwise : bytes < least ? least : bytes;
+}
+
+/* A tile reads up to 14 rows of a and a panel of b over k_block products. */
+static void blocking_set(CpuState *s) {
+    const long l1 = cache_bytes(_SC_LEVEL1_DCACHE_SIZE, 16 << 10, 32 << 10);
+    const long l2 = cache_bytes(_SC_LEVEL2_CACHE_SIZE, 256 << 10, 512 << 10);
+    long       k = l1 / (long)sizeof(float) / (14 + SGEMM_PANEL) / 16 * 16;
+    s->k_block = (int)(k < SGEMM_RUN ? k : SGEMM_RUN);
+    s->slab_floats = (int)((l2 < 4 << 20 ? l2 : 4 << 20) / 2 / (long)sizeof(float));
 }
 
 /* ---- threads ------------------------------------------------------------------------------------------------------- */
@@ -108,7 +125,7 @@ static void copy_async(Device *dev, Stream s, void *dst, const void *src, size_t
 
 /* ---- the rest is free ---------------------------------------------------------------------------------------------- */
 
-static void cpu_close(Device *dev) { (void)dev; }
+static void cpu_close(Device *dev) { free(dev->state); }
 
 static void cpu_order(Device *dev, Stream from, Stream to) { (void)dev, (void)from, (void)to; }
 
@@ -190,6 +207,12 @@ int device_open_cpu(Device *dev, int threads, char *msg, size_t msg_size) {
 #ifndef _OPENMP
     dev->threads = 1;
 #endif
+    dev->state = calloc(1, sizeof(CpuState));
+    if (!dev->state) {
+        snprintf(msg, msg_size, "opening the CPU: out of memory");
+        return -1;
+    }
+    blocking_set(dev->state);
     const CpuIsa *isa = isa_of(CPU_AVX512);
     if (!isa) isa = isa_of(CPU_AVX2);
     if (!isa) isa = isa_of(CPU_PORTABLE);

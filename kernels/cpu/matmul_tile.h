@@ -20,21 +20,36 @@
 /* m and vecs are literals at every call, so that the loops over them unroll and acc lives in registers.  Rows of a are
  * reached from every third row's pointer, which x86 addressing (base, base + rs, base + 2 rs) does for free. */
 TILE_FN void tile_body(const int m, const int vecs, const int rows_adjacent, int n, int k, const float *a,
-                       ptrdiff_t a_rs, ptrdiff_t a_cs, const float *b, ptrdiff_t ldb, float *c, ptrdiff_t ldc,
-                       SgemmMode mode) {
+                       ptrdiff_t a_rs, ptrdiff_t a_cs, const float *b, ptrdiff_t ldb, const TileOut *o, int column) {
     Vec acc[TILE_ROWS][TILE_VECS];
-    UNROLL
-    for (int i = 0; i < m; i++)
+    if (o->chain) {
         UNROLL
-        for (int v = 0; v < vecs; v++)
-            acc[i][v] = mode == SGEMM_CHAIN ? v_load_n(c + i * ldc + v * VEC, n - v * VEC) : v_zero();
+        for (int i = 0; i < m; i++)
+            UNROLL
+            for (int v = 0; v < vecs; v++)
+                acc[i][v] = v_load_n(o->chain + i * o->ld_chain + column + v * VEC, n - v * VEC);
+    } else {
+        UNROLL
+        for (int i = 0; i < m; i++)
+            UNROLL
+            for (int v = 0; v < vecs; v++) acc[i][v] = v_zero();
+    }
     const float *row[(TILE_ROWS + 2) / 3];
     UNROLL
     for (int i = 0; i < m; i += 3) row[i / 3] = a + i * a_rs;
+    if (o->add) {
+        UNROLL
+        for (int i = 0; i < m; i++)
+            UNROLL
+            for (int v = 0; v < vecs; v++) __builtin_prefetch(o->add + i * o->ld_add + column + v * VEC, 0, 3);
+    }
+    const float *ahead = b + o->ahead;
     for (int p = 0; p < k; p++) {
         Vec bv[TILE_VECS];
         UNROLL
         for (int v = 0; v < vecs; v++) bv[v] = v_load(b + v * VEC);
+        UNROLL
+        for (int v = 0; v < vecs; v++) __builtin_prefetch(ahead + v * VEC, 0, 2);
         UNROLL
         for (int i = 0; i < m; i++) {
             Vec av = v_set1(rows_adjacent ? a[i] : row[i / 3][i % 3 * a_rs]);
@@ -42,6 +57,7 @@ TILE_FN void tile_body(const int m, const int vecs, const int rows_adjacent, int
             for (int v = 0; v < vecs; v++) acc[i][v] = v_fma(av, bv[v], acc[i][v]);
         }
         b += ldb;
+        ahead += ldb;
         if (rows_adjacent) {
             a += a_cs;
         } else {
@@ -53,21 +69,21 @@ TILE_FN void tile_body(const int m, const int vecs, const int rows_adjacent, int
     for (int i = 0; i < m; i++)
         UNROLL
         for (int v = 0; v < vecs; v++) {
-            float *out = c + i * ldc + v * VEC;
-            Vec    x = acc[i][v];
-            if (mode == SGEMM_ADD) x = v_add(v_load_n(out, n - v * VEC), x);
-            v_store_n(out, x, n - v * VEC);
+            int at = column + v * VEC, lanes = n - v * VEC;
+            Vec x = acc[i][v];
+            if (o->add) x = v_add(v_load_n(o->add + i * o->ld_add + at, lanes), x);
+            v_store_n(o->out + i * o->ld_out + at, x, lanes);
         }
 }
 
 #define TILE_CASE(rows)                                                                                             \
     case rows:                                                                                                      \
         if (TILE_VECS == 2 && n > VEC) {                                                                            \
-            if (a_rs == 1) tile_body(rows, TILE_VECS, 1, n, k, a, 1, a_cs, b, ldb, c, ldc, mode);                    \
-            else tile_body(rows, TILE_VECS, 0, n, k, a, a_rs, a_cs, b, ldb, c, ldc, mode);                           \
+            if (a_rs == 1) tile_body(rows, TILE_VECS, 1, n, k, a, 1, a_cs, b, ldb, o, column);                       \
+            else tile_body(rows, TILE_VECS, 0, n, k, a, a_rs, a_cs, b, ldb, o, column);                              \
         } else {                                                                                                    \
-            if (a_rs == 1) tile_body(rows, 1, 1, n, k, a, 1, a_cs, b, ldb, c, ldc, mode);                            \
-            else tile_body(rows, 1, 0, n, k, a, a_rs, a_cs, b, ldb, c, ldc, mode);                                   \
+            if (a_rs == 1) tile_body(rows, 1, 1, n, k, a, 1, a_cs, b, ldb, o, column);                               \
+            else tile_body(rows, 1, 0, n, k, a, a_rs, a_cs, b, ldb, o, column);                                      \
         }                                                                                                           \
         return;
 
@@ -75,7 +91,7 @@ TILE_FN void tile_body(const int m, const int vecs, const int rows_adjacent, int
 #define tile_columns(m, n, ...) tile_body(m, (n) > VEC ? TILE_VECS : 1, 0, n, __VA_ARGS__)
 #else
 static void tile_columns(int m, int n, int k, const float *a, ptrdiff_t a_rs, ptrdiff_t a_cs, const float *b,
-                         ptrdiff_t ldb, float *c, ptrdiff_t ldc, SgemmMode mode) {
+                         ptrdiff_t ldb, const TileOut *o, int column) {
     switch (m) {
         TILE_CASE(1)
         TILE_CASE(2)
@@ -100,32 +116,72 @@ static void tile_columns(int m, int n, int k, const float *a, ptrdiff_t a_rs, pt
 #endif
 
 static void sgemm_tile(int m, int n, int k, const float *a, ptrdiff_t a_rs, ptrdiff_t a_cs, const float *b,
-                       ptrdiff_t ldb, float *c, ptrdiff_t ldc, SgemmMode mode) {
+                       ptrdiff_t ldb, const TileOut *o) {
     for (int j = 0; j < n; j += TILE_VECS * VEC)
-        tile_columns(m, n - j < TILE_VECS * VEC ? n - j : TILE_VECS * VEC, k, a, a_rs, a_cs, b + j, ldb, c + j, ldc,
-                     mode);
+        tile_columns(m, n - j < TILE_VECS * VEC ? n - j : TILE_VECS * VEC, k, a, a_rs, a_cs, b + j, ldb, o, j);
 }
+
+enum { PACK_AHEAD = 8 }; /* k of which the operands are fetched ahead */
+
+/* ---- packing ------------------------------------------------------------------------------------------------------- */
 
 /* 16 columns whose k are adjacent (rows of a weight): transposed in registers, 16 k at a time. */
-static void gather_transposed(float *dst, ptrdiff_t ld, int n, int k, const float *b, ptrdiff_t b_cs) {
+static void pack_transposed(float *dst, int n, int k, const float *b, ptrdiff_t b_cs) {
     for (int p = 0; p < k; p += VEC) {
         Vec r[VEC];
-        for (int j = 0; j < VEC; j++) r[j] = j < n ? v_load_n(b + j * b_cs + p, k - p) : v_zero();
+        if (n >= VEC && k - p >= VEC) {
+            UNROLL
+            for (int j = 0; j < VEC; j++) r[j] = v_load(b + j * b_cs + p);
+        } else {
+            for (int j = 0; j < VEC; j++) r[j] = j < n ? v_load_n(b + j * b_cs + p, k - p) : v_zero();
+        }
         v_transpose(r);
-        for (int q = 0; q < VEC && p + q < k; q++) v_store(dst + (p + q) * ld, r[q]);
+        if (k - p >= VEC) {
+            UNROLL
+            for (int q = 0; q < VEC; q++) v_store(dst + (p + q) * SGEMM_PANEL, r[q]);
+        } else {
+            for (int q = 0; q < k - p; q++) v_store(dst + (p + q) * SGEMM_PANEL, r[q]);
+        }
     }
 }
 
-static void sgemm_gather(float *dst, ptrdiff_t ld, int n, int k, const float *b, ptrdiff_t b_rs, ptrdiff_t b_cs) {
+static void sgemm_pack_panel(float *dst, int n, int k, const float *b, ptrdiff_t b_rs, ptrdiff_t b_cs) {
     if (b_cs == 1) {
-        for (int p = 0; p < k; p++) v_store(dst + p * ld, v_load_n(b + p * b_rs, n));
-    } else if (b_rs == 1) {
-        gather_transposed(dst, ld, n, k, b, b_cs);
-    } else {
-        for (int p = 0; p < k; p++)
-            for (int j = 0; j < VEC; j++) dst[p * ld + j] = j < n ? b[p * b_rs + j * b_cs] : 0.0f;
+        for (int p = 0; p < k; p++, b += b_rs) {
+            __builtin_prefetch(b + PACK_AHEAD * b_rs, 0, 3);
+            __builtin_prefetch(b + PACK_AHEAD * b_rs + VEC, 0, 3);
+            v_store(dst + p * SGEMM_PANEL, v_load_n(b, n));
+            v_store(dst + p * SGEMM_PANEL + VEC, v_load_n(b + VEC, n - VEC));
+        }
+        return;
+    }
+    for (int j = 0; j < SGEMM_PANEL; j += VEC, b += VEC * b_cs) {
+        if (b_rs == 1) {
+            pack_transposed(dst + j, n - j, k, b, b_cs);
+        } else {
+            for (int p = 0; p < k; p++)
+                for (int i = 0; i < VEC; i++) dst[p * SGEMM_PANEL + j + i] = j + i < n ? b[p * b_rs + i * b_cs] : 0.0f;
+        }
     }
 }
+
+/* k outside, so that what is adjacent in a is read adjacently. */
+static void sgemm_pack_rows(float *dst, int rows, int step, int k, const float *a, ptrdiff_t a_rs, ptrdiff_t a_cs) {
+    for (int p = 0; p < k; p++) {
+        const float *src = a + p * a_cs;
+        float       *to = dst + p * step;
+        if (a_rs == 1)
+            for (int i = 0; i < rows + VEC; i += VEC) __builtin_prefetch(src + PACK_AHEAD * a_cs + i, 0, 3);
+        for (int i = 0; i < rows; i += step, to += (ptrdiff_t)k * step) {
+            int n = rows - i < step ? rows - i : step;
+            if (a_rs == 1) v_store_n(to, v_load_n(src + i, n), n);
+            else
+                for (int j = 0; j < n; j++) to[j] = src[(i + j) * a_rs];
+        }
+    }
+}
+
+/* ---- vectors ------------------------------------------------------------------------------------------------------- */
 
 /* x, with -inf in the lanes from n on */
 static Vec pad_minus_infinity(Vec x, int n) {
@@ -182,6 +238,7 @@ static void vector_add(float *out, const float *a, const float *b, int n) {
 #define CPU_ISA_TABLE(isa_level, isa_name)                                                                          \
     {                                                                                                               \
         .level = isa_level, .name = isa_name, .tile_rows = TILE_ROWS, .sgemm_tile = sgemm_tile,                     \
-        .sgemm_gather = sgemm_gather, .exp_sum = vector_exp_sum, .max = vector_max, .swiglu = vector_swiglu,            \
+        .sgemm_pack_panel = sgemm_pack_panel, .sgemm_pack_rows = sgemm_pack_rows, .exp_sum = vector_exp_sum,            \
+        .max = vector_max, .swiglu = vector_swiglu,                                                                     \
         .swiglu_backward = vector_swiglu_backward, .add = vector_add                                                \
     }
