@@ -1,0 +1,686 @@
+/* test_cuda_train.c - the model, the optimizer and whole training steps on a GPU (or the emulator): passes against
+ * double with the tolerance rule, recorded passes against direct ones, recomputation, accumulation, runs and
+ * checkpoints bit for bit, cached decoding against the full pass.
+ *
+ * The yardstick for bfloat16 is the naive formula in float whose every stored result is rounded to bfloat16:
+ * `bf16_naive` below, put in the place of the CPU's operations. */
+#include "tests/make_dataset.h"
+#include "train/evaluate.h"
+#include "train/step.h"
+#include "tests/cuda_check.h"
+#include <unistd.h>
+
+static char folder[4096], data_dir[4200];
+static Dist *dist;
+
+#define CHECK(call)                                                                                                    \
+    do {                                                                                                               \
+        if (call) fail_msg("%s: %s", #call, err.msg);                                                                  \
+    } while (0)
+
+static int setup(void **state) {
+    (void)state;
+    Err err = {OK, ""};
+    const char *tmp = getenv("TMPDIR");
+    snprintf(folder, sizeof folder, "%s/ehr-cuda-train-XXXXXX", tmp ? tmp : "/tmp");
+    if (!mkdtemp(folder)) return -1;
+    snprintf(data_dir, sizeof data_dir, "%s/data", folder);
+    make_dataset(data_dir, 40, 5);
+    return dist_open(&dist, "none", 1, &err);
+}
+
+static int teardown(void **state) {
+    (void)state;
+    dist_close(dist);
+    made_remove(folder);
+    return 0;
+}
+
+/* Skips the test, with the reason, where there is no GPU. */
+static Device *open_gpu(void) {
+    char msg[512];
+    Device *dev = device_open(DEVICE_CUDA, 0, 0, msg, sizeof msg);
+    if (!dev) {
+        print_message("skip - %s\n", msg);
+        skip();
+    }
+    return dev;
+}
+
+static Device *open_cpu(void) {
+    char msg[512];
+    Device *dev = device_open(DEVICE_CPU, 0, 1, msg, sizeof msg);
+    if (!dev) fail_msg("%s", msg);
+    return dev;
+}
+
+static void check_device(Device *dev) {
+    if (device_sync(dev)) fail_msg("%s", device_error(dev));
+}
+
+/* ---- the naive formula, stored in bfloat16 ----------------------------------------------------------------------- */
+
+static void store(void *x, int64_t count) {
+    float *f = x;
+    for (int64_t i = 0; i < count; i++) f[i] = bf16_to_float(bf16_from_float(f[i]));
+}
+
+static void rounding_rmsnorm_forward(Device *dev, void *out, void *rstd, const void *inp, const void *weight, float eps,
+                                     int N, int C) {
+    naive_rmsnorm_forward(dev, out, rstd, inp, weight, eps, N, C);
+    store(out, (int64_t)N * C);
+}
+
+static void rounding_rmsnorm_backward(Device *dev, void *dinp_acc, void *dweight, const void *dout, const void *inp,
+                                      const void *weight, const void *rstd, int N, int C) {
+    naive_rmsnorm_backward(dev, dinp_acc, dweight, dout, inp, weight, rstd, N, C);
+    store(dinp_acc, (int64_t)N * C);
+}
+
+static void rounding_matmul_forward(Device *dev, void *out, const void *inp, const Weight *w, int N) {
+    naive_matmul_forward(dev, out, inp, w, N);
+    store(out, (int64_t)N * w->rows);
+}
+
+static void rounding_matmul_add_forward(Device *dev, void *out, const void *residual, const void *inp, const Weight *w,
+                                        int N) {
+    naive_matmul_add_forward(dev, out, residual, inp, w, N);
+    store(out, (int64_t)N * w->rows);
+}
+
+static void rounding_matmul_swiglu_forward(Device *dev, void *out, void *gate_up, const void *inp, const Weight *w,
+                                           int N) {
+    naive_matmul_swiglu_forward(dev, out, gate_up, inp, w, N);
+    store(out, (int64_t)N * w->rows / 2);
+    if (gate_up) store(gate_up, (int64_t)N * w->rows);
+}
+
+static void rounding_matmul_dgrad(Device *dev, void *dinp, const void *dout, const Weight *w, int N) {
+    naive_matmul_dgrad(dev, dinp, dout, w, N);
+    store(dinp, (int64_t)N * w->cols);
+}
+
+static void rounding_swiglu_forward(Device *dev, void *out, const void *gate_up, int N, int F) {
+    naive_swiglu_forward(dev, out, gate_up, N, F);
+    store(out, (int64_t)N * F);
+}
+
+static void rounding_swiglu_backward(Device *dev, void *dgate_up, const void *dout, const void *gate_up, int N, int F) {
+    naive_swiglu_backward(dev, dgate_up, dout, gate_up, N, F);
+    store(dgate_up, (int64_t)N * 2 * F);
+}
+
+static void rounding_qk_norm_rope_forward(Device *dev, void *qk, void *rstd, const void *qkv, const void *q_weight,
+                                          const void *k_weight, const int32_t *positions, const void *rope, float eps,
+                                          int N, int H, int G, int D) {
+    naive_qk_norm_rope_forward(dev, qk, rstd, qkv, q_weight, k_weight, positions, rope, eps, N, H, G, D);
+    store(qk, (int64_t)N * (H + G) * D);
+}
+
+static void rounding_qk_norm_rope_backward(Device *dev, void *dqkv, void *dq_weight, void *dk_weight, const void *dqk,
+                                           const void *qkv, const void *q_weight, const void *k_weight,
+                                           const void *rstd, const int32_t *positions, const void *rope, int N, int H,
+                                           int G, int D) {
+    naive_qk_norm_rope_backward(dev, dqkv, dq_weight, dk_weight, dqk, qkv, q_weight, k_weight, rstd, positions, rope, N,
+                                H, G, D);
+    store(dqkv, (int64_t)N * (H + 2 * G) * D);
+}
+
+static void rounding_attention_forward(Device *dev, void *out, void *lse, const void *qk, const void *qkv,
+                                       const int32_t *cu_seqlens, int n_seq, int N, int H, int G, int D) {
+    naive_attention_forward(dev, out, lse, qk, qkv, cu_seqlens, n_seq, N, H, G, D);
+    store(out, (int64_t)N * H * D);
+}
+
+static void rounding_attention_backward(Device *dev, void *dqk, void *dqkv, const void *dout, const void *qk,
+                                        const void *qkv, const void *out, const void *lse, const int32_t *cu_seqlens,
+                                        int n_seq, int N, int H, int G, int D) {
+    naive_attention_backward(dev, dqk, dqkv, dout, qk, qkv, out, lse, cu_seqlens, n_seq, N, H, G, D);
+    store(dqk, (int64_t)N * (H + G) * D);
+    store(dqkv, (int64_t)N * (H + 2 * G) * D);
+}
+
+static void rounding_classifier(Device *dev, void *losses, void *dinp, void *dweight, const void *inp, const Weight *w,
+                                const int32_t *lo, const int32_t *hi, int N, int V) {
+    naive_classifier(dev, losses, dinp, dweight, inp, w, lo, hi, N, V);
+    if (dinp) store(dinp, (int64_t)N * w->cols);
+}
+
+static const KernelOps bf16_naive = {
+    .embedding_forward = naive_embedding_forward,
+    .embedding_backward = naive_embedding_backward,
+    .rmsnorm_forward = rounding_rmsnorm_forward,
+    .rmsnorm_backward = rounding_rmsnorm_backward,
+    .matmul_forward = rounding_matmul_forward,
+    .matmul_add_forward = rounding_matmul_add_forward,
+    .matmul_swiglu_forward = rounding_matmul_swiglu_forward,
+    .matmul_dgrad = rounding_matmul_dgrad,
+    .matmul_wgrad = naive_matmul_wgrad,
+    .swiglu_forward = rounding_swiglu_forward,
+    .swiglu_backward = rounding_swiglu_backward,
+    .qk_norm_rope_forward = rounding_qk_norm_rope_forward,
+    .qk_norm_rope_backward = rounding_qk_norm_rope_backward,
+    .attention_forward = rounding_attention_forward,
+    .attention_backward = rounding_attention_backward,
+    .classifier = rounding_classifier,
+};
+
+/* ---- models and batches ------------------------------------------------------------------------------------------ */
+
+static const ModelConfig SHAPE = {.n_layers = 2,
+                                  .d_model = 128,
+                                  .n_heads = 2,
+                                  .n_kv_heads = 1,
+                                  .head_dim = 64,
+                                  .d_ff = 192,
+                                  .vocab_size = 200,
+                                  .seq_len = 128,
+                                  .tied = 1,
+                                  .rope_theta = 10000,
+                                  .rms_eps = 1e-6,
+                                  .init_std = 0.05};
+
+/* The same weights on every device: random, norm weights away from 1, representable in dtype. */
+static void open_model(Model *m, Device *dev, const ModelConfig *cfg, DType dtype, DType weights) {
+    Err err = {OK, ""};
+    CHECK(model_open(m, cfg, dev, dtype, 16, &err));
+    float *w = xmalloc((size_t)m->table.total * sizeof *w);
+    params_init(w, &m->table, &m->cfg, 11);
+    for (int i = 0; i < m->table.n; i++) {
+        const ParamSpec *s = &m->table.spec[i];
+        for (int64_t k = 0; s->init == INIT_ONE && k < s->count; k++)
+            w[s->offset + k] = (float)(0.6 + 0.8 * philox_uniform(philox4x32(philox_hash(s->name), (uint64_t)k, 0), 0));
+    }
+    for (int64_t i = 0; i < m->table.total; i++) w[i] = rounded_to(weights, w[i]);
+    model_set_weights(m, w, 0, m->table.total);
+    free(w);
+}
+
+/* Packed sequences of the given lengths; every fifth target a range, one in seven absent. */
+static Batch make_batch(const int *length, int n_seq, int vocab_size, uint64_t seed) {
+    Batch b = {.n_seq = n_seq, .rows = 1};
+    for (int s = 0; s < n_seq; s++) b.N += length[s];
+    b.T = b.N;
+    int32_t **arrays[] = {&b.tokens, &b.positions, &b.target_lo, &b.target_hi, &b.cu_seqlens};
+    for (int i = 0; i < 5; i++) *arrays[i] = xcalloc((size_t)b.N + 1, sizeof(int32_t));
+    for (int s = 0, n = 0; s < n_seq; s++) {
+        for (int t = 0; t < length[s]; t++, n++) {
+            Philox4 r = philox4x32(seed, (uint64_t)n, 0);
+            b.tokens[n] = (int)(philox_uniform(r, 0) * vocab_size);
+            b.positions[n] = t;
+            b.target_lo[n] = n % 7 == 3 ? -1 : (int)(philox_uniform(r, 1) * (vocab_size - 10));
+            b.target_hi[n] = b.target_lo[n] + (n % 5 ? 1 : 9);
+            b.n_targets += b.target_lo[n] >= 0;
+        }
+        b.cu_seqlens[s + 1] = n;
+    }
+    return b;
+}
+
+static void free_batch(Batch *b) {
+    free(b->tokens);
+    free(b->positions);
+    free(b->target_lo);
+    free(b->target_hi);
+    free(b->cu_seqlens);
+}
+
+static void *download(Device *dev, const void *src, size_t bytes) {
+    void *out = xmalloc(bytes);
+    device_download(dev, out, src, bytes);
+    check_device(dev);
+    return out;
+}
+
+/* ---- one pass ---------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    double *losses, *grad; /* (N), (table.total) */
+} Result;
+
+static double *widened(Device *dev, const void *src, size_t count, DType real) {
+    void *raw = download(dev, src, count * dtype_size(real));
+    double *out = xmalloc(count * sizeof *out);
+    for (size_t i = 0; i < count; i++) out[i] = real == DTYPE_F64 ? ((double *)raw)[i] : (double)((float *)raw)[i];
+    free(raw);
+    return out;
+}
+
+/* `times` passes over the batch, each from a gradient of zero; the last one counts. */
+static Result one_pass(Model *m, const Batch *b, Recompute level, int times, const KernelOps *k) {
+    Err err = {OK, ""};
+    Acts *a;
+    Params grads;
+    const DType real = dtype_real(m->dtype);
+    const size_t total = (size_t)m->table.total;
+    CHECK(acts_open(&a, m, b->N, 1, level, &err));
+    void *arena = device_alloc(m->dev, total * dtype_size(real));
+    assert_non_null(arena);
+    CHECK(params_bind(&grads, &m->table, &m->cfg, arena, real, &err));
+    if (k) { /* the naive formulas want the reference's scratch */
+        assert_int_equal(
+            device_reserve(m->dev, acts_scratch_bytes(&m->cfg, m->dev, kernels_get(m->dev, DTYPE_F64), b->N)), 0);
+        m->k = k;
+    }
+    for (int i = 0; i < times; i++) {
+        device_zero(m->dev, arena, total * dtype_size(real));
+        model_upload(m, a, b);
+        model_pass(m, a, &grads, NULL, NULL);
+    }
+    Result r = {widened(m->dev, acts_losses(a), (size_t)b->N, real), widened(m->dev, arena, total, real)};
+    params_unbind(&grads);
+    device_free(m->dev, arena);
+    acts_close(a);
+    return r;
+}
+
+static void free_result(Result *r) {
+    free(r->losses);
+    free(r->grad);
+}
+
+static double distance(const double *a, const double *b, size_t n) {
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) sum += (a[i] - b[i]) * (a[i] - b[i]);
+    return sqrt(sum);
+}
+
+static double length_of(const double *a, size_t n) {
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) sum += a[i] * a[i];
+    return sqrt(sum);
+}
+
+/* Root mean squares, as thousands of roundings have gone into each value: at most twice the naive error. */
+static void within(const double *fast, const double *naive, const double *ref, size_t n, DType t, const char *what) {
+    double error = distance(fast, ref, n), yard = distance(naive, ref, n), size = length_of(ref, n);
+    if (!(error <= 2 * yard + TENSOR_ULPS * (double)FLT_EPSILON * size))
+        fail_msg("%s (%s): error %.3g of %.3g; the naive formula's is %.3g", what, dtype_name(t), error, size, yard);
+}
+
+static void check_against_double(DType dtype, int tied) {
+    static const int length[] = {90, 17, 1, 64};
+    Device *gpu = open_gpu(), *cpu = open_cpu();
+    ModelConfig cfg = SHAPE;
+    cfg.tied = tied;
+    Model fast, naive, exact;
+    open_model(&fast, gpu, &cfg, dtype, dtype);
+    open_model(&naive, cpu, &cfg, DTYPE_F32, dtype);
+    open_model(&exact, cpu, &cfg, DTYPE_F64, dtype);
+    Batch b = make_batch(length, 4, cfg.vocab_size, 4);
+    Result r[SIDES] = {one_pass(&fast, &b, RECOMPUTE_NONE, 1, NULL),
+                       one_pass(&naive, &b, RECOMPUTE_NONE, 1, dtype == DTYPE_BF16 ? &bf16_naive : &naive_kernels),
+                       one_pass(&exact, &b, RECOMPUTE_NONE, 1, NULL)};
+    within(r[FAST].losses, r[NAIVE].losses, r[DOUBLE].losses, (size_t)b.N, dtype, "losses");
+    for (int p = 0; p < fast.table.n; p++) {
+        const ParamSpec *s = &fast.table.spec[p];
+        within(r[FAST].grad + s->offset, r[NAIVE].grad + s->offset, r[DOUBLE].grad + s->offset, (size_t)s->count, dtype,
+               s->name);
+    }
+    for (int i = 0; i < SIDES; i++) free_result(&r[i]);
+    free_batch(&b);
+    model_close(&fast);
+    model_close(&naive);
+    model_close(&exact);
+    device_close(gpu);
+    device_close(cpu);
+}
+
+static void test_f32_against_double(void **state) {
+    (void)state;
+    check_against_double(DTYPE_F32, 1);
+}
+
+static void test_bf16_against_double(void **state) {
+    (void)state;
+    check_against_double(DTYPE_BF16, 1);
+    check_against_double(DTYPE_BF16, 0);
+}
+
+/* Levels of recomputation, and the third pass (replayed) of a model that records: the bits of the direct pass. */
+static void test_recompute_and_replay(void **state) {
+    (void)state;
+    static const int length[] = {30, 1, 66};
+    Device *gpu = open_gpu();
+    Model m;
+    open_model(&m, gpu, &SHAPE, DTYPE_BF16, DTYPE_BF16);
+    Batch b = make_batch(length, 3, SHAPE.vocab_size, 6);
+    m.graphs = 0;
+    Result direct = one_pass(&m, &b, RECOMPUTE_NONE, 1, NULL);
+    for (int level = RECOMPUTE_NONE; level <= RECOMPUTE_BLOCK; level++) {
+        m.graphs = 1;
+        Result again = one_pass(&m, &b, (Recompute)level, 3, NULL);
+        for (int n = 0; n < b.N; n++) assert_true(again.losses[n] == direct.losses[n]);
+        for (int64_t i = 0; i < m.table.total; i++) assert_true(again.grad[i] == direct.grad[i]);
+        free_result(&again);
+    }
+    free_result(&direct);
+    free_batch(&b);
+    model_close(&m);
+    device_close(gpu);
+}
+
+typedef struct {
+    int n_buckets, next;
+} BucketLog;
+
+static void on_bucket(void *ctx, int bucket) {
+    BucketLog *log = ctx;
+    assert_int_equal(bucket, log->next--);
+}
+
+/* Batches with few and with many sequences through the same activations, recorded and direct: gradients add up to the
+ * same bits, and every bucket is announced once, from last to first. */
+static void test_batches_in_turn(void **state) {
+    (void)state;
+    enum { N = 80, TURNS = 6 };
+    static const int few[] = {50, 30};
+    static const int many[] = {1, 2, 3, 4, 5, 4, 3, 2, 1, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5};
+    Device *gpu = open_gpu();
+    Err err = {OK, ""};
+    float *total[2], *losses[2];
+    size_t bytes = 0;
+    Batch b[2] = {make_batch(few, 2, SHAPE.vocab_size, 7), make_batch(many, 20, SHAPE.vocab_size, 8)};
+    assert_true(b[0].N == N && b[1].N == N);
+    for (int graphs = 0; graphs < 2; graphs++) {
+        Model m;
+        Acts *a;
+        Params grads;
+        open_model(&m, gpu, &SHAPE, DTYPE_BF16, DTYPE_BF16);
+        m.graphs = graphs;
+        bytes = (size_t)m.table.total * sizeof(float);
+        void *arena = device_alloc(gpu, bytes);
+        CHECK(acts_open(&a, &m, N, 1, RECOMPUTE_NONE, &err));
+        CHECK(params_bind(&grads, &m.table, &m.cfg, arena, DTYPE_F32, &err));
+        losses[graphs] = xmalloc(TURNS * N * sizeof(float));
+        for (int turn = 0; turn < TURNS; turn++) {
+            static const int order[TURNS] = {0, 0, 0, 1, 0, 1};
+            BucketLog log = {.next = m.table.n_buckets - 1};
+            model_upload(&m, a, &b[order[turn]]);
+            model_pass(&m, a, &grads, on_bucket, &log);
+            assert_int_equal(log.next, -1);
+            device_download(gpu, losses[graphs] + turn * N, acts_losses(a), N * sizeof(float));
+        }
+        total[graphs] = download(gpu, arena, bytes);
+        params_unbind(&grads);
+        device_free(gpu, arena);
+        acts_close(a);
+        model_close(&m);
+    }
+    assert_memory_equal(losses[0], losses[1], TURNS * N * sizeof(float));
+    assert_memory_equal(total[0], total[1], bytes);
+    for (int i = 0; i < 2; i++) {
+        free(total[i]);
+        free(losses[i]);
+        free_batch(&b[i]);
+    }
+    device_close(gpu);
+}
+
+/* ---- whole steps ------------------------------------------------------------------------------------------------- */
+
+enum { T = 64 };
+typedef struct {
+    Device *dev;
+    Dataset data;
+    Model model;
+    Optimizer optimizer;
+    Acts *acts;
+    Loader *loader;
+    Stepper stepper;
+} Rig;
+
+/* dir NULL: from nothing. */
+static void rig_open(Rig *r, Device *dev, DType dtype, int rows, int passes, const char *dir) {
+    Err err = {OK, ""};
+    OptimizerOptions options = {.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1, .clip = 1};
+    LoaderOptions lo = {.rows = rows, .T = T, .seed = 9, .shuffle = 1, .world = 1};
+    *r = (Rig){.dev = dev};
+    CHECK(dataset_open(&r->data, data_dir, &err));
+    ModelConfig cfg = SHAPE;
+    cfg.vocab_size = r->data.vocabulary.n;
+    cfg.d_ff = 128;
+    if (dir) {
+        CHECK(checkpoint_load_model(dir, &r->model, dev, dtype, 16, &err));
+    } else {
+        CHECK(model_open(&r->model, &cfg, dev, dtype, 16, &err));
+        model_init(&r->model, 3);
+    }
+    CHECK(optimizer_open(&r->optimizer, &r->model, dist, &options, &err));
+    if (dir)
+        CHECK(optimizer_read(&r->optimizer, dir, &err));
+    else
+        optimizer_init(&r->optimizer, 3);
+    CHECK(acts_open(&r->acts, &r->model, rows * T, 1, RECOMPUTE_NONE, &err));
+    CHECK(loader_open(&r->loader, &r->data, SPLIT_TRAIN, &lo, &err));
+    CHECK(stepper_open(&r->stepper, &r->model, r->acts, &r->optimizer, r->loader, passes, rows * T, &err));
+}
+
+static void rig_close(Rig *r) {
+    check_device(r->dev);
+    stepper_close(&r->stepper);
+    loader_close(r->loader);
+    acts_close(r->acts);
+    optimizer_close(&r->optimizer);
+    model_close(&r->model);
+    dataset_close(&r->data);
+}
+
+static StepResult rig_step(Rig *r, int64_t update) {
+    Err err = {OK, ""};
+    StepResult result;
+    CHECK(stepper_run(&r->stepper, 1e-3, update, 0, &result, &err));
+    assert_false(result.skipped);
+    return result;
+}
+
+/* The working copy and the float master say the same, to rounding. */
+static void check_master(const Rig *r) {
+    const ParamTable *t = &r->model.table;
+    uint16_t *w = download(r->dev, r->model.w_arena, (size_t)t->total * sizeof *w);
+    float *master = download(r->dev, r->optimizer.master, (size_t)t->total * sizeof *master);
+    for (int64_t i = 0; i < t->total; i++) assert_int_equal(w[i], bf16_from_float(master[i]));
+    free(w);
+    free(master);
+}
+
+/* Losses of the first steps beside the CPU's.  The first loss is before any update: only roundings of one pass apart.
+ */
+static void check_like_cpu(DType dtype, double first, double later) {
+    enum { STEPS = 4 };
+    Device *gpu = open_gpu(), *cpu = open_cpu();
+    Rig a, b;
+    rig_open(&a, gpu, dtype, 2, 1, NULL);
+    rig_open(&b, cpu, DTYPE_F32, 2, 1, NULL);
+    for (int step = 1; step <= STEPS; step++) {
+        StepResult x = rig_step(&a, step), y = rig_step(&b, step);
+        double limit = step == 1 ? first : later;
+        assert_int_equal(x.targets, y.targets);
+        if (!(fabs(x.loss - y.loss) <= limit * y.loss) || !(fabs(x.grad_norm - y.grad_norm) <= 8 * limit * y.grad_norm))
+            fail_msg("%s, step %d: loss %.7g and norm %.7g, on the CPU %.7g and %.7g", dtype_name(dtype), step, x.loss,
+                     x.grad_norm, y.loss, y.grad_norm);
+    }
+    if (dtype == DTYPE_BF16)
+        check_master(&a);
+    else
+        assert_null(a.optimizer.master);
+    rig_close(&a);
+    rig_close(&b);
+    device_close(gpu);
+    device_close(cpu);
+}
+
+static void test_steps_like_the_cpu(void **state) {
+    (void)state;
+    /* Mean losses of over a hundred targets: a few units in the last place, growing as updates follow gradients. */
+    check_like_cpu(DTYPE_F32, 8 * (double)FLT_EPSILON, 1e-4);
+    check_like_cpu(DTYPE_BF16, dtype_epsilon(DTYPE_BF16) / 8, dtype_epsilon(DTYPE_BF16));
+}
+
+static void test_accumulation(void **state) {
+    (void)state;
+    Device *gpu = open_gpu();
+    StepResult first[2];
+    for (int k = 0; k < 2; k++) {
+        Rig r;
+        rig_open(&r, gpu, DTYPE_BF16, k ? 1 : 4, k ? 4 : 1, NULL);
+        first[k] = rig_step(&r, 1);
+        rig_close(&r);
+    }
+    /* A token's loss does not depend on the rows beside it; the sums of gradients are taken in another order. */
+    assert_int_equal(first[0].targets, first[1].targets);
+    if (fabs(first[0].loss - first[1].loss) > 1e-12 ||
+        fabs(first[0].grad_norm - first[1].grad_norm) > 16 * (double)FLT_EPSILON * first[0].grad_norm)
+        fail_msg("loss %.15g and %.15g, norm %.9g and %.9g", first[0].loss, first[1].loss, first[0].grad_norm,
+                 first[1].grad_norm);
+    device_close(gpu);
+}
+
+static void evaluate_with(Rig *r, Evaluation *out) {
+    Err err = {OK, ""};
+    Evaluator e;
+    CHECK(evaluator_open(&e, &r->data, dist, 2, T, 4 * T, &err));
+    CHECK(evaluator_run(&e, &r->model, r->acts, out, &err));
+    evaluator_close(&e);
+}
+
+/* Five steps twice, once with an evaluation and a checkpoint in between, from which a third run goes on: all end with
+ * the same bits. */
+static void test_runs_and_checkpoints(void **state) {
+    (void)state;
+    enum { STEPS = 5, SAVED = 3 };
+    Err err = {OK, ""};
+    Device *gpu = open_gpu();
+    Rig r[3];
+    float *master[3], *m[3], *v[3];
+    uint16_t *w[3];
+    char dir[4300], *vocabulary = made_vocabulary_json();
+    LoaderCursor saved_at = {0, 0, 0};
+    double loss[3][STEPS + 1];
+    snprintf(dir, sizeof dir, "%s/step", folder);
+    for (int run = 0; run < 3; run++) {
+        int start = run == 2 ? SAVED : 0;
+        rig_open(&r[run], gpu, DTYPE_BF16, 2, 2, run == 2 ? dir : NULL);
+        if (run == 2) CHECK(loader_seek(r[run].loader, &saved_at, &err));
+        for (int step = start + 1; step <= STEPS; step++) {
+            loss[run][step] = rig_step(&r[run], step).loss;
+            if (run != 1 || step != SAVED) continue;
+            Evaluation e, again;
+            evaluate_with(&r[run], &e);
+            evaluate_with(&r[run], &again);
+            assert_true(e.targets > 0 && e.loss == again.loss);
+            CHECK(checkpoint_begin(dir, &r[run].model.cfg, &r[run].model.table, vocabulary, "{}", 1, 0, &err));
+            CHECK(optimizer_write(&r[run].optimizer, dir, &err));
+            saved_at = r[run].stepper.cursor;
+        }
+        const size_t n = (size_t)r[run].model.table.total;
+        master[run] = download(gpu, r[run].optimizer.master, n * sizeof(float));
+        m[run] = download(gpu, r[run].optimizer.m, n * sizeof(float));
+        v[run] = download(gpu, r[run].optimizer.v, n * sizeof(float));
+        w[run] = download(gpu, r[run].model.w_arena, n * sizeof(uint16_t));
+        check_master(&r[run]);
+        if (run) {
+            for (int step = start + 1; step <= STEPS; step++) assert_true(loss[run][step] == loss[0][step]);
+            assert_memory_equal(master[run], master[0], n * sizeof(float));
+            assert_memory_equal(m[run], m[0], n * sizeof(float));
+            assert_memory_equal(v[run], v[0], n * sizeof(float));
+            assert_memory_equal(w[run], w[0], n * sizeof(uint16_t));
+        }
+        rig_close(&r[run]);
+    }
+    /* What the checkpoint holds loads on the CPU. */
+    Device *cpu = open_cpu();
+    Model loaded;
+    CHECK(checkpoint_load_model(dir, &loaded, cpu, DTYPE_F32, 16, &err));
+    model_close(&loaded);
+    device_close(cpu);
+    for (int run = 0; run < 3; run++) {
+        free(master[run]);
+        free(m[run]);
+        free(v[run]);
+        free(w[run]);
+    }
+    free(vocabulary);
+    device_close(gpu);
+}
+
+/* ---- cached decoding --------------------------------------------------------------------------------------------- */
+
+/* A sequence at once, and piece by piece through the cache: the same logits, bit for bit. */
+static void check_decode(DType dtype) {
+    enum { LEN = 80, PAGES = 3 };
+    static const int pieces[][5] = {{LEN}, {1, 1, 62, 1, 15}, {70, 10}};
+    static const int32_t table[] = {2, 0};
+    static const int length[] = {LEN};
+    Device *gpu = open_gpu();
+    Err err = {OK, ""};
+    Model m;
+    Acts *a;
+    open_model(&m, gpu, &SHAPE, dtype, dtype);
+    Batch b = make_batch(length, 1, SHAPE.vocab_size, 5);
+    CHECK(acts_open(&a, &m, LEN, 0, RECOMPUTE_NONE, &err));
+    const size_t row = (size_t)m.cfg.vocab_padded * sizeof(float);
+    const size_t stride =
+        (size_t)PAGES * 2 * (size_t)m.cfg.n_kv_heads * KV_PAGE * (size_t)m.cfg.head_dim * dtype_size(dtype);
+    void *pool = device_alloc(gpu, stride * (size_t)m.cfg.n_layers), *logits = device_alloc(gpu, LEN * row);
+    struct {
+        int32_t tokens[LEN], positions[LEN], q_offset[2], kv_len, blocks[2], group_offset[2], group_shared, pad[5];
+        int64_t slot[LEN];
+    } host = {.group_offset = {0, 1}}, *there = device_alloc(gpu, sizeof host);
+    model_upload(&m, a, &b);
+    model_forward(&m, a);
+    model_logits(&m, a, logits, NULL, LEN);
+    char *full = download(gpu, logits, LEN * row);
+    for (int way = 0; way < 3; way++) {
+        for (int i = 0, at = 0; i < 5 && pieces[way][i]; at += pieces[way][i++]) {
+            const int n = pieces[way][i];
+            for (int k = 0; k < n; k++) {
+                host.tokens[k] = b.tokens[at + k];
+                host.positions[k] = at + k;
+                host.slot[k] = (int64_t)table[(at + k) / KV_PAGE] * KV_PAGE + (at + k) % KV_PAGE;
+            }
+            host.q_offset[1] = n;
+            host.kv_len = at + n;
+            memcpy(host.blocks, table, sizeof table);
+            device_upload(gpu, there, &host, sizeof host);
+            PagedBatch pages = {.pool = pool,
+                                .q_offset = there->q_offset,
+                                .kv_len = &there->kv_len,
+                                .block_table = there->blocks,
+                                .n_seq = 1,
+                                .max_blocks = 2,
+                                .group_offset = there->group_offset,
+                                .group_shared = &there->group_shared,
+                                .n_group = 1};
+            model_decode(&m, a, there->tokens, there->positions, there->slot, &pages, stride, n);
+            model_logits(&m, a, logits, NULL, n);
+            char *got = download(gpu, logits, (size_t)n * row);
+            assert_memory_equal(got, full + (size_t)at * row, (size_t)n * row);
+            free(got);
+        }
+    }
+    free(full);
+    device_free(gpu, pool);
+    device_free(gpu, logits);
+    device_free(gpu, there);
+    free_batch(&b);
+    acts_close(a);
+    model_close(&m);
+    device_close(gpu);
+}
+
+static void test_decode(void **state) {
+    (void)state;
+    check_decode(DTYPE_BF16);
+    check_decode(DTYPE_F32);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_f32_against_double),   cmocka_unit_test(test_bf16_against_double),
+        cmocka_unit_test(test_recompute_and_replay), cmocka_unit_test(test_batches_in_turn),
+        cmocka_unit_test(test_steps_like_the_cpu),   cmocka_unit_test(test_accumulation),
+        cmocka_unit_test(test_runs_and_checkpoints), cmocka_unit_test(test_decode),
+    };
+    return cmocka_run_group_tests_name("cuda_train", tests, setup, teardown);
+}
