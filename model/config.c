@@ -23,6 +23,12 @@ const char *config_presets(void) {
     return "nano|micro|small|medium|large";
 }
 
+/* Narrow models need more than the usual 0.02: at width 128 it is 0.074 nats over the oracle's floor after 3.7 M tokens,
+ * this 0.060. */
+double config_init_std(int d_model) {
+    return sqrt(0.4 / d_model);
+}
+
 Status config_preset(ModelConfig *cfg, const char *name, Err *err) {
     for (int i = 0; i < N_PRESETS; i++) {
         if (strcmp(PRESETS[i].name, name)) continue;
@@ -35,7 +41,7 @@ Status config_preset(ModelConfig *cfg, const char *name, Err *err) {
         cfg->tied = PRESETS[i].tied;
         cfg->rope_theta = 10000;
         cfg->rms_eps = 1e-6;
-        cfg->init_std = 0.02;
+        cfg->init_std = config_init_std(cfg->d_model);
         return OK;
     }
     return err_set(err, ERR_USAGE, "no model preset '%s'; there are %s", name, config_presets());

@@ -17,6 +17,7 @@ typedef struct {
 /* "nano" ... "large"; ERR_USAGE lists the presets.  Sets everything but vocab_size, vocab_padded and seq_len. */
 Status config_preset(ModelConfig *cfg, const char *name, Err *err);
 const char *config_presets(void); /* "nano|micro|small|medium|large" */
+double config_init_std(int d_model); /* sqrt(2 / (5 d_model)), of initial weights (Nguyen and Salazar 2019) */
 /* Fills vocab_padded; refuses sizes that make no model or overflow.  (Which head sizes a backend takes is checked by
  * model_open: 64 and 128 in float, any even one in the double reference.) */
 Status config_check(ModelConfig *cfg, Err *err);

@@ -162,6 +162,7 @@ Status options_model(const TrainOptions *o, int vocab_size, ModelConfig *cfg, Er
     if (s) return s;
     cfg->n_layers = (int)o->layers;
     cfg->d_model = (int)o->d_model;
+    cfg->init_std = config_init_std(cfg->d_model);
     cfg->n_heads = (int)o->heads;
     cfg->n_kv_heads = (int)o->kv_heads;
     cfg->head_dim = (int)o->head_dim;
