@@ -105,7 +105,7 @@ $(BUILD)/bench_%: $(BUILD)/tests/bench_%.o $(TRAIN_OBJ) $(INFER_OBJ) $(DATA_OBJ)
 # tests/test_cuda_*.c.  Needs the CUDA toolkit's headers, nothing else of it.
 EMU      := $(BUILD)/emulator
 EMU_CXXFLAGS = -std=c++17 -D_GNU_SOURCE -DHAVE_CUDA -I. $(CUDA_CFLAGS) -g -Wall -Wextra $(WERROR) -ffp-contract=off -fno-math-errno \
-               -fno-strict-aliasing -MMD -MP $(subst -O3,-O2,$(CFLAGS_OPT)) $(CPU_CFLAGS)
+               -fno-strict-aliasing -Wno-unknown-pragmas -MMD -MP $(subst -O3,-O2,$(CFLAGS_OPT)) $(CPU_CFLAGS)
 EMU_OBJ  := $(patsubst %.cpp,$(EMU)/%.o,$(wildcard tests/emulator/*.cpp)) $(patsubst %.cu,$(EMU)/%.o,$(wildcard kernels/cuda/*.cu))
 # C sources that say HAVE_CUDA are compiled again with it; the other objects serve both builds.
 EMU_C    := $(shell grep -l HAVE_CUDA kernels/*.c model/*.c data/*.c train/*.c infer/*.c)
