@@ -112,7 +112,8 @@ EMU_C    := $(shell grep -l HAVE_CUDA kernels/*.c model/*.c data/*.c train/*.c i
 emu_obj   = $(foreach o,$(1),$(if $(filter $(o:$(BUILD)/%.o=%.c),$(EMU_C)),$(o:$(BUILD)/%=$(EMU)/%),$(o)))
 EMU_LIB   = $(call emu_obj,$(DATA_OBJ) $(MODEL_OBJ) $(KERNEL_OBJ)) $(EMU_OBJ)
 EMU_TESTS := $(patsubst tests/%.c,$(EMU)/tests/%,$(wildcard tests/test_cuda_*.c))
-EMU_LINK  = $(CXX) $(subst -O3,-O2,$(LDFLAGS))
+# -rdynamic: stand-ins of other libraries, loaded while running, find the emulator's functions.
+EMU_LINK  = $(CXX) -rdynamic $(subst -O3,-O2,$(LDFLAGS))
 
 $(EMU)/%.o: %.c $(DETECT)
 	@mkdir -p $(@D)

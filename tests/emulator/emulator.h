@@ -32,6 +32,10 @@ void emu_set_schedule(EmuSchedule schedule, uint64_t seed);
  * something was found and not taken by emu_take_faults() ends with exit code 3. */
 int emu_take_faults(char *text, size_t text_size);
 
+/* Queues work(data) on a cudaStream_t like a kernel of its own: it runs in the stream's order, may touch GPU memory,
+ * and may not call the runtime; not 0 makes it the GPU's error.  For stand-ins of other libraries.  0 = queued. */
+int emu_enqueue(void *stream, int (*work)(void *data), void *data);
+
 #ifdef __cplusplus
 }
 #endif

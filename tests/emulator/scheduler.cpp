@@ -12,10 +12,12 @@
 #include <pthread.h>
 #include <sys/mman.h>
 
-#if defined(__SANITIZE_ADDRESS__)
+#ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
+constexpr bool ADDRESSES_ARE_CHECKED = true;
 #else
+constexpr bool ADDRESSES_ARE_CHECKED = false;
 #define ASAN_POISON_MEMORY_REGION(p, n) ((void)(p), (void)(n))
 #define ASAN_UNPOISON_MEMORY_REGION(p, n) ((void)(p), (void)(n))
 #endif
@@ -31,6 +33,7 @@ Block block;
 namespace {
 
 enum State : uint8_t { FRESH, READY, RUNNING, IN_BARRIER, IN_WARP_OP, EXITED };
+constexpr unsigned char BEHIND = 0xBD;
 constexpr size_t STACK_BYTES = 256 << 10, GUARD_BYTES = 4096;
 
 struct Fiber {
@@ -95,6 +98,7 @@ struct State_ {
     size_t main_stack_bytes;
     unsigned char *shared;
     bool faulted;
+    cudaError_t error; /* of the fault */
     Vote vote;
 } s;
 
@@ -306,16 +310,18 @@ std::string coordinates(unsigned x, unsigned y, unsigned z) {
     return text;
 }
 
-[[noreturn]] void stop_with(const std::string &text) {
+[[noreturn]] void stop_with(const std::string &text, cudaError_t error = cudaErrorLaunchFailure) {
     report(text);
     s.faulted = true;
+    s.error = error;
     fiber_switch(s.running, &s.main);
     abort();
 }
 
 std::string heading() {
-    return std::string(s.launch->op) + ": kernel " + s.launch->kernel + ", block " +
-           coordinates(block.index.x, block.index.y, block.index.z);
+    const KernelSymbols &symbols = kernel_symbols(s.launch->function);
+    return std::string(s.launch->op) + ": kernel " + (symbols.name.empty() ? s.launch->kernel : symbols.name) +
+           ", block " + coordinates(block.index.x, block.index.y, block.index.z);
 }
 
 [[noreturn]] void deadlock() {
@@ -366,6 +372,22 @@ void fault(Site site, const char *format, ...) {
              ", thread %s, %s:%d: ", coordinates(current->index.x, current->index.y, current->index.z).c_str(),
              site.file, site.line);
     stop_with(heading() + place + what);
+}
+
+bool kernel_runs() {
+    return current != nullptr;
+}
+
+void kernel_address_fault(const void *p) {
+    const char *stack = s.running->stack, *c = static_cast<const char *>(p);
+    char text[200];
+    if (c >= stack - GUARD_BYTES && c < stack)
+        snprintf(text, sizeof text, ": its local variables take more than %zu KiB of stack", STACK_BYTES >> 10);
+    else
+        snprintf(text, sizeof text,
+                 ": reads or writes %p, which is no memory of the GPU; build with SAN=1 to see where", p);
+    stop_with(heading() + ", thread " + coordinates(current->index.x, current->index.y, current->index.z) + text,
+              cudaErrorIllegalAddress);
 }
 
 /* A copy arrives at once or as late as it may; one that is late leaves NaN in its place, so that whoever reads early,
@@ -556,7 +578,7 @@ static void fibers_recover() {
     }
 }
 
-bool run_grid(const Launch &l) {
+cudaError_t run_grid(const Launch &l) {
     static uint64_t launches;
     launches++;
     if (!s.shared) {
@@ -575,6 +597,9 @@ bool run_grid(const Launch &l) {
     uint64_t n = (uint64_t)l.grid.x * l.grid.y * l.grid.z;
     ASAN_UNPOISON_MEMORY_REGION(s.shared, l.shared);
     ASAN_POISON_MEMORY_REGION(s.shared + (l.shared + 7) / 8 * 8, SHARED_MAX + 1024 - (l.shared + 7) / 8 * 8);
+    /* Where nobody checks addresses, what lies behind the dynamic shared memory tells who wrote there. */
+    const size_t behind = SHARED_MAX + 1024 - l.shared < 1024 ? SHARED_MAX + 1024 - l.shared : 1024;
+    if (!ADDRESSES_ARE_CHECKED) memset(s.shared + l.shared, BEHIND, behind);
     EmuSchedule schedule = emu_config()->schedule;
     /* A step that has no divisor in common with n visits every block once, in an order that looks like none. */
     uint64_t step = 1, start = 0;
@@ -604,9 +629,16 @@ bool run_grid(const Launch &l) {
         fiber_switch(&s.main, f);
     }
     if (s.faulted) fibers_recover();
+    for (size_t i = 0; i < behind && !ADDRESSES_ARE_CHECKED && !s.faulted; i++)
+        if (s.shared[l.shared + i] != BEHIND) {
+            report(heading() + " or before: writes to shared memory " + std::to_string(i) + " bytes behind its " +
+                   std::to_string(l.shared));
+            s.faulted = true;
+            s.error = cudaErrorIllegalAddress;
+        }
     current = nullptr;
     ASAN_UNPOISON_MEMORY_REGION(s.shared, SHARED_MAX + 1024);
-    return !s.faulted;
+    return s.faulted ? s.error : cudaSuccess;
 }
 
 } // namespace emu

@@ -9,8 +9,12 @@
 
 namespace emu {
 
-/* Runs every block of a grid; false = a fault stopped it, already reported. */
-bool run_grid(const Launch &launch);
+/* Runs every block of a grid; an error = a fault stopped it, already reported. */
+cudaError_t run_grid(const Launch &launch);
+
+bool kernel_runs();
+/* From a signal handler: the running thread reached for p.  Does not return. */
+[[noreturn]] void kernel_address_fault(const void *p);
 
 /* Prints and counts something that was found. */
 void report(const std::string &text);
@@ -21,6 +25,7 @@ struct SharedVariable {
     size_t size;
 };
 struct KernelSymbols {
+    std::string name; /* empty: unknown */
     std::vector<SharedVariable> shared;
     size_t shared_bytes = 0;
 };

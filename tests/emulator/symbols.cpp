@@ -5,7 +5,9 @@
  * before each block, and the runtime can tell how much static shared memory a kernel takes. */
 #include "tests/emulator/scheduler.h"
 
+#include <cstdlib>
 #include <cstring>
+#include <cxxabi.h>
 #include <elf.h>
 #include <fcntl.h>
 #include <link.h>
@@ -62,6 +64,23 @@ struct Table {
     }
 };
 
+/* "void rows<4>(float*, int)" -> "rows<4>" */
+std::string short_name(const std::string &mangled) {
+    int status;
+    char *text = abi::__cxa_demangle(("_Z" + mangled).c_str(), nullptr, nullptr, &status);
+    std::string name = text ? text : mangled;
+    free(text);
+    size_t end = name.rfind(')'), depth = 0;
+    for (; end != std::string::npos && end > 0; end--) { /* back over the parameters */
+        depth += name[end] == ')';
+        depth -= name[end] == '(';
+        if (!depth) break;
+    }
+    if (end != std::string::npos) name.resize(end);
+    size_t start = name.compare(0, 5, "void ") ? 0 : 5;
+    return name.substr(start);
+}
+
 } // namespace
 
 const KernelSymbols &kernel_symbols(const void *function) {
@@ -72,6 +91,7 @@ const KernelSymbols &kernel_symbols(const void *function) {
     KernelSymbols &k = known[function];
     auto name = table.functions.find(function);
     if (name == table.functions.end()) return k;
+    k.name = short_name(name->second);
     std::string prefix = name->second + "E";
     for (auto v = table.statics.lower_bound(prefix); v != table.statics.end(); ++v) {
         if (v->first.compare(0, prefix.size(), prefix)) break;
