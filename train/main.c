@@ -132,7 +132,9 @@ static void print_banner(const Run *r) {
             device_name(r->place.dev), dist_transport(r->dist), dist_world(r->dist), r->stepper.passes, (long long)o->micro_batch,
             (long long)o->seq_len);
     if (r->place.sharers > 1)
-        fprintf(stderr, "note: %d ranks share a GPU; they exchange through host memory\n", r->place.sharers);
+        fprintf(stderr, "note: %d ranks share a GPU and exchange through host memory\n", r->place.sharers);
+    else if (dist_why(r->dist)[0])
+        fprintf(stderr, "note: ranks exchange through host memory: %s\n", dist_why(r->dist));
     if (!strcmp(o->matmul, "cublas"))
         fprintf(stderr, "note: with --matmul cublas results may depend on the batch and the number of ranks\n");
     if (r->start_dir[0])
@@ -271,8 +273,8 @@ static void close_all(Run *r) {
     loader_close(r->loader);
     dataset_close(&r->data);
     train_state_free(&r->state);
-    if (r->place.dev) device_close(r->place.dev);
     dist_close(r->dist);
+    if (r->place.dev) device_close(r->place.dev);
 }
 
 int main(int argc, char **argv) {

@@ -115,7 +115,6 @@ void optimizer_reduce_bucket(void *optimizer, int bucket) {
     Optimizer *o = optimizer;
     const int64_t *offset = o->model->table.bucket_offset;
     if (dist_world(o->dist) == 1) return;
-    device_order(o->model->dev, STREAM_COMPUTE, STREAM_COMM);
     dist_reduce_scatter(o->dist, o->grad_part + part_start(o, bucket), o->grad + offset[bucket],
                         offset[bucket + 1] - offset[bucket]);
     dist_progress(o->dist);
@@ -152,7 +151,6 @@ void optimizer_update(Optimizer *o, double learning_rate, double grad_scale, int
         m->k->adamw(m->dev, master_part(o, b), o->master ? weights + (size_t)begin * element : NULL, o->m + at, o->v + at,
                     o->grad_part + at, o->ranges[b], o->n_ranges[b], o->step_scalars);
         if (dist_world(o->dist) == 1) continue;
-        device_order(m->dev, STREAM_COMPUTE, STREAM_COMM);
         dist_all_gather(o->dist, weights + (size_t)offset[b] * element, offset[b + 1] - offset[b], element);
         dist_progress(o->dist);
     }

@@ -9,10 +9,6 @@ static Status open_gpu(Place *p, const TrainOptions *o, const Launch *launch, Er
     p->dev = device_open(DEVICE_CUDA, gpus ? launch->local_rank % gpus : 0, 0, why, sizeof why);
     if (!p->dev) return strcmp(o->device, "cuda") ? OK : err_set(err, ERR_DEVICE, "--device cuda: %s", why);
     p->sharers = (launch->local_size + gpus - 1) / gpus;
-    if (p->sharers > 1 && !strcmp(o->transport, "nccl"))
-        return err_set(err, ERR_USAGE, "--transport nccl takes a GPU for every rank, but %d ranks share %d on this host: start at "
-                                       "most %d ranks a host, or leave --transport at auto (MPI through host memory)",
-                       launch->local_size, gpus, gpus);
     if (strcmp(o->matmul, "cublas")) return OK;
     return device_use_cublas(p->dev, why, sizeof why) ? err_set(err, ERR_DEVICE, "--matmul cublas: %s", why) : OK;
 }
@@ -35,8 +31,6 @@ static Status open_device(Place *p, TrainOptions *o, Err *err) {
     if (s) return s;
     if (!p->dev && !strcmp(o->matmul, "cublas"))
         return err_set(err, ERR_USAGE, "--matmul cublas needs a GPU, and none is used here: leave it at ehr");
-    if (!p->dev && !strcmp(o->transport, "nccl"))
-        return err_set(err, ERR_USAGE, "--transport nccl needs a GPU for every rank, and none is used here: leave it at auto");
     /* OMP_NUM_THREADS is a person's choice; without it ranks share the cores of their host. */
     int threads = (int)o->threads;
     if (!threads && !getenv("OMP_NUM_THREADS")) threads = dist_threads(&launch);
@@ -55,11 +49,5 @@ Status place_open(Place *p, TrainOptions *o, Dist *dist, Err *err) {
     *p = (Place){0};
     open_device(p, o, err);
     Status s = dist_agree(dist, err);
-    int world = dist_world(dist);
-    if (s || world == 1) return s;
-    double gpus = device_kind(p->dev) == DEVICE_CUDA;
-    if ((s = dist_sum(dist, &gpus, 1, err))) return s;
-    if (gpus == 0 || gpus == world) return OK;
-    return err_set(err, ERR_DEVICE, "%.0f of %d ranks found a GPU and the others did not: start ranks only where GPUs are, or give "
-                                    "--device cpu", gpus, world);
+    return s ? s : dist_attach(dist, p->dev, err);
 }
