@@ -55,7 +55,7 @@ FUZZERS  := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz_*.c))
 .PHONY: all programs tests benches detect setup quickstart test test-parity bench clean help format
 all: detect programs benches
 programs: $(PROGRAMS)
-tests: $(TESTS) $(FUZZERS) $(BUILD)/tests/check_rollout_law $(if $(EMULATE),emulator)
+tests: $(TESTS) $(FUZZERS) $(BUILD)/tests/check_rollout_law $(if $(HAVE_CUDA_HEADERS),emulator)
 benches: $(BENCHES)
 
 $(DETECT): Makefile scripts/detect.sh
@@ -106,7 +106,8 @@ $(BUILD)/bench_%: $(BUILD)/tests/bench_%.o $(TRAIN_OBJ) $(INFER_OBJ) $(DATA_OBJ)
 EMU      := $(BUILD)/emulator
 EMU_CXXFLAGS = -std=c++17 -D_GNU_SOURCE -DHAVE_CUDA -I. $(CUDA_CFLAGS) -g -Wall -Wextra $(WERROR) -ffp-contract=off -fno-math-errno \
                -fno-strict-aliasing -Wno-unknown-pragmas -MMD -MP $(subst -O3,-O2,$(CFLAGS_OPT)) $(CPU_CFLAGS)
-EMU_OBJ  := $(patsubst %.cpp,$(EMU)/%.o,$(wildcard tests/emulator/*.cpp)) $(patsubst %.cu,$(EMU)/%.o,$(wildcard kernels/cuda/*.cu))
+EMU_OBJ  := $(patsubst %.cpp,$(EMU)/%.o,$(filter-out tests/emulator/test_%,$(wildcard tests/emulator/*.cpp))) \
+            $(patsubst %.cu,$(EMU)/%.o,$(wildcard kernels/cuda/*.cu))
 # C sources that say HAVE_CUDA are compiled again with it; the other objects serve both builds.
 EMU_C    := $(shell grep -l HAVE_CUDA kernels/*.c model/*.c data/*.c train/*.c infer/*.c)
 emu_obj   = $(foreach o,$(1),$(if $(filter $(o:$(BUILD)/%.o=%.c),$(EMU_C)),$(o:$(BUILD)/%=$(EMU)/%),$(o)))
@@ -118,7 +119,7 @@ EMU_LINK  = $(CXX) -rdynamic $(subst -O3,-O2,$(LDFLAGS))
 $(EMU)/%.o: %.c $(DETECT)
 	@mkdir -p $(@D)
 	$(call run,cc,$@,$(CC) $(CFLAGS) $(EXTRA) -DHAVE_CUDA -c $< -o $@)
-$(EMU)/kernels/cuda/%.o: kernels/cuda/%.cu $(DETECT)
+$(EMU)/%.o: %.cu $(DETECT)
 	@mkdir -p $(@D)
 	$(call run,emu,$<,$(CXX) $(EMU_CXXFLAGS) -include tests/emulator/cuda_emu.h -x c++ -c $< -o $@)
 $(EMU)/tests/emulator/%.o: tests/emulator/%.cpp $(DETECT)
@@ -131,8 +132,12 @@ $(EMU)/ehr-infer: $(call emu_obj,$(BUILD)/infer/main.o) $(call emu_obj,$(INFER_O
 $(EMU)/tests/test_%: $(BUILD)/tests/test_%.o $(call emu_obj,$(TRAIN_OBJ) $(INFER_OBJ)) $(EMU_LIB)
 	@mkdir -p $(@D)
 	$(call run,link,$@,$(EMU_LINK) $^ -o $@ -lcmocka $(LIBS) $(MPI_LIBS))
+# The emulator's own tests need nothing of kernels/.
+EMU_OWN = $(patsubst %.cpp,$(EMU)/%.o,$(wildcard tests/emulator/*.cpp)) $(patsubst %.cu,$(EMU)/%.o,$(wildcard tests/emulator/*.cu))
+$(EMU)/tests/test_emulator: $(EMU_OWN)
+	$(call run,link,$@,$(EMU_LINK) $^ -o $@ -lcmocka -lpthread)
 .PHONY: emulator
-emulator: $(if $(EMULATE),$(EMU)/ehr-train $(EMU)/ehr-infer $(EMU_TESTS))
+emulator: $(if $(HAVE_CUDA_HEADERS),$(EMU)/tests/test_emulator) $(if $(EMULATE),$(EMU)/ehr-train $(EMU)/ehr-infer $(EMU_TESTS))
 
 # ---- what people type ----------------------------------------------------------------------------------------------
 # Each works on a machine with only git, make and a shell: setup.sh installs what is missing first.

@@ -52,12 +52,12 @@ run_program() { # run_program NAME PROGRAM: a cmocka program
 
 # The CUDA backend's tests run in the emulator, where there are the toolkit's headers.
 emulated=$(grep -E '^  emulator' "$build/detect.txt" 2> /dev/null)
-for program in tests/test_*.c; do
-    name=$(basename "$program" .c)
+for program in tests/test_*.c tests/emulator/test_*.cpp; do
+    name=$(basename "${program%.*}")
     wanted "$name" "$@" || continue
     case "$name $emulated" in
-    test_cuda_*"  emulator yes "*) run_program "$name" "$build/emulator/tests/$name" ;;
-    test_cuda_*)
+    test_cuda_*"  emulator yes "* | test_emulator"   emulator yes "*) run_program "$name" "$build/emulator/tests/$name" ;;
+    test_cuda_* | test_emulator*)
         echo "skip - $name: no C++ compiler or no CUDA headers to emulate a GPU with" > "$logs/$name.log"
         report "$name" 0 0 1 0 "$logs/$name.log"
         ;;

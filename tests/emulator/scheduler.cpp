@@ -251,9 +251,9 @@ __attribute__((noinline)) void park() {
     self->state = RUNNING;
 }
 
-/* In a random order, who completes a meeting is not the first to go on. */
-void yield_at_random() {
-    if (s.schedule != SCHEDULE_RANDOM) return;
+/* Who completes a meeting, or only announces itself, is not always the first to go on. */
+void yield() {
+    if (s.schedule < SCHEDULE_RANDOM) return;
     mark_runnable(task());
     park();
 }
@@ -472,7 +472,7 @@ void warp_meet(const WarpOp *op, uint32_t mask, void *arg, Site site) {
     s.runnable |= 1u << t->linear / WARP;
     for (Task *first = &s.tasks[t->linear - lane]; others; others &= others - 1)
         first[__builtin_ctz(others)].state = READY;
-    yield_at_random();
+    yield();
 }
 
 static void barrier_complete(Barrier &b, int id, Site site) {
@@ -513,10 +513,13 @@ static void barrier_arrival(int id, unsigned threads, bool wait, bool vote, cons
     b.votes += vote;
     if (++b.arrived == threads) {
         barrier_complete(b, id, site);
-        if (wait) yield_at_random();
+        yield();
         return;
     }
-    if (!wait) return;
+    if (!wait) {
+        yield();
+        return;
+    }
     b.waiting[w] |= bit_of(t);
     t->state = IN_BARRIER;
     t->barrier = id;

@@ -9,19 +9,19 @@
 
 namespace emu {
 
-#ifdef __SANITIZE_ADDRESS__
-
-void watch_addresses() {}
-
-#else
-
 namespace {
+
+#ifdef __SANITIZE_ADDRESS__
+constexpr bool SANITIZED = true; /* its report of a kernel's address says more */
+#else
+constexpr bool SANITIZED = false;
+#endif
 
 struct sigaction before;
 
 void on_bad_address(int signal, siginfo_t *info, void *context) {
-    if (kernel_runs()) kernel_address_fault(info->si_addr);
-    if (memory_is_device(info->si_addr)) {
+    if (!SANITIZED && kernel_runs()) kernel_address_fault(info->si_addr);
+    if (!kernel_runs() && memory_is_device(info->si_addr)) {
         char text[160];
         int n = snprintf(text, sizeof text,
                          "emulator: the host reaches for GPU memory at %p; copy it with device_upload/download\n",
@@ -56,7 +56,5 @@ void watch_addresses() {
     ours.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
     sigaction(SIGSEGV, &ours, nullptr);
 }
-
-#endif
 
 } // namespace emu

@@ -1,0 +1,118 @@
+/* test_emulator.cpp - does the emulator catch what it is for?  Every planted bug is caught under at least one schedule
+ * of a short list (those that need no luck: under each), and its right twin passes under all.  Each run is a process of
+ * its own, since some end it. */
+#include "tests/emulator/emulator.h"
+#include "tests/emulator/planted.h"
+
+#include <csetjmp>
+#include <csignal>
+#include <cstdarg>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <sys/wait.h>
+#include <unistd.h>
+extern "C" {
+#include <cmocka.h>
+}
+
+namespace {
+
+const struct {
+    const char *name;
+    EmuSchedule schedule;
+    uint64_t seed;
+} schedules[] = {
+    {"forward", SCHEDULE_FORWARD, 1}, {"reverse", SCHEDULE_REVERSE, 1},     {"random:1", SCHEDULE_RANDOM, 1},
+    {"random:2", SCHEDULE_RANDOM, 2}, {"priority:1", SCHEDULE_PRIORITY, 1}, {"priority:2", SCHEDULE_PRIORITY, 2},
+};
+
+struct Outcome {
+    int code; /* the run's answer; 3 = a fault was found; 4 = the process was ended */
+    std::string messages;
+};
+
+Outcome run(const Planted &p, bool bug, EmuSchedule schedule, uint64_t seed) {
+    int out[2];
+    assert_int_equal(pipe(out), 0);
+    fflush(nullptr);
+    pid_t child = fork();
+    if (!child) {
+        dup2(out[1], 2);
+        close(out[0]);
+        signal(SIGSEGV, SIG_DFL); /* cmocka's handler would go on with the next test */
+        emu_set_schedule(schedule, seed);
+        int code = p.run(bug);
+        if (emu_take_faults(nullptr, 0)) code = 3;
+        _exit(code);
+    }
+    close(out[1]);
+    Outcome o = {0, ""};
+    char text[4096];
+    for (ssize_t n; (n = read(out[0], text, sizeof text)) > 0;) o.messages.append(text, (size_t)n);
+    close(out[0]);
+    int status;
+    waitpid(child, &status, 0);
+    o.code = WIFEXITED(status) && WEXITSTATUS(status) <= 3 ? WEXITSTATUS(status) : 4;
+    if (o.messages.find("AddressSanitizer") != std::string::npos) o.code = 4;
+    return o;
+}
+
+/* message: words that may stand in the output, separated by |. */
+bool says(const Outcome &o, const char *message) {
+    std::string all = message;
+    for (size_t from = 0; from <= all.size();) {
+        size_t to = all.find('|', from);
+        if (to == std::string::npos) to = all.size();
+        if (o.messages.find(all.substr(from, to - from)) != std::string::npos) return true;
+        from = to + 1;
+    }
+    return false;
+}
+
+bool is_caught(const Planted &p, const Outcome &o) {
+    switch (p.caught) {
+    case WRONG_RESULT: return o.code == 1;
+    case FAULT: return o.code >= 3 && says(o, p.message);
+    case RUNTIME_ERROR: return o.code == 2 && says(o, p.message);
+    }
+    return false;
+}
+
+void check(void **state) {
+    const Planted &p = *static_cast<const Planted *>(*state);
+    std::string caught, missed;
+    for (auto &s : schedules) {
+        Outcome right = run(p, false, s.schedule, s.seed);
+        if (right.code)
+            fail_msg("without the bug, schedule %s ends with %d: %s", s.name, right.code, right.messages.c_str());
+        Outcome wrong = run(p, true, s.schedule, s.seed);
+        (is_caught(p, wrong) ? caught : missed) += std::string(" ") + s.name;
+        if (!is_caught(p, wrong) && p.caught != WRONG_RESULT)
+            fail_msg("schedule %s ends with %d, expected '%s': %s", s.name, wrong.code, p.message,
+                     wrong.messages.c_str());
+    }
+    print_message("caught by:%s%s%s\n", caught.c_str(), missed.empty() ? "" : "; not by:", missed.c_str());
+    if (caught.empty()) fail_msg("no schedule catches it");
+}
+
+} // namespace
+
+int main() {
+    CMUnitTest tests[100];
+    static std::string names[100];
+    size_t n = 0;
+    auto add = [&](const Planted *list, int count) {
+        for (int i = 0; i < count; i++, n++) {
+            names[n] = list[i].name;
+            for (char &c : names[n])
+                if (c == ' ') c = '_';
+            tests[n] = CMUnitTest{names[n].c_str(), check, nullptr, nullptr, const_cast<Planted *>(&list[i])};
+        }
+    };
+    add(planted_kernels, n_planted_kernels);
+    add(planted_host, n_planted_host);
+    return _cmocka_run_group_tests("emulator", tests, n, nullptr, nullptr);
+}
