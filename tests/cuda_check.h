@@ -35,6 +35,18 @@ typedef struct {
     double *ref;
 } Tensor;
 
+/* In the emulator, the orders of threads, blocks and copies to run everything under (tests/emulator/emulator.h); a GPU has
+ * its own.  FOR_SCHEDULES(i) { ... } runs its body once for each. */
+extern void emu_set_schedule(int schedule, uint64_t seed) __attribute__((weak));
+enum { SCHEDULES = 4 };
+static inline int schedule_begin(int i) {
+    if (i >= (emu_set_schedule ? SCHEDULES : 1)) return 0;
+    if (emu_set_schedule) emu_set_schedule(i, 20260101u + (uint64_t)i);
+    random_counter = 0; /* the same numbers each time */
+    return 1;
+}
+#define FOR_SCHEDULES(i) for (int i = 0; schedule_begin(i); i++)
+
 #define FOR_SIDES(s) for (Side s = FAST; s < SIDES; s++)
 
 /* ---- bf16 on the host ---------------------------------------------------------------------------------------------- */
