@@ -124,6 +124,7 @@ static void test_rmsnorm(void **state) {
         for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++) rmsnorm_check(dtypes[i], shapes[k][0], shapes[k][1]);
         rmsnorm_check(dtypes[i], 1, 17);
         rmsnorm_check(dtypes[i], 19, 333);
+        if (dtypes[i] == DTYPE_F32) rmsnorm_check(dtypes[i], 517, 514); /* more rows than blocks, teams of 8 warps */
         if (!test_long()) continue;
         for (size_t k = 0; k < sizeof longer / sizeof *longer; k++) rmsnorm_check(dtypes[i], longer[k][0], longer[k][1]);
         rmsnorm_check(dtypes[i], 1, 1);
@@ -254,23 +255,28 @@ static void test_swiglu_extremes(void **state) {
 
 /* ---- optimizer ------------------------------------------------------------------------------------------------------ */
 
-/* Four updates, the third of them skipped, over ranges with gaps between them.  shift: what the arenas of m, v and grad
- * begin with that param's does not, so that vectors of all four do not line up. */
-static void adamw_check(DType dtype, const AdamwRange *ranges, int n_ranges, size_t count, int shift) {
+static void *shifted(const Tensor *x, Side s, int elements) {
+    size_t size = s == DOUBLE ? sizeof(double) : s == NAIVE ? sizeof(float) : dtype_size(x->dtype);
+    return (char *)side(x, s) + (size_t)elements * size;
+}
+
+enum { ADAMW_ARENAS = 5 }; /* param, out, m, v, grad */
+
+/* Four updates, the third of them skipped, over ranges with gaps between them.  shift: by how many elements each arena
+ * begins after an aligned address; where they differ, vectors of all of them cannot line up. */
+static void adamw_check(DType dtype, const AdamwRange *ranges, int n_ranges, size_t count, const int *shift) {
     CudaTest t = open_for(dtype, 1, 64, 64);
-    size_t   pad = (size_t)shift;
-    Tensor   p = tensor_random(&t, DTYPE_F32, count, 1), out = tensor_zero(&t, dtype, count);
-    Tensor   m = tensor_zero(&t, DTYPE_F32, pad + count), v = tensor_zero(&t, DTYPE_F32, pad + count);
+    count += 8;
+    Tensor p = tensor_random(&t, DTYPE_F32, count, 1), out = tensor_zero(&t, dtype, count);
+    Tensor m = tensor_zero(&t, DTYPE_F32, count), v = tensor_zero(&t, DTYPE_F32, count);
     for (int step = 1; step <= 4; step++) {
         AdamwStep how = {1e-2f, 0.9f, 0.95f, 1e-8f, 0.1f, 0.25f, step == 3, step - (step > 3)};
-        Tensor    g = tensor_random(&t, DTYPE_F32, pad + count, 1);
+        Tensor    g = tensor_random(&t, DTYPE_F32, count, 1);
         void     *d_how = cuda_upload(&t, &how, sizeof how);
-        FOR_SIDES(s) {
-            size_t size = s == DOUBLE ? sizeof(double) : sizeof(float), skip = pad * size;
-            t.ops[s]->adamw(t.dev[s], side(&p, s), step == 2 ? NULL : side(&out, s), (char *)side(&m, s) + skip,
-                            (char *)side(&v, s) + skip, (char *)side(&g, s) + skip, ranges, n_ranges,
-                            s == FAST ? d_how : &how);
-        }
+        FOR_SIDES(s)
+        t.ops[s]->adamw(t.dev[s], shifted(&p, s, shift[0]), step == 2 ? NULL : shifted(&out, s, shift[1]),
+                        shifted(&m, s, shift[2]), shifted(&v, s, shift[3]), shifted(&g, s, shift[4]), ranges, n_ranges,
+                        s == FAST ? d_how : &how);
         cuda_test_sync(&t);
         tensor_free(&t, &g);
         device_free(t.dev[FAST], d_how);
@@ -289,12 +295,12 @@ static void test_adamw(void **state) {
     enum { MANY = 150 };
     AdamwRange many[MANY]; /* more than one launch takes */
     for (int i = 0; i < MANY; i++) many[i] = (AdamwRange){i * 7, 5 + i % 3, i % 2};
+    static const int shifts[][ADAMW_ARENAS] = {{0, 0, 0, 0, 0}, {1, 1, 1, 1, 1}, {3, 7, 3, 3, 7}, {1, 0, 0, 0, 0},
+                                               {0, 1, 0, 0, 0}, {0, 0, 2, 0, 0}, {0, 0, 0, 3, 0}, {0, 0, 0, 0, 1}};
     FOR_DTYPES(i) {
-        adamw_check(dtypes[i], few, 5, 5000, 0);
-        adamw_check(dtypes[i], few, 5, 5000, 1);
-        adamw_check(dtypes[i], few, 5, 5000, 4);
-        adamw_check(dtypes[i], many, MANY, MANY * 7, 0);
-        adamw_check(dtypes[i], none, 1, 10, 0);
+        for (size_t k = 0; k < sizeof shifts / sizeof *shifts; k++) adamw_check(dtypes[i], few, 5, 5000, shifts[k]);
+        adamw_check(dtypes[i], many, MANY, MANY * 7, shifts[0]);
+        adamw_check(dtypes[i], none, 1, 10, shifts[0]);
     }
 }
 
@@ -364,7 +370,7 @@ static void draws_open(CudaTest *t, Draws *d, int V, int top_k, float temperatur
     for (int i = 1; i < V; i++)
         d->forbidden[i] = i % 7 == 3, d->bits[i] = (i % 5 == 1) | (uint32_t)(i % 3 == 2) << 1 | (uint32_t)(i == 2) << 2;
     for (int b = 0; b < ROWS; b++) d->uniform[b] = b ? random_uniform() : 0, d->suppress[b] = b % 3 ? 0 : (uint32_t)(b % 4);
-    d->uniform[1] = 1 - 0x1p-53;
+    d->uniform[1] = 1; /* what rounding could make of the largest uniform: the last id that can be drawn */
     SampleSpec spec = {V, (V + 63) / 64 * 64, temperature, top_k, d->forbidden, d->bits, OUTCOMES};
     FOR_SIDES(s) d->spec[s] = spec;
     d->spec[FAST].forbidden = cuda_upload(t, d->forbidden, v);
@@ -453,6 +459,30 @@ static void test_sample_ties(void **state) {
     cuda_test_close(&t);
 }
 
+/* Equal weights, as many as a power of two: an id's share of the law begins where that of its predecessor ends, and its
+ * first number is its own. */
+static void test_sample_borders(void **state) {
+    (void)state;
+    enum { V = 512 };
+    CudaTest t = open_for(DTYPE_F32, 1, 64, V);
+    assert_int_equal(device_reserve(t.dev[DOUBLE], sizeof(double) * V), 0);
+    Draws d;
+    draws_open(&t, &d, V, 0, 1);
+    static const int ids[ROWS] = {0, 1, 2, 3, 4, 31, 32, 63, 64, 127, 128, 129, 130, 255, 256, 257, 383, 384, 385, 500, 508, 509, 510, 511};
+    for (int b = 0; b < ROWS; b++) d.uniform[b] = ids[b] / (double)V;
+    device_upload(t.dev[FAST], d.d_uniform, d.uniform, sizeof d.uniform);
+    device_zero(t.dev[FAST], d.d_suppress, sizeof d.suppress);
+    d.spec[FAST].forbidden = NULL;
+    Tensor logits = tensor_zero(&t, DTYPE_F32, ROWS * V);
+    t.ops[FAST]->sample(t.dev[FAST], d.d_tokens, NULL, NULL, logits.fast, d.d_uniform, NULL, &d.spec[FAST], ROWS);
+    int32_t *tokens = cuda_download(&t, d.d_tokens, sizeof *d.tokens);
+    for (int b = 0; b < ROWS; b++) assert_int_equal(tokens[b], ids[b]);
+    free(tokens);
+    tensor_free(&t, &logits);
+    draws_close(&t, &d);
+    cuda_test_close(&t);
+}
+
 /* Rows without a law: a NaN, an infinity, nothing but minus infinity; then only suppressed ids. */
 static void test_sample_no_law(void **state) {
     (void)state;
@@ -487,7 +517,7 @@ int main(void) {
         cmocka_unit_test(test_embedding),       cmocka_unit_test(test_rmsnorm),     cmocka_unit_test(test_qk_norm_rope),
         cmocka_unit_test(test_swiglu),          cmocka_unit_test(test_swiglu_extremes), cmocka_unit_test(test_adamw),
         cmocka_unit_test(test_adamw_cuts),      cmocka_unit_test(test_sum_squares), cmocka_unit_test(test_sample),
-        cmocka_unit_test(test_sample_ties),     cmocka_unit_test(test_sample_no_law),
+        cmocka_unit_test(test_sample_ties),     cmocka_unit_test(test_sample_borders), cmocka_unit_test(test_sample_no_law),
     };
     int failed = 0;
     FOR_SCHEDULES(i) failed += cmocka_run_group_tests_name("CUDA rows", tests, NULL, NULL);
