@@ -46,9 +46,10 @@ static int escapes(const char *name) {
 
 static Status ratio_check(const Archive *a, const char *what, uint64_t size, uint64_t packed, Err *err) {
     if (size <= ARCHIVE_SMALL || size / ARCHIVE_RATIO_MAX <= packed) return OK;
-    return err_set(err, ERR_FORMAT, "%s: %s would unpack to %llu bytes from %llu (more than %d times): it looks like a zip bomb; "
-                   "if it is not, unpack it yourself and import the folder", a->path, what, (unsigned long long)size,
-                   (unsigned long long)packed, ARCHIVE_RATIO_MAX);
+    return err_set(err, ERR_FORMAT,
+                   "%s: %s would unpack to %llu bytes from %llu (more than %d times): it looks like a zip bomb; "
+                   "if it is not, unpack it yourself and import the folder",
+                   a->path, what, (unsigned long long)size, (unsigned long long)packed, ARCHIVE_RATIO_MAX);
 }
 
 static Status zip_entry_add(Archive *a, zip_int64_t i, Err *err) {
@@ -57,14 +58,16 @@ static Status zip_entry_add(Archive *a, zip_int64_t i, Err *err) {
         return err_set(err, ERR_FORMAT, "%s is damaged: %s", a->path, zip_strerror(a->zip));
     size_t length = strlen(st.name);
     if (escapes(st.name))
-        return err_set(err, ERR_FORMAT, "%s has an entry named %.200s, which points outside the archive; it was not made by an "
-                       "export and is refused", a->path, st.name);
+        return err_set(err, ERR_FORMAT,
+                       "%s has an entry named %.200s, which points outside the archive; it was not made by an "
+                       "export and is refused",
+                       a->path, st.name);
     if (!length || st.name[length - 1] == '/' || !strncmp(st.name, "__MACOSX/", 9) || strstr(st.name, "/__MACOSX/") ||
         base_name(st.name)[0] == '.')
         return OK;
     if ((st.valid & ZIP_STAT_ENCRYPTION_METHOD) && st.encryption_method != ZIP_EM_NONE)
-        return err_set(err, ERR_FORMAT, "%s: entry %.200s is encrypted; unpack it yourself and import the folder", a->path,
-                       st.name);
+        return err_set(err, ERR_FORMAT, "%s: entry %.200s is encrypted; unpack it yourself and import the folder",
+                       a->path, st.name);
     if (st.size > INT64_MAX)
         return err_set(err, ERR_FORMAT, "%s: entry %.200s has an impossible size", a->path, st.name);
     entry_add(a, st.name, (int64_t)st.size, i);
@@ -78,8 +81,8 @@ static Status zip_list(Archive *a, Err *err) {
     if (!a->zip || stat(a->path, &st)) {
         zip_error_t e;
         zip_error_init_with_code(&e, code);
-        Status status = err_set(err, ERR_FORMAT, "%s is neither a folder nor a readable .zip: %s", a->path,
-                                zip_error_strerror(&e));
+        Status status =
+            err_set(err, ERR_FORMAT, "%s is neither a folder nor a readable .zip: %s", a->path, zip_error_strerror(&e));
         zip_error_fini(&e);
         return status;
     }
@@ -98,14 +101,10 @@ static Status zip_list(Archive *a, Err *err) {
 Status archive_open(Archive *a, const char *path, Err *err) {
     *a = (Archive){.path = xstrdup(path)};
     Status status;
-    if (!path_exists(path))
-        status = err_set(err, ERR_IO, "cannot read %s: %s", path, strerror(ENOENT));
-    else
-        status = path_is_dir(path) ? folder_list(a, err) : zip_list(a, err);
-    if (status)
-        archive_close(a);
-    else if (a->n)
-        qsort(a->entry, (size_t)a->n, sizeof *a->entry, entry_compare);
+    if (!path_exists(path)) status = err_set(err, ERR_IO, "cannot read %s: %s", path, strerror(ENOENT));
+    else status = path_is_dir(path) ? folder_list(a, err) : zip_list(a, err);
+    if (status) archive_close(a);
+    else if (a->n) qsort(a->entry, (size_t)a->n, sizeof *a->entry, entry_compare);
     return status;
 }
 
@@ -171,8 +170,8 @@ Status stream_read(Stream *s, void *out, size_t n, size_t *got, Err *err) {
         if (r < 0 || (r == 0 && code != Z_OK && code != Z_STREAM_END))
             return err_set(err, ERR_FORMAT, "%s is damaged after %lld bytes: %s", s->name, (long long)s->done, text);
         if (s->done + r > ARCHIVE_SMALL && (s->done + r) / ARCHIVE_RATIO_MAX > s->size)
-            return err_set(err, ERR_FORMAT, "%s unpacks to more than %d times its %lld bytes: it looks like a bomb", s->name,
-                           ARCHIVE_RATIO_MAX, (long long)s->size);
+            return err_set(err, ERR_FORMAT, "%s unpacks to more than %d times its %lld bytes: it looks like a bomb",
+                           s->name, ARCHIVE_RATIO_MAX, (long long)s->size);
     } else {
         do r = read(s->fd, out, n);
         while (r < 0 && errno == EINTR);

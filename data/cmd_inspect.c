@@ -11,8 +11,8 @@ enum { TOP_CODES = 20 };
 
 typedef struct {
     const char *path, *patient, *split;
-    int64_t     limit;
-    int         tokens;
+    int64_t limit;
+    int tokens;
 } InspectOptions;
 
 static Status number_of(const char *text, uint64_t *out, Err *err) {
@@ -67,7 +67,9 @@ static Status inspect_dataset_folder(const InspectOptions *o, Err *err) {
         int64_t row = (int64_t)k;
         int in = split < 0 ? SPLIT_TRAIN : split;
         if (k >= (uint64_t)d.n_patients[in]) status = dataset_find(&d, k, &in, &row, err);
-        if (status) err_context(err, "--patient %s is not a row of %s", o->patient, split_name(split < 0 ? SPLIT_TRAIN : split));
+        if (status)
+            err_context(err, "--patient %s is not a row of %s", o->patient,
+                        split_name(split < 0 ? SPLIT_TRAIN : split));
         else status = inspect_patient(&d, in, row, o->limit, o->tokens, stdout, err);
     }
     dataset_close(&d);
@@ -94,7 +96,8 @@ Status cmd_inspect(int argc, char **argv, Err *err) {
                    "Statistics of a dataset or an events file, or a readable timeline of one patient.", stdout);
         return OK;
     }
-    if (n_pos != 1) return err_set(err, ERR_USAGE, "one dataset folder or events file was expected: ehr-data inspect PATH");
+    if (n_pos != 1)
+        return err_set(err, ERR_USAGE, "one dataset folder or events file was expected: ehr-data inspect PATH");
     o.path = pos[0];
     return h5_is_events(o.path) ? inspect_events_file(&o, err) : inspect_dataset_folder(&o, err);
 }

@@ -9,12 +9,12 @@
 
 typedef struct {
     const char *data, *task, *outcome, *index, *linkage, *out, *split;
-    int64_t     horizon;
-    int         one_per_patient, first, is_shorthand;
+    int64_t horizon;
+    int one_per_patient, first, is_shorthand;
 } LabelFlags;
 
 static Status task_from_flags(LabelTask *t, const LabelFlags *f, int first_given, const char *events, Err *err) {
-    char  *json = NULL;
+    char *json = NULL;
     size_t size = 0;
     Status s;
     if (f->is_shorthand) {
@@ -26,14 +26,16 @@ static Status task_from_flags(LabelTask *t, const LabelFlags *f, int first_given
     }
     if (s) return s;
     if (first_given) t->first = f->first;
-    int discharge = !f->is_shorthand && t->index == INDEX_DISCHARGE, in_stay = t->until_discharge || t->kind == LABEL_DURATION;
+    int discharge = !f->is_shorthand && t->index == INDEX_DISCHARGE,
+        in_stay = t->until_discharge || t->kind == LABEL_DURATION;
     /* An oracle cohort has one index a patient where the true risks are known; tasks about stays keep their own. */
-    int         about_stays = !f->is_shorthand && (t->index == INDEX_ADMISSION || discharge);
+    int about_stays = !f->is_shorthand && (t->index == INDEX_ADMISSION || discharge);
     const char *index = f->index ? f->index : oracle_file_present(events) && !about_stays ? "oracle" : NULL;
     if (index) s = label_index_parse(t, index, "--index", err);
     else if (f->is_shorthand) s = label_index_parse(t, "last-year", "--index", err);
     if (!s && in_stay && t->index != INDEX_ADMISSION)
-        s = err_set(err, ERR_USAGE, "--index %s: task %s is about a stay, its index must be admission+...", index, t->name);
+        s = err_set(err, ERR_USAGE, "--index %s: task %s is about a stay, its index must be admission+...", index,
+                    t->name);
     t->at_discharge = discharge && t->index == INDEX_ORACLE;
     if (s) label_task_free(t);
     return s;
@@ -57,11 +59,15 @@ static void counts_print(const LabelTask *t, const LabelCounts *c, FILE *out) {
 }
 
 static Status label_run(const LabelFlags *f, int first_given, const char *events, Err *err) {
-    LabelTask    t;
-    Table        table;
-    LabelCounts  counts;
-    LabelOptions o = {.events = events, .dataset = f->data, .linkage = f->linkage, .split = -1,
-                      .one_per_patient = f->one_per_patient, .progress = stderr};
+    LabelTask t;
+    Table table;
+    LabelCounts counts;
+    LabelOptions o = {.events = events,
+                      .dataset = f->data,
+                      .linkage = f->linkage,
+                      .split = -1,
+                      .one_per_patient = f->one_per_patient,
+                      .progress = stderr};
     if (strcmp(f->split, "all")) o.split = split_find(f->split);
     Status s = task_from_flags(&t, f, first_given, events, err);
     if (s) return s;
@@ -85,34 +91,40 @@ static Status label_run(const LabelFlags *f, int first_given, const char *events
 }
 
 Status cmd_label(int argc, char **argv, Err *err) {
-    LabelFlags  f = {.horizon = 365 * 1440, .split = "all"};
+    LabelFlags f = {.horizon = 365 * 1440, .split = "all"};
     const char *pos[1];
-    int         n_pos = 0, help = 0;
+    int n_pos = 0, help = 0;
     enum { TASK = 1, OUTCOME, HORIZON, FIRST };
     Flag flags[] = {
         {"--data", FLAG_STRING, &f.data, 0, 0, NULL, "dataset made of these events", 0},
-        [TASK] = {"--task", FLAG_STRING, &f.task, 0, 0, NULL, "task.json, such as scripts/tasks/readmission_30d.json", 0},
-        [OUTCOME] = {"--outcome", FLAG_STRING, &f.outcome, 0, 0, NULL, "or NAME=PATTERN[,PATTERN...]: an event within --horizon", 0},
+        [TASK] = {"--task", FLAG_STRING, &f.task, 0, 0, NULL, "task.json, such as scripts/tasks/readmission_30d.json",
+                  0},
+        [OUTCOME] = {"--outcome", FLAG_STRING, &f.outcome, 0, 0, NULL,
+                     "or NAME=PATTERN[,PATTERN...]: an event within --horizon", 0},
         [HORIZON] = {"--horizon", FLAG_DURATION, &f.horizon, 1, 2e9, NULL, "of --outcome, after the index: 30d, 1y", 0},
-        [FIRST] = {"--first", FLAG_BOOL, &f.first, 0, 0, NULL, "leave out who had it before [when the outcome is a diagnosis]", 0},
+        [FIRST] = {"--first", FLAG_BOOL, &f.first, 0, 0, NULL,
+                   "leave out who had it before [when the outcome is a diagnosis]", 0},
         {"--index", FLAG_STRING, &f.index, 0, 0, NULL,
-         "admission+24h, discharge, visit-end, age:65, last-year or oracle [the task's; oracle in an oracle cohort]", 0},
+         "admission+24h, discharge, visit-end, age:65, last-year or oracle [the task's; oracle in an oracle cohort]",
+         0},
         {"--linkage", FLAG_STRING, &f.linkage, 0, 0, NULL, "which patient is which [beside the events file]", 0},
         {"--split", FLAG_ENUM, &f.split, 0, 0, "train|tuning|val|held_out|test|all", "patients to label", 0},
         {"--one-per-patient", FLAG_BOOL, &f.one_per_patient, 0, 0, NULL, "one index a patient, chosen at random", 0},
         {"--out", FLAG_STRING, &f.out, 0, 0, NULL, "label file [DATASET/labels/NAME.h5]", 0},
     };
     const int n = sizeof flags / sizeof *flags;
-    Status    s = flags_parse(flags, n, argc, argv, pos, 1, &n_pos, &help, err);
+    Status s = flags_parse(flags, n, argc, argv, pos, 1, &n_pos, &help, err);
     if (s) return s;
     if (help) {
-        flags_help(flags, n, "ehr-data label EVENTS --data DATASET --task FILE.json | --outcome NAME=PATTERN --horizon 365d",
+        flags_help(flags, n,
+                   "ehr-data label EVENTS --data DATASET --task FILE.json | --outcome NAME=PATTERN --horizon 365d",
                    "Index times and outcomes of a task, judged on raw codes and event times.", stdout);
         return OK;
     }
     if (n_pos != 1 || !f.data) return err_set(err, ERR_USAGE, "give an events file and --data DATASET (see --help)");
     if (!f.task == !f.outcome) return err_set(err, ERR_USAGE, "give either --task FILE.json or --outcome NAME=PATTERN");
-    if (f.task && flags[HORIZON].seen) return err_set(err, ERR_USAGE, "--horizon goes with --outcome; a task has its own");
+    if (f.task && flags[HORIZON].seen)
+        return err_set(err, ERR_USAGE, "--horizon goes with --outcome; a task has its own");
     f.is_shorthand = f.outcome != NULL;
     return label_run(&f, flags[FIRST].seen, pos[0], err);
 }

@@ -45,14 +45,15 @@ static void print_kinds(const TokenizeCounts *c) {
         printf("  %-12s %14lld %9.2f%% %9.2f%%\n", event_kind_name(k), (long long)c->events[k],
                100 * (double)c->mapped[k][MAPPED_ROLLED_UP] / n, 100 * (double)c->mapped[k][MAPPED_UNKNOWN] / n);
     }
-    if (c->values) printf("  values: %lld, %.2f%% told by their level\n", (long long)c->values,
-                          100 * (double)c->leveled / (double)c->values);
+    if (c->values)
+        printf("  values: %lld, %.2f%% told by their level\n", (long long)c->values,
+               100 * (double)c->leveled / (double)c->values);
 }
 
 static void print_counts(const TokenizeReport *r) {
     const TokenizeCounts *c = &r->counts;
     struct {
-        int64_t     n;
+        int64_t n;
         const char *what;
     } const line[] = {{c->after_death, "events after death dropped"},
                       {c->undated, "events without a time dropped"},
@@ -67,23 +68,29 @@ static void print_counts(const TokenizeReport *r) {
                       {r->n_excluded, "patients excluded (--exclude)"}};
     for (size_t i = 0; i < sizeof line / sizeof *line; i++)
         if (line[i].n) printf("  %lld %s\n", (long long)line[i].n, line[i].what);
-    if (r->oracle) printf("  oracle cohort: loss floor %s%s\n", r->floor_valid ? "valid" : "NOT valid: ", r->floor_reason);
+    if (r->oracle)
+        printf("  oracle cohort: loss floor %s%s\n", r->floor_valid ? "valid" : "NOT valid: ", r->floor_reason);
     printf("  linkage (stays with the steward): %s\n", r->linkage);
 }
 
 static void print_warnings(const TokenizeReport *r, int frozen) {
     for (int s = 0; s < SPLIT_COUNT; s++)
-        if (!r->n_patients[s]) fprintf(stderr, "warning: the %s split is empty (split by %s)\n", split_name(s), r->split_method);
+        if (!r->n_patients[s])
+            fprintf(stderr, "warning: the %s split is empty (split by %s)\n", split_name(s), r->split_method);
     for (int k = 0; k < KIND_COUNT; k++) {
         double share = tokenize_unknown_share(&r->counts, k);
         if (share <= 0.2) continue;
         if (frozen)
-            fprintf(stderr, "warning: %.0f%% of %s events are UNKNOWN to this vocabulary: map their codes to the vocabularies "
-                    "it was fitted on, or fit one of your own (no --vocabulary)\n", 100 * share, event_kind_name(k));
+            fprintf(stderr,
+                    "warning: %.0f%% of %s events are UNKNOWN to this vocabulary: map their codes to the vocabularies "
+                    "it was fitted on, or fit one of your own (no --vocabulary)\n",
+                    100 * share, event_kind_name(k));
         else
-            fprintf(stderr, "warning: %.0f%% of %s events became UNKNOWN: their codes have fewer than %lld train patients and "
+            fprintf(stderr,
+                    "warning: %.0f%% of %s events became UNKNOWN: their codes have fewer than %lld train patients and "
                     "no hierarchy to roll up; import with the vocabulary tables (CONCEPT_ANCESTOR), map local codes to "
-                    "standard ones, or lower --min-patients\n", 100 * share, event_kind_name(k), (long long)r->min_patients);
+                    "standard ones, or lower --min-patients\n",
+                    100 * share, event_kind_name(k), (long long)r->min_patients);
     }
     int shifted = 0, worst = -1;
     for (int i = 0; i < r->n_drift; i++) {
@@ -91,7 +98,8 @@ static void print_warnings(const TokenizeReport *r, int frozen) {
         if (worst < 0 || r->drift[i].psi > r->drift[worst].psi) worst = i;
     }
     if (r->n_drift)
-        printf("  drift of values: %d of %d codes with %d values or more have a stability index above 0.25; worst %s %s: %.3f\n",
+        printf("  drift of values: %d of %d codes with %d values or more have a stability index above 0.25; worst %s "
+               "%s: %.3f\n",
                shifted, r->n_drift, DRIFT_MIN_VALUES, r->drift[worst].code, r->drift[worst].unit, r->drift[worst].psi);
 }
 
@@ -109,19 +117,23 @@ Status cmd_tokenize(int argc, char **argv, Err *err) {
     int help = 0, n_pos = 0;
     o.shard_size = 256 << 20;
     Flag flags[] = {
-        {"--values", FLAG_ENUM, &values, 0, 0, "fused|separate", "value levels as CODE=Q7, or as shared tokens after the code", 0},
+        {"--values", FLAG_ENUM, &values, 0, 0, "fused|separate",
+         "value levels as CODE=Q7, or as shared tokens after the code", 0},
         {"--min-patients", FLAG_INT, &o.min_patients, 0, 1e9, NULL,
          "distinct train patients behind each event token (0: min(11, max(1, 1% of them)))", 0},
         {"--age-bin", FLAG_ENUM, &age_bin, 0, 0, "1|5", "years of an age token", 0},
-        {"--static", FLAG_STRING, &o.statics, 0, 0, NULL, "prefix columns, as SEX,RACE (default: SEX, and RACE if there)", 0},
+        {"--static", FLAG_STRING, &o.statics, 0, 0, NULL,
+         "prefix columns, as SEX,RACE (default: SEX, and RACE if there)", 0},
         {"--edges", FLAG_STRING, &o.edges, 0, 0, NULL,
          "decision thresholds kept as value edges (default: scripts/tasks/value_edges.json; none: deciles only)", 0},
         {"--out", FLAG_STRING, &o.out, 0, 0, NULL, "dataset folder to write", 0},
         {"--vocabulary", FLAG_STRING, &o.vocabulary, 0, 0, NULL,
          "frozen vocabulary (file, dataset or checkpoint), applied unchanged", 0},
         {"--split", FLAG_STRING, &o.split, 0, 0, NULL,
-         "patient, given, time:DATE (who comes first at DATE or later is held out) or site:COLUMN (whole sites are; =A,B: these), "
-         "as site:CARE_SITE (default: given when the source has splits, else patient)", 0},
+         "patient, given, time:DATE (who comes first at DATE or later is held out) or site:COLUMN (whole sites are; "
+         "=A,B: these), "
+         "as site:CARE_SITE (default: given when the source has splits, else patient)",
+         0},
         {"--key", FLAG_STRING, &o.key_file, 0, 0, NULL, "file with the split key (default: a fixed public key)", 0},
         {"--exclude", FLAG_STRING, &o.exclude_file, 0, 0, NULL, "file of subject ids to leave out, one a line", 0},
         {"--seed", FLAG_INT, &o.seed, 0, 9e15, NULL, "of the order of patients", 0},
@@ -136,7 +148,8 @@ Status cmd_tokenize(int argc, char **argv, Err *err) {
                    "Turns an events file into a dataset: vocabulary, splits and shards of token timelines.", stdout);
         return OK;
     }
-    if (n_pos != 1) return err_set(err, ERR_USAGE, "one events file was expected: ehr-data tokenize EVENTS.h5 --out DATASET");
+    if (n_pos != 1)
+        return err_set(err, ERR_USAGE, "one events file was expected: ehr-data tokenize EVENTS.h5 --out DATASET");
     if (!o.out || !o.out[0]) return err_set(err, ERR_USAGE, "--out DATASET is missing: the folder to write");
     if (o.vocabulary && (status = conflicts(flags, err))) return status;
     o.events = events[0];

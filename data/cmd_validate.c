@@ -24,14 +24,18 @@ Status cmd_validate(int argc, char **argv, Err *err) {
     Status status = flags_parse(flags, n, argc, argv, pos, 1, &n_pos, &help, err);
     if (status) return status;
     if (help) {
-        flags_help(flags, n, "ehr-data validate DATASET|EVENTS.h5 [flags]",
-                   "Checks a dataset or an events file: formats, hashes, order, patients in two splits, tokens after death, "
-                   "censoring.  Exit 1 when something is wrong.", stdout);
+        flags_help(
+            flags, n, "ehr-data validate DATASET|EVENTS.h5 [flags]",
+            "Checks a dataset or an events file: formats, hashes, order, patients in two splits, tokens after death, "
+            "censoring.  Exit 1 when something is wrong.",
+            stdout);
         return OK;
     }
-    if (n_pos != 1) return err_set(err, ERR_USAGE, "one dataset folder or events file was expected: ehr-data validate PATH");
+    if (n_pos != 1)
+        return err_set(err, ERR_USAGE, "one dataset folder or events file was expected: ehr-data validate PATH");
     ValidateReport r;
-    status = h5_is_events(pos[0]) ? validate_events(&r, pos[0], stderr, err) : validate_dataset(&r, pos[0], stderr, err);
+    status =
+        h5_is_events(pos[0]) ? validate_events(&r, pos[0], stderr, err) : validate_dataset(&r, pos[0], stderr, err);
     if (!status) {
         report_print(&r, stdout);
         fflush(stdout);

@@ -1,7 +1,7 @@
 /* csv.c - see csv.h.
  *
- * A record is first looked for in the buffer of raw bytes (record_scan), which is refilled or grown until it is whole; then
- * it is cut into fields in place (record_cut), which only ever shortens it. */
+ * A record is first looked for in the buffer of raw bytes (record_scan), which is refilled or grown until it is whole;
+ * then it is cut into fields in place (record_cut), which only ever shortens it. */
 #include "data/csv.h"
 #include <ctype.h>
 #include <stdlib.h>
@@ -44,10 +44,8 @@ static size_t record_scan(const Csv *c, int *quoted) {
         if (*quoted) {
             p = memchr(p, '"', (size_t)(end - p));
             if (!p) return 0;
-            if (p + 1 < end && p[1] == '"')
-                p++;
-            else
-                *quoted = 0;
+            if (p + 1 < end && p[1] == '"') p++;
+            else *quoted = 0;
         } else if (*p == '\n') {
             return (size_t)(p + 1 - start);
         } else if (*p == '"' && field_start) {

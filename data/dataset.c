@@ -13,15 +13,16 @@ enum { JSON_BYTES_MAX = 64 << 20, DATASET_FORMAT_VERSION = 1 };
 #define DATASET_FORMAT "ehr.c dataset"
 
 struct DatasetImpl {
-    json_t  *root;
-    int      n_shards[SPLIT_COUNT];
-    Shard   *shard[SPLIT_COUNT];
-    int64_t *first[SPLIT_COUNT];    /* (n_shards + 1) row of a shard's first patient */
-    int     *n_labels;              /* (n_groups) */
-    const char ***label;            /* (n_groups)(n_labels) into root */
+    json_t *root;
+    int n_shards[SPLIT_COUNT];
+    Shard *shard[SPLIT_COUNT];
+    int64_t *first[SPLIT_COUNT]; /* (n_shards + 1) row of a shard's first patient */
+    int *n_labels;               /* (n_groups) */
+    const char ***label;         /* (n_groups)(n_labels) into root */
 };
 
-/* ---- what was given instead of a dataset -------------------------------------------------------------------------- */
+/* ---- what was given instead of a dataset --------------------------------------------------------------------------
+ */
 
 static int has(const char *folder, const char *name) {
     char *path = xasprintf("%s/%s", folder, name);
@@ -39,39 +40,48 @@ static int has_tables(const char *folder) {
 }
 
 static Status not_a_dataset(const char *path, Err *err) {
-    if (!path_exists(path))
-        return err_set(err, ERR_IO, "cannot open the dataset %s: %s", path, strerror(ENOENT));
+    if (!path_exists(path)) return err_set(err, ERR_IO, "cannot open the dataset %s: %s", path, strerror(ENOENT));
     if (path_is_dir(path)) {
         if (has(path, "model.safetensors"))
-            return err_set(err, ERR_FORMAT, "%s is a checkpoint, a dataset was expected: give the folder that `ehr-data "
-                           "tokenize` wrote", path);
+            return err_set(err, ERR_FORMAT,
+                           "%s is a checkpoint, a dataset was expected: give the folder that `ehr-data "
+                           "tokenize` wrote",
+                           path);
         if (has(path, "latest"))
-            return err_set(err, ERR_FORMAT, "%s is a training run, a dataset was expected: give the folder that `ehr-data "
-                           "tokenize` wrote", path);
+            return err_set(err, ERR_FORMAT,
+                           "%s is a training run, a dataset was expected: give the folder that `ehr-data "
+                           "tokenize` wrote",
+                           path);
         if (has_tables(path))
-            return err_set(err, ERR_FORMAT, "%s is a folder of OMOP tables: run `ehr-data import omop %s --out events.h5` "
-                           "and `ehr-data tokenize events.h5` first", path, path);
-        return err_set(err, ERR_FORMAT, "%s is not a dataset: it has no dataset.json (`ehr-data tokenize` writes one)", path);
+            return err_set(err, ERR_FORMAT,
+                           "%s is a folder of OMOP tables: run `ehr-data import omop %s --out events.h5` "
+                           "and `ehr-data tokenize events.h5` first",
+                           path, path);
+        return err_set(err, ERR_FORMAT, "%s is not a dataset: it has no dataset.json (`ehr-data tokenize` writes one)",
+                       path);
     }
     char *format = h5_format(path);
     size_t n = strlen(path);
     Status status;
     if (format && !strcmp(format, "ehr.c events"))
-        status = err_set(err, ERR_FORMAT, "%s is an events file: run `ehr-data tokenize` first, then give its folder", path);
+        status =
+            err_set(err, ERR_FORMAT, "%s is an events file: run `ehr-data tokenize` first, then give its folder", path);
     else if (format && !strcmp(format, SHARD_FORMAT))
         status = err_set(err, ERR_FORMAT, "%s is one shard of a dataset: give the folder it is in", path);
     else if (format)
         status = err_set(err, ERR_FORMAT, "%s is a file of \"%s\", a dataset folder was expected", path, format);
     else if (n > 4 && !strcasecmp(path + n - 4, ".zip"))
-        status = err_set(err, ERR_FORMAT, "%s is an archive: run `ehr-data import` and `ehr-data tokenize` first", path);
+        status =
+            err_set(err, ERR_FORMAT, "%s is an archive: run `ehr-data import` and `ehr-data tokenize` first", path);
     else
-        status = err_set(err, ERR_FORMAT, "%s is a file, a dataset folder was expected (`ehr-data tokenize` writes one)",
-                         path);
+        status = err_set(err, ERR_FORMAT,
+                         "%s is a file, a dataset folder was expected (`ehr-data tokenize` writes one)", path);
     free(format);
     return status;
 }
 
-/* ---- dataset.json --------------------------------------------------------------------------------------------------- */
+/* ---- dataset.json ---------------------------------------------------------------------------------------------------
+ */
 
 static Status json_wrong(const Dataset *d, const char *what, Err *err) {
     return err_set(err, ERR_FORMAT, "%s/dataset.json: %s (damaged? run `ehr-data tokenize` again)", d->path, what);
@@ -95,11 +105,12 @@ static Status read_json(Dataset *d, Err *err) {
     json_t *root = d->impl->root = json_loadb(d->json, size, JSON_REJECT_DUPLICATES, &why);
     if (!root) return err_set(err, ERR_FORMAT, "%s/dataset.json, line %d: %s", d->path, why.line, why.text);
     const char *format = text_of(root, "format");
-    if (!format || strcmp(format, DATASET_FORMAT)) return json_wrong(d, "\"format\" is not \"" DATASET_FORMAT "\"", err);
+    if (!format || strcmp(format, DATASET_FORMAT))
+        return json_wrong(d, "\"format\" is not \"" DATASET_FORMAT "\"", err);
     json_int_t version = json_integer_value(json_object_get(root, "format_version"));
     if (version != DATASET_FORMAT_VERSION)
-        return err_set(err, ERR_FORMAT, "%s has format version %lld; this program reads %d", d->path, (long long)version,
-                       DATASET_FORMAT_VERSION);
+        return err_set(err, ERR_FORMAT, "%s has format version %lld; this program reads %d", d->path,
+                       (long long)version, DATASET_FORMAT_VERSION);
     const char *level = text_of(json_object_get(root, "deidentification"), "level");
     d->deidentification = xstrdup(level ? level : "none");
     d->floor_valid = json_is_true(json_object_get(root, "floor_valid"));
@@ -113,8 +124,10 @@ static Status read_vocabulary(Dataset *d, Err *err) {
     char *path = xasprintf("%s/%s", d->path, file);
     Status status = vocabulary_load(&d->vocabulary, path, err);
     if (!status && strcmp(d->vocabulary.sha256, sha))
-        status = err_set(err, ERR_FORMAT, "%s is not the vocabulary of this dataset: its sha256 is %.12s..., dataset.json "
-                         "says %.12s...", path, d->vocabulary.sha256, sha);
+        status = err_set(err, ERR_FORMAT,
+                         "%s is not the vocabulary of this dataset: its sha256 is %.12s..., dataset.json "
+                         "says %.12s...",
+                         path, d->vocabulary.sha256, sha);
     free(path);
     return status;
 }
@@ -122,7 +135,8 @@ static Status read_vocabulary(Dataset *d, Err *err) {
 static Status read_groups(Dataset *d, Err *err) {
     json_t *groups = json_object_get(d->impl->root, "groups");
     size_t n = json_array_size(groups);
-    if ((groups && !json_is_array(groups)) || n > 64) return json_wrong(d, "\"groups\" is not a list of at most 64", err);
+    if ((groups && !json_is_array(groups)) || n > 64)
+        return json_wrong(d, "\"groups\" is not a list of at most 64", err);
     d->n_groups = (int)n;
     d->group_name = xcalloc(n, sizeof *d->group_name);
     d->impl->n_labels = xcalloc(n, sizeof *d->impl->n_labels);
@@ -131,7 +145,8 @@ static Status read_groups(Dataset *d, Err *err) {
         json_t *group = json_array_get(groups, g), *labels = json_object_get(group, "labels");
         const char *name = text_of(group, "name");
         size_t n_labels = json_array_size(labels);
-        if (!name || !json_is_array(labels) || n_labels > 256) return json_wrong(d, "a group has no name or labels", err);
+        if (!name || !json_is_array(labels) || n_labels > 256)
+            return json_wrong(d, "a group has no name or labels", err);
         d->group_name[g] = xstrdup(name);
         d->impl->n_labels[g] = (int)n_labels;
         d->impl->label[g] = xcalloc(n_labels, sizeof **d->impl->label);
@@ -142,15 +157,17 @@ static Status read_groups(Dataset *d, Err *err) {
     return OK;
 }
 
-/* ---- shards ------------------------------------------------------------------------------------------------------- */
+/* ---- shards -------------------------------------------------------------------------------------------------------
+ */
 
 static Status check_counts(const char *what, int64_t patients, int64_t tokens, const json_t *entry, Err *err) {
     int64_t want_patients = json_integer_value(json_object_get(entry, "patients"));
     int64_t want_tokens = json_integer_value(json_object_get(entry, "tokens"));
     return patients == want_patients && tokens == want_tokens
                ? OK
-               : err_set(err, ERR_FORMAT, "%s holds %lld patients and %lld tokens, dataset.json says %lld and %lld", what,
-                         (long long)patients, (long long)tokens, (long long)want_patients, (long long)want_tokens);
+               : err_set(err, ERR_FORMAT, "%s holds %lld patients and %lld tokens, dataset.json says %lld and %lld",
+                         what, (long long)patients, (long long)tokens, (long long)want_patients,
+                         (long long)want_tokens);
 }
 
 static Status check_shard(const Dataset *d, const Shard *s, const json_t *entry, Err *err) {
@@ -228,7 +245,8 @@ void dataset_close(Dataset *d) {
     memset(d, 0, sizeof *d);
 }
 
-/* ---- patients ----------------------------------------------------------------------------------------------------- */
+/* ---- patients -----------------------------------------------------------------------------------------------------
+ */
 
 /* Once a patient: whatever is built on it may then index by token and subtract times without looking again. */
 static Status check_patient(const Dataset *d, Shard *s, int64_t p, Err *err) {
@@ -241,8 +259,8 @@ static Status check_patient(const Dataset *d, Shard *s, int64_t p, Err *err) {
         if (id >= V) bad = i;
     }
     if (bad >= 0)
-        return err_set(err, ERR_FORMAT, "%s: token %lld of patient %lld is %u, but the vocabulary has %u tokens", s->path,
-                       (long long)(bad - first), (long long)p, id, V);
+        return err_set(err, ERR_FORMAT, "%s: token %lld of patient %lld is %u, but the vocabulary has %u tokens",
+                       s->path, (long long)(bad - first), (long long)p, id, V);
     for (int64_t i = first; i < end && bad < 0; i++)
         if (s->minutes[i] < (i > first ? s->minutes[i - 1] : 0)) bad = i;
     if (bad >= 0)
@@ -251,8 +269,9 @@ static Status check_patient(const Dataset *d, Shard *s, int64_t p, Err *err) {
     const uint16_t *statics = s->statics + p * (s->n_static + 1);
     for (int i = 0; i < s->n_static; i++)
         if (statics[i] >= V)
-            return err_set(err, ERR_FORMAT, "%s: static token %d of patient %lld is %u, but the vocabulary has %u tokens",
-                           s->path, i, (long long)p, statics[i], V);
+            return err_set(err, ERR_FORMAT,
+                           "%s: static token %d of patient %lld is %u, but the vocabulary has %u tokens", s->path, i,
+                           (long long)p, statics[i], V);
     atomic_store_explicit(&s->patient_checked[p], 1, memory_order_relaxed);
     return OK;
 }

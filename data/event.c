@@ -2,8 +2,9 @@
 #include "data/event.h"
 #include <string.h>
 
-static const char *const kind_names[KIND_COUNT] = {"static",    "birth",     "visit_start", "transfer",  "lab",  "diagnosis",
-                                                   "procedure", "drug",      "other",       "visit_end", "death"};
+static const char *const kind_names[KIND_COUNT] = {"static", "birth",     "visit_start", "transfer",
+                                                   "lab",    "diagnosis", "procedure",   "drug",
+                                                   "other",  "visit_end", "death"};
 
 const char *event_kind_name(int kind) { return kind >= 0 && kind < KIND_COUNT ? kind_names[kind] : "unknown"; }
 
@@ -19,10 +20,12 @@ const char *split_name(int split) {
 }
 
 int split_find(const char *name) {
-    static const struct { const char *name; int split; } names[] = {
-        {"train", SPLIT_TRAIN},       {"tuning", SPLIT_TUNING}, {"val", SPLIT_TUNING},
-        {"validation", SPLIT_TUNING}, {"valid", SPLIT_TUNING},  {"held_out", SPLIT_HELD_OUT},
-        {"held-out", SPLIT_HELD_OUT}, {"test", SPLIT_HELD_OUT}};
+    static const struct {
+        const char *name;
+        int split;
+    } names[] = {{"train", SPLIT_TRAIN},       {"tuning", SPLIT_TUNING}, {"val", SPLIT_TUNING},
+                 {"validation", SPLIT_TUNING}, {"valid", SPLIT_TUNING},  {"held_out", SPLIT_HELD_OUT},
+                 {"held-out", SPLIT_HELD_OUT}, {"test", SPLIT_HELD_OUT}};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (!strcmp(name, names[i].name)) return names[i].split;
     return -1;
@@ -42,7 +45,8 @@ void time_to_civil(int64_t us, int *year, int *month, int *day, int *hour, int *
         rest += US_PER_DAY;
         days--;
     }
-    int64_t seconds = rest / 1000000, z = days + 719468, era = (z >= 0 ? z : z - 146096) / 146097, in_era = z - era * 146097;
+    int64_t seconds = rest / 1000000, z = days + 719468, era = (z >= 0 ? z : z - 146096) / 146097,
+            in_era = z - era * 146097;
     int64_t y = (in_era - in_era / 1460 + in_era / 36524 - in_era / 146096) / 365;
     int64_t in_year = in_era - (365 * y + y / 4 - y / 100), m = (5 * in_year + 2) / 153;
     *day = (int)(in_year - (153 * m + 2) / 5 + 1);

@@ -4,8 +4,8 @@
  *   /subject_id i64 [P]   /patient_offsets u64 [P+1]   /observation_end i64 [P] (us; INT64_MIN = unknown)
  *   /split u8 [P] (optional: 0 train, 1 tuning, 2 held_out, fixed by the source)
  *   /time i64 [E]  /available i64 [E]  us since 1970, INT64_MIN = static   /code u32 [E] into /codes
- *   /numeric_value f32 [E] (NaN = none)  /comparator u8 [E]  /unit u16 [E] into /units  /precision u8 [E]  /visit u32 [E]
- *   /codes fixed-length strings, sorted; /code_kind u8; /code_name and /code_parent fixed-length strings (may be "")
+ *   /numeric_value f32 [E] (NaN = none)  /comparator u8 [E]  /unit u16 [E] into /units  /precision u8 [E]  /visit u32
+ * [E] /codes fixed-length strings, sorted; /code_kind u8; /code_name and /code_parent fixed-length strings (may be "")
  *   /units fixed-length strings; attributes of the root: format "ehr.c events", format_version, source, provenance JSON
  *   The file ends with a SHA-256 of itself (event_format.h): damage shows on opening.
  *
@@ -25,41 +25,42 @@ typedef enum {
     KIND_DIAGNOSIS,
     KIND_PROCEDURE,
     KIND_DRUG,
-    KIND_OTHER,       /* observations, devices, complaints */
-    KIND_VISIT_END,   /* VISIT_END... */
-    KIND_DEATH,       /* MEDS_DEATH */
+    KIND_OTHER,     /* observations, devices, complaints */
+    KIND_VISIT_END, /* VISIT_END... */
+    KIND_DEATH,     /* MEDS_DEATH */
     KIND_COUNT
 } EventKind;
 const char *event_kind_name(int kind); /* "diagnosis" */
-int         event_kind_find(const char *name); /* -1: none */
+int event_kind_find(const char *name); /* -1: none */
 
 typedef enum { PRECISION_SECOND, PRECISION_MINUTE, PRECISION_DAY, PRECISION_NONE } TimePrecision;
 typedef enum { COMPARE_EQ, COMPARE_LT, COMPARE_LE, COMPARE_GE, COMPARE_GT } Comparator;
 enum { SPLIT_TRAIN, SPLIT_TUNING, SPLIT_HELD_OUT, SPLIT_COUNT, SPLIT_UNSET = 255 };
-const char *split_name(int split);         /* "train", "tuning", "held_out" */
-int         split_find(const char *name);  /* also "val", "validation", "test"; -1: none */
+const char *split_name(int split); /* "train", "tuning", "held_out" */
+int split_find(const char *name);  /* also "val", "validation", "test"; -1: none */
 
 #define TIME_NONE INT64_MIN /* static: no time */
 #define US_PER_MINUTE 60000000ll
 #define US_PER_DAY 86400000000ll
 
 typedef struct {
-    int64_t  subject;
-    int64_t  time;      /* us since 1970: when it happened */
-    int64_t  available; /* us since 1970: when the system knew it; never before time for things that happen at once */
-    uint32_t code;      /* id from event_writer_code, or index into codes when read */
-    float    value;     /* NaN = none */
-    uint32_t visit;     /* 1-based ordinal of the visit inside the subject, 0 = none */
+    int64_t subject;
+    int64_t time;      /* us since 1970: when it happened */
+    int64_t available; /* us since 1970: when the system knew it; never before time for things that happen at once */
+    uint32_t code;     /* id from event_writer_code, or index into codes when read */
+    float value;       /* NaN = none */
+    uint32_t visit;    /* 1-based ordinal of the visit inside the subject, 0 = none */
     uint32_t source_row;
-    uint16_t unit;      /* id from event_writer_unit, 0 = none */
-    uint8_t  comparator, precision;
+    uint16_t unit; /* id from event_writer_unit, 0 = none */
+    uint8_t comparator, precision;
 } Event;
 
-/* ---- writing: any order in, sorted out of core -------------------------------------------------------------------- */
+/* ---- writing: any order in, sorted out of core --------------------------------------------------------------------
+ */
 typedef struct EventWriter EventWriter;
 
-/* memory: bytes the writer may use, at least 1 MiB; spills sorted runs beside path.  Nothing appears under `path` before
- * event_writer_close succeeds.  Exact duplicates (all fields but source_row) are dropped and counted. */
+/* memory: bytes the writer may use, at least 1 MiB; spills sorted runs beside path.  Nothing appears under `path`
+ * before event_writer_close succeeds.  Exact duplicates (all fields but source_row) are dropped and counted. */
 Status event_writer_open(EventWriter **out, const char *path, int64_t memory, Err *err);
 /* Interns a code of 1 to 255 bytes; name is what a person would call it and parent the next code up its hierarchy (both
  * may be NULL; the smallest text given is kept).  A code given with several kinds takes the first in EventKind order.
@@ -69,40 +70,42 @@ Status event_writer_code(EventWriter *w, const char *code, int kind, const char 
 Status event_writer_unit(EventWriter *w, const char *unit, uint16_t *id, Err *err); /* "" = 0 */
 /* time and available are both TIME_NONE (static) or both set; value is finite or NaN. */
 Status event_writer_add(EventWriter *w, const Event *e, Err *err);
-/* Once a subject; subjects without events are kept out of the file.  split: SPLIT_UNSET when the source does not say. */
+/* Once a subject; subjects without events are kept out of the file.  split: SPLIT_UNSET when the source does not say.
+ */
 Status event_writer_subject(EventWriter *w, int64_t subject, int64_t observation_end, int split, Err *err);
 /* source: "omop", "oracle"...; provenance_json: stored as it is.  Frees w, also when it fails. */
 Status event_writer_close(EventWriter *w, const char *source, const char *provenance_json, int64_t *n_patients,
                           int64_t *n_events, int64_t *n_duplicates, Err *err);
-void   event_writer_abort(EventWriter *w); /* removes everything it wrote */
+void event_writer_abort(EventWriter *w); /* removes everything it wrote */
 
-/* ---- reading: patient by patient, memory bounded by the longest patient -------------------------------------------- */
+/* ---- reading: patient by patient, memory bounded by the longest patient --------------------------------------------
+ */
 typedef struct {
     char *path, *source, *provenance;
-    int64_t  n_patients, n_events;
-    int64_t  n_codes, n_units;
-    char   **codes, **code_name, **code_parent, **units;
+    int64_t n_patients, n_events;
+    int64_t n_codes, n_units;
+    char **codes, **code_name, **code_parent, **units;
     uint8_t *code_kind;
-    char     sha256[65]; /* of the file */
+    char sha256[65]; /* of the file */
     struct EventFileImpl *impl;
 } EventFile;
 
 typedef struct {
     int64_t subject, observation_end;
-    int     split; /* SPLIT_UNSET = not fixed */
+    int split; /* SPLIT_UNSET = not fixed */
     int64_t n;
-    Event  *event;       /* valid until the next read */
+    Event *event;        /* valid until the next read */
     int64_t first_event; /* row of event[0] in the file */
 } EventPatient;
 
 /* Checks structure, ranges of offsets, codes and units; an events file is data, never trusted. */
 Status event_file_open(EventFile *f, const char *path, Err *err);
-void   event_file_close(EventFile *f);
+void event_file_close(EventFile *f);
 Status event_file_patient(EventFile *f, int64_t row, EventPatient *out, Err *err);
 int64_t event_file_code(const EventFile *f, const char *code); /* -1: none */
 
 /* us since 1970 from a proleptic Gregorian date and time, and back. */
 int64_t time_from_civil(int year, int month, int day, int hour, int minute, int second);
-void    time_to_civil(int64_t us, int *year, int *month, int *day, int *hour, int *minute, int *second);
+void time_to_civil(int64_t us, int *year, int *month, int *day, int *hour, int *minute, int *second);
 
 #endif

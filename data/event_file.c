@@ -1,9 +1,9 @@
 /* event_file.c - reading events.h5.
  *
- * HDF5 is asked once, on opening, for the place and shape of every dataset, which must be plain: hard-linked, contiguous,
- * unfiltered, of the exact type and inside the file.  From then on columns are read with pread through two windows, one of
- * patients and one of events.  A patient that follows the last one read is served from a large window read ahead; a jump
- * reads that patient alone. */
+ * HDF5 is asked once, on opening, for the place and shape of every dataset, which must be plain: hard-linked,
+ * contiguous, unfiltered, of the exact type and inside the file.  From then on columns are read with pread through two
+ * windows, one of patients and one of events.  A patient that follows the last one read is served from a large window
+ * read ahead; a jump reads that patient alone. */
 #include "data/event_format.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -22,17 +22,17 @@ typedef struct {
 } Extent;
 
 struct EventFileImpl {
-    int         fd;
-    int64_t     size; /* without the seal */
-    Extent      event[EVENT_COLUMNS], patient[PATIENT_COLUMNS];
-    int         with_split;
+    int fd;
+    int64_t size; /* without the seal */
+    Extent event[EVENT_COLUMNS], patient[PATIENT_COLUMNS];
+    int with_split;
     PatientRow *patients; /* window [patient_lo, patient_hi) */
-    int64_t     patient_lo, patient_hi;
-    Event      *events; /* window [event_lo, event_hi) */
-    int64_t     event_lo, event_hi, event_capacity;
-    int64_t     next_event; /* where the last patient read ends */
-    uint8_t    *column;
-    int64_t     column_bytes;
+    int64_t patient_lo, patient_hi;
+    Event *events; /* window [event_lo, event_hi) */
+    int64_t event_lo, event_hi, event_capacity;
+    int64_t next_event; /* where the last patient read ends */
+    uint8_t *column;
+    int64_t column_bytes;
 };
 
 static Status damaged(const EventFile *f, Err *err, const char *what) {
@@ -41,21 +41,25 @@ static Status damaged(const EventFile *f, Err *err, const char *what) {
 
 /* ---- opening ----------------------------------------------------------------------------------------------------- */
 
-/* HDF5 checks its own structures only in file versions with checksums, so older ones are turned away before it looks. */
+/* HDF5 checks its own structures only in file versions with checksums, so older ones are turned away before it looks.
+ */
 static Status superblock_check(EventFile *f, Err *err) {
     unsigned char b[48];
     static const unsigned char magic[8] = {0x89, 'H', 'D', 'F', '\r', '\n', 0x1a, '\n'};
     ssize_t n = pread(f->impl->fd, b, sizeof b, 0);
     if (n < 8 || memcmp(b, magic, 8))
-        return err_set(err, ERR_FORMAT, "%s is not an events file (no HDF5 signature); make one with ehr-data import", f->path);
+        return err_set(err, ERR_FORMAT, "%s is not an events file (no HDF5 signature); make one with ehr-data import",
+                       f->path);
     if (n < (ssize_t)sizeof b || (b[8] != 2 && b[8] != 3) || b[9] != 8)
-        return err_set(err, ERR_FORMAT, "%s is not an events file as ehr-data import writes it (HDF5 superblock %d, 2 was "
-                       "expected)", f->path, b[8]);
+        return err_set(err, ERR_FORMAT,
+                       "%s is not an events file as ehr-data import writes it (HDF5 superblock %d, 2 was "
+                       "expected)",
+                       f->path, b[8]);
     uint64_t end = 0;
     for (int i = 7; i >= 0; i--) end = end << 8 | b[28 + i];
     if (end > (uint64_t)f->impl->size)
-        return err_set(err, ERR_FORMAT, "%s is truncated: %lld of %llu bytes are there; copy or import it again", f->path,
-                       (long long)f->impl->size + EVENT_SEAL, (unsigned long long)end + EVENT_SEAL);
+        return err_set(err, ERR_FORMAT, "%s is truncated: %lld of %llu bytes are there; copy or import it again",
+                       f->path, (long long)f->impl->size + EVENT_SEAL, (unsigned long long)end + EVENT_SEAL);
     return OK;
 }
 
@@ -77,7 +81,8 @@ static int link_exists(hid_t file, const char *name) {
 }
 
 /* Place of a plain dataset.  type STORE_COUNT: fixed-length strings, whose size is returned.  n < 0: any length. */
-static Status extent_find(EventFile *f, hid_t file, const char *name, StoreType type, int64_t n, Extent *out, Err *err) {
+static Status extent_find(EventFile *f, hid_t file, const char *name, StoreType type, int64_t n, Extent *out,
+                          Err *err) {
     char what[160];
     snprintf(what, sizeof what, "dataset /%s is missing or a link", name);
     if (!link_exists(file, name)) return damaged(f, err, what);
@@ -85,8 +90,9 @@ static Status extent_find(EventFile *f, hid_t file, const char *name, StoreType 
     if (set < 0) return damaged(f, err, what);
     hid_t t = H5Dget_type(set), space = H5Dget_space(set), plist = H5Dget_create_plist(set);
     hsize_t dims[1] = {0};
-    int plain = H5Pget_layout(plist) == H5D_CONTIGUOUS && H5Pget_nfilters(plist) == 0 && H5Pget_external_count(plist) == 0 &&
-                H5Sget_simple_extent_ndims(space) == 1 && H5Sget_simple_extent_dims(space, dims, NULL) == 1;
+    int plain = H5Pget_layout(plist) == H5D_CONTIGUOUS && H5Pget_nfilters(plist) == 0 &&
+                H5Pget_external_count(plist) == 0 && H5Sget_simple_extent_ndims(space) == 1 &&
+                H5Sget_simple_extent_dims(space, dims, NULL) == 1;
     int typed = type == STORE_COUNT ? H5Tget_class(t) == H5T_STRING && H5Tis_variable_str(t) == 0
                                     : H5Tequal(t, expected_type(type)) > 0;
     uint64_t size = typed ? H5Tget_size(t) : 0, offset = 0, limit = (uint64_t)f->impl->size;
@@ -113,8 +119,10 @@ static Status attribute_text(EventFile *f, hid_t file, const char *name, char **
     hid_t attr = H5Aexists(file, name) > 0 ? H5Aopen(file, name, H5P_DEFAULT) : -1;
     if (attr < 0) return damaged(f, err, what);
     hid_t type = H5Aget_type(attr), space = H5Aget_space(attr);
-    size_t size = H5Tget_class(type) == H5T_STRING && !H5Tis_variable_str(type) &&
-                  H5Sget_simple_extent_npoints(space) == 1 ? H5Tget_size(type) : 0;
+    size_t size =
+        H5Tget_class(type) == H5T_STRING && !H5Tis_variable_str(type) && H5Sget_simple_extent_npoints(space) == 1
+            ? H5Tget_size(type)
+            : 0;
     if (size && size <= (size_t)f->impl->size && (*out = try_calloc(size + 1, 1)) && H5Aread(attr, type, *out) < 0) {
         free(*out);
         *out = NULL;
@@ -144,7 +152,8 @@ static Status bytes_read(EventFile *f, void *out, int64_t offset, int64_t size, 
         ssize_t n = pread(f->impl->fd, p, (size_t)size, (off_t)offset);
         if (n < 0 && errno == EINTR) continue;
         if (n <= 0)
-            return err_set(err, ERR_IO, "cannot read %s: %s", f->path, n < 0 ? strerror(errno) : "it shrank while in use");
+            return err_set(err, ERR_IO, "cannot read %s: %s", f->path,
+                           n < 0 ? strerror(errno) : "it shrank while in use");
         p += n;
         offset += n;
         size -= n;
@@ -153,7 +162,8 @@ static Status bytes_read(EventFile *f, void *out, int64_t offset, int64_t size, 
 }
 
 /* Reads a string dataset as an array of C strings, in one block: free(*out) frees all. */
-static Status strings_read(EventFile *f, hid_t file, const char *name, int64_t n, char ***out, int64_t *n_out, Err *err) {
+static Status strings_read(EventFile *f, hid_t file, const char *name, int64_t n, char ***out, int64_t *n_out,
+                           Err *err) {
     Extent e;
     if (extent_find(f, file, name, STORE_COUNT, n, &e, err)) return err->code;
     size_t head = ((size_t)e.n + 1) * sizeof(char *);
@@ -199,8 +209,10 @@ static Status layout_read(EventFile *f, hid_t file, Err *err) {
     char *format = NULL;
     int32_t version = 0;
     if (attribute_text(f, file, "format", &format, err) || strcmp(format, EVENT_FORMAT)) {
-        Status status = err_set(err, ERR_FORMAT, "%s is not an events file (its format is %s, \"%s\" was expected); make one "
-                                "with ehr-data import", f->path, format ? format : "not given", EVENT_FORMAT);
+        Status status = err_set(err, ERR_FORMAT,
+                                "%s is not an events file (its format is %s, \"%s\" was expected); make one "
+                                "with ehr-data import",
+                                f->path, format ? format : "not given", EVENT_FORMAT);
         free(format);
         return status;
     }
@@ -212,23 +224,25 @@ static Status layout_read(EventFile *f, hid_t file, Err *err) {
     if (!status) status = attribute_text(f, file, "source", &f->source, err);
     if (!status) status = attribute_text(f, file, "provenance", &f->provenance, err);
     for (int c = 0; c < EVENT_COLUMNS && !status; c++)
-        status = extent_find(f, file, event_columns[c].name, event_columns[c].type, c ? x->event[0].n : -1, &x->event[c], err);
+        status = extent_find(f, file, event_columns[c].name, event_columns[c].type, c ? x->event[0].n : -1,
+                             &x->event[c], err);
     if (status) return status;
     f->n_events = x->event[0].n;
     x->with_split = link_exists(file, "split");
     for (int c = 0; c < PATIENT_COLUMNS - !x->with_split && !status; c++)
-        status = extent_find(f, file, patient_columns[c].name, patient_columns[c].type, c ? f->n_patients + (c == 1) : -1,
-                             &x->patient[c], err),
+        status = extent_find(f, file, patient_columns[c].name, patient_columns[c].type,
+                             c ? f->n_patients + (c == 1) : -1, &x->patient[c], err),
         f->n_patients = x->patient[0].n;
     if (!status) status = dictionary_read(f, file, err);
     uint64_t end = 0;
     if (!status) status = bytes_read(f, &end, x->patient[1].offset + 8 * f->n_patients, 8, err);
-    if (!status && end != (uint64_t)f->n_events) status = damaged(f, err, "the last patient does not end at the last event");
+    if (!status && end != (uint64_t)f->n_events)
+        status = damaged(f, err, "the last patient does not end at the last event");
     return status;
 }
 
-Status event_seal_compute(int fd, const char *path, int64_t size, int64_t more, unsigned char seal[EVENT_SEAL], char hex[65],
-                          Err *err) {
+Status event_seal_compute(int fd, const char *path, int64_t size, int64_t more, unsigned char seal[EVENT_SEAL],
+                          char hex[65], Err *err) {
     unsigned char *piece = xmalloc(HASH_PIECE), all[EVENT_SEAL];
     crypto_hash_sha256_state state, sealed;
     crypto_hash_sha256_init(&state);
@@ -259,8 +273,10 @@ static Status seal_check(EventFile *f, Err *err) {
     Status status = bytes_read(f, stored, f->impl->size, EVENT_SEAL, err);
     if (!status) status = event_seal_compute(f->impl->fd, f->path, f->impl->size, EVENT_SEAL, computed, f->sha256, err);
     if (!status && memcmp(computed, stored, EVENT_SEAL))
-        status = err_set(err, ERR_FORMAT, "%s is damaged, was changed by another program, or is not an events file: the seal "
-                         "at its end does not match; import it again or restore it from a backup", f->path);
+        status = err_set(err, ERR_FORMAT,
+                         "%s is damaged, was changed by another program, or is not an events file: the seal "
+                         "at its end does not match; import it again or restore it from a backup",
+                         f->path);
     return status;
 }
 
@@ -269,30 +285,24 @@ Status event_file_open(EventFile *f, const char *path, Err *err) {
     struct stat st;
     f->impl->fd = open(path, O_RDONLY | O_CLOEXEC);
     Status status = OK;
-    if (f->impl->fd < 0)
-        status = err_set(err, ERR_IO, "cannot read events file %s: %s", path, strerror(errno));
+    if (f->impl->fd < 0) status = err_set(err, ERR_IO, "cannot read events file %s: %s", path, strerror(errno));
     else if (fstat(f->impl->fd, &st) || !S_ISREG(st.st_mode))
-        status = err_set(err, ERR_FORMAT, "%s is not an events file (a folder or a device); make one with ehr-data import",
-                         path);
-    else
-        f->impl->size = st.st_size > EVENT_SEAL ? (int64_t)st.st_size - EVENT_SEAL : 0;
+        status = err_set(err, ERR_FORMAT,
+                         "%s is not an events file (a folder or a device); make one with ehr-data import", path);
+    else f->impl->size = st.st_size > EVENT_SEAL ? (int64_t)st.st_size - EVENT_SEAL : 0;
     if (!status) status = superblock_check(f, err);
     if (!status) status = seal_check(f, err);
     if (!status) {
         H5E_BEGIN_TRY {
             hid_t file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
-            if (file < 0)
-                status = damaged(f, err, "HDF5 cannot open it");
-            else
-                status = layout_read(f, file, err);
+            if (file < 0) status = damaged(f, err, "HDF5 cannot open it");
+            else status = layout_read(f, file, err);
             if (file >= 0) H5Fclose(file);
         }
         H5E_END_TRY
     }
-    if (status)
-        event_file_close(f);
-    else
-        f->impl->patients = xmalloc(PATIENT_WINDOW * sizeof *f->impl->patients);
+    if (status) event_file_close(f);
+    else f->impl->patients = xmalloc(PATIENT_WINDOW * sizeof *f->impl->patients);
     return status;
 }
 
@@ -355,8 +365,8 @@ static Status patients_load(EventFile *f, int64_t row, Err *err) {
 
 static Status events_check(EventFile *f, const Event *e, int64_t n, Err *err) {
     for (int64_t i = 0; i < n; i++, e++)
-        if (e->code >= f->n_codes || e->unit >= f->n_units || e->comparator > COMPARE_GT || e->precision > PRECISION_NONE ||
-            isinf(e->value) || (e->time == TIME_NONE) != (e->available == TIME_NONE))
+        if (e->code >= f->n_codes || e->unit >= f->n_units || e->comparator > COMPARE_GT ||
+            e->precision > PRECISION_NONE || isinf(e->value) || (e->time == TIME_NONE) != (e->available == TIME_NONE))
             return damaged(f, err, "an event has a code, unit or flag out of range");
     return OK;
 }
@@ -398,8 +408,7 @@ Status event_file_patient(EventFile *f, int64_t row, EventPatient *out, Err *err
     if ((row < x->patient_lo || row >= x->patient_hi) && patients_load(f, row, err)) return err->code;
     PatientRow p = x->patients[row - x->patient_lo];
     uint64_t end = (uint64_t)f->n_events;
-    if (row + 1 < x->patient_hi)
-        end = x->patients[row + 1 - x->patient_lo].offset;
+    if (row + 1 < x->patient_hi) end = x->patients[row + 1 - x->patient_lo].offset;
     else if (row + 1 < f->n_patients) {
         Status status = bytes_read(f, &end, x->patient[1].offset + 8 * (row + 1), 8, err);
         if (status) return status;
@@ -421,7 +430,11 @@ Status event_file_patient(EventFile *f, int64_t row, EventPatient *out, Err *err
             (e[i].available == e[i - 1].available && (kind < before || (kind == before && e[i].code < e[i - 1].code))))
             return damaged(f, err, "a patient's events are not in timeline order");
     }
-    *out = (EventPatient){.subject = p.subject, .observation_end = p.observation_end, .split = p.split, .n = n, .event = e,
+    *out = (EventPatient){.subject = p.subject,
+                          .observation_end = p.observation_end,
+                          .split = p.split,
+                          .n = n,
+                          .event = e,
                           .first_event = first};
     return OK;
 }
@@ -432,10 +445,8 @@ int64_t event_file_code(const EventFile *f, const char *code) {
         int64_t mid = lo + (hi - lo) / 2;
         int c = strcmp(f->codes[mid], code);
         if (!c) return mid;
-        if (c < 0)
-            lo = mid + 1;
-        else
-            hi = mid;
+        if (c < 0) lo = mid + 1;
+        else hi = mid;
     }
     return -1;
 }

@@ -1,7 +1,7 @@
 /* event_format.h - what the writer and the reader of events files agree on beyond event.h: the columns and the seal.
  *
- * Seal: the file's last 32 bytes, after what HDF5 knows of, are the SHA-256 of all before.  It is checked before HDF5 looks
- * at the file, so that no flipped bit goes unseen and HDF5 is not asked to make sense of damaged structures. */
+ * Seal: the file's last 32 bytes, after what HDF5 knows of, are the SHA-256 of all before.  It is checked before HDF5
+ * looks at the file, so that no flipped bit goes unseen and HDF5 is not asked to make sense of damaged structures. */
 #ifndef EHR_DATA_EVENT_FORMAT_H
 #define EHR_DATA_EVENT_FORMAT_H
 #include "data/event.h"
@@ -11,24 +11,24 @@
 #define EVENT_FORMAT "ehr.c events"
 enum { EVENT_FORMAT_VERSION = 1, EVENT_STRING_MAX = 255 /* bytes of a code, name or unit */, EVENT_SEAL = 32 };
 
-/* An event on its way through the sort.  A subject's own record travels as a row too, before the subject's events: time is
- * its observation_end, precision its split. */
+/* An event on its way through the sort.  A subject's own record travels as a row too, before the subject's events: time
+ * is its observation_end, precision its split. */
 #define ROW_SUBJECT UINT32_MAX
 typedef struct {
-    int64_t  subject, available, time;
+    int64_t subject, available, time;
     uint32_t code, visit; /* code: arrival id, or ROW_SUBJECT */
-    float    value;       /* never -0; one NaN only */
+    float value;          /* never -0; one NaN only */
     uint16_t unit;        /* arrival id */
-    uint8_t  comparator, precision;
+    uint8_t comparator, precision;
 } EventRow;
 
 typedef enum { STORE_I64, STORE_U64, STORE_U32, STORE_U16, STORE_U8, STORE_F32, STORE_COUNT } StoreType;
 
 typedef struct {
     const char *name;
-    StoreType   type;
-    int         size;
-    size_t      row_offset, event_offset; /* in EventRow, in Event */
+    StoreType type;
+    int size;
+    size_t row_offset, event_offset; /* in EventRow, in Event */
 } EventColumn;
 
 enum { EVENT_COLUMNS = 8, PATIENT_COLUMNS = 4 };
@@ -44,17 +44,17 @@ static const EventColumn event_columns[EVENT_COLUMNS] = {
 };
 
 typedef struct {
-    int64_t  subject;
+    int64_t subject;
     uint64_t offset;
-    int64_t  observation_end;
-    uint8_t  split;
+    int64_t observation_end;
+    uint8_t split;
 } PatientRow;
 
 typedef struct {
     const char *name;
-    StoreType   type;
-    int         size;
-    size_t      offset; /* in PatientRow */
+    StoreType type;
+    int size;
+    size_t offset; /* in PatientRow */
 } PatientColumn;
 static const PatientColumn patient_columns[PATIENT_COLUMNS] = {
     {"subject_id", STORE_I64, 8, offsetof(PatientRow, subject)},
@@ -77,12 +77,11 @@ static const PatientColumn patient_columns[PATIENT_COLUMNS] = {
 static inline void column_gather(void *column, const void *field, size_t stride, int size, int64_t n) {
     COLUMN_COPY_BY_SIZE(column, (size_t)size, field, stride)
 }
-static inline void column_scatter(void *field, size_t stride, const void *column, int size, int64_t n) {
-    COLUMN_COPY_BY_SIZE(field, stride, column, (size_t)size)
-}
+static inline void column_scatter(void *field, size_t stride, const void *column, int size,
+                                  int64_t n){COLUMN_COPY_BY_SIZE(field, stride, column, (size_t)size)}
 
 /* SHA-256 of the first `size` bytes of fd, and in hex that of the next `more` bytes too (hex may be NULL). */
-Status event_seal_compute(int fd, const char *path, int64_t size, int64_t more, unsigned char seal[EVENT_SEAL], char hex[65],
-                          Err *err);
+Status event_seal_compute(int fd, const char *path, int64_t size, int64_t more, unsigned char seal[EVENT_SEAL],
+                          char hex[65], Err *err);
 
 #endif

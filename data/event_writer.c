@@ -16,22 +16,23 @@
 enum { MEMORY_MIN = 1 << 20, WRITE_ROWS = 16384, UNITS_MAX = 65535 };
 
 typedef struct {
-    char   *name, *parent; /* NULL = none */
+    char *name, *parent; /* NULL = none */
     uint8_t kind;
 } CodeInfo;
 
 struct EventWriter {
-    char        *path;
-    int64_t      memory;
-    Sorter      *sorter;
-    Intern       codes, units;
-    CodeInfo    *info; /* (codes.capacity) */
-    uint32_t     info_capacity;
-    size_t       info_bytes;
-    int          spilled, kind_changed; /* a kind changed after rows were sorted by it */
-    /* Places of codes (by kind, then string) and of units (by string), by arrival id, for the ids that had come so far. */
-    uint32_t    *code_rank, *unit_rank;
-    uint32_t     ranked_codes, ranked_units;
+    char *path;
+    int64_t memory;
+    Sorter *sorter;
+    Intern codes, units;
+    CodeInfo *info; /* (codes.capacity) */
+    uint32_t info_capacity;
+    size_t info_bytes;
+    int spilled, kind_changed; /* a kind changed after rows were sorted by it */
+    /* Places of codes (by kind, then string) and of units (by string), by arrival id, for the ids that had come so far.
+     */
+    uint32_t *code_rank, *unit_rank;
+    uint32_t ranked_codes, ranked_units;
 };
 
 #define COMPARE(x, y)                                                                                                  \
@@ -108,8 +109,10 @@ Status event_writer_code(EventWriter *w, const char *code, int kind, const char 
             return err_set(err, ERR_FORMAT, "a code for %s is %zu bytes long, 1 to %d were expected: %.40s...", w->path,
                            strlen(code), EVENT_STRING_MAX, code);
         if (w->codes.bytes + w->info_bytes > (size_t)w->memory / 2)
-            return err_set(err, ERR_NOMEM, "the %u distinct codes for %s take more than half of the %lld bytes of memory; "
-                           "give more --memory", w->codes.n, w->path, (long long)w->memory);
+            return err_set(err, ERR_NOMEM,
+                           "the %u distinct codes for %s take more than half of the %lld bytes of memory; "
+                           "give more --memory",
+                           w->codes.n, w->path, (long long)w->memory);
         i = intern_add(&w->codes, code);
         if (i >= w->info_capacity) {
             uint32_t capacity = w->info_capacity ? 2 * w->info_capacity : 64;
@@ -135,8 +138,8 @@ Status event_writer_unit(EventWriter *w, const char *unit, uint16_t *id, Err *er
     uint32_t i = intern_find(&w->units, unit);
     if (i == INTERN_NONE) {
         if (strlen(unit) > EVENT_STRING_MAX)
-            return err_set(err, ERR_FORMAT, "a unit for %s is %zu bytes long, at most %d were expected: %.40s...", w->path,
-                           strlen(unit), EVENT_STRING_MAX, unit);
+            return err_set(err, ERR_FORMAT, "a unit for %s is %zu bytes long, at most %d were expected: %.40s...",
+                           w->path, strlen(unit), EVENT_STRING_MAX, unit);
         if (w->units.n == UNITS_MAX)
             return err_set(err, ERR_FORMAT, "more than %d distinct units for %s: the unit column holds something else",
                            UNITS_MAX, w->path);
@@ -148,8 +151,8 @@ Status event_writer_unit(EventWriter *w, const char *unit, uint16_t *id, Err *er
 
 typedef struct {
     const char *text;
-    uint32_t    id;
-    uint8_t     kind;
+    uint32_t id;
+    uint8_t kind;
 } RankedCode;
 
 static int ranked_compare(const void *a, const void *b) {
@@ -191,20 +194,30 @@ static Status writer_push(EventWriter *w, const EventRow *row, Err *err) {
 }
 
 Status event_writer_add(EventWriter *w, const Event *e, Err *err) {
-    REQUIRE(e->code < w->codes.n && e->unit < w->units.n && e->comparator <= COMPARE_GT && e->precision <= PRECISION_NONE);
+    REQUIRE(e->code < w->codes.n && e->unit < w->units.n && e->comparator <= COMPARE_GT &&
+            e->precision <= PRECISION_NONE);
     if ((e->time == TIME_NONE) != (e->available == TIME_NONE) || isinf(e->value))
         return err_set(err, ERR_FORMAT, "event %s of subject %lld has %s (source row %u)", w->codes.item[e->code],
-                       (long long)e->subject, isinf(e->value) ? "an infinite value" : "only one of time and available time",
-                       e->source_row);
-    EventRow row = {.subject = e->subject, .available = e->available, .time = e->time, .code = e->code, .visit = e->visit,
+                       (long long)e->subject,
+                       isinf(e->value) ? "an infinite value" : "only one of time and available time", e->source_row);
+    EventRow row = {.subject = e->subject,
+                    .available = e->available,
+                    .time = e->time,
+                    .code = e->code,
+                    .visit = e->visit,
                     .value = isnan(e->value) ? NAN : e->value + 0.0f, /* one NaN, no -0 */
-                    .unit = e->unit, .comparator = e->comparator, .precision = e->precision};
+                    .unit = e->unit,
+                    .comparator = e->comparator,
+                    .precision = e->precision};
     return writer_push(w, &row, err);
 }
 
 Status event_writer_subject(EventWriter *w, int64_t subject, int64_t observation_end, int split, Err *err) {
     REQUIRE(split == SPLIT_UNSET || (split >= 0 && split < SPLIT_COUNT));
-    EventRow row = {.subject = subject, .available = TIME_NONE, .time = observation_end, .code = ROW_SUBJECT,
+    EventRow row = {.subject = subject,
+                    .available = TIME_NONE,
+                    .time = observation_end,
+                    .code = ROW_SUBJECT,
                     .precision = (uint8_t)split};
     return writer_push(w, &row, err);
 }
@@ -212,8 +225,8 @@ Status event_writer_subject(EventWriter *w, int64_t subject, int64_t observation
 /* The sorted rows without duplicates, and where a patient begins. */
 typedef struct {
     EventRow last, subject;
-    int      has_last, has_subject;
-    int64_t  duplicates;
+    int has_last, has_subject;
+    int64_t duplicates;
 } RowWalk;
 
 static Status walk_next(EventWriter *w, RowWalk *walk, const EventRow **out, int *first_of_patient, Err *err) {
@@ -223,8 +236,10 @@ static Status walk_next(EventWriter *w, RowWalk *walk, const EventRow **out, int
     while (!(status = sorter_next(w->sorter, &next, err)) && (row = next)) {
         if (row->code == ROW_SUBJECT) {
             if (walk->has_subject && walk->subject.subject == row->subject)
-                return err_set(err, ERR_FORMAT, "writing %s: subject %lld was given twice; each subject must come from one "
-                               "row of the source", w->path, (long long)row->subject);
+                return err_set(err, ERR_FORMAT,
+                               "writing %s: subject %lld was given twice; each subject must come from one "
+                               "row of the source",
+                               w->path, (long long)row->subject);
             walk->subject = *row;
             walk->has_subject = 1;
             continue;
@@ -246,15 +261,15 @@ static Status walk_next(EventWriter *w, RowWalk *walk, const EventRow **out, int
 
 typedef struct {
     EventWriter *w;
-    hid_t        file;
-    hid_t        event[EVENT_COLUMNS], patient[PATIENT_COLUMNS];
-    int64_t      n_events, n_patients, events_done, patients_done;
-    int          with_split;
-    uint32_t    *code_id, *unit_id; /* arrival id -> final id */
-    EventRow    *rows;              /* (WRITE_ROWS) */
-    PatientRow  *patients;          /* (WRITE_ROWS) */
-    uint8_t     *column;            /* (WRITE_ROWS * 8) */
-    int64_t      n_rows, n_held_patients;
+    hid_t file;
+    hid_t event[EVENT_COLUMNS], patient[PATIENT_COLUMNS];
+    int64_t n_events, n_patients, events_done, patients_done;
+    int with_split;
+    uint32_t *code_id, *unit_id; /* arrival id -> final id */
+    EventRow *rows;              /* (WRITE_ROWS) */
+    PatientRow *patients;        /* (WRITE_ROWS) */
+    uint8_t *column;             /* (WRITE_ROWS * 8) */
+    int64_t n_rows, n_held_patients;
 } EventOut;
 
 static hid_t store_type(StoreType type) {
@@ -416,10 +431,10 @@ static Status rows_write(EventOut *o, Err *err) {
     while (!status && !(status = walk_next(o->w, &walk, &row, &first, err)) && row) {
         if (first) {
             int known = walk.has_subject && walk.subject.subject == row->subject;
-            o->patients[o->n_held_patients++] = (PatientRow){
-                .subject = row->subject, .offset = (uint64_t)(o->events_done + o->n_rows),
-                .observation_end = known ? walk.subject.time : TIME_NONE,
-                .split = known ? walk.subject.precision : SPLIT_UNSET};
+            o->patients[o->n_held_patients++] = (PatientRow){.subject = row->subject,
+                                                             .offset = (uint64_t)(o->events_done + o->n_rows),
+                                                             .observation_end = known ? walk.subject.time : TIME_NONE,
+                                                             .split = known ? walk.subject.precision : SPLIT_UNSET};
             if (o->n_held_patients == WRITE_ROWS) status = patients_flush(o, err);
         }
         o->rows[o->n_rows++] = *row;
@@ -450,8 +465,8 @@ static Status out_create(EventOut *o, const char *tmp, const char *source, const
               attribute_write(o->file, "format_version", H5T_STD_I32LE, &version) ||
               attribute_text(o->file, "source", source) || attribute_text(o->file, "provenance", provenance);
     for (int c = 0; c < EVENT_COLUMNS && !bad; c++)
-        bad = (o->event[c] = dataset_create(o->file, event_columns[c].name, store_type(event_columns[c].type),
-                                            o->n_events)) < 0;
+        bad = (o->event[c] =
+                   dataset_create(o->file, event_columns[c].name, store_type(event_columns[c].type), o->n_events)) < 0;
     for (int c = 0; c < PATIENT_COLUMNS - !o->with_split && !bad; c++)
         bad = (o->patient[c] = dataset_create(o->file, patient_columns[c].name, store_type(patient_columns[c].type),
                                               o->n_patients + (c == 1))) < 0;
@@ -524,8 +539,8 @@ Status event_writer_close(EventWriter *w, const char *source, const char *proven
     while (!status && !(status = walk_next(w, &walk, &row, &first, err)) && row) {
         o.n_events++;
         o.n_patients += first;
-        o.with_split |= first && walk.has_subject && walk.subject.subject == row->subject &&
-                        walk.subject.precision != SPLIT_UNSET;
+        o.with_split |=
+            first && walk.has_subject && walk.subject.subject == row->subject && walk.subject.precision != SPLIT_UNSET;
     }
     if (!status) status = out_write(&o, source, provenance_json ? provenance_json : "", err);
     if (n_patients) *n_patients = o.n_patients;

@@ -62,7 +62,8 @@ Status h5_write_at(int fd, const char *path, const void *data, size_t size, int6
     while (size) {
         ssize_t n = pwrite(fd, p, size, (off_t)place);
         if (n < 0 && errno == EINTR) continue;
-        if (n <= 0) return err_set(err, ERR_IO, "cannot write %s: %s", path, n ? strerror(errno) : "the disk takes no more");
+        if (n <= 0)
+            return err_set(err, ERR_IO, "cannot write %s: %s", path, n ? strerror(errno) : "the disk takes no more");
         p += n;
         place += n;
         size -= (size_t)n;
@@ -97,8 +98,7 @@ static const char *dataset_flaw(hid_t set, int ndim, hsize_t *dim) {
     else if (H5Pget_external_count(create) != 0) flaw = "its data lie in another file";
     else if (H5Sget_simple_extent_type(space) != H5S_SIMPLE || H5Sget_simple_extent_ndims(space) != ndim)
         flaw = "it has the wrong number of dimensions";
-    else if (H5Sget_simple_extent_dims(space, dim, NULL) != ndim)
-        flaw = "its size cannot be read";
+    else if (H5Sget_simple_extent_dims(space, dim, NULL) != ndim) flaw = "its size cannot be read";
     if (create >= 0) H5Pclose(create);
     if (space >= 0) H5Sclose(space);
     return flaw;

@@ -25,7 +25,8 @@ Status h5_write_at(int fd, const char *path, const void *data, size_t size, int6
 /* fsync, close fd, rename; removes tmp when given a status that is not OK or when it fails itself.  fd may be -1. */
 Status h5_publish(int fd, const char *tmp, const char *path, Status status, Err *err);
 
-/* ---- reading ------------------------------------------------------------------------------------------------------- */
+/* ---- reading -------------------------------------------------------------------------------------------------------
+ */
 
 Status h5_open(hid_t *file, const char *path, Err *err); /* read only; ERR_FORMAT when it is not HDF5 */
 /* Opens a dataset and refuses whatever could make reading it run code or touch other files: external and soft links,
@@ -35,8 +36,8 @@ Status h5_open_dataset(hid_t *out, hid_t file, const char *path, const char *nam
 Status h5_read_text(hid_t object, const char *path, const char *name, char **out, Err *err); /* free() it */
 Status h5_read_int(hid_t object, const char *path, const char *name, int64_t *out, Err *err);
 /* The root attribute "format" of an HDF5 file; NULL when there is none or it is not HDF5.  free() it. */
-char  *h5_format(const char *path);
+char *h5_format(const char *path);
 /* Whether to read a path as an events file: it says it is one, or it is a damaged .h5 file that says nothing. */
-int    h5_is_events(const char *path);
+int h5_is_events(const char *path);
 
 #endif

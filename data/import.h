@@ -1,74 +1,111 @@
 /* import.h - what importers share: options, the data-quality report, and reading of dates and numbers.
  *
- * An importer turns one source format into events.  Every row it reads is accounted for: it is emitted, or dropped for a
- * named reason; what was changed or is worth knowing about rows that stay is a note. */
+ * An importer turns one source format into events.  Every row it reads is accounted for: it is emitted, or dropped for
+ * a named reason; what was changed or is worth knowing about rows that stay is a note. */
 #ifndef EHR_DATA_IMPORT_H
 #define EHR_DATA_IMPORT_H
 #include "data/event.h"
 
 /* Why rows are dropped, and what is noted about rows that stay.  Texts are in import_report.c. */
 typedef enum {
-    DROP_FIELDS, DROP_TOO_LONG, DROP_OPEN_QUOTE, DROP_PERSON_ID, DROP_NO_DATE, DROP_BAD_DATE, /* count as errors */
-    DROP_PLACEHOLDER_DATE, DROP_NO_CODE, DROP_NO_PERSON, DROP_NO_BIRTH, DROP_PERSON_DROPPED, DROP_BEFORE_BIRTH, DROP_FUTURE,
-    DROP_SAME_ID, DROP_NOT_ICU,
-    NOTE_DATE_ONLY, NOTE_MIDNIGHT, NOTE_DATES_DIFFER, NOTE_TIME_ZONE, NOTE_HELD_BACK, NOTE_ON_ADMISSION, NOTE_OPEN_STAY,
-    NOTE_ZERO_LENGTH, NOTE_NO_END, NOTE_END_BEFORE_START, NOTE_NO_VISIT, NOTE_BIRTH_YEAR_ONLY, NOTE_IMPRECISE_DEATH,
-    NOTE_AFTER_DEATH, NOTE_AFTER_PERIOD, NOTE_BAD_NUMBER, NOTE_NUMBER_FROM_TEXT, NOTE_TEXT_VALUE, NOTE_NO_UNIT,
-    NOTE_UNMAPPED_UNIT, NOTE_LIMIT, NOTE_BAD_OPERATOR, NOTE_SOURCE_CONCEPT, NOTE_SOURCE_TEXT, NOTE_BAD_ID, NOTE_UTF8, NOTE_NUL,
+    DROP_FIELDS,
+    DROP_TOO_LONG,
+    DROP_OPEN_QUOTE,
+    DROP_PERSON_ID,
+    DROP_NO_DATE,
+    DROP_BAD_DATE, /* count as errors */
+    DROP_PLACEHOLDER_DATE,
+    DROP_NO_CODE,
+    DROP_NO_PERSON,
+    DROP_NO_BIRTH,
+    DROP_PERSON_DROPPED,
+    DROP_BEFORE_BIRTH,
+    DROP_FUTURE,
+    DROP_SAME_ID,
+    DROP_NOT_ICU,
+    NOTE_DATE_ONLY,
+    NOTE_MIDNIGHT,
+    NOTE_DATES_DIFFER,
+    NOTE_TIME_ZONE,
+    NOTE_HELD_BACK,
+    NOTE_ON_ADMISSION,
+    NOTE_OPEN_STAY,
+    NOTE_ZERO_LENGTH,
+    NOTE_NO_END,
+    NOTE_END_BEFORE_START,
+    NOTE_NO_VISIT,
+    NOTE_BIRTH_YEAR_ONLY,
+    NOTE_IMPRECISE_DEATH,
+    NOTE_AFTER_DEATH,
+    NOTE_AFTER_PERIOD,
+    NOTE_BAD_NUMBER,
+    NOTE_NUMBER_FROM_TEXT,
+    NOTE_TEXT_VALUE,
+    NOTE_NO_UNIT,
+    NOTE_UNMAPPED_UNIT,
+    NOTE_LIMIT,
+    NOTE_BAD_OPERATOR,
+    NOTE_SOURCE_CONCEPT,
+    NOTE_SOURCE_TEXT,
+    NOTE_BAD_ID,
+    NOTE_UTF8,
+    NOTE_NUL,
     REPORT_REASONS,
-    DROP_ERRORS_END = DROP_PLACEHOLDER_DATE, DROP_END = NOTE_DATE_ONLY
+    DROP_ERRORS_END = DROP_PLACEHOLDER_DATE,
+    DROP_END = NOTE_DATE_ONLY
 } ReportReason;
 
 typedef struct {
-    const char *name;  /* "measurement" */
-    int64_t     bytes; /* unpacked */
-    int         present;
-    int64_t     read, emitted, events; /* rows, rows, events made of them */
-    int64_t     count[REPORT_REASONS], first_row[REPORT_REASONS]; /* first_row from 1 */
+    const char *name; /* "measurement" */
+    int64_t bytes;    /* unpacked */
+    int present;
+    int64_t read, emitted, events;                            /* rows, rows, events made of them */
+    int64_t count[REPORT_REASONS], first_row[REPORT_REASONS]; /* first_row from 1 */
 } ReportTable;
 
 enum { REPORT_TABLES_MAX = 32 };
 typedef struct {
-    int         n_tables;
+    int n_tables;
     ReportTable table[REPORT_TABLES_MAX];
-    const char *source; /* "omop" */
-    int64_t     recorded[KIND_COUNT], assumed[KIND_COUNT]; /* events whose available time was recorded, or assumed */
-    int64_t     concepts_missing;                          /* distinct concepts without a row in the vocabulary */
-    int64_t     codes, codes_with_parent;
-    int64_t     n_patients, n_events, n_duplicates; /* of the file written */
-    char        extract_date[16];
+    const char *source;                                /* "omop" */
+    int64_t recorded[KIND_COUNT], assumed[KIND_COUNT]; /* events whose available time was recorded, or assumed */
+    int64_t concepts_missing;                          /* distinct concepts without a row in the vocabulary */
+    int64_t codes, codes_with_parent;
+    int64_t n_patients, n_events, n_duplicates; /* of the file written */
+    char extract_date[16];
     const char *extract_from; /* where it comes from */
-    char       *unused;       /* tables that are there and are not read: "note, cost" */
+    char *unused;             /* tables that are there and are not read: "note, cost" */
 } ImportReport;
 
 const char *import_report_reason_text(int reason);
-void        import_report_count(ImportReport *r, int table, ReportReason reason, int64_t row); /* adds 1 */
-int64_t     import_report_dropped(const ReportTable *t);                                 /* all reasons */
-int64_t     import_report_errors(const ImportReport *r, int64_t *rows);                        /* rows that could not be read */
+void import_report_count(ImportReport *r, int table, ReportReason reason, int64_t row); /* adds 1 */
+int64_t import_report_dropped(const ReportTable *t);                                    /* all reasons */
+int64_t import_report_errors(const ImportReport *r, int64_t *rows); /* rows that could not be read */
 /* {"tables": [...], ...}; free() it.  rows = 0 leaves out row numbers, file sizes and duplicates: what remains does not
  * depend on the order of the source's rows. */
 char *import_report_json(const ImportReport *r, int rows);
-void  import_report_print(const ImportReport *r, FILE *out);
-void  import_report_free(ImportReport *r);
+void import_report_print(const ImportReport *r, FILE *out);
+void import_report_free(ImportReport *r);
 
 typedef struct {
     const char *path, *out;
-    int64_t     memory, max_line;
-    int64_t     max_errors;   /* rows; -1 = 1% of the rows, at least 100 */
+    int64_t memory, max_line;
+    int64_t max_errors;       /* rows; -1 = 1% of the rows, at least 100 */
     const char *extract_date; /* YYYY-MM-DD, NULL = from the data */
-    FILE       *progress;     /* NULL = silent */
+    FILE *progress;           /* NULL = silent */
 } ImportOptions;
 
-/* OMOP CDM 5.3 / 5.4 CSV files.  Memory: a quarter for sorting rows by person, a quarter for codes and concepts, a quarter
- * for the events writer; the rest for read buffers.  r is valid also after an error; import_report_free it. */
+/* OMOP CDM 5.3 / 5.4 CSV files.  Memory: a quarter for sorting rows by person, a quarter for codes and concepts, a
+ * quarter for the events writer; the rest for read buffers.  r is valid also after an error; import_report_free it. */
 Status import_omop(const ImportOptions *options, ImportReport *r, Err *err);
 
-/* ---- fields: 1 = read, 0 = empty (also NULL, \N, NA), -1 = not what it should be ------------------------------------- */
+/* ---- fields: 1 = read, 0 = empty (also NULL, \N, NA), -1 = not what it should be
+ * ------------------------------------- */
 typedef struct {
     int64_t us;
-    int     precision; /* PRECISION_DAY when there is no time of day, or it is midnight */
-    int     midnight;  /* a time of day was given and is 00:00:00 */
-    int     zone;      /* a time zone was given; it is ignored: the record's clock is kept */
+    int precision; /* PRECISION_DAY when there is no time of day, or it is midnight */
+    int midnight;  /* a time of day was given and is 00:00:00 */
+    int zone;      /* a time zone was given; it is ignored: the record's clock is kept */
 } FieldTime;
 
 int field_time(const char *text, FieldTime *out); /* YYYY-MM-DD[ HH:MM[:SS[.f]][zone]], YYYYMMDD */
@@ -76,6 +113,6 @@ int field_clock(const char *text, int64_t *us);   /* HH:MM[:SS] since midnight *
 int field_int(const char *text, int64_t *out);    /* also "33.0" */
 int field_number(const char *text, float *out);
 int field_limit(const char *text, float *out, int *comparator); /* "<5", ">= 2.5", "7" */
-int date_is_placeholder(int64_t us); /* 1900-01-01, 2099-12-31, before 1880, from 2300 on */
+int date_is_placeholder(int64_t us);                            /* 1900-01-01, 2099-12-31, before 1880, from 2300 on */
 
 #endif

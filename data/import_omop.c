@@ -23,15 +23,15 @@ Status omop_find_table(const Omop *o, const char *table, int *entry, Err *err) {
     for (int i = 0; i < o->archive.n; i++) {
         if (!omop_table_name(o->archive.entry[i].name, name) || strcmp(name, table)) continue;
         if (*entry >= 0)
-            return err_set(err, ERR_FORMAT, "%s holds the table %s twice: %.150s and %.150s; keep one", o->archive.path, table,
-                           o->archive.entry[*entry].name, o->archive.entry[i].name);
+            return err_set(err, ERR_FORMAT, "%s holds the table %s twice: %.150s and %.150s; keep one", o->archive.path,
+                           table, o->archive.entry[*entry].name, o->archive.entry[i].name);
         *entry = i;
     }
     return OK;
 }
 
-/* The day the data were pulled: as told, or as cdm_source says unless more than 1% of the rows (10 in a handful) are later:
- * dates were shifted then; or the last day in the data. */
+/* The day the data were pulled: as told, or as cdm_source says unless more than 1% of the rows (10 in a handful) are
+ * later: dates were shifted then; or the last day in the data. */
 Status omop_choose_extract(Omop *o, Err *err) {
     FieldTime t;
     int64_t rows = 0, later = 0, last = -1;

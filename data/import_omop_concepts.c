@@ -64,14 +64,15 @@ void concepts_free(ConceptTable *t) {
 
 enum { SCAN_COLUMNS = 4 };
 typedef struct {
-    Stream  stream;
-    Csv     csv;
-    int     column[SCAN_COLUMNS];
+    Stream stream;
+    Csv csv;
+    int column[SCAN_COLUMNS];
     int64_t rows;
 } Scan;
 
 /* *open = 0 when the archive has no such table. */
-static Status scan_open(Omop *o, Scan *s, const char *table, const char *const columns[SCAN_COLUMNS], int *open, Err *err) {
+static Status scan_open(Omop *o, Scan *s, const char *table, const char *const columns[SCAN_COLUMNS], int *open,
+                        Err *err) {
     int entry;
     *open = 0;
     Status status = omop_find_table(o, table, &entry, err);
@@ -84,7 +85,8 @@ static Status scan_open(Omop *o, Scan *s, const char *table, const char *const c
     s->rows = 0;
     for (int i = 0; i < SCAN_COLUMNS && columns[i] && !status; i++)
         if ((s->column[i] = csv_column(&s->csv, columns[i])) < 0)
-            status = err_set(err, ERR_FORMAT, "%s has no column %s; is it an OMOP %s table?", s->stream.name, columns[i], table);
+            status = err_set(err, ERR_FORMAT, "%s has no column %s; is it an OMOP %s table?", s->stream.name,
+                             columns[i], table);
     progress_open(&o->progress, o->options->progress, "read vocabulary", "MiB", s->stream.size >> 20);
     *open = !status;
     if (status) {
@@ -98,8 +100,8 @@ static Status scan_next(Omop *o, Scan *s, int *got, Err *err) {
     Status status = csv_next(&s->csv, got, err);
     if (!(++s->rows & 65535)) progress_update(&o->progress, s->stream.done >> 20);
     if (!status && o->concepts.bytes > (size_t)o->options->memory / 4)
-        status = err_set(err, ERR_NOMEM, "%s: %u concepts do not fit into a quarter of --memory %lld; give more", s->stream.name,
-                         o->concepts.n, (long long)o->options->memory);
+        status = err_set(err, ERR_NOMEM, "%s: %u concepts do not fit into a quarter of --memory %lld; give more",
+                         s->stream.name, o->concepts.n, (long long)o->options->memory);
     return status;
 }
 
@@ -184,7 +186,8 @@ static Status concepts_read(Omop *o, Err *err) {
         const char *vocabulary = s.csv.field[s.column[1]], *code = s.csv.field[s.column[2]];
         if (i == INTERN_NONE || t->item[i].code || !*vocabulary || !*code) continue;
         const char *name = s.csv.field[s.column[3]];
-        t->item[i].code = xasprintf("%.*s//%.*s", (int)utf8_cut(vocabulary, 60), vocabulary, (int)utf8_cut(code, 120), code);
+        t->item[i].code =
+            xasprintf("%.*s//%.*s", (int)utf8_cut(vocabulary, 60), vocabulary, (int)utf8_cut(code, 120), code);
         t->item[i].name = xasprintf("%.*s", (int)utf8_cut(name, EVENT_STRING_MAX), name);
         t->bytes += strlen(t->item[i].code) + strlen(t->item[i].name) + 40;
     }
@@ -200,7 +203,8 @@ static void parents_choose(ConceptTable *t) {
         Concept *child = &t->item[t->edge[i].child];
         const char *code = t->item[t->edge[i].parent].code;
         if (!code || !child->code || !strcmp(code, child->code)) continue;
-        if (child->parent == INTERN_NONE || strcmp(code, t->item[child->parent].code) < 0) child->parent = t->edge[i].parent;
+        if (child->parent == INTERN_NONE || strcmp(code, t->item[child->parent].code) < 0)
+            child->parent = t->edge[i].parent;
     }
     for (uint32_t i = 0; i < t->n; i++) {
         /* Cut at the smallest code on the circle, whichever concept it is found from. */
@@ -226,8 +230,8 @@ static Status chain_write(Omop *o, uint32_t concept, int kind, Err *err) {
         const Concept *c = &t->item[i];
         uint32_t id;
         if (c->used) continue; /* has a kind of its own */
-        status = event_writer_code(o->writer, c->code, kind, c->name, c->parent == INTERN_NONE ? NULL : t->item[c->parent].code,
-                                   &id, err);
+        status = event_writer_code(o->writer, c->code, kind, c->name,
+                                   c->parent == INTERN_NONE ? NULL : t->item[c->parent].code, &id, err);
     }
     return status;
 }
@@ -248,9 +252,17 @@ static void icu_mark(ConceptTable *t) {
 /* ---- keys -> codes of the writer --------------------------------------------------------------------------------- */
 
 static Status clinical_resolve(Omop *o, CodeKey *k, Err *err) {
-    static const char *const table_names[] = {"person", "observation_period", "death", "visit_occurrence", "visit_detail",
-                                              "condition_occurrence", "procedure_occurrence", "drug_exposure", "measurement",
-                                              "observation", "device_exposure"};
+    static const char *const table_names[] = {"person",
+                                              "observation_period",
+                                              "death",
+                                              "visit_occurrence",
+                                              "visit_detail",
+                                              "condition_occurrence",
+                                              "procedure_occurrence",
+                                              "drug_exposure",
+                                              "measurement",
+                                              "observation",
+                                              "device_exposure"};
     ConceptTable *t = &o->concepts;
     uint32_t concept = k->concept ? concept_find(t, k->concept) : INTERN_NONE;
     const Concept *c = concept == INTERN_NONE ? NULL : &t->item[concept];
@@ -273,19 +285,21 @@ static Status clinical_resolve(Omop *o, CodeKey *k, Err *err) {
     uint32_t value = concept_find(t, k->value_concept);
     const Concept *v = &t->item[value];
     char text[2 * EVENT_STRING_MAX], both[2 * EVENT_STRING_MAX + 4];
-    if (v->code)
-        snprintf(text, sizeof text, "%s=%s", base, v->code);
-    else
-        snprintf(text, sizeof text, "%s=OMOP//%lld", base, (long long)k->value_concept);
+    if (v->code) snprintf(text, sizeof text, "%s=%s", base, v->code);
+    else snprintf(text, sizeof text, "%s=OMOP//%lld", base, (long long)k->value_concept);
     text[utf8_cut(text, EVENT_STRING_MAX)] = 0;
     snprintf(both, sizeof both, "%s: %s", name ? name : base, v->name ? v->name : "?");
     return event_writer_code(o->writer, text, k->kind, both, base, &k->code, err);
 }
 
 static Status visit_resolve(Omop *o, CodeKey *k, Err *err) {
-    static const struct { int64_t id; const char *code, *name; } standard[] = {
-        {9201, "IP", "Inpatient visit"}, {9202, "OP", "Outpatient visit"}, {9203, "ER", "Emergency room visit"},
-        {262, "ERIP", "Emergency room and inpatient visit"}};
+    static const struct {
+        int64_t id;
+        const char *code, *name;
+    } standard[] = {{9201, "IP", "Inpatient visit"},
+                    {9202, "OP", "Outpatient visit"},
+                    {9203, "ER", "Emergency room visit"},
+                    {262, "ERIP", "Emergency room and inpatient visit"}};
     char code[EVENT_STRING_MAX + 1], end[EVENT_STRING_MAX + 12], text[EVENT_STRING_MAX + 20];
     const char *name = NULL;
     uint32_t i = k->concept ? concept_find(&o->concepts, k->concept) : INTERN_NONE;
@@ -311,13 +325,22 @@ static Status visit_resolve(Omop *o, CodeKey *k, Err *err) {
 }
 
 /* Person concepts that every site has, so that their codes do not depend on a vocabulary being there. */
-static const struct { int64_t id; const char *code, *name; } person_codes[] = {
-    {8507, "SEX//M", "Male"}, {8532, "SEX//F", "Female"}, {8551, "SEX//UNKNOWN", "Sex unknown"}, {8521, "SEX//OTHER", "Other sex"},
-    {8527, "RACE//WHITE", "White"}, {8515, "RACE//ASIAN", "Asian"}, {8516, "RACE//BLACK", "Black or African American"},
-    {8557, "RACE//PACIFIC", "Native Hawaiian or Other Pacific Islander"},
-    {8657, "RACE//NATIVE", "American Indian or Alaska Native"}, {8522, "RACE//OTHER", "Other race"},
-    {8552, "RACE//UNKNOWN", "Race unknown"}, {38003563, "ETHNICITY//HISPANIC", "Hispanic or Latino"},
-    {38003564, "ETHNICITY//NOT_HISPANIC", "Not Hispanic or Latino"}};
+static const struct {
+    int64_t id;
+    const char *code, *name;
+} person_codes[] = {{8507, "SEX//M", "Male"},
+                    {8532, "SEX//F", "Female"},
+                    {8551, "SEX//UNKNOWN", "Sex unknown"},
+                    {8521, "SEX//OTHER", "Other sex"},
+                    {8527, "RACE//WHITE", "White"},
+                    {8515, "RACE//ASIAN", "Asian"},
+                    {8516, "RACE//BLACK", "Black or African American"},
+                    {8557, "RACE//PACIFIC", "Native Hawaiian or Other Pacific Islander"},
+                    {8657, "RACE//NATIVE", "American Indian or Alaska Native"},
+                    {8522, "RACE//OTHER", "Other race"},
+                    {8552, "RACE//UNKNOWN", "Race unknown"},
+                    {38003563, "ETHNICITY//HISPANIC", "Hispanic or Latino"},
+                    {38003564, "ETHNICITY//NOT_HISPANIC", "Not Hispanic or Latino"}};
 
 static Status person_resolve(Omop *o, CodeKey *k, Err *err) {
     const char *prefix = k->role == KEY_SEX ? "SEX" : k->role == KEY_RACE ? "RACE" : "ETHNICITY", *name = NULL;
@@ -345,10 +368,8 @@ static Status unit_resolve(Omop *o, CodeKey *k, Err *err) {
     uint32_t i = k->concept ? concept_find(&o->concepts, k->concept) : INTERN_NONE;
     if (i != INTERN_NONE && o->concepts.item[i].code)
         snprintf(unit, sizeof unit, "%s", strstr(o->concepts.item[i].code, "//") + 2);
-    else if (k->concept)
-        snprintf(unit, sizeof unit, "OMOP//%lld", (long long)k->concept);
-    else
-        snprintf(unit, sizeof unit, "%s", k->text == INTERN_NONE ? "{unmapped}" : o->texts.item[k->text]);
+    else if (k->concept) snprintf(unit, sizeof unit, "OMOP//%lld", (long long)k->concept);
+    else snprintf(unit, sizeof unit, "%s", k->text == INTERN_NONE ? "{unmapped}" : o->texts.item[k->text]);
     uint16_t id = 0;
     Status status = event_writer_unit(o->writer, unit, &id, err);
     k->code = id;
@@ -359,7 +380,10 @@ static Status key_resolve(Omop *o, CodeKey *k, Err *err) {
     switch (k->role) {
     case KEY_CLINICAL: return clinical_resolve(o, k, err);
     case KEY_VISIT: return visit_resolve(o, k, err);
-    case KEY_DETAIL: k->icu = k->concept && o->concepts.item[concept_find(&o->concepts, k->concept)].icu; return OK;
+    case KEY_DETAIL:
+        k->icu = k->concept
+        &&o->concepts.item[concept_find(&o->concepts, k->concept)].icu;
+        return OK;
     case KEY_UNIT: return unit_resolve(o, k, err);
     default: return person_resolve(o, k, err);
     }
@@ -370,7 +394,8 @@ static Status hierarchy_read(Omop *o, Err *err) {
     Status status = ancestors_read(o, 1, &rows, err);
     if (!status && rows) return ancestors_read(o, 2, &rows, err);
     int found = 1;
-    for (int level = 1; level <= LEVELS_MAX && found && !status; level++) status = relationships_read(o, level, &found, err);
+    for (int level = 1; level <= LEVELS_MAX && found && !status; level++)
+        status = relationships_read(o, level, &found, err);
     return status;
 }
 

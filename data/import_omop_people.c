@@ -1,8 +1,9 @@
 /* import_omop_people.c - the second pass: the sorted rows person by person -> events.
  *
- * A person's rows come as person, periods, deaths, visits, ICU stays, then everything else (StageKind), so that whatever a
- * row must be judged by is known when it comes.  What makes a time *known*:
- *   - a time of day: then;   a date alone: 23:59 of that day, or the end of its visit if that is a time on the same day;
+ * A person's rows come as person, periods, deaths, visits, ICU stays, then everything else (StageKind), so that
+ * whatever a row must be judged by is known when it comes.  What makes a time *known*:
+ *   - a time of day: then;   a date alone: 23:59 of that day, or the end of its visit if that is a time on the same
+ * day;
  *   - a diagnosis of an inpatient stay: the end of the stay, unless its type says it was known before;
  *   - a visit's start without time of day: no later than the first event of that visit on that day. */
 #include "data/import_omop.h"
@@ -14,44 +15,51 @@
 
 typedef struct {
     StageRow row;
-    int64_t  end, known_end; /* us, TIME_NONE = open or unknown; known_end: when the end is known */
-    int64_t  first_known;    /* earliest available time of an event of the visit on its first day */
-    uint32_t ordinal;        /* from 1 by start */
-    uint8_t  inpatient;
+    int64_t end, known_end; /* us, TIME_NONE = open or unknown; known_end: when the end is known */
+    int64_t first_known;    /* earliest available time of an event of the visit on its first day */
+    uint32_t ordinal;       /* from 1 by start */
+    uint8_t inpatient;
 } Visit;
 
 typedef struct {
-    int64_t  id, birth, death, death_known, period_end, last_known;
+    int64_t id, birth, death, death_known, period_end, last_known;
     StageRow row; /* STAGE_PERSON */
-    int      has_row, has_period, kept, visits_ready, period_table_row;
-    Visit   *visit; /* by visit id */
-    size_t   n_visits, visit_capacity;
+    int has_row, has_period, kept, visits_ready, period_table_row;
+    Visit *visit; /* by visit id */
+    size_t n_visits, visit_capacity;
     ReportReason why; /* its rows are dropped, when not kept */
 } Person;
 
 typedef struct {
-    Omop    *o;
-    Person   p;
+    Omop *o;
+    Person p;
     uint32_t birth_code, death_code, icu_in, icu_out;
-    int64_t  persons;
+    int64_t persons;
 } Writer;
 
 static int64_t end_of_day(int64_t us) { return day_of(us) * US_PER_DAY + END_OF_DAY; }
 
-static void note(Writer *w, const StageRow *row, ReportReason reason) { import_report_count(w->o->report, row->table, reason, row->row); }
+static void note(Writer *w, const StageRow *row, ReportReason reason) {
+    import_report_count(w->o->report, row->table, reason, row->row);
+}
 
 /* An event of a row.  recorded: its available time is the record's own. */
-static Status emit(Writer *w, const StageRow *row, uint32_t code, int kind, int64_t time, int64_t available, int precision,
-                   uint32_t visit, int recorded, Err *err) {
+static Status emit(Writer *w, const StageRow *row, uint32_t code, int kind, int64_t time, int64_t available,
+                   int precision, uint32_t visit, int recorded, Err *err) {
     ImportReport *r = w->o->report;
-    Event e = {.subject = row->person, .time = time, .available = available, .code = code, .value = row->value, .visit = visit,
-               .source_row = row->row, .comparator = row->comparator, .precision = (uint8_t)precision};
+    Event e = {.subject = row->person,
+               .time = time,
+               .available = available,
+               .code = code,
+               .value = row->value,
+               .visit = visit,
+               .source_row = row->row,
+               .comparator = row->comparator,
+               .precision = (uint8_t)precision};
     if (row->unit != INTERN_NONE) e.unit = (uint16_t)w->o->keys.key[row->unit].code;
     r->table[row->table].events++;
-    if (recorded)
-        r->recorded[kind]++;
-    else
-        r->assumed[kind]++;
+    if (recorded) r->recorded[kind]++;
+    else r->assumed[kind]++;
     if (w->p.death != TIME_NONE && available > w->p.death_known) {
         if (kind != KIND_VISIT_END) note(w, row, NOTE_AFTER_DEATH);
     } else if (available > w->p.last_known) {
@@ -62,14 +70,22 @@ static Status emit(Writer *w, const StageRow *row, uint32_t code, int kind, int6
 
 static void keep(Writer *w, const StageRow *row) { w->o->report->table[row->table].emitted++; }
 
-/* ---- a person ------------------------------------------------------------------------------------------------------ */
+/* ---- a person ------------------------------------------------------------------------------------------------------
+ */
 
 static void person_begin(Writer *w, int64_t id) {
     Person *p = &w->p;
     Visit *visit = p->visit;
     size_t capacity = p->visit_capacity;
-    *p = (Person){.id = id, .birth = TIME_NONE, .death = TIME_NONE, .death_known = TIME_NONE, .period_end = TIME_NONE,
-                  .last_known = TIME_NONE, .kept = 1, .visit = visit, .visit_capacity = capacity};
+    *p = (Person){.id = id,
+                  .birth = TIME_NONE,
+                  .death = TIME_NONE,
+                  .death_known = TIME_NONE,
+                  .period_end = TIME_NONE,
+                  .last_known = TIME_NONE,
+                  .kept = 1,
+                  .visit = visit,
+                  .visit_capacity = capacity};
 }
 
 static void person_row(Writer *w, const StageRow *row) {
@@ -108,7 +124,8 @@ static Status person_emit(Writer *w, Err *err) {
     row.unit = INTERN_NONE;
     for (int k = 0; k < 3 && !status; k++)
         if (keys[k] != INTERN_NONE)
-            status = emit(w, &row, w->o->keys.key[keys[k]].code, KIND_STATIC, TIME_NONE, TIME_NONE, PRECISION_NONE, 0, 1, err);
+            status = emit(w, &row, w->o->keys.key[keys[k]].code, KIND_STATIC, TIME_NONE, TIME_NONE, PRECISION_NONE, 0,
+                          1, err);
     if (!status && row.visit) status = site_emit(w, &row, err);
     /* Known from its first minute: a newborn's own events of that day come after it. */
     if (!status) status = emit(w, &row, w->birth_code, KIND_BIRTH, p->birth, p->birth, row.start_precision, 0, 1, err);
@@ -150,11 +167,13 @@ static Status death_row(Writer *w, const StageRow *row, Err *err) {
     return emit(w, row, w->death_code, KIND_DEATH, row->start, known, row->start_precision, 0, timed, err);
 }
 
-/* ---- visits -------------------------------------------------------------------------------------------------------- */
+/* ---- visits --------------------------------------------------------------------------------------------------------
+ */
 
 static int is_inpatient(const Omop *o, const StageRow *row) {
-    static const int64_t concepts[] = {9201, 262, 8717, 8920, 8971, 32037, 581379}; /* inpatient, ER and inpatient, hospital,
-                                       rehabilitation, psychiatric, intensive care, critical care facility */
+    static const int64_t concepts[] = {9201, 262,   8717,  8920,
+                                       8971, 32037, 581379}; /* inpatient, ER and inpatient, hospital,
+                rehabilitation, psychiatric, intensive care, critical care facility */
     int64_t id = row->key == INTERN_NONE ? 0 : o->keys.key[row->key].concept;
     for (size_t i = 0; i < sizeof concepts / sizeof *concepts; i++)
         if (concepts[i] == id) return 1;
@@ -167,7 +186,8 @@ static void stay_end(Writer *w, const StageRow *row, int inpatient, int64_t *end
     int timed = row->end_precision != PRECISION_DAY;
     if (row->end == TIME_NONE) {
         note(w, row, NOTE_NO_END);
-    } else if (timed && row->start_precision != PRECISION_DAY ? row->end < row->start : day_of(row->end) < day_of(row->start)) {
+    } else if (timed && row->start_precision != PRECISION_DAY ? row->end < row->start
+                                                              : day_of(row->end) < day_of(row->start)) {
         note(w, row, NOTE_END_BEFORE_START);
     } else if (row->end >= w->o->extract + (inpatient ? 0 : US_PER_DAY)) {
         note(w, row, NOTE_OPEN_STAY); /* whoever is still in gets the day of the extract as the end */
@@ -188,7 +208,8 @@ static Status visit_row(Writer *w, const StageRow *row, Err *err) {
     if (p->n_visits == p->visit_capacity) {
         p->visit_capacity = p->visit_capacity ? 2 * p->visit_capacity : 256;
         if (p->visit_capacity * sizeof *p->visit > (size_t)w->o->options->memory / 8 && p->visit_capacity > 4096)
-            return err_set(err, ERR_NOMEM, "person %lld has more than %zu visits, which do not fit into an eighth of --memory",
+            return err_set(err, ERR_NOMEM,
+                           "person %lld has more than %zu visits, which do not fit into an eighth of --memory",
                            (long long)p->id, p->n_visits);
         p->visit = xrealloc(p->visit, p->visit_capacity * sizeof *p->visit);
     }
@@ -224,10 +245,8 @@ static Visit *visit_find(Writer *w, const StageRow *row) {
     if (!row->visit) return NULL;
     while (lo < hi) {
         size_t mid = lo + (hi - lo) / 2;
-        if (p->visit[mid].row.visit < row->visit)
-            lo = mid + 1;
-        else
-            hi = mid;
+        if (p->visit[mid].row.visit < row->visit) lo = mid + 1;
+        else hi = mid;
     }
     if (lo < p->n_visits && p->visit[lo].row.visit == row->visit) return &p->visit[lo];
     if (w->o->report->table[TABLE_VISIT].present) note(w, row, NOTE_NO_VISIT);
@@ -238,7 +257,8 @@ static Visit *visit_find(Writer *w, const StageRow *row) {
 static int64_t time_known(Writer *w, const StageRow *row, const Visit *v) {
     if (row->start_precision != PRECISION_DAY) return row->start;
     note(w, row, NOTE_DATE_ONLY);
-    if (v && v->known_end != TIME_NONE && v->row.end_precision != PRECISION_DAY && day_of(v->known_end) == day_of(row->start))
+    if (v && v->known_end != TIME_NONE && v->row.end_precision != PRECISION_DAY &&
+        day_of(v->known_end) == day_of(row->start))
         return v->known_end;
     return end_of_day(row->start);
 }
@@ -255,7 +275,8 @@ static Status visits_emit(Writer *w, Err *err) {
         int timed = v->row.start_precision != PRECISION_DAY;
         int64_t known = time_known(w, &v->row, v);
         if (!timed && v->first_known < known) known = v->first_known;
-        status = emit(w, &v->row, k->code, KIND_VISIT_START, v->row.start, known, v->row.start_precision, v->ordinal, timed, err);
+        status = emit(w, &v->row, k->code, KIND_VISIT_START, v->row.start, known, v->row.start_precision, v->ordinal,
+                      timed, err);
         if (status || v->end == TIME_NONE) continue;
         /* A date-only start is known at 23:59, a timed end that day before: the end cannot come first. */
         int64_t end_known = v->known_end > known ? v->known_end : known;
@@ -265,7 +286,8 @@ static Status visits_emit(Writer *w, Err *err) {
     return status;
 }
 
-/* ---- what happens in them ------------------------------------------------------------------------------------------ */
+/* ---- what happens in them ------------------------------------------------------------------------------------------
+ */
 
 static Status detail_row(Writer *w, const StageRow *row, Err *err) {
     if (row->key == INTERN_NONE || !w->o->keys.key[row->key].icu) {
@@ -280,7 +302,8 @@ static Status detail_row(Writer *w, const StageRow *row, Err *err) {
     int timed = row->start_precision != PRECISION_DAY;
     stay_end(w, row, 1, &end, &known_end);
     visit_touch(v, known);
-    Status status = emit(w, row, w->icu_in, KIND_TRANSFER, row->start, known, row->start_precision, v ? v->ordinal : 0, timed, err);
+    Status status =
+        emit(w, row, w->icu_in, KIND_TRANSFER, row->start, known, row->start_precision, v ? v->ordinal : 0, timed, err);
     if (status || end == TIME_NONE) return status;
     if (known_end < known) known_end = known;
     return emit(w, row, w->icu_out, KIND_TRANSFER, end, known_end, row->end_precision, v ? v->ordinal : 0,
@@ -310,7 +333,8 @@ static Status clinical_row(Writer *w, const StageRow *row, Err *err) {
     return emit(w, row, k->code, k->kind, row->start, known, row->start_precision, v ? v->ordinal : 0, recorded, err);
 }
 
-/* ---- all of them --------------------------------------------------------------------------------------------------- */
+/* ---- all of them ---------------------------------------------------------------------------------------------------
+ */
 
 static Status person_end(Writer *w, Err *err) {
     Person *p = &w->p;
@@ -365,11 +389,16 @@ Status omop_write_people(Omop *o, Err *err) {
     const void *next = NULL;
     int64_t rows = 0, total = 0;
     int begun = 0;
-    for (int i = 0; i < o->report->n_tables; i++) total += o->report->table[i].read - import_report_dropped(&o->report->table[i]);
+    for (int i = 0; i < o->report->n_tables; i++)
+        total += o->report->table[i].read - import_report_dropped(&o->report->table[i]);
     Status status = event_writer_code(o->writer, "MEDS_BIRTH", KIND_BIRTH, "Birth", NULL, &w.birth_code, err);
     if (!status) status = event_writer_code(o->writer, "MEDS_DEATH", KIND_DEATH, "Death", NULL, &w.death_code, err);
-    if (!status) status = event_writer_code(o->writer, "ICU_IN", KIND_TRANSFER, "Admission to intensive care", NULL, &w.icu_in, err);
-    if (!status) status = event_writer_code(o->writer, "ICU_OUT", KIND_TRANSFER, "Discharge from intensive care", NULL, &w.icu_out, err);
+    if (!status)
+        status =
+            event_writer_code(o->writer, "ICU_IN", KIND_TRANSFER, "Admission to intensive care", NULL, &w.icu_in, err);
+    if (!status)
+        status = event_writer_code(o->writer, "ICU_OUT", KIND_TRANSFER, "Discharge from intensive care", NULL,
+                                   &w.icu_out, err);
     if (!status) status = sorter_finish(o->stage, err);
     if (!status) status = sorter_rewind(o->stage, err);
     progress_open(&o->progress, o->options->progress, "write events", "rows", total);
@@ -386,6 +415,7 @@ Status omop_write_people(Omop *o, Err *err) {
     progress_close(&o->progress, rows);
     free(w.p.visit);
     if (!status && !w.persons)
-        status = err_set(err, ERR_FORMAT, "%s has no person to import: every row was dropped; the report says why", o->options->path);
+        status = err_set(err, ERR_FORMAT, "%s has no person to import: every row was dropped; the report says why",
+                         o->options->path);
     return status;
 }

@@ -1,7 +1,7 @@
 /* import_omop_read.c - the first pass: every row of every table becomes a StageRow or is dropped for a reason.
  *
- * `tables` below is the format: which column of which table feeds which field of an event.  Columns are bound by name in
- * any case; one that is missing reads as empty. */
+ * `tables` below is the format: which column of which table feeds which field of an event.  Columns are bound by name
+ * in any case; one that is missing reads as empty. */
 #include "data/csv.h"
 #include "data/import_omop.h"
 #include "kernels/philox.h"
@@ -10,37 +10,64 @@
 #include <string.h>
 
 typedef enum {
-    COL_PERSON, COL_CONCEPT, COL_SOURCE_CONCEPT, COL_SOURCE_TEXT, COL_DATE, COL_DATETIME, COL_CLOCK, COL_END_DATE,
-    COL_END_DATETIME, COL_VISIT, COL_TYPE, COL_STATUS, COL_VALUE, COL_VALUE_CONCEPT, COL_VALUE_TEXT, COL_OPERATOR, COL_UNIT,
-    COL_UNIT_TEXT, COL_YEAR, COL_MONTH, COL_DAY, COL_RACE, COL_RACE_SOURCE, COL_ETHNICITY, COL_ETHNICITY_SOURCE, COL_SITE, COL_COUNT
+    COL_PERSON,
+    COL_CONCEPT,
+    COL_SOURCE_CONCEPT,
+    COL_SOURCE_TEXT,
+    COL_DATE,
+    COL_DATETIME,
+    COL_CLOCK,
+    COL_END_DATE,
+    COL_END_DATETIME,
+    COL_VISIT,
+    COL_TYPE,
+    COL_STATUS,
+    COL_VALUE,
+    COL_VALUE_CONCEPT,
+    COL_VALUE_TEXT,
+    COL_OPERATOR,
+    COL_UNIT,
+    COL_UNIT_TEXT,
+    COL_YEAR,
+    COL_MONTH,
+    COL_DAY,
+    COL_RACE,
+    COL_RACE_SOURCE,
+    COL_ETHNICITY,
+    COL_ETHNICITY_SOURCE,
+    COL_SITE,
+    COL_COUNT
 } ColumnRole;
 
 typedef struct {
     const char *name;
-    StageKind   stage;
-    EventKind   kind;
+    StageKind stage;
+    EventKind kind;
     const char *column[COL_COUNT];
 } SourceTable;
 
+/* clang-format off */
 #define CODED(table)                                                                                                   \
-    [COL_PERSON] = "person_id", [COL_VISIT] = "visit_occurrence_id", [COL_CONCEPT] = table "_concept_id",                  \
+    [COL_PERSON] = "person_id", [COL_VISIT] = "visit_occurrence_id", [COL_CONCEPT] = table "_concept_id",              \
     [COL_SOURCE_CONCEPT] = table "_source_concept_id", [COL_SOURCE_TEXT] = table "_source_value"
 
 /* In the order of TABLE_PERSON ... in import_omop.h. */
 static const SourceTable tables[] = {
     {"person", STAGE_PERSON, KIND_STATIC,
-     {[COL_PERSON] = "person_id", [COL_YEAR] = "year_of_birth", [COL_MONTH] = "month_of_birth", [COL_DAY] = "day_of_birth",
-      [COL_DATETIME] = "birth_datetime", [COL_CONCEPT] = "gender_concept_id", [COL_SOURCE_CONCEPT] = "gender_source_concept_id",
-      [COL_SOURCE_TEXT] = "gender_source_value", [COL_RACE] = "race_concept_id", [COL_RACE_SOURCE] = "race_source_concept_id",
+     {[COL_PERSON] = "person_id", [COL_YEAR] = "year_of_birth", [COL_MONTH] = "month_of_birth",
+      [COL_DAY] = "day_of_birth", [COL_DATETIME] = "birth_datetime", [COL_CONCEPT] = "gender_concept_id",
+      [COL_SOURCE_CONCEPT] = "gender_source_concept_id", [COL_SOURCE_TEXT] = "gender_source_value",
+      [COL_RACE] = "race_concept_id", [COL_RACE_SOURCE] = "race_source_concept_id",
       [COL_ETHNICITY] = "ethnicity_concept_id", [COL_ETHNICITY_SOURCE] = "ethnicity_source_concept_id",
       [COL_SITE] = "care_site_id"}},
     {"observation_period", STAGE_PERIOD, KIND_OTHER,
-     {[COL_PERSON] = "person_id", [COL_DATE] = "observation_period_start_date", [COL_END_DATE] = "observation_period_end_date"}},
+     {[COL_PERSON] = "person_id", [COL_DATE] = "observation_period_start_date",
+      [COL_END_DATE] = "observation_period_end_date"}},
     {"death", STAGE_DEATH, KIND_DEATH,
      {[COL_PERSON] = "person_id", [COL_DATE] = "death_date", [COL_DATETIME] = "death_datetime"}},
     {"visit_occurrence", STAGE_VISIT, KIND_VISIT_START,
-     {CODED("visit"), [COL_DATE] = "visit_start_date", [COL_DATETIME] = "visit_start_datetime", [COL_END_DATE] = "visit_end_date",
-      [COL_END_DATETIME] = "visit_end_datetime"}},
+     {CODED("visit"), [COL_DATE] = "visit_start_date", [COL_DATETIME] = "visit_start_datetime",
+      [COL_END_DATE] = "visit_end_date", [COL_END_DATETIME] = "visit_end_datetime"}},
     {"visit_detail", STAGE_DETAIL, KIND_TRANSFER,
      {CODED("visit_detail"), [COL_DATE] = "visit_detail_start_date", [COL_DATETIME] = "visit_detail_start_datetime",
       [COL_END_DATE] = "visit_detail_end_date", [COL_END_DATETIME] = "visit_detail_end_datetime"}},
@@ -58,12 +85,13 @@ static const SourceTable tables[] = {
       [COL_UNIT_TEXT] = "unit_source_value"}},
     {"observation", STAGE_CLINICAL, KIND_OTHER,
      {CODED("observation"), [COL_DATE] = "observation_date", [COL_DATETIME] = "observation_datetime",
-      [COL_VALUE] = "value_as_number", [COL_VALUE_CONCEPT] = "value_as_concept_id", [COL_VALUE_TEXT] = "value_as_string",
-      [COL_UNIT] = "unit_concept_id", [COL_UNIT_TEXT] = "unit_source_value"}},
+      [COL_VALUE] = "value_as_number", [COL_VALUE_CONCEPT] = "value_as_concept_id",
+      [COL_VALUE_TEXT] = "value_as_string", [COL_UNIT] = "unit_concept_id", [COL_UNIT_TEXT] = "unit_source_value"}},
     {"device_exposure", STAGE_CLINICAL, KIND_OTHER,
      {CODED("device"), [COL_DATE] = "device_exposure_start_date", [COL_DATETIME] = "device_exposure_start_datetime",
       [COL_VALUE] = "quantity"}},
 };
+/* clang-format on */
 enum { N_TABLES = sizeof tables / sizeof *tables };
 
 /* ---- keys -------------------------------------------------------------------------------------------------------- */
@@ -74,8 +102,8 @@ static uint32_t key_probe(const KeyTable *t, const CodeKey *k) {
     uint32_t mask = t->n_slots - 1, i = (uint32_t)h & mask;
     for (; t->slot[i] != INTERN_NONE; i = (i + 1) & mask) {
         const CodeKey *x = &t->key[t->slot[i]];
-        if (x->concept == k->concept && x->value_concept == k->value_concept && x->text == k->text && x->role == k->role &&
-            x->kind == k->kind && x->table == k->table)
+        if (x->concept == k->concept && x->value_concept == k->value_concept && x->text == k->text &&
+            x->role == k->role && x->kind == k->kind && x->table == k->table)
             break;
     }
     return i;
@@ -109,7 +137,9 @@ static int key_compare(const Omop *o, uint32_t a, uint32_t b) {
     int c = compare_i64(x->concept, y->concept);
     if (!c) c = compare_i64(x->value_concept, y->value_concept);
     if (!c && x->text != y->text)
-        c = x->text == INTERN_NONE ? -1 : y->text == INTERN_NONE ? 1 : strcmp(o->texts.item[x->text], o->texts.item[y->text]);
+        c = x->text == INTERN_NONE   ? -1
+            : y->text == INTERN_NONE ? 1
+                                     : strcmp(o->texts.item[x->text], o->texts.item[y->text]);
     return c;
 }
 
@@ -117,7 +147,8 @@ int stage_compare(const void *a, const void *b, void *omop) {
     const StageRow *x = a, *y = b;
     int c = compare_i64(x->person, y->person);
     if (!c) c = (int)x->stage - y->stage;
-    if (!c && x->stage == STAGE_CLINICAL) return compare_i64(x->start, y->start); /* among equals the order does not show */
+    if (!c && x->stage == STAGE_CLINICAL)
+        return compare_i64(x->start, y->start); /* among equals the order does not show */
     if (!c) c = compare_i64(x->visit, y->visit);
     if (!c) c = compare_i64(x->start, y->start);
     if (c) return c;
@@ -135,11 +166,11 @@ int stage_compare(const void *a, const void *b, void *omop) {
 /* ---- one row ----------------------------------------------------------------------------------------------------- */
 
 typedef struct {
-    Omop              *o;
-    Csv                csv;
+    Omop *o;
+    Csv csv;
     const SourceTable *source;
-    int                table, bound[COL_COUNT];
-    int64_t            row;
+    int table, bound[COL_COUNT];
+    int64_t row;
 } RowReader;
 
 static const char *field(const RowReader *r, ColumnRole role) {
@@ -205,7 +236,8 @@ static int start_read(RowReader *r, StageRow *s) {
     int got = time_read(r, COL_DATE, COL_DATETIME, &s->start, &s->start_precision);
     if (got <= 0) return drop(r, got ? DROP_BAD_DATE : DROP_NO_DATE);
     int64_t clock;
-    if (s->start_precision == PRECISION_DAY && r->bound[COL_CLOCK] >= 0 && field_clock(field(r, COL_CLOCK), &clock) > 0 && clock) {
+    if (s->start_precision == PRECISION_DAY && r->bound[COL_CLOCK] >= 0 &&
+        field_clock(field(r, COL_CLOCK), &clock) > 0 && clock) {
         s->start += clock;
         s->start_precision = PRECISION_MINUTE;
     }
@@ -226,7 +258,8 @@ static void end_read(RowReader *r, StageRow *s) {
 
 /* A code key from a concept, or from its source concept where it is not mapped, or from source text. */
 static uint32_t key_read(RowReader *r, KeyRole role, ColumnRole concept, ColumnRole source, ColumnRole text) {
-    CodeKey k = {.role = (uint8_t)role, .kind = (uint8_t)r->source->kind, .table = (uint8_t)r->table, .text = INTERN_NONE};
+    CodeKey k = {
+        .role = (uint8_t)role, .kind = (uint8_t)r->source->kind, .table = (uint8_t)r->table, .text = INTERN_NONE};
     if (role != KEY_CLINICAL) k.table = 0;
     k.concept = id_read(r, concept);
     if (!k.concept && (k.concept = id_read(r, source)) && role == KEY_CLINICAL) count(r, NOTE_SOURCE_CONCEPT);
@@ -287,7 +320,8 @@ static int visit_row(RowReader *r, StageRow *s) {
 /* OMOP's concepts of operators; NULL means =. */
 static int operator_read(RowReader *r) {
     switch (id_read(r, COL_OPERATOR)) {
-    case 0: case 4172703: return COMPARE_EQ;
+    case 0:
+    case 4172703: return COMPARE_EQ;
     case 4171756: return COMPARE_LT;
     case 4171754: return COMPARE_LE;
     case 4171755: return COMPARE_GE;
@@ -319,8 +353,7 @@ static void value_read(RowReader *r, StageRow *s) {
     if (got <= 0 && id_read(r, COL_VALUE_CONCEPT) == 0 && *text) {
         if (r->source->kind == KIND_LAB && (got = field_limit(text, &s->value, &from_text)) > 0)
             count(r, NOTE_NUMBER_FROM_TEXT);
-        else if (got != 0 || r->source->kind != KIND_LAB)
-            count(r, NOTE_TEXT_VALUE);
+        else if (got != 0 || r->source->kind != KIND_LAB) count(r, NOTE_TEXT_VALUE);
     }
     if (got <= 0) {
         s->value = NAN;
@@ -334,8 +367,9 @@ static void value_read(RowReader *r, StageRow *s) {
 
 /* Types and states of a condition row that say it was known when it was written, not only when the stay was coded. */
 static int known_on_admission(RowReader *r) {
-    static const int64_t known[] = {38000245, 32840,                      /* EHR problem list */
-                                    32890, 32901, 32907, 4203942, 42894222}; /* admission diagnoses, chief complaint */
+    static const int64_t known[] = {38000245, 32840, /* EHR problem list */
+                                    32890,    32901,   32907,
+                                    4203942,  42894222}; /* admission diagnoses, chief complaint */
     int64_t type = id_read(r, COL_TYPE), status = id_read(r, COL_STATUS);
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (type == known[i] || status == known[i]) return 1;
@@ -359,8 +393,14 @@ static int clinical_row(RowReader *r, StageRow *s) {
 
 static Status row_stage(RowReader *r, Err *err) {
     Omop *o = r->o;
-    StageRow s = {.stage = (uint8_t)r->source->stage, .table = (uint8_t)r->table, .row = (uint32_t)r->row, .key = INTERN_NONE,
-                   .unit = INTERN_NONE, .value = NAN, .end = TIME_NONE, .end_precision = PRECISION_NONE};
+    StageRow s = {.stage = (uint8_t)r->source->stage,
+                  .table = (uint8_t)r->table,
+                  .row = (uint32_t)r->row,
+                  .key = INTERN_NONE,
+                  .unit = INTERN_NONE,
+                  .value = NAN,
+                  .end = TIME_NONE,
+                  .end_precision = PRECISION_NONE};
     if (field_int(field(r, COL_PERSON), &s.person) <= 0) return drop(r, DROP_PERSON_ID), OK;
     int keep;
     s.visit = id_read(r, COL_VISIT);
@@ -368,7 +408,8 @@ static Status row_stage(RowReader *r, Err *err) {
     case STAGE_PERSON: keep = person_row(r, &s); break;
     case STAGE_PERIOD: keep = period_row(r, &s); break;
     case STAGE_DEATH: keep = start_read(r, &s); break;
-    case STAGE_VISIT: case STAGE_DETAIL: keep = visit_row(r, &s); break;
+    case STAGE_VISIT:
+    case STAGE_DETAIL: keep = visit_row(r, &s); break;
     default: keep = clinical_row(r, &s); break;
     }
     if (!keep) return OK;
@@ -378,9 +419,10 @@ static Status row_stage(RowReader *r, Err *err) {
     }
     sorter_add(o->stage, &s);
     if (o->keys.bytes + o->texts.bytes > (size_t)o->options->memory / 4)
-        return err_set(err, ERR_NOMEM, "%s: %u distinct codes do not fit into a quarter of --memory %lld; give more, or check "
-                       "that %s_source_value does not hold identifiers", r->csv.stream->name, o->keys.n,
-                       (long long)o->options->memory, r->source->name);
+        return err_set(err, ERR_NOMEM,
+                       "%s: %u distinct codes do not fit into a quarter of --memory %lld; give more, or check "
+                       "that %s_source_value does not hold identifiers",
+                       r->csv.stream->name, o->keys.n, (long long)o->options->memory, r->source->name);
     return OK;
 }
 
@@ -391,7 +433,8 @@ static Status columns_bind(RowReader *r, Err *err) {
     for (int k = 0; k < COL_COUNT; k++) r->bound[k] = column[k] ? csv_column(&r->csv, column[k]) : -1;
     const int *b = r->bound;
     const char *missing = b[COL_PERSON] < 0 ? column[COL_PERSON] : NULL;
-    if (!missing && r->source->stage == STAGE_PERSON && b[COL_YEAR] < 0 && b[COL_DATETIME] < 0) missing = column[COL_YEAR];
+    if (!missing && r->source->stage == STAGE_PERSON && b[COL_YEAR] < 0 && b[COL_DATETIME] < 0)
+        missing = column[COL_YEAR];
     if (!missing && column[COL_DATE] && b[COL_DATE] < 0 && b[COL_DATETIME] < 0 && r->source->stage != STAGE_PERIOD)
         missing = column[COL_DATE];
     if (!missing && r->source->stage == STAGE_PERIOD && b[COL_END_DATE] < 0) missing = column[COL_END_DATE];
@@ -407,8 +450,14 @@ static Status columns_bind(RowReader *r, Err *err) {
 static void counts_add(RowReader *r) {
     const CsvCounts *c = &r->csv.counts;
     ReportTable *t = &r->o->report->table[r->table];
-    const struct { ReportReason reason; int64_t n; } bad[] = {{DROP_FIELDS, c->wrong_count}, {DROP_TOO_LONG, c->too_long},
-        {DROP_OPEN_QUOTE, c->open_quote}, {NOTE_UTF8, c->bad_utf8}, {NOTE_NUL, c->nul_bytes}};
+    const struct {
+        ReportReason reason;
+        int64_t n;
+    } bad[] = {{DROP_FIELDS, c->wrong_count},
+               {DROP_TOO_LONG, c->too_long},
+               {DROP_OPEN_QUOTE, c->open_quote},
+               {NOTE_UTF8, c->bad_utf8},
+               {NOTE_NUL, c->nul_bytes}};
     t->read = c->rows;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         t->count[bad[i].reason] += bad[i].n;
@@ -470,7 +519,8 @@ static void unused_list(Omop *o) {
         for (int k = 0; k < N_TABLES; k++) known |= !strcmp(name, tables[k].name);
         for (size_t k = 0; k < sizeof others / sizeof *others; k++) known |= !strcmp(name, others[k]);
         size_t n = strlen(text);
-        if (!known && n + strlen(name) + 3 < sizeof text) snprintf(text + n, sizeof text - n, "%s%s", n ? ", " : "", name);
+        if (!known && n + strlen(name) + 3 < sizeof text)
+            snprintf(text + n, sizeof text - n, "%s%s", n ? ", " : "", name);
     }
     o->report->unused = xstrdup(text);
 }
@@ -490,7 +540,8 @@ Status omop_read_tables(Omop *o, Err *err) {
     if (status) return status;
     unused_list(o);
     if (!found)
-        return err_set(err, ERR_FORMAT, "%s holds no OMOP table (PERSON.csv, MEASUREMENT.csv, ... were expected; found: %.300s)",
+        return err_set(err, ERR_FORMAT,
+                       "%s holds no OMOP table (PERSON.csv, MEASUREMENT.csv, ... were expected; found: %.300s)",
                        o->options->path, *o->report->unused ? o->report->unused : "nothing");
     o->has_person = entry[TABLE_PERSON] >= 0;
     progress_open(&o->progress, o->options->progress, "read tables", "MiB", bytes >> 20);
@@ -501,7 +552,9 @@ Status omop_read_tables(Omop *o, Err *err) {
     int64_t rows, errors = import_report_errors(o->report, &rows), most = o->options->max_errors;
     if (most < 0) most = rows / 100 > 100 ? rows / 100 : 100;
     if (!status && errors > most)
-        status = err_set(err, ERR_FORMAT, "%lld of %lld rows of %s could not be read, more than --max-errors %lld; the report names "
-                         "the reasons", (long long)errors, (long long)rows, o->options->path, (long long)most);
+        status = err_set(err, ERR_FORMAT,
+                         "%lld of %lld rows of %s could not be read, more than --max-errors %lld; the report names "
+                         "the reasons",
+                         (long long)errors, (long long)rows, o->options->path, (long long)most);
     return status;
 }

@@ -49,7 +49,9 @@ static const char *const reason_text[REPORT_REASONS] = {
     [NOTE_NUL] = "NUL bytes: read as blanks",
 };
 
-const char *import_report_reason_text(int reason) { return reason >= 0 && reason < REPORT_REASONS ? reason_text[reason] : "?"; }
+const char *import_report_reason_text(int reason) {
+    return reason >= 0 && reason < REPORT_REASONS ? reason_text[reason] : "?";
+}
 
 void import_report_count(ImportReport *r, int table, ReportReason reason, int64_t row) {
     ReportTable *t = &r->table[table];
@@ -89,9 +91,10 @@ char *import_report_json(const ImportReport *r, int rows) {
     for (int i = 0; i < r->n_tables; i++) {
         const ReportTable *t = &r->table[i];
         if (!t->present) continue;
-        json_t *row = json_pack("{s:s, s:I, s:I, s:I, s:o, s:o}", "table", t->name, "rows", (json_int_t)t->read, "emitted",
-                                (json_int_t)t->emitted, "events", (json_int_t)t->events, "dropped",
-                                counts_json(t, 0, DROP_END, rows), "notes", counts_json(t, DROP_END, REPORT_REASONS, rows));
+        json_t *row =
+            json_pack("{s:s, s:I, s:I, s:I, s:o, s:o}", "table", t->name, "rows", (json_int_t)t->read, "emitted",
+                      (json_int_t)t->emitted, "events", (json_int_t)t->events, "dropped",
+                      counts_json(t, 0, DROP_END, rows), "notes", counts_json(t, DROP_END, REPORT_REASONS, rows));
         if (rows) json_object_set_new(row, "bytes", json_integer((json_int_t)t->bytes));
         json_array_append_new(tables, row);
     }
@@ -100,11 +103,11 @@ char *import_report_json(const ImportReport *r, int rows) {
             json_array_append_new(kinds, json_pack("{s:s, s:I, s:I}", "kind", event_kind_name(k), "available_recorded",
                                                    (json_int_t)r->recorded[k], "available_assumed",
                                                    (json_int_t)r->assumed[k]));
-    json_t *all = json_pack("{s:s, s:s, s:s, s:o, s:o, s:I, s:I, s:I, s:s}", "source", r->source, "extract_date", r->extract_date,
-                            "extract_date_from", r->extract_from ? r->extract_from : "", "tables", tables, "kinds", kinds,
-                            "codes", (json_int_t)r->codes, "codes_with_parent", (json_int_t)r->codes_with_parent,
-                            "concepts_missing", (json_int_t)r->concepts_missing, "tables_not_used",
-                            r->unused ? r->unused : "");
+    json_t *all =
+        json_pack("{s:s, s:s, s:s, s:o, s:o, s:I, s:I, s:I, s:s}", "source", r->source, "extract_date", r->extract_date,
+                  "extract_date_from", r->extract_from ? r->extract_from : "", "tables", tables, "kinds", kinds,
+                  "codes", (json_int_t)r->codes, "codes_with_parent", (json_int_t)r->codes_with_parent,
+                  "concepts_missing", (json_int_t)r->concepts_missing, "tables_not_used", r->unused ? r->unused : "");
     if (rows) {
         json_object_set_new(all, "patients", json_integer((json_int_t)r->n_patients));
         json_object_set_new(all, "events", json_integer((json_int_t)r->n_events));
@@ -132,10 +135,12 @@ void import_report_print(const ImportReport *r, FILE *out) {
     fprintf(out, "\n%-22s %12s %12s   available time recorded / assumed\n", "events by kind", "recorded", "assumed");
     for (int k = 0; k < KIND_COUNT; k++)
         if (r->recorded[k] || r->assumed[k])
-            fprintf(out, "%-22s %12lld %12lld\n", event_kind_name(k), (long long)r->recorded[k], (long long)r->assumed[k]);
-    fprintf(out, "\nextract date %s (%s); %lld codes, %lld with a parent; %lld concepts without a row in the vocabulary\n",
-            r->extract_date, r->extract_from ? r->extract_from : "", (long long)r->codes, (long long)r->codes_with_parent,
-            (long long)r->concepts_missing);
+            fprintf(out, "%-22s %12lld %12lld\n", event_kind_name(k), (long long)r->recorded[k],
+                    (long long)r->assumed[k]);
+    fprintf(out,
+            "\nextract date %s (%s); %lld codes, %lld with a parent; %lld concepts without a row in the vocabulary\n",
+            r->extract_date, r->extract_from ? r->extract_from : "", (long long)r->codes,
+            (long long)r->codes_with_parent, (long long)r->concepts_missing);
     if (r->unused && *r->unused) fprintf(out, "tables that are not read: %s\n", r->unused);
 }
 

@@ -1,11 +1,13 @@
-/* inspect.c - statistics of datasets and events files.  One pass; memory grows with the number of patients and codes. */
+/* inspect.c - statistics of datasets and events files.  One pass; memory grows with the number of patients and codes.
+ */
 #include "data/inspect.h"
 #include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- shared by both kinds of files ----------------------------------------------------------------------------------- */
+/* ---- shared by both kinds of files
+ * ----------------------------------------------------------------------------------- */
 
 static int ascending(const void *a, const void *b) {
     int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
@@ -19,14 +21,16 @@ static void print_quantiles(FILE *out, const char *what, int64_t *lengths, int64
     qsort(lengths, (size_t)n, sizeof *lengths, ascending);
     fprintf(out, "%s\n ", what);
     for (size_t i = 0; i < sizeof at / sizeof *at; i++)
-        fprintf(out, "%s%s %lld", i ? "   " : " ", name[i], (long long)lengths[(int64_t)llround(at[i] * (double)(n - 1))]);
+        fprintf(out, "%s%s %lld", i ? "   " : " ", name[i],
+                (long long)lengths[(int64_t)llround(at[i] * (double)(n - 1))]);
     fprintf(out, "\n");
 }
 
-/* How often a code was seen, and by how many patients (counted when the patient differs from the last one that had it). */
+/* How often a code was seen, and by how many patients (counted when the patient differs from the last one that had it).
+ */
 typedef struct {
     int64_t count, patients, last;
-    int     id;
+    int id;
 } Tally;
 
 static void tally(Tally *t, int64_t patient) {
@@ -53,8 +57,9 @@ static void print_top(FILE *out, Tally *t, int n, int top, int64_t n_events, int
     fprintf(out, "most frequent codes\n  %12s %8s %10s  %s\n", "events", "share", "patients", "code");
     for (int i = 0; i < n && i < top && t[i].count; i++) {
         CodeText c = text(context, t[i].id);
-        fprintf(out, "  %12lld %7.2f%% %9.1f%%  %s%s%s\n", (long long)t[i].count, 100.0 * (double)t[i].count / (double)n_events,
-                100.0 * (double)t[i].patients / (double)n_patients, c.code, c.name[0] ? "  " : "", c.name);
+        fprintf(out, "  %12lld %7.2f%% %9.1f%%  %s%s%s\n", (long long)t[i].count,
+                100.0 * (double)t[i].count / (double)n_events, 100.0 * (double)t[i].patients / (double)n_patients,
+                c.code, c.name[0] ? "  " : "", c.name);
     }
 }
 
@@ -65,16 +70,17 @@ static void print_kind(FILE *out, const char *name, int64_t n, int64_t all, int6
     fprintf(out, "\n");
 }
 
-/* ---- a dataset ------------------------------------------------------------------------------------------------------- */
+/* ---- a dataset
+ * ------------------------------------------------------------------------------------------------------- */
 
 typedef struct {
     const Dataset *d;
-    int           *base; /* (V) id under which a token is tallied: its first level */
-    Tally         *code; /* (V) */
-    int64_t       *lengths, n_patients, n_tokens, n_deaths, n_gaps, n_values, n_other, n_events;
-    int64_t        events[KIND_COUNT], unknown[KIND_COUNT];
-    double         minutes, logp[SPLIT_COUNT];
-    int64_t        n_logp[SPLIT_COUNT];
+    int *base;   /* (V) id under which a token is tallied: its first level */
+    Tally *code; /* (V) */
+    int64_t *lengths, n_patients, n_tokens, n_deaths, n_gaps, n_values, n_other, n_events;
+    int64_t events[KIND_COUNT], unknown[KIND_COUNT];
+    double minutes, logp[SPLIT_COUNT];
+    int64_t n_logp[SPLIT_COUNT];
 } Survey;
 
 static void survey_patient(Survey *s, int split, const PatientView *p) {
@@ -159,7 +165,8 @@ Status inspect_dataset(Dataset *d, int split, int top, FILE *out, Err *err) {
     s.code = xcalloc((size_t)v->n, sizeof *s.code);
     for (int id = 0; id < v->n; id++) {
         /* Levels of one code stand next to each other. */
-        int same = id && v->token[id].level && v->token[id].kind == TOKEN_EVENT && !strcmp(v->token[id].base, v->token[id - 1].base);
+        int same = id && v->token[id].level && v->token[id].kind == TOKEN_EVENT &&
+                   !strcmp(v->token[id].base, v->token[id - 1].base);
         s.base[id] = same ? s.base[id - 1] : id;
         s.code[id].id = id;
     }
@@ -179,15 +186,16 @@ Status inspect_dataset(Dataset *d, int split, int top, FILE *out, Err *err) {
     return status;
 }
 
-/* ---- an events file --------------------------------------------------------------------------------------------------- */
+/* ---- an events file
+ * --------------------------------------------------------------------------------------------------- */
 
 static CodeText event_text(const void *context, int id) {
     const EventFile *f = context;
     return (CodeText){f->codes[id], f->code_name[id]};
 }
 
-static void print_events(const EventFile *f, Tally *code, int64_t *lengths, const int64_t kinds[KIND_COUNT], int64_t n_values,
-                         int64_t n_ends, int top, FILE *out) {
+static void print_events(const EventFile *f, Tally *code, int64_t *lengths, const int64_t kinds[KIND_COUNT],
+                         int64_t n_values, int64_t n_ends, int top, FILE *out) {
     double P = (double)f->n_patients, E = (double)f->n_events;
     fprintf(out, "events file    %s\nsource         %s\nsha256         %.16s...\n", f->path, f->source, f->sha256);
     fprintf(out, "patients       %lld, %.1f%% with a known end of observation\n", (long long)f->n_patients,

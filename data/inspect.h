@@ -14,6 +14,6 @@ Status inspect_patient(Dataset *d, int split, int64_t row, int64_t limit, int to
 Status inspect_subject(EventFile *f, int64_t row, int64_t limit, FILE *out, Err *err);
 
 /* "+2y 41d 03:10"; years of 365 days, so that the time of day stays readable. */
-void   minutes_format(int64_t minutes, char *out, size_t size);
+void minutes_format(int64_t minutes, char *out, size_t size);
 
 #endif

@@ -1,5 +1,5 @@
-/* inspect_timeline.c - one patient, readable.  In a dataset times are relative to the first event, because that is all a
- * dataset knows; gap tokens show as time that passed. */
+/* inspect_timeline.c - one patient, readable.  In a dataset times are relative to the first event, because that is all
+ * a dataset knows; gap tokens show as time that passed. */
 #include "data/inspect.h"
 #include <math.h>
 #include <string.h>
@@ -12,12 +12,14 @@ void minutes_format(int64_t minutes, char *out, size_t size) {
              (int)(m % 60));
 }
 
-/* ---- a patient of a dataset --------------------------------------------------------------------------------------------- */
+/* ---- a patient of a dataset
+ * --------------------------------------------------------------------------------------------- */
 
 static void print_patient_head(const Dataset *d, int split, const PatientView *p, FILE *out) {
     char observed[64];
     minutes_format(p->observation_end, observed, sizeof observed);
-    fprintf(out, "patient        %lld of %s (key %llu)\n", (long long)p->row, split_name(split), (unsigned long long)p->key);
+    fprintf(out, "patient        %lld of %s (key %llu)\n", (long long)p->row, split_name(split),
+            (unsigned long long)p->key);
     fprintf(out, "static        ");
     for (int i = 0; i < d->vocabulary.n_static; i++) fprintf(out, " %s", d->vocabulary.token[p->statics[i]].code);
     if (p->age_years < 200) fprintf(out, ", age %d at the first event\n", p->age_years);
@@ -80,7 +82,8 @@ Status inspect_patient(Dataset *d, int split, int64_t row, int64_t limit, int to
     return OK;
 }
 
-/* ---- a subject of an events file ------------------------------------------------------------------------------------------ */
+/* ---- a subject of an events file
+ * ------------------------------------------------------------------------------------------ */
 
 static void time_format(int64_t us, int precision, char *out, size_t size) {
     int y, mo, d, h, mi, s;

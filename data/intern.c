@@ -61,6 +61,7 @@ uint32_t *intern_ranks(const Intern *t) {
 size_t utf8_cut(const char *s, size_t max) {
     size_t n = strnlen(s, max + 1);
     if (n <= max) return n;
-    for (n = max; n && ((unsigned char)s[n] & 0xC0) == 0x80; n--) {}
+    for (n = max; n && ((unsigned char)s[n] & 0xC0) == 0x80; n--) {
+    }
     return n;
 }

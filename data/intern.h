@@ -1,4 +1,5 @@
-/* intern.h - a table of distinct strings with dense ids in order of arrival, and its size in bytes for memory budgets. */
+/* intern.h - a table of distinct strings with dense ids in order of arrival, and its size in bytes for memory budgets.
+ */
 #ifndef EHR_DATA_INTERN_H
 #define EHR_DATA_INTERN_H
 #include <stddef.h>
@@ -7,15 +8,15 @@
 #define INTERN_NONE UINT32_MAX
 
 typedef struct {
-    char   **item; /* (n) */
+    char **item; /* (n) */
     uint32_t n, capacity;
     uint32_t *slot; /* (n_slots) id or INTERN_NONE, open addressing, at most half full */
     uint32_t n_slots;
-    size_t   bytes; /* held, roughly: strings, array and slots */
+    size_t bytes; /* held, roughly: strings, array and slots */
 } Intern;
 
-void     intern_init(Intern *t);
-void     intern_free(Intern *t);
+void intern_init(Intern *t);
+void intern_free(Intern *t);
 uint32_t intern_add(Intern *t, const char *s);        /* id, new or old */
 uint32_t intern_find(const Intern *t, const char *s); /* INTERN_NONE: not there */
 /* rank[id] = place of the string in strcmp order; (n), free() it */

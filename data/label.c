@@ -13,13 +13,14 @@ static Status bad(const char *path, const char *what, Err *err) {
 }
 
 /* A JSON array of strings; an absent attribute is an empty one unless needed. */
-static Status patterns_read(const Table *t, const char *path, const char *name, int needed, int *n, char ***out, Err *err) {
+static Status patterns_read(const Table *t, const char *path, const char *name, int needed, int *n, char ***out,
+                            Err *err) {
     const char *text = table_attribute(t, name);
     *n = 0;
     *out = xcalloc(1, sizeof **out);
     if (!text && !needed) return OK;
     json_error_t why;
-    json_t      *list = text ? json_loads(text, JSON_REJECT_DUPLICATES, &why) : NULL;
+    json_t *list = text ? json_loads(text, JSON_REJECT_DUPLICATES, &why) : NULL;
     if (!json_is_array(list)) {
         json_decref(list);
         char *what = xasprintf("attribute %s is not a list of code patterns", name);
@@ -42,7 +43,8 @@ static Status rows_check(const LabelFile *f, const char *path, Err *err) {
     for (int64_t i = 0; i < f->table.n; i++) {
         if (f->split[i] < 0 || f->split[i] >= SPLIT_COUNT) return bad(path, "a split is not 0, 1 or 2", err);
         if (f->patient_row[i] < 0) return bad(path, "a patient row is negative", err);
-        if (f->index_minutes[i] < 0 || f->index_minutes[i] > INT32_MAX) return bad(path, "an index lies outside 0 .. 2^31 minutes", err);
+        if (f->index_minutes[i] < 0 || f->index_minutes[i] > INT32_MAX)
+            return bad(path, "an index lies outside 0 .. 2^31 minutes", err);
         if (f->outcome[i] < -1 || f->outcome[i] > 1) return bad(path, "an outcome is not 1, 0 or -1", err);
         double p = f->true_risk ? f->true_risk[i] : NAN;
         if (!isnan(p) && !(p >= 0 && p <= 1)) return bad(path, "a true risk is no probability", err);
@@ -62,7 +64,7 @@ Status label_file_open(LabelFile *f, const char *path, Err *err) {
     f->true_risk = table_get(&f->table, "true_risk", COLUMN_F64);
     f->true_risk_se = table_get(&f->table, "true_risk_se", COLUMN_F64);
     const char *name = table_attribute(&f->table, "name"), *horizon = table_attribute(&f->table, "horizon_minutes");
-    char       *end = NULL;
+    char *end = NULL;
     f->horizon_minutes = horizon ? strtoll(horizon, &end, 10) : 0;
     f->name = xstrdup(name ? name : "");
     if (!f->patient_key || !f->split || !f->patient_row || !f->index_minutes || !f->outcome)

@@ -11,7 +11,8 @@
 #include "data/oracle_file.h"
 #include "kernels/philox.h"
 
-/* ---- codes --------------------------------------------------------------------------------------------------------- */
+/* ---- codes ---------------------------------------------------------------------------------------------------------
+ */
 
 static int matches(const LabelPredicate *p, const char *code) {
     for (int i = 0; i < p->n; i++)
@@ -45,15 +46,17 @@ static int compare_names(const void *a, const void *b) { return strcmp(*(char *c
 /* What a code becomes in this vocabulary still is the outcome. */
 static uint8_t *expressible_make(const LabelTask *t, const EventFile *f, const Vocabulary *v, const uint32_t *mark) {
     uint8_t *can = xcalloc((size_t)f->n_codes + 1, 1);
-    char   **base = xmalloc((size_t)(v->n + 1) * sizeof *base);
-    size_t   n = 0;
+    char **base = xmalloc((size_t)(v->n + 1) * sizeof *base);
+    size_t n = 0;
     for (int id = 0; id < v->n; id++)
         if (v->token[id].kind == TOKEN_EVENT) base[n++] = v->token[id].base;
     qsort(base, n, sizeof *base, compare_names);
     for (int64_t c = 0; c < f->n_codes; c++) {
         if (!(mark[c] & MARK_OUTCOME)) continue;
         can[c] = bsearch(&f->codes[c], base, n, sizeof *base, compare_names) != NULL;
-        char **up = can[c] || !v->n_rollup ? NULL : bsearch(&f->codes[c], v->rollup_from, (size_t)v->n_rollup, sizeof *up, compare_names);
+        char **up = can[c] || !v->n_rollup
+                        ? NULL
+                        : bsearch(&f->codes[c], v->rollup_from, (size_t)v->n_rollup, sizeof *up, compare_names);
         if (up) can[c] = (uint8_t)matches(&t->outcome, v->rollup_to[up - v->rollup_from]);
     }
     free(base);
@@ -64,12 +67,14 @@ static uint8_t *expressible_make(const LabelTask *t, const EventFile *f, const V
 static json_t *outcome_codes(const LabelTask *t, const Vocabulary *v) {
     json_t *list = json_array();
     if (t->kind == LABEL_DURATION) return list;
-    for (int i = 0; !t->outcome.bounded && i < t->outcome.n; i++) json_array_append_new(list, json_string(t->outcome.codes[i]));
+    for (int i = 0; !t->outcome.bounded && i < t->outcome.n; i++)
+        json_array_append_new(list, json_string(t->outcome.codes[i]));
     for (int id = 0; t->outcome.bounded && id < v->n; id++) {
         const VocabToken *token = &v->token[id];
         if (token->kind != TOKEN_EVENT || !token->level || !matches(&t->outcome, token->base)) continue;
         if (t->outcome.unit[0] && strcmp(t->outcome.unit, token->unit)) continue;
-        if (token->lo >= t->outcome.above && token->hi <= t->outcome.below) json_array_append_new(list, json_string(token->code));
+        if (token->lo >= t->outcome.above && token->hi <= t->outcome.below)
+            json_array_append_new(list, json_string(token->code));
     }
     return list;
 }
@@ -78,8 +83,8 @@ static json_t *outcome_codes(const LabelTask *t, const Vocabulary *v) {
 static Status expressible_check(const LabelTask *t, const Dataset *d, json_t *codes, Err *err) {
     if (t->kind == LABEL_DURATION) return OK;
     const Vocabulary *v = &d->vocabulary;
-    uint32_t   *mark = xcalloc((size_t)v->n, sizeof *mark);
-    size_t      n = json_array_size(codes);
+    uint32_t *mark = xcalloc((size_t)v->n, sizeof *mark);
+    size_t n = json_array_size(codes);
     const char **pattern = xmalloc((n + 1) * sizeof *pattern);
     for (size_t i = 0; i < n; i++) pattern[i] = json_string_value(json_array_get(codes, i));
     int found = vocabulary_match(v, pattern, (int)n, 1, mark);
@@ -90,10 +95,12 @@ static Status expressible_check(const LabelTask *t, const Dataset *d, json_t *co
     vocabulary_nearest(v, t->outcome.codes[0], near, sizeof near);
     return err_set(err, ERR_USAGE, "task %s: no token of %s can express %s%s%s; nearest codes: %s", t->name, d->path,
                    t->outcome.codes[0], t->outcome.n > 1 ? " ..." : "",
-                   t->outcome.bounded ? " within these bounds (separate values and levels across a bound cannot)" : "", near);
+                   t->outcome.bounded ? " within these bounds (separate values and levels across a bound cannot)" : "",
+                   near);
 }
 
-/* ---- the oracle ---------------------------------------------------------------------------------------------------- */
+/* ---- the oracle ----------------------------------------------------------------------------------------------------
+ */
 
 /* The stored outcome that this task asks for: same codes of this file, same horizon; -1 = none. */
 static int oracle_outcome(const LabelTask *t, const EventFile *f, const OracleFile *oracle, const uint32_t *mark) {
@@ -107,21 +114,22 @@ static int oracle_outcome(const LabelTask *t, const EventFile *f, const OracleFi
     return -1;
 }
 
-/* ---- the run ------------------------------------------------------------------------------------------------------- */
+/* ---- the run -------------------------------------------------------------------------------------------------------
+ */
 
 typedef struct {
-    LabelTask         *t;
+    LabelTask *t;
     const LabelOptions *o;
-    EventFile          f;
-    Dataset            d;
-    Linkage            link;
-    OracleFile         oracle;
-    int                has_oracle, oracle_k;
-    uint32_t          *mark;
-    uint8_t           *can;
-    LabelCounts       *counts;
-    LabelRow          *row; /* of all patients, with where they belong */
-    int64_t           *at, *patient, n, room;
+    EventFile f;
+    Dataset d;
+    Linkage link;
+    OracleFile oracle;
+    int has_oracle, oracle_k;
+    uint32_t *mark;
+    uint8_t *can;
+    LabelCounts *counts;
+    LabelRow *row; /* of all patients, with where they belong */
+    int64_t *at, *patient, n, room;
 } Run;
 
 static void count_row(Run *r, const LabelRow *row) {
@@ -157,7 +165,7 @@ static Status last_day(Run *r, int64_t *out, Err *err) {
     *out = TIME_NONE;
     for (int64_t i = 0; r->t->index == INDEX_LAST_YEAR && i < r->f.n_patients; i++) {
         EventPatient p;
-        Status       s = event_file_patient(&r->f, i, &p, err);
+        Status s = event_file_patient(&r->f, i, &p, err);
         if (s) return s;
         int64_t end = p.observation_end != TIME_NONE || !p.n ? p.observation_end : p.event[p.n - 1].available;
         if (end > *out) *out = end;
@@ -167,9 +175,9 @@ static Status last_day(Run *r, int64_t *out, Err *err) {
 
 static Status patients_label(Run *r, Err *err) {
     LabelRow *row = NULL;
-    int64_t   room = 0, last;
-    Status    s = last_day(r, &last, err);
-    Progress  bar;
+    int64_t room = 0, last;
+    Status s = last_day(r, &last, err);
+    Progress bar;
     progress_open(&bar, r->o->progress, "label", "patients", r->f.n_patients);
     for (int64_t i = 0; !s && i < r->f.n_patients; i++) {
         EventPatient p;
@@ -191,14 +199,14 @@ static Status patients_label(Run *r, Err *err) {
 static Status rows_write(const Run *r, Table *out, Err *err) {
     table_init(out, r->n);
     uint64_t *key = table_add(out, "patient_key", COLUMN_U64);
-    int64_t  *split = table_add(out, "split", COLUMN_I64), *row = table_add(out, "patient_row", COLUMN_I64);
-    int64_t  *index = table_add(out, "index_minutes", COLUMN_I64), *outcome = table_add(out, "outcome", COLUMN_I64);
-    double   *event = table_add(out, "event_minutes", COLUMN_F64), *censor = table_add(out, "censor_minutes", COLUMN_F64);
-    double   *death = table_add(out, "death_minutes", COLUMN_F64);
-    double   *risk = r->has_oracle ? table_add(out, "true_risk", COLUMN_F64) : NULL;
-    double   *se = r->has_oracle ? table_add(out, "true_risk_se", COLUMN_F64) : NULL;
+    int64_t *split = table_add(out, "split", COLUMN_I64), *row = table_add(out, "patient_row", COLUMN_I64);
+    int64_t *index = table_add(out, "index_minutes", COLUMN_I64), *outcome = table_add(out, "outcome", COLUMN_I64);
+    double *event = table_add(out, "event_minutes", COLUMN_F64), *censor = table_add(out, "censor_minutes", COLUMN_F64);
+    double *death = table_add(out, "death_minutes", COLUMN_F64);
+    double *risk = r->has_oracle ? table_add(out, "true_risk", COLUMN_F64) : NULL;
+    double *se = r->has_oracle ? table_add(out, "true_risk_se", COLUMN_F64) : NULL;
     for (int64_t i = 0; i < r->n; i++) {
-        int64_t         link = r->at[i];
+        int64_t link = r->at[i];
         const LabelRow *x = &r->row[i];
         key[i] = r->link.key[link];
         split[i] = r->link.split[link];
@@ -208,11 +216,13 @@ static Status rows_write(const Run *r, Table *out, Err *err) {
         event[i] = x->event_minutes;
         censor[i] = x->censor_minutes;
         death[i] = x->death_minutes;
-        if (split[i] < 0 || split[i] >= SPLIT_COUNT || row[i] < 0 || row[i] >= r->d.n_patients[split[i]] || index[i] > INT32_MAX)
-            return err_set(err, ERR_FORMAT, "the linkage names row %lld of split %lld, which %s does not have", (long long)row[i],
-                           (long long)split[i], r->d.path);
+        if (split[i] < 0 || split[i] >= SPLIT_COUNT || row[i] < 0 || row[i] >= r->d.n_patients[split[i]] ||
+            index[i] > INT32_MAX)
+            return err_set(err, ERR_FORMAT, "the linkage names row %lld of split %lld, which %s does not have",
+                           (long long)row[i], (long long)split[i], r->d.path);
         if (!risk) continue;
-        const double *p = r->oracle_k < 0 ? NULL : r->oracle.risk + (r->patient[i] * r->oracle.n_outcomes + r->oracle_k) * 2;
+        const double *p =
+            r->oracle_k < 0 ? NULL : r->oracle.risk + (r->patient[i] * r->oracle.n_outcomes + r->oracle_k) * 2;
         risk[i] = p ? p[0] : NAN;
         se[i] = p ? p[1] : NAN;
     }
@@ -220,11 +230,13 @@ static Status rows_write(const Run *r, Table *out, Err *err) {
 }
 
 static void counts_write(const LabelCounts *c, Table *out) {
-    json_t *o = json_pack("{s:I, s:I, s:I, s:I, s:I, s:f}", "patients", (json_int_t)c->patients, "eligible", (json_int_t)c->eligible,
-                          "positive", (json_int_t)c->positive, "negative", (json_int_t)c->negative, "censored",
-                          (json_int_t)c->censored, "expressible", c->positive ? (double)c->expressible / (double)c->positive : 1.0);
+    json_t *o = json_pack("{s:I, s:I, s:I, s:I, s:I, s:f}", "patients", (json_int_t)c->patients, "eligible",
+                          (json_int_t)c->eligible, "positive", (json_int_t)c->positive, "negative",
+                          (json_int_t)c->negative, "censored", (json_int_t)c->censored, "expressible",
+                          c->positive ? (double)c->expressible / (double)c->positive : 1.0);
     json_t *excluded = json_object();
-    for (int i = 0; i < EXCLUSIONS; i++) json_object_set_new(excluded, EXCLUSION_NAME[i], json_integer((json_int_t)c->excluded[i]));
+    for (int i = 0; i < EXCLUSIONS; i++)
+        json_object_set_new(excluded, EXCLUSION_NAME[i], json_integer((json_int_t)c->excluded[i]));
     json_object_set_new(o, "excluded", excluded);
     char *text = json_dumps(o, 0);
     table_set(out, "counts", text);
@@ -240,7 +252,7 @@ static void set_json(Table *out, const char *name, json_t *value) {
 }
 
 static void attributes_write(const Run *r, json_t *codes, Table *out) {
-    char   *task = label_task_format(r->t), horizon[32];
+    char *task = label_task_format(r->t), horizon[32];
     json_t *stops = json_array();
     for (int i = 0; i < r->t->n_stops; i++)
         for (int k = 0; k < r->t->stop[i].n; k++) json_array_append_new(stops, json_string(r->t->stop[i].codes[k]));
@@ -291,7 +303,7 @@ Status label_build(Table *out, LabelTask *t, const LabelOptions *o, LabelCounts 
     Run r = {.t = t, .o = o, .counts = counts};
     memset(counts, 0, sizeof *counts);
     table_init(out, 0);
-    Status  s = run_open(&r, err);
+    Status s = run_open(&r, err);
     json_t *codes = s ? NULL : outcome_codes(t, &r.d.vocabulary);
     if (!s) s = expressible_check(t, &r.d, codes, err);
     if (!s) s = patients_label(&r, err);

@@ -24,10 +24,10 @@ typedef struct {
 } LabelCounts;
 
 typedef struct {
-    int64_t  index_us;
-    int      outcome;       /* 1, 0, -1 */
-    double   event_minutes, censor_minutes, death_minutes; /* after the index; NaN = none */
-    uint32_t event_code;    /* of the outcome event, of positives */
+    int64_t index_us;
+    int outcome;                                         /* 1, 0, -1 */
+    double event_minutes, censor_minutes, death_minutes; /* after the index; NaN = none */
+    uint32_t event_code;                                 /* of the outcome event, of positives */
 } LabelRow;
 
 /* marks (n_codes): what each code of the events file is to the task. */
@@ -46,9 +46,9 @@ int64_t label_patient(const LabelTask *t, const EventFile *f, const uint32_t *ma
 typedef struct {
     const char *events, *dataset;
     const char *linkage; /* NULL: beside the events file */
-    int         split;   /* -1: all */
-    int         one_per_patient;
-    FILE       *progress;
+    int split;           /* -1: all */
+    int one_per_patient;
+    FILE *progress;
 } LabelOptions;
 
 /* Fills a label table (label.h).  t->first = -1 is decided here.  ERR_USAGE when no token can express the outcome. */

@@ -8,9 +8,13 @@
 
 #include "data/label_build.h"
 
-const char *const EXCLUSION_NAME[EXCLUSIONS] = {
-    "no index",      "index before the record", "dead at the index", "stay over at the index", "not observed at the index",
-    "had it before", "index is no discharge"};
+const char *const EXCLUSION_NAME[EXCLUSIONS] = {"no index",
+                                                "index before the record",
+                                                "dead at the index",
+                                                "stay over at the index",
+                                                "not observed at the index",
+                                                "had it before",
+                                                "index is no discharge"};
 
 typedef struct {
     int64_t us, stay_start, stay_end; /* TIME_NONE = none */
@@ -40,7 +44,8 @@ static int is_stop(const LabelTask *t, const EventFile *f, const uint32_t *marks
     return 0;
 }
 
-/* ---- index times --------------------------------------------------------------------------------------------------- */
+/* ---- index times ---------------------------------------------------------------------------------------------------
+ */
 
 /* When the stay that event `start` opens was over; TIME_NONE: not recorded. */
 static int64_t stay_end(const EventFile *f, const EventPatient *p, int64_t start) {
@@ -65,7 +70,7 @@ static int64_t stay_start(const EventFile *f, const uint32_t *marks, const Event
 
 typedef struct {
     IndexTime *at;
-    int64_t    n, room;
+    int64_t n, room;
 } IndexList;
 
 static void push(IndexList *l, int64_t us, int64_t start, int64_t end) {
@@ -76,10 +81,11 @@ static void push(IndexList *l, int64_t us, int64_t start, int64_t end) {
     l->at[l->n++] = (IndexTime){us, start, end};
 }
 
-static void find_at_visits(const LabelTask *t, const EventFile *f, const uint32_t *marks, const EventPatient *p, IndexList *l) {
+static void find_at_visits(const LabelTask *t, const EventFile *f, const uint32_t *marks, const EventPatient *p,
+                           IndexList *l) {
     for (int64_t i = 0; i < p->n; i++) {
         const Event *e = &p->event[i];
-        int          kind = f->code_kind[e->code];
+        int kind = f->code_kind[e->code];
         if (e->available == TIME_NONE) continue;
         if (t->index == INDEX_ADMISSION && kind == KIND_VISIT_START && marks[e->code] & MARK_INPATIENT)
             push(l, e->available + t->index_offset_minutes * US_PER_MINUTE, e->available, stay_end(f, p, i));
@@ -89,8 +95,8 @@ static void find_at_visits(const LabelTask *t, const EventFile *f, const uint32_
     }
 }
 
-/* A year before the observation ends; for those who died, a year before the whole file's does, so that how a record ended
- * does not choose where it is looked at. */
+/* A year before the observation ends; for those who died, a year before the whole file's does, so that how a record
+ * ended does not choose where it is looked at. */
 static int64_t last_year(const LabelRecord *r, int64_t observed_until, int64_t death) {
     return (death == INT64_MAX ? observed_until : r->last_us) - 365 * US_PER_DAY;
 }
@@ -106,12 +112,13 @@ static void find_at_times(const LabelTask *t, const EventFile *f, const EventPat
     }
 }
 
-/* ---- outcomes ------------------------------------------------------------------------------------------------------ */
+/* ---- outcomes ------------------------------------------------------------------------------------------------------
+ */
 
 typedef struct {
     int64_t event, stop; /* us, INT64_MAX = none */
     uint32_t code;
-    int     prior;
+    int prior;
 } Found;
 
 /* An outcome that only has a date counts on the day the stay ends. */
@@ -127,7 +134,7 @@ static Found look_after(const LabelTask *t, const EventFile *f, const uint32_t *
         const Event *e = &p->event[i];
         if (e->time == TIME_NONE || f->code_kind[e->code] == KIND_BIRTH) continue;
         int64_t when = happened(e);
-        int     known = when <= at->us || e->available <= at->us;
+        int known = when <= at->us || e->available <= at->us;
         if (is_outcome(t, f, marks, e)) {
             if (known) found.prior = 1;
             else if (within(e, when, limit, at->stay_end) && when < found.event) {
@@ -140,7 +147,9 @@ static Found look_after(const LabelTask *t, const EventFile *f, const uint32_t *
     return found;
 }
 
-static double minutes_after(int64_t us, int64_t index) { return us == INT64_MAX ? NAN : (double)(us - index) / US_PER_MINUTE; }
+static double minutes_after(int64_t us, int64_t index) {
+    return us == INT64_MAX ? NAN : (double)(us - index) / US_PER_MINUTE;
+}
 
 /* Duration: the stay lasted longer_than from its start. */
 static int outcome_of_duration(const IndexTime *at, int64_t limit, int64_t death, int64_t observed_until) {
@@ -158,7 +167,8 @@ static int outcome_of_event(const LabelTask *t, const IndexTime *at, const Found
     return observed_until < limit ? -1 : 0;
 }
 
-static int why_not(const LabelTask *t, const LabelRecord *r, const IndexTime *at, int64_t death, int64_t observed_until) {
+static int why_not(const LabelTask *t, const LabelRecord *r, const IndexTime *at, int64_t death,
+                   int64_t observed_until) {
     if (at->us < r->origin_us) return EXCLUDED_BEFORE;
     if (death <= at->us) return EXCLUDED_DEAD;
     if (t->index == INDEX_ADMISSION && at->stay_end != TIME_NONE && at->stay_end <= at->us) return EXCLUDED_LEFT;
@@ -168,13 +178,14 @@ static int why_not(const LabelTask *t, const LabelRecord *r, const IndexTime *at
 
 static int at_discharge(const EventFile *f, const uint32_t *marks, const EventPatient *p, int64_t us) {
     for (int64_t i = 0; i < p->n; i++)
-        if (p->event[i].available == us && f->code_kind[p->event[i].code] == KIND_VISIT_END) return stay_start(f, marks, p, i) >= 0;
+        if (p->event[i].available == us && f->code_kind[p->event[i].code] == KIND_VISIT_END)
+            return stay_start(f, marks, p, i) >= 0;
     return 0;
 }
 
 /* Returns the reason to leave the index out, -1 = none. */
-static int row_of(const LabelTask *t, const EventFile *f, const uint32_t *marks, const EventPatient *p, const LabelRecord *r,
-                  const IndexTime *at, int64_t death, int64_t observed_until, LabelRow *row) {
+static int row_of(const LabelTask *t, const EventFile *f, const uint32_t *marks, const EventPatient *p,
+                  const LabelRecord *r, const IndexTime *at, int64_t death, int64_t observed_until, LabelRow *row) {
     int why = why_not(t, r, at, death, observed_until);
     if (why >= 0) return why;
     if (t->at_discharge && !at_discharge(f, marks, p, at->us)) return EXCLUDED_NOT_DISCHARGE;
@@ -185,7 +196,7 @@ static int row_of(const LabelTask *t, const EventFile *f, const uint32_t *marks,
         if (row->outcome == 1) row->event_minutes = (double)t->horizon_minutes;
     } else {
         int64_t end = t->until_discharge && at->stay_end != TIME_NONE && at->stay_end < limit ? at->stay_end : limit;
-        Found   found = look_after(t, f, marks, p, at, end);
+        Found found = look_after(t, f, marks, p, at, end);
         if (t->first && found.prior) return EXCLUDED_PRIOR;
         row->outcome = outcome_of_event(t, at, &found, end, death, observed_until);
         if (row->outcome == 1) row->event_minutes = minutes_after(found.event, at->us);
@@ -205,7 +216,7 @@ int64_t label_patient(const LabelTask *t, const EventFile *f, const uint32_t *ma
         if (e->available > last) last = e->available;
         if (f->code_kind[e->code] == KIND_DEATH && happened(e) < death) death = happened(e);
     }
-    int64_t   observed_until = p->observation_end != TIME_NONE ? p->observation_end : last;
+    int64_t observed_until = p->observation_end != TIME_NONE ? p->observation_end : last;
     IndexList list = {0};
     find_at_visits(t, f, marks, p, &list);
     find_at_times(t, f, p, r, observed_until, death, &list);
@@ -213,7 +224,7 @@ int64_t label_patient(const LabelTask *t, const EventFile *f, const uint32_t *ma
     if (!list.n) counts->excluded[EXCLUDED_NO_INDEX]++;
     for (int64_t i = 0; i < list.n; i++) {
         LabelRow row;
-        int      why = row_of(t, f, marks, p, r, &list.at[i], death, observed_until, &row);
+        int why = row_of(t, f, marks, p, r, &list.at[i], death, observed_until, &row);
         if (why >= 0) {
             counts->excluded[why]++;
             continue;

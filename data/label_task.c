@@ -21,13 +21,14 @@ static Status bad(const char *where, const char *key, const char *expected, Err 
 static int64_t duration_parse(const char *text) {
     static const struct {
         const char *unit;
-        double      minutes;
+        double minutes;
     } unit[] = {{"min", 1}, {"h", 60}, {"d", 1440}, {"w", 10080}, {"y", YEAR_MINUTES}};
-    char  *end;
+    char *end;
     double x = strtod(text, &end);
     if (end == text || !isfinite(x) || x < 0) return -1;
     for (size_t i = 0; i < sizeof unit / sizeof *unit; i++)
-        if (!strcmp(end, unit[i].unit)) return x * unit[i].minutes < INT32_MAX ? (int64_t)llround(x * unit[i].minutes) : -1;
+        if (!strcmp(end, unit[i].unit))
+            return x * unit[i].minutes < INT32_MAX ? (int64_t)llround(x * unit[i].minutes) : -1;
     return -1;
 }
 
@@ -63,7 +64,7 @@ static Status patterns_parse(LabelPredicate *p, const json_t *list, const char *
 
 static Status keys_check(const json_t *o, const char *const *known, int n, const char *where, Err *err) {
     const char *key;
-    json_t     *value;
+    json_t *value;
     json_object_foreach((json_t *)o, key, value) {
         int found = 0;
         for (int i = 0; i < n; i++) found |= !strcmp(key, known[i]);
@@ -77,9 +78,11 @@ static Status predicate_parse(LabelPredicate *p, const json_t *o, const char *wh
     if (!json_is_object(o)) return bad(where, key, "an object such as {\"codes\": [\"ICD10CM//I50\"]}", err);
     Status s = keys_check(o, known, 4, where, err);
     if (!s) s = patterns_parse(p, json_object_get(o, "codes"), where, "codes", err);
-    const json_t *above = json_object_get(o, "above"), *below = json_object_get(o, "below"), *unit = json_object_get(o, "unit");
+    const json_t *above = json_object_get(o, "above"), *below = json_object_get(o, "below"),
+                 *unit = json_object_get(o, "unit");
     if (s) return s;
-    if ((above && !json_is_number(above)) || (below && !json_is_number(below))) return bad(where, "above, below", "numbers", err);
+    if ((above && !json_is_number(above)) || (below && !json_is_number(below)))
+        return bad(where, "above, below", "numbers", err);
     if (above) p->above = json_number_value(above);
     if (below) p->below = json_number_value(below);
     p->bounded = above || below;
@@ -133,7 +136,8 @@ static Status name_set(LabelTask *t, const char *name, size_t n, const char *whe
     return OK;
 }
 
-static Status duration_field(const json_t *root, const char *key, int needed, int64_t *out, const char *where, Err *err) {
+static Status duration_field(const json_t *root, const char *key, int needed, int64_t *out, const char *where,
+                             Err *err) {
     const json_t *x = json_object_get(root, key);
     if (!x && !needed) return OK;
     *out = json_is_string(x) ? duration_parse(json_string_value(x)) : -1;
@@ -153,13 +157,15 @@ static Status stops_parse(LabelTask *t, const json_t *list, const char *where, E
 }
 
 static Status task_read(LabelTask *t, const json_t *root, const char *where, Err *err) {
-    static const char *const known[] = {"name", "note", "kind", "index", "outcome", "horizon", "until", "first", "stops",
-                                        "inpatient", "longer_than"};
+    static const char *const known[] = {"name",  "note",  "kind",  "index",     "outcome",    "horizon",
+                                        "until", "first", "stops", "inpatient", "longer_than"};
     if (!json_is_object(root)) return err_set(err, ERR_FORMAT, "%s: a task is a JSON object", where);
     Status s = keys_check(root, known, sizeof known / sizeof *known, where, err);
     if (s) return s;
-    const char *name = json_string_value(json_object_get(root, "name")), *kind = json_string_value(json_object_get(root, "kind"));
-    const char *index = json_string_value(json_object_get(root, "index")), *note = json_string_value(json_object_get(root, "note"));
+    const char *name = json_string_value(json_object_get(root, "name")),
+               *kind = json_string_value(json_object_get(root, "kind"));
+    const char *index = json_string_value(json_object_get(root, "index")),
+               *note = json_string_value(json_object_get(root, "note"));
     if (!name) return bad(where, "name", "text", err);
     if ((s = name_set(t, name, strlen(name), where, err))) return s;
     if (note) {
@@ -185,7 +191,8 @@ static Status task_read(LabelTask *t, const json_t *root, const char *where, Err
     if (!s && until && (!json_is_string(until) || strcmp(json_string_value(until), "discharge")))
         s = bad(where, "until", "\"discharge\"", err);
     t->until_discharge = until != NULL;
-    if (!s && t->kind == LABEL_VALUE && !t->outcome.bounded) s = bad(where, "outcome", "bounded by \"above\" or \"below\" for kind value", err);
+    if (!s && t->kind == LABEL_VALUE && !t->outcome.bounded)
+        s = bad(where, "outcome", "bounded by \"above\" or \"below\" for kind value", err);
     if (!s && (t->kind == LABEL_DURATION || t->until_discharge) && t->index != INDEX_ADMISSION)
         s = bad(where, "index", "\"admission+...\" for kind duration and for \"until\"", err);
     return s;
@@ -195,14 +202,15 @@ Status label_task_parse(LabelTask *t, const char *json, size_t size, const char 
     task_init(t);
     json_error_t why;
     json_t *root = size <= JSON_MAX ? json_loadb(json, size, JSON_REJECT_DUPLICATES, &why) : NULL;
-    Status  s = root ? task_read(t, root, where, err)
-                     : err_set(err, ERR_FORMAT, "%s: not JSON of less than 1 MiB (line %d: %s)", where,
-                               size <= JSON_MAX ? why.line : 0, size <= JSON_MAX ? why.text : "too long");
+    Status s = root ? task_read(t, root, where, err)
+                    : err_set(err, ERR_FORMAT, "%s: not JSON of less than 1 MiB (line %d: %s)", where,
+                              size <= JSON_MAX ? why.line : 0, size <= JSON_MAX ? why.text : "too long");
     json_decref(root);
     inpatient_default(t);
     /* A duration is decided when the stay has lasted that long. */
     if (t->kind == LABEL_DURATION) t->horizon_minutes = t->longer_than_minutes - t->index_offset_minutes;
-    if (!s && t->horizon_minutes <= 0) s = bad(where, "longer_than", "longer than the index is after the admission", err);
+    if (!s && t->horizon_minutes <= 0)
+        s = bad(where, "longer_than", "longer than the index is after the admission", err);
     if (s) label_task_free(t);
     return s;
 }
@@ -210,12 +218,15 @@ Status label_task_parse(LabelTask *t, const char *json, size_t size, const char 
 Status label_task_shorthand(LabelTask *t, const char *outcome, int64_t horizon_minutes, Err *err) {
     task_init(t);
     const char *equals = strchr(outcome, '=');
-    Status      s = OK;
+    Status s = OK;
     if (!equals || !equals[1])
-        s = err_set(err, ERR_USAGE, "--outcome must be NAME=PATTERN[,PATTERN...], such as heart_failure=ICD10CM//I50; found \"%s\"", outcome);
+        s = err_set(err, ERR_USAGE,
+                    "--outcome must be NAME=PATTERN[,PATTERN...], such as heart_failure=ICD10CM//I50; found \"%s\"",
+                    outcome);
     if (!s) s = name_set(t, outcome, (size_t)(equals - outcome), "--outcome", err);
     char *list = s ? NULL : xstrdup(equals + 1), *save = NULL;
-    for (char *part = s ? NULL : strtok_r(list, ",", &save); part; part = strtok_r(NULL, ",", &save)) predicate_add(&t->outcome, part);
+    for (char *part = s ? NULL : strtok_r(list, ",", &save); part; part = strtok_r(NULL, ",", &save))
+        predicate_add(&t->outcome, part);
     free(list);
     inpatient_default(t);
     t->horizon_minutes = horizon_minutes;
@@ -256,10 +267,10 @@ static void set_minutes(json_t *o, const char *key, int64_t minutes) {
 
 char *label_task_format(const LabelTask *t) {
     json_t *o = json_object();
-    char   *offset = duration_format(t->index_offset_minutes);
-    char   *index = t->index == INDEX_ADMISSION ? xasprintf("admission+%s", offset)
-                    : t->index == INDEX_AGE     ? xasprintf("age:%g", t->index_age_years)
-                                                : xstrdup(INDEX[t->index]);
+    char *offset = duration_format(t->index_offset_minutes);
+    char *index = t->index == INDEX_ADMISSION ? xasprintf("admission+%s", offset)
+                  : t->index == INDEX_AGE     ? xasprintf("age:%g", t->index_age_years)
+                                              : xstrdup(INDEX[t->index]);
     free(offset);
     json_object_set_new(o, "name", json_string(t->name));
     if (t->note[0]) json_object_set_new(o, "note", json_string(t->note));

@@ -17,11 +17,11 @@
 #include "model/base.h"
 
 typedef struct {
-    int    n;
+    int n;
     char **codes;        /* patterns (vocabulary.h) */
     double above, below; /* -inf, +inf when open: above < value < below */
-    int    bounded;
-    char  *unit; /* "" = any */
+    int bounded;
+    char *unit; /* "" = any */
 } LabelPredicate;
 
 typedef enum { LABEL_EVENT, LABEL_DURATION, LABEL_VALUE } LabelKind;
@@ -29,17 +29,17 @@ typedef enum { INDEX_ADMISSION, INDEX_DISCHARGE, INDEX_VISIT_END, INDEX_AGE, IND
 enum { LABEL_STOPS_MAX = 16 };
 
 typedef struct {
-    char          *name;
-    int            kind, index;
-    int64_t        index_offset_minutes; /* admission+24h */
-    double         index_age_years;
+    char *name;
+    int kind, index;
+    int64_t index_offset_minutes; /* admission+24h */
+    double index_age_years;
     LabelPredicate outcome, inpatient, stop[LABEL_STOPS_MAX];
-    int            n_stops;
-    int            until_discharge;
-    int            at_discharge; /* with the oracle's index: only where that is a discharge */
-    int            first; /* -1: when every outcome code is a diagnosis */
-    int64_t        horizon_minutes, longer_than_minutes;
-    char          *note;
+    int n_stops;
+    int until_discharge;
+    int at_discharge; /* with the oracle's index: only where that is a discharge */
+    int first;        /* -1: when every outcome code is a diagnosis */
+    int64_t horizon_minutes, longer_than_minutes;
+    char *note;
 } LabelTask;
 
 /* ERR_FORMAT names the key, what was expected and what was found. */
@@ -51,6 +51,6 @@ Status label_index_parse(LabelTask *t, const char *text, const char *where, Err 
 const char *label_index_name(int index);
 /* The task as JSON, complete and in one order; free() it. */
 char *label_task_format(const LabelTask *t);
-void  label_task_free(LabelTask *t);
+void label_task_free(LabelTask *t);
 
 #endif

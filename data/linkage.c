@@ -14,16 +14,19 @@ char *linkage_path_of(const char *events, const char *dataset_sha256) {
     return xasprintf("%.*s.linkage-%.16s.h5", stem_length(events), events, dataset_sha256);
 }
 
-/* ---- writing -------------------------------------------------------------------------------------------------------- */
+/* ---- writing --------------------------------------------------------------------------------------------------------
+ */
 
 /* Labels of an earlier dataset stay possible: its linkage is not lost when the same events are tokenised again. */
-static Status keep_former(const char *path, const char *events, const char *dataset_sha256, const char *replaced, Err *err) {
+static Status keep_former(const char *path, const char *events, const char *dataset_sha256, const char *replaced,
+                          Err *err) {
     Table former;
     Status s = table_read_h5(&former, path, err);
     const char *sha = s ? NULL : table_attribute(&former, "dataset_sha256");
     if (s || !sha || strlen(sha) != 64 || strspn(sha, "0123456789abcdef") != 64) {
         if (!s) table_free(&former);
-        return err_set(err, ERR_FORMAT, "%s is in the place of the linkage of %s and is none itself: move it away", path, events);
+        return err_set(err, ERR_FORMAT, "%s is in the place of the linkage of %s and is none itself: move it away",
+                       path, events);
     }
     if (strcmp(sha, dataset_sha256) && strcmp(sha, replaced)) {
         char *kept = linkage_path_of(events, sha);
@@ -44,7 +47,8 @@ Status linkage_write(const Table *t, const char *events, const char *replaced, E
     return s;
 }
 
-/* ---- reading -------------------------------------------------------------------------------------------------------- */
+/* ---- reading --------------------------------------------------------------------------------------------------------
+ */
 
 static Status columns_find(Linkage *l, const char *path, Err *err) {
     l->subject = table_get(&l->table, "subject_id", COLUMN_I64);
@@ -53,26 +57,32 @@ static Status columns_find(Linkage *l, const char *path, Err *err) {
     l->row = table_get(&l->table, "patient_row", COLUMN_I64);
     l->origin = table_get(&l->table, "origin_us", COLUMN_I64);
     if (!l->subject || !l->key || !l->split || !l->row || !l->origin)
-        return err_set(err, ERR_FORMAT, "%s is no linkage table; `ehr-data tokenize` writes one beside the events file", path);
+        return err_set(err, ERR_FORMAT, "%s is no linkage table; `ehr-data tokenize` writes one beside the events file",
+                       path);
     for (int64_t i = 1; i < l->table.n; i++)
-        if (l->subject[i] <= l->subject[i - 1]) return err_set(err, ERR_FORMAT, "%s: subjects do not ascend (damaged?)", path);
+        if (l->subject[i] <= l->subject[i - 1])
+            return err_set(err, ERR_FORMAT, "%s: subjects do not ascend (damaged?)", path);
     return OK;
 }
 
-Status linkage_open(Linkage *l, const char *path, const char *events, const char *dataset_sha256, const char *dataset_path, Err *err) {
+Status linkage_open(Linkage *l, const char *path, const char *events, const char *dataset_sha256,
+                    const char *dataset_path, Err *err) {
     char *kept = linkage_path_of(events, dataset_sha256);
     char *found = path ? xstrdup(path) : path_exists(kept) ? xstrdup(kept) : linkage_path(events);
     Status s = OK;
     *l = (Linkage){0};
     if (!path_exists(found))
-        s = err_set(err, ERR_IO, "there is no linkage %s, which says which patient of %s is which; `ehr-data tokenize` writes it "
-                    "beside the events file; or give --linkage", found, dataset_path);
+        s = err_set(err, ERR_IO,
+                    "there is no linkage %s, which says which patient of %s is which; `ehr-data tokenize` writes it "
+                    "beside the events file; or give --linkage",
+                    found, dataset_path);
     if (!s) s = table_read_h5(&l->table, found, err);
     if (!s) s = columns_find(l, found, err);
     const char *sha = s ? NULL : table_attribute(&l->table, "dataset_sha256");
     if (!s && (!sha || strcmp(sha, dataset_sha256)))
-        s = err_set(err, ERR_FORMAT, "%s links to another dataset than %s, and there is no %s; tokenise again, or give --linkage",
-                    found, dataset_path, kept);
+        s = err_set(err, ERR_FORMAT,
+                    "%s links to another dataset than %s, and there is no %s; tokenise again, or give --linkage", found,
+                    dataset_path, kept);
     if (s) linkage_close(l);
     free(found);
     free(kept);

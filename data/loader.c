@@ -6,18 +6,18 @@
 #include <string.h>
 
 struct Loader {
-    Dataset      *d;
-    int           split;
+    Dataset *d;
+    int split;
     LoaderOptions o;
-    PackOptions   pack;
-    int64_t       n_blocks;
-    LoaderCursor  at;
-    int64_t       packed_epoch, packed_block; /* what `packing` holds: epoch and position in it; -1 = nothing */
-    Packing       packing;
-    int64_t       order_epoch;
-    int64_t      *order; /* (n_blocks) of order_epoch; NULL: as they come */
-    Batch         batch[2]; /* the last two given out */
-    int           turn;     /* which one is being filled */
+    PackOptions pack;
+    int64_t n_blocks;
+    LoaderCursor at;
+    int64_t packed_epoch, packed_block; /* what `packing` holds: epoch and position in it; -1 = nothing */
+    Packing packing;
+    int64_t order_epoch;
+    int64_t *order; /* (n_blocks) of order_epoch; NULL: as they come */
+    Batch batch[2]; /* the last two given out */
+    int turn;       /* which one is being filled */
 };
 
 static int64_t block_count(const Dataset *d, int split) {
@@ -55,8 +55,10 @@ Status loader_open(Loader **out, Dataset *d, int split, const LoaderOptions *o, 
     REQUIRE(split >= 0 && split < SPLIT_COUNT && o->world > 0 && o->rank >= 0 && o->rank < o->world);
     int n_prefix = 2 + d->vocabulary.n_static;
     if (o->T < n_prefix + 2)
-        return err_set(err, ERR_USAGE, "rows of %d slots are too short: the prefix of a window takes %d and it must hold 2 "
-                       "tokens; raise --seq-len to %d or more", o->T, n_prefix, n_prefix + 2);
+        return err_set(err, ERR_USAGE,
+                       "rows of %d slots are too short: the prefix of a window takes %d and it must hold 2 "
+                       "tokens; raise --seq-len to %d or more",
+                       o->T, n_prefix, n_prefix + 2);
     if (o->rows < 1 || (int64_t)o->rows * o->T > INT32_MAX / 8)
         return err_set(err, ERR_USAGE, "%d rows of %d slots a pass are too many: lower --micro-batch", o->rows, o->T);
     if (o->shuffle && !d->n_tokens[split])
@@ -81,7 +83,8 @@ void loader_close(Loader *ld) {
     free(ld);
 }
 
-/* ---- filling -------------------------------------------------------------------------------------------------------- */
+/* ---- filling --------------------------------------------------------------------------------------------------------
+ */
 
 /* Elements [first, end) of the tokens: ids to `ids` (inputs and targets are the same run, one slot apart). */
 static void copy_ids(int32_t *ids, const PatientView *p, int64_t first, int64_t end) {
@@ -180,7 +183,8 @@ static Status fill_row(Loader *ld, int row, int64_t from, Err *err) {
     return OK;
 }
 
-/* ---- the global sequence of rows -------------------------------------------------------------------------------------- */
+/* ---- the global sequence of rows
+ * -------------------------------------------------------------------------------------- */
 
 static void pack_at_cursor(Loader *ld) {
     LoaderCursor *at = &ld->at;
@@ -220,8 +224,7 @@ Status loader_next(Loader *ld, Batch **out, Err *err) {
         if (!there && !found) return OK;
         found += there;
         Status status = OK;
-        if (i % ld->o.world == ld->o.rank)
-            status = fill_row(ld, (int)(i / ld->o.world), there ? ld->at.row : -1, err);
+        if (i % ld->o.world == ld->o.rank) status = fill_row(ld, (int)(i / ld->o.world), there ? ld->at.row : -1, err);
         if (status) {
             ld->at = start;
             return status;
@@ -244,9 +247,10 @@ Status loader_seek(Loader *ld, const LoaderCursor *at, Err *err) {
         bad = at->row > ld->packing.n_rows;
     }
     ld->at = bad ? before : *at;
-    return bad ? err_set(err, ERR_FORMAT, "the %s split of %s has no row %lld in block %lld of an epoch: the position is of "
-                         "another dataset or of another --seq-len", split_name(ld->split), ld->d->path, (long long)at->row,
-                         (long long)at->block)
+    return bad ? err_set(err, ERR_FORMAT,
+                         "the %s split of %s has no row %lld in block %lld of an epoch: the position is of "
+                         "another dataset or of another --seq-len",
+                         split_name(ld->split), ld->d->path, (long long)at->row, (long long)at->block)
                : OK;
 }
 

@@ -1,6 +1,6 @@
 /* loader_pack.c - see loader_pack.h.  Best fit, longest window first: the rows of a block come out nearly full.  That
- * order would deal the longest patients first, so the finished rows are permuted, also without shuffling: the first rows
- * of a split are a fair sample of its first block. */
+ * order would deal the longest patients first, so the finished rows are permuted, also without shuffling: the first
+ * rows of a split are a fair sample of its first block. */
 #include "data/loader_pack.h"
 #include "kernels/philox.h"
 #include <stdlib.h>
@@ -32,7 +32,8 @@ Stream stream_of(const Vocabulary *v, const PatientView *p) {
     return s;
 }
 
-/* ---- windows ------------------------------------------------------------------------------------------------------ */
+/* ---- windows ------------------------------------------------------------------------------------------------------
+ */
 
 typedef struct {
     Window *item;
@@ -85,14 +86,15 @@ static void sort_windows(WindowList *w, int T) {
     w->item = sorted;
 }
 
-/* ---- best fit ------------------------------------------------------------------------------------------------------- */
+/* ---- best fit -------------------------------------------------------------------------------------------------------
+ */
 
 /* Rows by the slots they have left; a bitmap of the lists that are not empty finds the smallest that fits. */
 typedef struct {
-    int64_t  *head; /* (T + 1) a row with that much left; -1 = none */
-    int64_t  *next; /* (rows) */
+    int64_t *head;  /* (T + 1) a row with that much left; -1 = none */
+    int64_t *next;  /* (rows) */
     uint64_t *bits; /* (T / 64 + 1) */
-    int       T;
+    int T;
 } Room;
 
 static void room_push(Room *r, int left, int64_t row) {

@@ -1,7 +1,7 @@
 /* loader_pack.h - which windows one block of patients is cut into, and which rows they share.  Inside data/ only.
  *
- * A patient's *stream* is what the loader predicts: its n tokens, then `extra` =6mt tokens for whole half-years observed
- * after the last one, then perhaps one censored gap.  A window [first, first + count) of the stream takes
+ * A patient's *stream* is what the loader predicts: its n tokens, then `extra` =6mt tokens for whole half-years
+ * observed after the last one, then perhaps one censored gap.  A window [first, first + count) of the stream takes
  * n_prefix + count - 1 slots, because its last element is predicted but not read. */
 #ifndef EHR_DATA_LOADER_PACK_H
 #define EHR_DATA_LOADER_PACK_H
@@ -10,9 +10,9 @@
 enum { BLOCK_PATIENTS = 4096 };
 
 typedef struct {
-    int64_t n;           /* tokens of the patient */
-    int64_t extra;       /* =6mt tokens that are known to have passed */
-    int     censored_lo; /* the unfinished gap: ids [censored_lo, gap_lo + GAP_TOKENS); -1 = none */
+    int64_t n;       /* tokens of the patient */
+    int64_t extra;   /* =6mt tokens that are known to have passed */
+    int censored_lo; /* the unfinished gap: ids [censored_lo, gap_lo + GAP_TOKENS); -1 = none */
 } Stream;
 Stream stream_of(const Vocabulary *v, const PatientView *p);
 static inline int64_t stream_length(const Stream *s) { return s->n + s->extra + (s->censored_lo >= 0); }
@@ -25,13 +25,13 @@ typedef struct {
 } Window;
 
 typedef struct {
-    int64_t  n_rows;
+    int64_t n_rows;
     int64_t *row_offset; /* (n_rows + 1) into window, rows in the order in which they are dealt */
-    Window  *window;
+    Window *window;
 } Packing;
 
 typedef struct {
-    int      T, n_prefix, shuffle;
+    int T, n_prefix, shuffle;
     uint64_t seed;
 } PackOptions;
 

@@ -4,11 +4,12 @@
  * one of a few choices (a disposition, a gap, a type of contact).  q depends on the state after the last token only, so
  * passing an item over changes nothing and the probabilities multiply.
  *
- * One rule is ours: a round of a stay that recorded nothing cannot "continue", because its two gaps would be written, and
- * read back, as one. */
+ * One rule is ours: a round of a stay that recorded nothing cannot "continue", because its two gaps would be written,
+ * and read back, as one. */
 #include "data/oracle.h"
 
-/* Nobody reads the floating-point exception flags here; believing so lets loops over sg() vectorise.  No bit changes. */
+/* Nobody reads the floating-point exception flags here; believing so lets loops over sg() vectorise.  No bit changes.
+ */
 #pragma GCC optimize("no-trapping-math")
 
 #include <math.h>
@@ -28,7 +29,8 @@ static const double CONTINUE_GAP[3] = {0.3, 0.4, 0.3}; /* 8h-12h, 12h-18h, 18h-1
  * between machines, and a cohort must not. */
 static inline double exp_portable(double x) {
     const double shift = 0x1.8p52, ln2_hi = 0x1.62e42feep-1, ln2_lo = 0x1.a39ef35793c76p-33;
-    double shifted = x * 0x1.71547652b82fep0 + shift; /* its low bits are the integer n: no conversion, so loops vectorise */
+    double shifted =
+        x * 0x1.71547652b82fep0 + shift; /* its low bits are the integer n: no conversion, so loops vectorise */
     double n = shifted - shift;
     double r = (x - n * ln2_hi) - n * ln2_lo;
     double r2 = r * r, r4 = r2 * r2, r8 = r4 * r4;
@@ -37,7 +39,7 @@ static inline double exp_portable(double x) {
     double pab = 1.0 / 3628800 + r * (1.0 / 39916800), pc = 1.0 / 479001600;
     double p = (p01 + r2 * p23) + r4 * (p45 + r2 * p67) + r8 * ((p89 + r2 * pab) + r4 * pc);
     uint64_t bits;
-    double   scale;
+    double scale;
     memcpy(&bits, &shifted, sizeof bits);
     bits = (bits + 1023) << 52;
     memcpy(&scale, &bits, sizeof scale);
@@ -62,13 +64,17 @@ static double severity(const OracleState *s) {
     return sev;
 }
 
-/* ---- how things are written ---------------------------------------------------------------------------------------- */
+/* ---- how things are written ----------------------------------------------------------------------------------------
+ */
 
 OracleItem oracle_item(int what) {
     static const OracleItem marks[] = {
-        {"VISIT//OUT", "Outpatient visit", NULL, NULL, KIND_VISIT_START}, {"VISIT//IN", "Hospital admission", NULL, NULL, KIND_VISIT_START},
-        {"VISIT_END", "End of visit", NULL, NULL, KIND_VISIT_END},        {"ICU_IN", "To the intensive care unit", NULL, NULL, KIND_TRANSFER},
-        {"ICU_OUT", "Out of the intensive care unit", NULL, NULL, KIND_TRANSFER}, {"MEDS_DEATH", "Death", NULL, NULL, KIND_DEATH},
+        {"VISIT//OUT", "Outpatient visit", NULL, NULL, KIND_VISIT_START},
+        {"VISIT//IN", "Hospital admission", NULL, NULL, KIND_VISIT_START},
+        {"VISIT_END", "End of visit", NULL, NULL, KIND_VISIT_END},
+        {"ICU_IN", "To the intensive care unit", NULL, NULL, KIND_TRANSFER},
+        {"ICU_OUT", "Out of the intensive care unit", NULL, NULL, KIND_TRANSFER},
+        {"MEDS_DEATH", "Death", NULL, NULL, KIND_DEATH},
     };
     REQUIRE(what >= 0 && what < ORACLE_WHATS && !oracle_is_gap(what));
     if (what < ORACLE_GAP) return marks[what];
@@ -98,9 +104,9 @@ OracleItem oracle_item(int what) {
 
 const char *oracle_sex_code(int sex) { return SEX_CODE[sex]; }
 const char *oracle_race_code(int race) { return RACE_CODE[race]; }
-double      oracle_sex_share(int sex) { return SEX_SHARE[sex]; }
-double      oracle_race_share(int race) { return RACE_SHARE[race]; }
-double      oracle_age_share(int bin) { return AGE_SHARE[bin]; }
+double oracle_sex_share(int sex) { return SEX_SHARE[sex]; }
+double oracle_race_share(int race) { return RACE_SHARE[race]; }
+double oracle_age_share(int bin) { return AGE_SHARE[bin]; }
 
 int32_t oracle_gap_lo(int what) { return GAP_MINUTES[what - ORACLE_GAP]; }
 int32_t oracle_gap_hi(int what) {
@@ -108,7 +114,8 @@ int32_t oracle_gap_hi(int what) {
     return bin < GAP_BINS ? GAP_MINUTES[bin + 1] : GAP_MINUTES[bin];
 }
 
-/* ---- state --------------------------------------------------------------------------------------------------------- */
+/* ---- state ---------------------------------------------------------------------------------------------------------
+ */
 
 /* What depends on the prefix, the conditions and the drugs alone. */
 static void drugs_refresh(OracleState *s) {
@@ -133,7 +140,8 @@ static void conditions_refresh(OracleState *s) {
         const ChronicRow *r = &CHRONIC[i];
         s->chronic_z[i] = r->base + r->sex[s->sex] + r->race[s->race] + sum_bits(r->from, s->chronic);
     }
-    for (int i = 0; i < ORACLE_COMPLAINTS; i++) s->complaint[i] = COMPLAINTS[i].base + sum_bits(COMPLAINTS[i].from, s->chronic);
+    for (int i = 0; i < ORACLE_COMPLAINTS; i++)
+        s->complaint[i] = COMPLAINTS[i].base + sum_bits(COMPLAINTS[i].from, s->chronic);
     for (int i = 0; i < ORACLE_COMPLAINTS; i++) s->complaint[i] = exp_portable(s->complaint[i]);
     for (int i = 0; i < ORACLE_COMPLAINTS; i++) sum += s->complaint[i];
     for (int i = 0; i < ORACLE_COMPLAINTS; i++) s->complaint[i] /= sum;
@@ -217,7 +225,8 @@ static int list_position(const OracleState *s, int what) {
     }
     if (what >= ORACLE_LAB && what < ORACLE_LAB + ORACLE_ACUTE_LABS) return what - ORACLE_LAB;
     if (what >= ORACLE_PROCEDURE && what < ORACLE_COMPLAINT) return what - ORACLE_PROCEDURE + ORACLE_ACUTE_LABS;
-    if (what >= ORACLE_DRUG && what < ORACLE_PROCEDURE) return what - ORACLE_DRUG + ORACLE_ACUTE_LABS + ORACLE_PROCEDURES;
+    if (what >= ORACLE_DRUG && what < ORACLE_PROCEDURE)
+        return what - ORACLE_DRUG + ORACLE_ACUTE_LABS + ORACLE_PROCEDURES;
     return -1;
 }
 
@@ -282,7 +291,8 @@ void oracle_feed(OracleState *s, int what, int level) {
     if (at >= s->position) s->position = (uint8_t)(at + 1);
 }
 
-/* ---- the next token ------------------------------------------------------------------------------------------------ */
+/* ---- the next token ------------------------------------------------------------------------------------------------
+ */
 
 int oracle_list_runs(const OracleState *s, OracleRun *run) {
     if (s->stage != STAGE_LIST) return 0;
@@ -338,7 +348,8 @@ double oracle_home_rates(const OracleState *s, double *rate) {
     double x = decades(s), sev = severity(s), sum = 0;
     for (int k = 0; k < RATES; k++) {
         const RateRow *r = &RATE[k];
-        double z = s->rate_z[k] + r->x * x + r->sev * sev + r->admissions * s->admissions + r->last_inpatient * s->last_inpatient;
+        double z = s->rate_z[k] + r->x * x + r->sev * sev + r->admissions * s->admissions +
+                   r->last_inpatient * s->last_inpatient;
         sum += rate[k] = r->base * exp_portable(clamp(z, -3, 5));
     }
     return sum;
@@ -357,7 +368,8 @@ static void home_choices(const OracleState *s, OracleChoices *c) {
     for (int i = 1; i < GAP_TOKENS - GAP_1D; i++) survival[i] = -sum * (GAP_MINUTES[GAP_1D + i] / MINUTES_PER_DAY - 1);
     for (int i = 1; i < GAP_TOKENS - GAP_1D; i++) survival[i] = exp_portable(survival[i]);
     survival[0] = 1;
-    for (int bin = GAP_1D; bin < GAP_BINS; bin++) add(c, ORACLE_GAP + bin, survival[bin - GAP_1D] - survival[bin + 1 - GAP_1D]);
+    for (int bin = GAP_1D; bin < GAP_BINS; bin++)
+        add(c, ORACLE_GAP + bin, survival[bin - GAP_1D] - survival[bin + 1 - GAP_1D]);
     add(c, ORACLE_GAP + GAP_BINS, survival[GAP_BINS - GAP_1D]);
 }
 
@@ -414,9 +426,11 @@ void oracle_choices(const OracleState *s, OracleChoices *c) {
 /* Unnormalised; returns their sum. */
 static double level_weights(const OracleState *s, int lab, double *w) {
     /* e^(-k^2/4.5): exp(-(k-mu)^2/4.5) is that times z^k with z = e^(2 mu/4.5), up to a factor that cancels. */
+    /* clang-format off */
     static const double bell[ORACLE_LEVELS + 1] = {1, 0x1.99fa40bc6c5f7p-1, 0x1.a4fa9ecad91c2p-2,
         0x1.152aaa3bf81ccp-3, 0x1.d40464ea76e2cp-6, 0x1.fab6c122cebaap-9, 0x1.5fc21041027adp-12,
         0x1.392348d10b829p-16, 0x1.6577d2bee8d4ap-21, 0x1.05a628c699fa1p-26, 0x1.eb2e4573b9f6cp-33};
+    /* clang-format on */
     double last = s->level[lab] ? s->level[lab] : 5.5, push = s->push[lab];
     if (in_stay(s)) push += LAB_WARD;
     if (s->mode == ORACLE_MODE_ICU) push += LAB_ICU;
@@ -476,14 +490,15 @@ int oracle_what_draw(OracleState *s, double u, double *p) {
 
 int oracle_level_draw(const OracleState *s, int lab, double u, double *p) {
     double w[ORACLE_LEVELS], sum = level_weights(s, lab, w);
-    int    k = 0;
+    int k = 0;
     u *= sum;
     while (k < ORACLE_LEVELS - 1 && u >= w[k]) u -= w[k++];
     *p = w[k] / sum;
     return k + 1;
 }
 
-/* ---- randomness ---------------------------------------------------------------------------------------------------- */
+/* ---- randomness ----------------------------------------------------------------------------------------------------
+ */
 
 void oracle_rng_init(OracleRng *r, uint64_t key, uint64_t stream) { *r = (OracleRng){.key = key, .stream = stream}; }
 

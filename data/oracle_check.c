@@ -1,5 +1,5 @@
-/* oracle_check.c - rule 16: recomputes the floor and the true risks from the shards alone, so that what tokenising carries
- * is known to be what the law said. */
+/* oracle_check.c - rule 16: recomputes the floor and the true risks from the shards alone, so that what tokenising
+ * carries is known to be what the law said. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,23 +13,24 @@
 static Status no_oracle(const char *path, Err *err) {
     return err_set(err, ERR_FORMAT,
                    "%s carries no oracle data; `--score` and `--risk` are for a cohort drawn by `ehr-data synth` and "
-                   "tokenised with its own vocabulary.json", path);
+                   "tokenised with its own vocabulary.json",
+                   path);
 }
 
 /* The prefix as the record's beginning shows it. */
 static Status cursor_start(const Dataset *d, const OracleLaw *law, const PatientView *p, OracleCursor *c, Err *err) {
     int32_t prefix[16];
-    int     n = dataset_prefix(d, p, 0, prefix, 16);
-    Status  s = OK;
+    int n = dataset_prefix(d, p, 0, prefix, 16);
+    Status s = OK;
     oracle_law_start(c);
     for (int i = 0; !s && i < n; i++) s = oracle_law_feed(law, c, prefix[i], err);
     return s;
 }
 
-static Status score_patient(const Dataset *d, const OracleLaw *law, const PatientView *p, double *probs, OracleScore *out,
-                            Err *err) {
+static Status score_patient(const Dataset *d, const OracleLaw *law, const PatientView *p, double *probs,
+                            OracleScore *out, Err *err) {
     OracleCursor c;
-    Status       s = cursor_start(d, law, p, &c, err);
+    Status s = cursor_start(d, law, p, &c, err);
     for (int64_t i = 0; !s && i < p->n; i++) {
         int token = (int)patient_token(p, i);
         out->tokens++;
@@ -49,13 +50,13 @@ static Status score_patient(const Dataset *d, const OracleLaw *law, const Patien
 
 Status oracle_score_dataset(const char *path, OracleScore *out, FILE *progress, Err *err) {
     memset(out, 0, sizeof *out);
-    Dataset   d;
+    Dataset d;
     OracleLaw law = {0};
-    Status    s = dataset_open(&d, path, err);
+    Status s = dataset_open(&d, path, err);
     if (s) return s;
     s = oracle_law_open(&law, &d.vocabulary, err);
-    double  *probs = xcalloc((size_t)d.vocabulary.n, sizeof *probs);
-    int64_t  total = 0, done = 0;
+    double *probs = xcalloc((size_t)d.vocabulary.n, sizeof *probs);
+    int64_t total = 0, done = 0;
     Progress bar;
     for (int split = 0; split < SPLIT_COUNT; split++) total += d.n_patients[split];
     progress_open(&bar, progress, "score", "patients", total);
@@ -86,13 +87,14 @@ static int64_t index_token(const PatientView *p) {
 
 typedef struct {
     OracleState state;
-    uint8_t     seen[ORACLE_WHATS];
-    uint64_t    history;
+    uint8_t seen[ORACLE_WHATS];
+    uint64_t history;
 } IndexState;
 
-static Status index_state(const Dataset *d, const OracleLaw *law, const PatientView *p, int64_t index, IndexState *out, Err *err) {
+static Status index_state(const Dataset *d, const OracleLaw *law, const PatientView *p, int64_t index, IndexState *out,
+                          Err *err) {
     OracleCursor c;
-    Status       s = cursor_start(d, law, p, &c, err);
+    Status s = cursor_start(d, law, p, &c, err);
     memset(out->seen, 0, sizeof out->seen);
     for (int64_t i = 0; !s && i <= index; i++) {
         int token = (int)patient_token(p, i);
@@ -107,14 +109,14 @@ static Status index_state(const Dataset *d, const OracleLaw *law, const PatientV
 Status oracle_risk_dataset(const char *path, const OracleCohortOptions *o, OracleRiskRow **rows, int64_t *n, Err *err) {
     *rows = NULL;
     *n = 0;
-    Dataset   d;
+    Dataset d;
     OracleLaw law = {0};
-    Status    s = dataset_open(&d, path, err);
+    Status s = dataset_open(&d, path, err);
     if (s) return s;
     s = oracle_law_open(&law, &d.vocabulary, err);
-    int64_t        room = d.n_patients[SPLIT_HELD_OUT], count = 0;
+    int64_t room = d.n_patients[SPLIT_HELD_OUT], count = 0;
     OracleRiskRow *row = xcalloc((size_t)room + 1, sizeof *row);
-    IndexState    *at = xcalloc((size_t)room + 1, sizeof *at);
+    IndexState *at = xcalloc((size_t)room + 1, sizeof *at);
     for (int64_t i = 0; !s && i < room; i++) {
         PatientView p;
         s = dataset_patient(&d, SPLIT_HELD_OUT, i, &p, err);

@@ -6,22 +6,27 @@
 
 #include "data/oracle_cohort.h"
 
-enum { KINDS = ORACLE_WHATS + ORACLE_LABS * ORACLE_LEVELS, CONTEXTS = KINDS + 1, DAY = 1440, GROUPS = ORACLE_SEXES + ORACLE_RACES };
+enum {
+    KINDS = ORACLE_WHATS + ORACLE_LABS * ORACLE_LEVELS,
+    CONTEXTS = KINDS + 1,
+    DAY = 1440,
+    GROUPS = ORACLE_SEXES + ORACLE_RACES
+};
 static const double DISCOUNT = 5; /* strength of the unigram prior of the bigram model, in tokens */
 
 struct OracleFigures {
-    int64_t  patients, tokens, counted;
-    double   nll, nll_tuning;
-    int64_t  counted_tuning;
+    int64_t patients, tokens, counted;
+    double nll, nll_tuning;
+    int64_t counted_tuning;
     uint32_t train[CONTEXTS][KINDS], tuning[CONTEXTS][KINDS];
-    int64_t  indices, outcome_n[ORACLE_OUTCOMES], outcome_yes[ORACLE_OUTCOMES], risk_n[ORACLE_OUTCOMES];
-    double   risk_sum[ORACLE_OUTCOMES];
-    int64_t  stays, icu_stays, stay_deaths, discharges, readmissions;
-    double  *stay_days;
-    int64_t  n_stay_days, room_stay_days;
-    double   conditions, age, years;
-    int64_t  group[GROUPS], condition[GROUPS][ORACLE_CHRONIC];
-    uint8_t  mark[ORACLE_OUTCOMES][ORACLE_WHATS];
+    int64_t indices, outcome_n[ORACLE_OUTCOMES], outcome_yes[ORACLE_OUTCOMES], risk_n[ORACLE_OUTCOMES];
+    double risk_sum[ORACLE_OUTCOMES];
+    int64_t stays, icu_stays, stay_deaths, discharges, readmissions;
+    double *stay_days;
+    int64_t n_stay_days, room_stay_days;
+    double conditions, age, years;
+    int64_t group[GROUPS], condition[GROUPS][ORACLE_CHRONIC];
+    uint8_t mark[ORACLE_OUTCOMES][ORACLE_WHATS];
 };
 
 OracleFigures *oracle_figures_open(void) {
@@ -43,7 +48,7 @@ static void add_tokens(OracleFigures *f, const OracleRecord *r, int64_t counted)
     uint32_t(*pairs)[KINDS] = r->split == SPLIT_TRAIN ? f->train : f->tuning;
     for (int64_t i = 0, context = KINDS; i < counted; i++) {
         double nll = -(double)r->logp_what[i] - r->logp_level[i];
-        int    kind = kind_of(r, i);
+        int kind = kind_of(r, i);
         f->nll += nll;
         if (r->split == SPLIT_TUNING) f->nll_tuning += nll;
         if (r->split != SPLIT_HELD_OUT) pairs[context][kind]++;
@@ -57,7 +62,7 @@ static void add_tokens(OracleFigures *f, const OracleRecord *r, int64_t counted)
 /* Did the outcome happen after the index; -1: not asked of this patient. */
 static int outcome_after(const OracleFigures *f, const OracleRecord *r, int k) {
     const OracleOutcome *o = &ORACLE_OUTCOME[k];
-    int64_t              i = 0, admitted = 0;
+    int64_t i = 0, admitted = 0;
     for (; i <= r->index; i++) {
         if (o->first && f->mark[k][r->what[i]]) return -1;
         if (r->what[i] == ORACLE_VISIT_OUT) admitted = 0;
@@ -94,7 +99,7 @@ static void stay_end(OracleFigures *f, double days) {
 /* Stays that are recorded to their end, and readmission within 30 days of a discharge that was followed that long. */
 static void add_stays(OracleFigures *f, const OracleRecord *r) {
     int32_t begin = -1, left = -1;
-    int     icu = 0;
+    int icu = 0;
     for (int64_t i = 0; i < r->n; i++) {
         int what = r->what[i];
         if (left >= 0 && r->minute[i] > left + 30 * DAY) {
@@ -146,9 +151,11 @@ void oracle_figures_add(OracleFigures *f, const OracleRecord *r) {
 
 /* Prevalence of condition i in group a against group b: ratio outside 0.8 .. 1.25 and not by chance. */
 static int uneven(const OracleFigures *f, int i, int a, int b) {
-    double na = (double)f->group[a], nb = (double)f->group[b], ca = (double)f->condition[a][i], cb = (double)f->condition[b][i];
+    double na = (double)f->group[a], nb = (double)f->group[b], ca = (double)f->condition[a][i],
+           cb = (double)f->condition[b][i];
     if (na < 1 || nb < 1 || ca + cb < 1) return 0;
-    double p = ca / na, q = cb / nb, pooled = (ca + cb) / (na + nb), se = sqrt(pooled * (1 - pooled) * (1 / na + 1 / nb));
+    double p = ca / na, q = cb / nb, pooled = (ca + cb) / (na + nb),
+           se = sqrt(pooled * (1 - pooled) * (1 / na + 1 / nb));
     return (p < 0.8 * q || p > 1.25 * q) && fabs(p - q) > 2.5 * se;
 }
 

@@ -147,8 +147,10 @@ Status oracle_law_feed(const OracleLaw *law, OracleCursor *c, int token, Err *er
         return OK;
     }
     if (what < 0)
-        return err_set(err, ERR_FORMAT, "oracle law: token id %d is not one the law can give; was the cohort tokenised "
-                                        "with its own vocabulary.json?", token);
+        return err_set(err, ERR_FORMAT,
+                       "oracle law: token id %d is not one the law can give; was the cohort tokenised "
+                       "with its own vocabulary.json?",
+                       token);
     oracle_feed(&c->state, what, level);
     c->history = oracle_history_step(c->history, what, level);
     return OK;

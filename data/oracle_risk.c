@@ -3,9 +3,9 @@
  * A future in which the outcome cannot happen, and the probability along it that it would have, gives the exact risk in
  * expectation with far less noise than counting.
  *
- * Millions of futures are drawn, so a list is swept in one pass, item by item, and what changes nothing (a known condition
- * told again, a drug renewed) only takes its minute.  q and rates come from oracle.c; oracle_risk_counted draws token by
- * token with oracle_what_draw, and the two are held against each other in tests. */
+ * Millions of futures are drawn, so a list is swept in one pass, item by item, and what changes nothing (a known
+ * condition told again, a drug renewed) only takes its minute.  q and rates come from oracle.c; oracle_risk_counted
+ * draws token by token with oracle_what_draw, and the two are held against each other in tests. */
 #include <math.h>
 #include <string.h>
 
@@ -15,10 +15,8 @@
 enum { DAY = 1440, YEAR_DAYS = 365 };
 
 const OracleOutcome ORACLE_OUTCOME[ORACLE_OUTCOMES] = {
-    {"death_1y", "MEDS_DEATH", YEAR_DAYS * DAY, 0, 0},
-    {"admission_1y", "VISIT//IN", YEAR_DAYS * DAY, 0, 0},
-    {"heart_failure_1y", "ICD10CM//I50", YEAR_DAYS * DAY, 1, 0},
-    {"diabetes_1y", "ICD10CM//E11", YEAR_DAYS * DAY, 1, 0},
+    {"death_1y", "MEDS_DEATH", YEAR_DAYS *DAY, 0, 0},           {"admission_1y", "VISIT//IN", YEAR_DAYS *DAY, 0, 0},
+    {"heart_failure_1y", "ICD10CM//I50", YEAR_DAYS *DAY, 1, 0}, {"diabetes_1y", "ICD10CM//E11", YEAR_DAYS *DAY, 1, 0},
     {"readmission_30d", "VISIT//IN", 30 * DAY, 0, 1},
 };
 
@@ -27,13 +25,14 @@ void oracle_outcome_mark(const OracleOutcome *o, uint8_t *mark) {
         mark[what] = !oracle_is_gap(what) && code_matches(oracle_item(what).code, o->pattern);
 }
 
-/* ---- one future, the outcome suppressed ---------------------------------------------------------------------------- */
+/* ---- one future, the outcome suppressed ----------------------------------------------------------------------------
+ */
 
 /* Four 32-bit numbers a block: enough for one choice each. */
 typedef struct {
     uint64_t key, stream, counter;
-    Philox4  block;
-    int      used;
+    Philox4 block;
+    int used;
 } Bits;
 
 static inline uint32_t bits_next(Bits *b) {
@@ -47,11 +46,11 @@ static inline uint32_t bits_next(Bits *b) {
 static inline double bits_uniform(Bits *b) { return bits_next(b) * 0x1p-32 + 0x1p-33; }
 
 typedef struct {
-    OracleState    s;
+    OracleState s;
     const uint8_t *mark;
-    int64_t        t, horizon; /* minutes since the index */
-    double         absent;     /* probability so far that the outcome would not have happened */
-    Bits           bits;
+    int64_t t, horizon; /* minutes since the index */
+    double absent;      /* probability so far that the outcome would not have happened */
+    Bits bits;
 } Future;
 
 static inline int64_t next_minute(const Future *f) { return f->t + (f->s.after_gap ? 0 : 1); }
@@ -105,7 +104,7 @@ static void sweep_conditions(Future *f, const OracleRun *run) {
     for (int at = 0; at < run->n;) {
         oracle_list_refresh(&f->s);
         uint32_t later = all & ~((1u << at) - 1);
-        int      new = new_condition(f, run, later & ~f->s.chronic & ~marked);
+        int new = new_condition(f, run, later & ~f->s.chronic & ~marked);
         uint32_t until = later;
         if (new >= 0) until &= (1u << new) - 1;
         for (uint32_t left = until & (again | marked); left; left &= left - 1) {
@@ -133,7 +132,7 @@ static void sweep_drugs(Future *f, const OracleRun *run) {
 
 static void sweep_list(Future *f) {
     OracleRun run[ORACLE_RUNS];
-    int       n = oracle_list_runs(&f->s, run);
+    int n = oracle_list_runs(&f->s, run);
     for (int k = 0; k < n && f->t <= f->horizon; k++) {
         if (run[k].what == ORACLE_CHRONIC_DX) sweep_conditions(f, &run[k]);
         else if (run[k].what == ORACLE_DRUG) sweep_drugs(f, &run[k]);
@@ -144,7 +143,7 @@ static void sweep_list(Future *f) {
 /* A choice among the unmarked; 0: nothing else can happen. */
 static int choose(Future *f, const OracleChoices *c) {
     double marked = 0, u;
-    int    last = -1;
+    int last = -1;
     for (int i = 0; i < c->n; i++) {
         if (f->mark[c->what[i]]) marked += c->p[i];
         else last = i;
@@ -168,10 +167,10 @@ static int choose(Future *f, const OracleChoices *c) {
 static int at_home(Future *f) {
     OracleChoices type = {.n = 3, .what = {ORACLE_VISIT_OUT, ORACLE_VISIT_IN, ORACLE_DEATH}};
     for (;;) {
-        double  sum = oracle_home_rates(&f->s, type.p);
-        double  days = 1 - log(bits_uniform(&f->bits)) / sum;
+        double sum = oracle_home_rates(&f->s, type.p);
+        double days = 1 - log(bits_uniform(&f->bits)) / sum;
         int32_t minutes = days < 180 ? (int32_t)(days * DAY) : 180 * DAY;
-        int     bin = vocabulary_gap_bin(minutes);
+        int bin = vocabulary_gap_bin(minutes);
         happen(f, ORACLE_GAP + bin);
         if (f->t > f->horizon) return 0;
         if (bin == GAP_BINS) continue;
@@ -181,7 +180,8 @@ static int at_home(Future *f) {
 }
 
 static double future(const OracleState *at, const uint8_t *mark, int64_t horizon, uint64_t key, uint64_t sample) {
-    Future f = {.s = *at, .mark = mark, .horizon = horizon, .absent = 1, .bits = {.key = key, .stream = sample, .used = 4}};
+    Future f = {
+        .s = *at, .mark = mark, .horizon = horizon, .absent = 1, .bits = {.key = key, .stream = sample, .used = 4}};
     while (f.t <= horizon && f.s.mode != ORACLE_MODE_DEAD) {
         if (f.s.mode == ORACLE_MODE_HOME) {
             if (!at_home(&f)) break;
@@ -196,25 +196,29 @@ static double future(const OracleState *at, const uint8_t *mark, int64_t horizon
     return 1 - f.absent;
 }
 
-/* ---- one future, token by token ------------------------------------------------------------------------------------ */
+/* ---- one future, token by token ------------------------------------------------------------------------------------
+ */
 
-static double future_counted(const OracleState *at, const uint8_t *mark, int64_t horizon, uint64_t key, uint64_t sample) {
+static double future_counted(const OracleState *at, const uint8_t *mark, int64_t horizon, uint64_t key,
+                             uint64_t sample) {
     OracleState s = *at;
-    OracleRng   rng;
+    OracleRng rng;
     oracle_rng_init(&rng, key, sample);
     for (int64_t t = 0; s.mode != ORACLE_MODE_DEAD;) {
         double p;
-        int    what = oracle_what_draw(&s, oracle_rng_uniform(&rng), &p);
+        int what = oracle_what_draw(&s, oracle_rng_uniform(&rng), &p);
         t += oracle_is_gap(what) ? oracle_gap_draw(what, &rng) : s.after_gap ? 0 : 1;
         if (t > horizon) break;
         if (mark[what]) return 1;
-        oracle_feed(&s, what, oracle_is_lab(what) ? oracle_level_draw(&s, what - ORACLE_LAB, oracle_rng_uniform(&rng), &p) : 0);
+        oracle_feed(&s, what,
+                    oracle_is_lab(what) ? oracle_level_draw(&s, what - ORACLE_LAB, oracle_rng_uniform(&rng), &p) : 0);
     }
     return 0;
 }
 
-static void estimate(double (*draw)(const OracleState *, const uint8_t *, int64_t, uint64_t, uint64_t), const OracleState *at,
-                     const uint8_t *mark, int64_t horizon, int samples, uint64_t key, double *p, double *se) {
+static void estimate(double (*draw)(const OracleState *, const uint8_t *, int64_t, uint64_t, uint64_t),
+                     const OracleState *at, const uint8_t *mark, int64_t horizon, int samples, uint64_t key, double *p,
+                     double *se) {
     double sum = 0, squares = 0;
     for (int i = 0; i < samples; i++) {
         double x = draw(at, mark, horizon, key, (uint64_t)i);
@@ -226,12 +230,13 @@ static void estimate(double (*draw)(const OracleState *, const uint8_t *, int64_
     *se = sqrt(variance > 0 ? variance / samples : 0);
 }
 
-void oracle_risk(const OracleState *at, const uint8_t *mark, int64_t horizon_minutes, int samples, uint64_t key, double *p,
-                 double *se) {
+void oracle_risk(const OracleState *at, const uint8_t *mark, int64_t horizon_minutes, int samples, uint64_t key,
+                 double *p, double *se) {
     estimate(future, at, mark, horizon_minutes, samples, philox_mix(key, philox_hash("oracle risk")), p, se);
 }
 
 void oracle_risk_counted(const OracleState *at, const uint8_t *mark, int64_t horizon_minutes, int samples, uint64_t key,
                          double *p, double *se) {
-    estimate(future_counted, at, mark, horizon_minutes, samples, philox_mix(key, philox_hash("oracle risk counted")), p, se);
+    estimate(future_counted, at, mark, horizon_minutes, samples, philox_mix(key, philox_hash("oracle risk counted")), p,
+             se);
 }

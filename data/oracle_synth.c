@@ -24,11 +24,12 @@ static OracleRng stream(const OracleCohortOptions *o, int64_t subject, int which
     return r;
 }
 
-/* ---- splits -------------------------------------------------------------------------------------------------------- */
+/* ---- splits --------------------------------------------------------------------------------------------------------
+ */
 
 typedef struct {
     uint64_t hash;
-    int64_t  row;
+    int64_t row;
 } Ranked;
 
 static int compare_ranked(const void *a, const void *b) {
@@ -38,7 +39,7 @@ static int compare_ranked(const void *a, const void *b) {
 }
 
 void oracle_split(const OracleCohortOptions *o, uint8_t *split) {
-    Ranked  *rank = xmalloc((size_t)o->patients * sizeof *rank);
+    Ranked *rank = xmalloc((size_t)o->patients * sizeof *rank);
     uint64_t key = philox_mix(o->seed, philox_hash("oracle split"));
     for (int64_t i = 0; i < o->patients; i++) rank[i] = (Ranked){philox_mix(key, (uint64_t)(i + 1)), i};
     qsort(rank, (size_t)o->patients, sizeof *rank, compare_ranked);
@@ -48,7 +49,8 @@ void oracle_split(const OracleCohortOptions *o, uint8_t *split) {
     free(rank);
 }
 
-/* ---- one record ---------------------------------------------------------------------------------------------------- */
+/* ---- one record ----------------------------------------------------------------------------------------------------
+ */
 
 static int categorical(double u, double (*share)(int), int n) {
     int k = 0;
@@ -87,7 +89,7 @@ void oracle_record_draw(OracleRecord *r, const OracleCohortOptions *o, int64_t s
     oracle_start(&s, r->sex, r->race, r->age_bin);
     for (int32_t t = -1;;) {
         double p, p_level = 1;
-        int    what = oracle_what_draw(&s, oracle_rng_uniform(&law), &p), level = 0;
+        int what = oracle_what_draw(&s, oracle_rng_uniform(&law), &p), level = 0;
         if (oracle_is_lab(what)) level = oracle_level_draw(&s, what - ORACLE_LAB, oracle_rng_uniform(&law), &p_level);
         if (oracle_is_gap(what)) t += oracle_gap_draw(what, &gaps);
         else if (!s.after_gap) t++;
@@ -118,20 +120,22 @@ void oracle_state_risks(const OracleState *at, const uint8_t *seen, uint64_t his
                         double risk[ORACLE_OUTCOMES][2]) {
     for (int k = 0; k < ORACLE_OUTCOMES; k++) {
         const OracleOutcome *outcome = &ORACLE_OUTCOME[k];
-        uint8_t              mark[ORACLE_WHATS];
-        int                  had = 0;
+        uint8_t mark[ORACLE_WHATS];
+        int had = 0;
         risk[k][0] = risk[k][1] = NAN;
         oracle_outcome_mark(outcome, mark);
         for (int w = 0; w < ORACLE_WHATS; w++) had |= mark[w] && seen[w];
-        if (at->mode == ORACLE_MODE_DEAD || (outcome->first && had) || (outcome->after_inpatient && !at->last_inpatient)) continue;
+        if (at->mode == ORACLE_MODE_DEAD || (outcome->first && had) ||
+            (outcome->after_inpatient && !at->last_inpatient))
+            continue;
         uint64_t key = philox_mix(philox_mix(o->seed, history), philox_hash(outcome->name));
         oracle_risk(at, mark, outcome->horizon_minutes, (int)o->risk_samples, key, &risk[k][0], &risk[k][1]);
     }
 }
 
 void oracle_record_risks(OracleRecord *r, const OracleCohortOptions *o) {
-    uint8_t     seen[ORACLE_WHATS] = {0};
-    uint64_t    history = oracle_history_prefix(r->sex, r->race, r->age_bin);
+    uint8_t seen[ORACLE_WHATS] = {0};
+    uint64_t history = oracle_history_prefix(r->sex, r->race, r->age_bin);
     OracleState s;
     oracle_start(&s, r->sex, r->race, r->age_bin);
     for (int64_t i = 0; i <= r->index; i++) {
@@ -142,17 +146,18 @@ void oracle_record_risks(OracleRecord *r, const OracleCohortOptions *o) {
     oracle_state_risks(&s, seen, history, o, r->risk);
 }
 
-/* ---- the events file ----------------------------------------------------------------------------------------------- */
+/* ---- the events file -----------------------------------------------------------------------------------------------
+ */
 
 typedef struct {
     EventWriter *w;
-    uint32_t     code[ORACLE_WHATS], sex[ORACLE_SEXES], race[ORACLE_RACES], birth;
-    uint16_t     unit[ORACLE_WHATS];
-    uint8_t     *count;
-    float       *logp;
-    int64_t      n_count, room_count, n_logp, room_logp;
-    int64_t     *index;
-    double      *risk;
+    uint32_t code[ORACLE_WHATS], sex[ORACLE_SEXES], race[ORACLE_RACES], birth;
+    uint16_t unit[ORACLE_WHATS];
+    uint8_t *count;
+    float *logp;
+    int64_t n_count, room_count, n_logp, room_logp;
+    int64_t *index;
+    double *risk;
 } CohortFile;
 
 static Status codes_intern(CohortFile *c, Err *err) {
@@ -174,8 +179,9 @@ static Status codes_intern(CohortFile *c, Err *err) {
 /* A value strictly inside its level, so that rounding to float cannot move it out. */
 static float value_draw(int what, int level, OracleRng *rng) {
     const double *edge = oracle_item(what).edges;
-    double        first = edge[1] - edge[0], last = edge[8] - edge[7];
-    double        lo = level == 1 ? edge[0] - first : edge[level - 2], hi = level == ORACLE_LEVELS ? edge[8] + last : edge[level - 1];
+    double first = edge[1] - edge[0], last = edge[8] - edge[7];
+    double lo = level == 1 ? edge[0] - first : edge[level - 2],
+           hi = level == ORACLE_LEVELS ? edge[8] + last : edge[level - 1];
     if (lo < 0.5 * edge[0]) lo = 0.5 * edge[0];
     return (float)(lo + (hi - lo) * (0.02 + 0.96 * oracle_rng_uniform(rng)));
 }
@@ -194,14 +200,16 @@ static void count_push(CohortFile *c, int n, const float *logp) {
     for (int i = 0; i < n; i++) c->logp[c->n_logp++] = logp[i];
 }
 
-static Status prefix_write(CohortFile *c, const OracleRecord *r, int64_t subject, int64_t start, OracleRng *dress, Err *err) {
-    Event e = {.subject = subject, .time = TIME_NONE, .available = TIME_NONE, .value = NAN, .precision = PRECISION_NONE};
+static Status prefix_write(CohortFile *c, const OracleRecord *r, int64_t subject, int64_t start, OracleRng *dress,
+                           Err *err) {
+    Event e = {
+        .subject = subject, .time = TIME_NONE, .available = TIME_NONE, .value = NAN, .precision = PRECISION_NONE};
     e.code = c->sex[r->sex];
     Status s = event_writer_add(c->w, &e, err);
     e.code = c->race[r->race];
     if (!s) s = event_writer_add(c->w, &e, err);
     /* Well inside the age bin, whatever way years are counted. */
-    double  years = ORACLE_AGE_FIRST + ORACLE_AGE_BIN * (r->age_bin + 0.01 + 0.98 * oracle_rng_uniform(dress));
+    double years = ORACLE_AGE_FIRST + ORACLE_AGE_BIN * (r->age_bin + 0.01 + 0.98 * oracle_rng_uniform(dress));
     int64_t birth = (start - (int64_t)(years * 365.25 * US_PER_DAY)) / US_PER_DAY;
     e.time = e.available = birth * US_PER_DAY;
     e.precision = PRECISION_DAY;
@@ -211,17 +219,19 @@ static Status prefix_write(CohortFile *c, const OracleRecord *r, int64_t subject
     return s;
 }
 
-static Status record_write(CohortFile *c, const OracleRecord *r, const OracleCohortOptions *o, int64_t subject, Err *err) {
+static Status record_write(CohortFile *c, const OracleRecord *r, const OracleCohortOptions *o, int64_t subject,
+                           Err *err) {
     OracleRng dress = stream(o, subject, STREAM_DRESS);
-    int64_t   from = time_from_civil(2005, 1, 1, 0, 0, 0), until = time_from_civil(2015, 1, 1, 0, 0, 0);
-    int64_t   start = from + (int64_t)(oracle_rng_uniform(&dress) * (double)((until - from) / US_PER_MINUTE)) * US_PER_MINUTE;
-    Status    s = prefix_write(c, r, subject, start, &dress, err);
-    uint32_t  visits = 0, inside = 0;
-    float     logp[255];
-    int       n_logp = 0;
+    int64_t from = time_from_civil(2005, 1, 1, 0, 0, 0), until = time_from_civil(2015, 1, 1, 0, 0, 0);
+    int64_t start =
+        from + (int64_t)(oracle_rng_uniform(&dress) * (double)((until - from) / US_PER_MINUTE)) * US_PER_MINUTE;
+    Status s = prefix_write(c, r, subject, start, &dress, err);
+    uint32_t visits = 0, inside = 0;
+    float logp[255];
+    int n_logp = 0;
     for (int64_t i = 0; !s && i < r->n; i++) {
-        int   what = r->what[i], level = r->level[i];
-        int   counted = r->index < 0 || i <= r->index;
+        int what = r->what[i], level = r->level[i];
+        int counted = r->index < 0 || i <= r->index;
         REQUIRE(n_logp < 253);
         logp[n_logp++] = counted ? r->logp_what[i] : NAN;
         if (oracle_is_gap(what)) continue;
@@ -230,7 +240,8 @@ static Status record_write(CohortFile *c, const OracleRecord *r, const OracleCoh
         n_logp = 0;
         if (what == ORACLE_VISIT_OUT || what == ORACLE_VISIT_IN) inside = ++visits;
         int64_t time = start + r->minute[i] * US_PER_MINUTE;
-        Event   e = {.subject = subject, .time = time, .available = time, .code = c->code[what], .value = NAN, .visit = inside};
+        Event e = {
+            .subject = subject, .time = time, .available = time, .code = c->code[what], .value = NAN, .visit = inside};
         e.precision = PRECISION_MINUTE;
         if (level) {
             e.value = value_draw(what, level, &dress);
@@ -252,7 +263,7 @@ static Status file_finish(CohortFile *c, const OracleCohortOptions *o, const cha
                                  (long long)o->patients, (unsigned long long)o->seed, (long long)o->max_tokens,
                                  (long long)o->risk_samples);
     int64_t n_patients, n_events, n_duplicates;
-    Status  s = event_writer_close(c->w, "oracle", provenance, &n_patients, &n_events, &n_duplicates, err);
+    Status s = event_writer_close(c->w, "oracle", provenance, &n_patients, &n_events, &n_duplicates, err);
     c->w = NULL;
     free(provenance);
     if (s) return s;
@@ -261,16 +272,25 @@ static Status file_finish(CohortFile *c, const OracleCohortOptions *o, const cha
     for (int k = 0; k < ORACLE_OUTCOMES; k++)
         outcome[k] = (OracleFileOutcome){(char *)ORACLE_OUTCOME[k].name, (char *)ORACLE_OUTCOME[k].pattern,
                                          ORACLE_OUTCOME[k].horizon_minutes};
-    OracleFileContent content = {.n_patients = n_patients, .n_events = n_events, .n_logp = c->n_logp, .count = c->count,
-                                 .logp = c->logp, .index = c->index, .n_outcomes = ORACLE_OUTCOMES, .outcome = outcome,
-                                 .risk = c->risk, .samples = o->risk_samples, .seed = o->seed};
+    OracleFileContent content = {.n_patients = n_patients,
+                                 .n_events = n_events,
+                                 .n_logp = c->n_logp,
+                                 .count = c->count,
+                                 .logp = c->logp,
+                                 .index = c->index,
+                                 .n_outcomes = ORACLE_OUTCOMES,
+                                 .outcome = outcome,
+                                 .risk = c->risk,
+                                 .samples = o->risk_samples,
+                                 .seed = o->seed};
     s = oracle_file_write(&content, part, err);
     if (!s && rename(part, path)) s = err_set(err, ERR_IO, "cannot rename %s to %s", part, path);
     if (s) remove(part);
     return s;
 }
 
-/* ---- the cohort ---------------------------------------------------------------------------------------------------- */
+/* ---- the cohort ----------------------------------------------------------------------------------------------------
+ */
 
 static void block_draw(OracleRecord *r, const uint8_t *split, int64_t first, int64_t n, const OracleCohortOptions *o,
                        double *risk_s) {
@@ -287,11 +307,12 @@ static void block_draw(OracleRecord *r, const uint8_t *split, int64_t first, int
     if (risk_s) *risk_s += clock_s() - start;
 }
 
-Status oracle_cohort_draw(const OracleCohortOptions *o, const char *path, OracleFigures *figures, double *risk_s, Err *err) {
+Status oracle_cohort_draw(const OracleCohortOptions *o, const char *path, OracleFigures *figures, double *risk_s,
+                          Err *err) {
     CohortFile c = {0};
-    Status     s = OK;
-    char      *part = path ? xasprintf("%s.part", path) : NULL;
-    uint8_t   *split = xcalloc((size_t)o->patients, 1);
+    Status s = OK;
+    char *part = path ? xasprintf("%s.part", path) : NULL;
+    uint8_t *split = xcalloc((size_t)o->patients, 1);
     OracleRecord *record = xcalloc(BLOCK, sizeof *record);
     oracle_split(o, split);
     if (risk_s) *risk_s = 0;

@@ -1,5 +1,5 @@
-/* oracle_tables.h - the numbers of the oracle's law, written by hand: an invented world with the shape of hospital care.
- * Included by oracle.c alone.
+/* oracle_tables.h - the numbers of the oracle's law, written by hand: an invented world with the shape of hospital
+ * care. Included by oracle.c alone.
  *
  * Every cause list is sparse and ends with a weight of 0.  Frozen: changing a number changes every oracle cohort, its
  * floor and its true risks.  The realism they were chosen for is measured by `ehr-data synth --describe` and by
@@ -9,29 +9,54 @@
 #include "data/oracle.h"
 
 typedef struct {
-    int    at;
+    int at;
     double weight;
 } Cause;
 enum { CAUSES = 4, REVEALS = 6 };
 
 /* Chronic conditions, labs and drugs by name, in the order of their tables and lists. */
-enum { HTN, LIPID, DM, CAD, HF, AFIB, CKD, COPD, ASTHMA, DEPR, ANXIETY, HYPOTH, ARTHRO, OSTEO, GERD, OSA, OBESE, ANEMIA, PAD,
-       STROKE, CIRRH, CANCER, DEMENT, ALCOHOL };
+enum {
+    HTN,
+    LIPID,
+    DM,
+    CAD,
+    HF,
+    AFIB,
+    CKD,
+    COPD,
+    ASTHMA,
+    DEPR,
+    ANXIETY,
+    HYPOTH,
+    ARTHRO,
+    OSTEO,
+    GERD,
+    OSA,
+    OBESE,
+    ANEMIA,
+    PAD,
+    STROKE,
+    CIRRH,
+    CANCER,
+    DEMENT,
+    ALCOHOL
+};
 enum { CREAT, GLUC, HGB, WBC, LACT, SPO2, POTAS, BNP, A1C, LDL, SBP, TSH };
 enum { LISIN, AMLOD, STATIN, METF, INSUL, ASPIR, METOP, FUROS, APIX, TIOTR, ALBUT, SERTR, BUSPI, LEVOT, OMEPR, IRON };
 
 typedef struct {
     const char *code, *name, *unit;
-    double      edge[9];
-    int         bad;    /* +1: high is bad, -1: low is bad */
-    int         severe; /* counts towards sev */
-    double      base;   /* logit of being measured */
-    Cause       asked[CAUSES]; /* chronic: measured more often */
-    Cause       worse[CAUSES]; /* chronic: B, level moves in the bad direction */
-    Cause       better[CAUSES]; /* drugs: D, level moves back */
-    Cause       reveals[REVEALS]; /* chronic: E, more likely found while the last level is bad */
+    double edge[9];
+    int bad;                /* +1: high is bad, -1: low is bad */
+    int severe;             /* counts towards sev */
+    double base;            /* logit of being measured */
+    Cause asked[CAUSES];    /* chronic: measured more often */
+    Cause worse[CAUSES];    /* chronic: B, level moves in the bad direction */
+    Cause better[CAUSES];   /* drugs: D, level moves back */
+    Cause reveals[REVEALS]; /* chronic: E, more likely found while the last level is bad */
 } LabRow;
 
+/* clang-format off */
 static const LabRow LABS[ORACLE_LABS] = {
     {"LOINC//2160-0", "Creatinine", "mg/dL", {0.5, 0.6, 0.7, 0.8, 0.9, 1.1, 1.3, 1.8, 3.0}, 1, 1, -0.3,
      {{CKD, 1.2}, {DM, 0.4}, {HF, 0.4}}, {{CKD, 1.0}, {HF, 0.2}}, {{0, 0}},
@@ -70,7 +95,8 @@ static const LabRow LABS[ORACLE_LABS] = {
      {{HYPOTH, 1.9}, {DEPR, 0.4}}, {{HYPOTH, 1.3}}, {{LEVOT, 0.9}},
      {{DEPR, 0.4}, {ANXIETY, 0.3}, {HYPOTH, 3.0}}},
 };
-static const double LAB_WARD = 1.20, LAB_ICU = 0.90; /* shift of levels in the bad direction; the ICU's adds to the ward's */
+/* Shift of levels in the bad direction; the ICU's adds to the ward's. */
+static const double LAB_WARD = 1.20, LAB_ICU = 0.90;
 
 typedef struct {
     const char *code, *name;
@@ -222,6 +248,8 @@ static const char *const SEX_CODE[ORACLE_SEXES] = {"SEX//F", "SEX//M"};
 static const double RACE_SHARE[ORACLE_RACES] = {0.60, 0.18, 0.14, 0.08};
 static const char *const RACE_CODE[ORACLE_RACES] = {"RACE//WHITE", "RACE//BLACK", "RACE//ASIAN", "RACE//OTHER"};
 /* Share of the age bins 20-24 .. 85-89. */
-static const double AGE_SHARE[ORACLE_AGES] = {0.05, 0.06, 0.06, 0.07, 0.07, 0.08, 0.09, 0.10, 0.10, 0.10, 0.09, 0.06, 0.04, 0.03};
+static const double AGE_SHARE[ORACLE_AGES] = {0.05, 0.06, 0.06, 0.07, 0.07, 0.08, 0.09,
+                                              0.10, 0.10, 0.10, 0.09, 0.06, 0.04, 0.03};
 
+/* clang-format on */
 #endif

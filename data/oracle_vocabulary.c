@@ -43,10 +43,12 @@ static void prefix_add(Vocabulary *v) {
 
 static void event_add(Vocabulary *v, int what) {
     OracleItem item = oracle_item(what);
-    if (!oracle_is_lab(what) || v->separate_values) token_add(v, TOKEN_EVENT, item.kind, xstrdup(item.code), NULL, item.name);
+    if (!oracle_is_lab(what) || v->separate_values)
+        token_add(v, TOKEN_EVENT, item.kind, xstrdup(item.code), NULL, item.name);
     if (!oracle_is_lab(what)) return;
     for (int level = 1; !v->separate_values && level <= ORACLE_LEVELS; level++) {
-        VocabToken *t = token_add(v, TOKEN_EVENT, item.kind, xasprintf("%s=Q%d", item.code, level), item.code, item.name);
+        VocabToken *t =
+            token_add(v, TOKEN_EVENT, item.kind, xasprintf("%s=Q%d", item.code, level), item.code, item.name);
         free(t->unit);
         t->unit = xstrdup(item.unit);
         t->level = level;
@@ -68,7 +70,7 @@ static int compare_whats(const void *a, const void *b) {
 
 char *oracle_vocabulary_format(int separate_values) {
     Vocabulary v = {.separate_values = separate_values};
-    int        what[ORACLE_WHATS], n = 0;
+    int what[ORACLE_WHATS], n = 0;
     v.token = xcalloc(TOKENS_MAX, sizeof *v.token);
     v.edges = xcalloc(ORACLE_LABS, sizeof *v.edges);
     v.static_name = xcalloc(2, sizeof *v.static_name);
@@ -84,7 +86,8 @@ char *oracle_vocabulary_format(int separate_values) {
         int kind = oracle_item(what[i]).kind;
         event_add(&v, what[i]);
         if (i + 1 < n && oracle_item(what[i + 1]).kind == kind) continue;
-        if (kind != KIND_DEATH) token_add(&v, TOKEN_UNKNOWN, kind, xasprintf("UNKNOWN//%s", event_kind_name(kind)), NULL, NULL);
+        if (kind != KIND_DEATH)
+            token_add(&v, TOKEN_UNKNOWN, kind, xasprintf("UNKNOWN//%s", event_kind_name(kind)), NULL, NULL);
     }
     char *json = vocabulary_format(&v, NULL, "{\"source\": \"oracle\"}");
     vocabulary_free(&v);

@@ -1,9 +1,9 @@
 /* shard.c - writing and mapping one shard.
  *
  * The number of patients and tokens is not known until the last one: the long arrays are spooled to nameless temporary
- * files, the short ones kept in memory.  Closing lets HDF5 lay out contiguous datasets of the right sizes and then copies
- * the arrays to their places, where a reader maps them.  Every array is covered by a CRC32C: the long ones per 65,536
- * tokens, compared on first touch; the patient arrays as a whole, compared on opening. */
+ * files, the short ones kept in memory.  Closing lets HDF5 lay out contiguous datasets of the right sizes and then
+ * copies the arrays to their places, where a reader maps them.  Every array is covered by a CRC32C: the long ones per
+ * 65,536 tokens, compared on first touch; the patient arrays as a whole, compared on opening. */
 #include "data/shard.h"
 #include "data/dataset.h"
 #include "data/h5.h"
@@ -20,10 +20,11 @@
 #error "shards are little-endian and mapped as they are"
 #endif
 
-/* ---- writing ------------------------------------------------------------------------------------------------------ */
+/* ---- writing ------------------------------------------------------------------------------------------------------
+ */
 
 typedef struct {
-    char  *data;
+    char *data;
     size_t size, capacity;
 } Bytes;
 
@@ -37,10 +38,10 @@ static void bytes_add(Bytes *b, const void *data, size_t size) {
 }
 
 struct ShardWriter {
-    char   *path, *tmp;
-    int     wide, n_static, n_groups, with_oracle;
-    FILE   *tokens, *minutes, *oracle;
-    Bytes   offsets, key, statics, observation_end, group;
+    char *path, *tmp;
+    int wide, n_static, n_groups, with_oracle;
+    FILE *tokens, *minutes, *oracle;
+    Bytes offsets, key, statics, observation_end, group;
     int64_t n_patients, n_tokens;
 };
 
@@ -131,25 +132,26 @@ int64_t shard_writer_tokens(const ShardWriter *w) { return w->n_tokens; }
 
 /* One array of the shard: where its bytes come from and where they go. */
 typedef struct {
-    char        name[32];
-    hid_t       type;
-    size_t      item;
-    int         ndim;
-    hsize_t     dim[2];
-    const void *data;  /* in memory, or */
-    FILE       *spool; /* long: its checksums go to crc */
-    uint32_t   *crc;
-    int64_t     place;
+    char name[32];
+    hid_t type;
+    size_t item;
+    int ndim;
+    hsize_t dim[2];
+    const void *data; /* in memory, or */
+    FILE *spool;      /* long: its checksums go to crc */
+    uint32_t *crc;
+    int64_t place;
 } Array;
 
 enum { ARRAYS_MAX = 11 };
 typedef struct {
-    int     n;
-    Array   array[ARRAYS_MAX];
+    int n;
+    Array array[ARRAYS_MAX];
     int64_t bytes;
 } Layout;
 
-static Array *layout_add(Layout *l, const char *name, hid_t type, size_t item, int ndim, int64_t rows, int64_t columns) {
+static Array *layout_add(Layout *l, const char *name, hid_t type, size_t item, int ndim, int64_t rows,
+                         int64_t columns) {
     REQUIRE(l->n < ARRAYS_MAX);
     Array *a = &l->array[l->n++];
     *a = (Array){.type = type, .item = item, .ndim = ndim, .dim = {(hsize_t)rows, (hsize_t)columns}};
@@ -189,7 +191,8 @@ static Status write_structure(const ShardWriter *w, Layout *l, const char *deide
     Status status = h5_create(&file, w->tmp, err);
     if (status) return status;
     const Bytes *patients[] = {&w->offsets, &w->key, &w->statics, &w->observation_end, &w->group};
-    for (size_t i = 0; i < sizeof patients / sizeof *patients; i++) crc = crc32c(crc, patients[i]->data, patients[i]->size);
+    for (size_t i = 0; i < sizeof patients / sizeof *patients; i++)
+        crc = crc32c(crc, patients[i]->data, patients[i]->size);
     status = h5_write_text(file, w->tmp, "format", SHARD_FORMAT, err);
     if (!status) status = h5_write_int(file, w->tmp, "format_version", SHARD_FORMAT_VERSION, err);
     if (!status) status = h5_write_text(file, w->tmp, "vocabulary_sha256", vocabulary, err);
@@ -211,8 +214,7 @@ static Status copy_spool(const ShardWriter *w, int fd, const Array *a, Err *err)
         int64_t n = w->n_tokens - start < SHARD_CRC_TOKENS ? w->n_tokens - start : SHARD_CRC_TOKENS;
         if (fread(block, a->item, (size_t)n, a->spool) != (size_t)n)
             status = err_set(err, ERR_IO, "cannot read back /%s of %s: %s", a->name, w->path, strerror(errno));
-        else
-            status = h5_write_at(fd, w->tmp, block, a->item * (size_t)n, a->place + start * (int64_t)a->item, err);
+        else status = h5_write_at(fd, w->tmp, block, a->item * (size_t)n, a->place + start * (int64_t)a->item, err);
         a->crc[start / SHARD_CRC_TOKENS] = crc32c(0, block, a->item * (size_t)n);
     }
     free(block);
@@ -236,7 +238,8 @@ Status shard_writer_close(ShardWriter *w, const char *deidentification_json, con
     Status status = OK;
     FILE *spool[] = {w->tokens, w->minutes, w->oracle};
     for (size_t i = 0; i < sizeof spool / sizeof *spool && !status; i++)
-        if (spool[i] && fflush(spool[i])) status = err_set(err, ERR_IO, "cannot write %s: %s", w->path, strerror(errno));
+        if (spool[i] && fflush(spool[i]))
+            status = err_set(err, ERR_IO, "cannot write %s: %s", w->path, strerror(errno));
     layout_of(&l, w);
     if (!status) status = h5_probe(w->tmp, l.bytes, (int64_t)strlen(deidentification_json), err);
     if (!status) status = write_structure(w, &l, deidentification_json, vocabulary_sha256, err);
@@ -252,7 +255,8 @@ void shard_writer_abort(ShardWriter *w) {
     if (w) writer_free(w);
 }
 
-/* ---- mapping ------------------------------------------------------------------------------------------------------ */
+/* ---- mapping ------------------------------------------------------------------------------------------------------
+ */
 
 /* Points *out at the data of a dataset: inside the map when HDF5 says where they lie, read into memory otherwise. */
 static Status shard_array(Shard *s, hid_t file, const char *name, hid_t type, size_t item, int ndim, hsize_t *dim,
@@ -315,7 +319,8 @@ static Status map_patients(Shard *s, hid_t file, Err *err) {
     s->n_patients = (int64_t)P;
     status = shard_array(s, file, "patient_key", H5T_STD_U64LE, 8, 1, dim, (const void **)&s->key, err);
     if (!status) status = expect(s, "patient_key", dim[0], P, err);
-    if (!status) status = shard_array(s, file, "patient_static", H5T_STD_U16LE, 2, 2, dim, (const void **)&s->statics, err);
+    if (!status)
+        status = shard_array(s, file, "patient_static", H5T_STD_U16LE, 2, 2, dim, (const void **)&s->statics, err);
     if (!status) status = expect(s, "patient_static", dim[0], P, err);
     if (!status && dim[1] < 1) status = err_set(err, ERR_FORMAT, "%s: /patient_static has no columns", s->path);
     if (status) return status;
@@ -343,7 +348,8 @@ static Status check_patients(const Shard *s, hid_t file, Err *err) {
     if (s->offsets[0] != 0) return err_set(err, ERR_FORMAT, "%s: /patient_offsets does not begin with 0", s->path);
     for (size_t p = 0; p < P; p++)
         if (s->offsets[p + 1] < s->offsets[p] || s->offsets[p + 1] > s->map_size)
-            return err_set(err, ERR_FORMAT, "%s: /patient_offsets descends or leaves the file at patient %zu", s->path, p);
+            return err_set(err, ERR_FORMAT, "%s: /patient_offsets descends or leaves the file at patient %zu", s->path,
+                           p);
     return OK;
 }
 
@@ -375,9 +381,11 @@ static Status shard_read(Shard *s, hid_t file, Err *err) {
     H5Dclose(set);
     status = map_long(s, file, "tokens", s->wide ? H5T_STD_U32LE : H5T_STD_U16LE, s->wide ? 4 : 2, &s->tokens,
                       &s->tokens_crc, err);
-    if (!status) status = map_long(s, file, "minutes", H5T_STD_I32LE, 4, (const void **)&s->minutes, &s->minutes_crc, err);
+    if (!status)
+        status = map_long(s, file, "minutes", H5T_STD_I32LE, 4, (const void **)&s->minutes, &s->minutes_crc, err);
     if (!status && H5Lexists(file, "oracle_logp", H5P_DEFAULT) > 0)
-        status = map_long(s, file, "oracle_logp", H5T_IEEE_F32LE, 4, (const void **)&s->oracle_logp, &s->oracle_crc, err);
+        status =
+            map_long(s, file, "oracle_logp", H5T_IEEE_F32LE, 4, (const void **)&s->oracle_logp, &s->oracle_crc, err);
     return status;
 }
 
@@ -414,7 +422,8 @@ Status shard_open(Shard *s, const char *path, Err *err) {
         size_t blocks = (size_t)(s->n_tokens / SHARD_CRC_TOKENS) + 1;
         s->block_checked = try_calloc(blocks, 1);
         s->patient_checked = try_calloc((size_t)s->n_patients, 1);
-        if (!s->block_checked || !s->patient_checked) status = err_set(err, ERR_NOMEM, "%s: no memory to open it", path);
+        if (!s->block_checked || !s->patient_checked)
+            status = err_set(err, ERR_NOMEM, "%s: no memory to open it", path);
     }
     if (status) shard_close(s);
     return status;
@@ -441,10 +450,11 @@ Status shard_check_blocks(Shard *s, int64_t first, int64_t end, Err *err) {
         else if (crc32c(0, s->minutes + start, 4 * n) != s->minutes_crc[b]) bad = "minutes";
         else if (s->oracle_logp && crc32c(0, s->oracle_logp + start, 4 * n) != s->oracle_crc[b]) bad = "oracle_logp";
         if (bad)
-            return err_set(err, ERR_FORMAT,
-                           "%s is damaged: the checksum of /%s does not match in block %lld (tokens from %lld); restore it "
-                           "from a copy or tokenize again",
-                           s->path, bad, (long long)b, (long long)start);
+            return err_set(
+                err, ERR_FORMAT,
+                "%s is damaged: the checksum of /%s does not match in block %lld (tokens from %lld); restore it "
+                "from a copy or tokenize again",
+                s->path, bad, (long long)b, (long long)start);
         atomic_store_explicit(&s->block_checked[b], 1, memory_order_relaxed);
     }
     return OK;

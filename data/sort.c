@@ -13,28 +13,28 @@ typedef struct {
 } Run;
 
 typedef struct {
-    char   *rows;
+    char *rows;
     int64_t next, end; /* rows of the spill file not read yet */
-    int     at, n;     /* in rows */
+    int at, n;         /* in rows */
 } RunReader;
 
 struct Sorter {
-    char      *path;
-    size_t     size; /* bytes of a row */
+    char *path;
+    size_t size; /* bytes of a row */
     RowCompare compare;
-    void      *context;
-    int64_t    memory, reserved;
-    char      *buffer;
-    int64_t    n, capacity;
-    int        fd; /* spill file, -1 = none yet */
-    int64_t    fd_rows;
-    Run       *runs;
-    int        n_runs, runs_capacity;
-    int64_t    at; /* reading from the buffer */
+    void *context;
+    int64_t memory, reserved;
+    char *buffer;
+    int64_t n, capacity;
+    int fd; /* spill file, -1 = none yet */
+    int64_t fd_rows;
+    Run *runs;
+    int n_runs, runs_capacity;
+    int64_t at; /* reading from the buffer */
     RunReader *readers;
-    char      *reader_rows;
-    int       *heap, n_readers, n_heap;
-    int        started;
+    char *reader_rows;
+    int *heap, n_readers, n_heap;
+    int started;
 };
 
 static void rows_sort(const Sorter *s, int64_t n) {
@@ -48,10 +48,10 @@ static Status spill_create(const char *path, int *fd, Err *err) {
     *fd = mkstemp(name);
     Status status = OK;
     if (*fd < 0)
-        status = err_set(err, ERR_IO, "cannot create a file for sorting beside %s: %s; is the folder there and writable?",
-                         path, strerror(errno));
-    else
-        unlink(name);
+        status =
+            err_set(err, ERR_IO, "cannot create a file for sorting beside %s: %s; is the folder there and writable?",
+                    path, strerror(errno));
+    else unlink(name);
     free(name);
     return status;
 }
@@ -64,8 +64,8 @@ static Status spill_write(Sorter *s, const char *rows, int64_t count, Err *err) 
         ssize_t n = pwrite(s->fd, p, left, at);
         if (n < 0 && errno == EINTR) continue;
         if (n <= 0)
-            return err_set(err, ERR_IO, "cannot write the file for sorting beside %s: %s; free some disk space", s->path,
-                           n < 0 ? strerror(errno) : "disk full");
+            return err_set(err, ERR_IO, "cannot write the file for sorting beside %s: %s; free some disk space",
+                           s->path, n < 0 ? strerror(errno) : "disk full");
         p += n;
         at += n;
         left -= (size_t)n;
@@ -103,7 +103,8 @@ static void run_add(Sorter *s, int64_t offset, int64_t count) {
 
 Sorter *sorter_open(const char *path, size_t row_size, RowCompare compare, void *context, int64_t memory) {
     Sorter *s = xcalloc(1, sizeof *s);
-    *s = (Sorter){.path = xstrdup(path), .size = row_size, .compare = compare, .context = context, .memory = memory, .fd = -1};
+    *s = (Sorter){
+        .path = xstrdup(path), .size = row_size, .compare = compare, .context = context, .memory = memory, .fd = -1};
     return s;
 }
 
@@ -224,7 +225,8 @@ static Status merge_start(Sorter *s, int fd, const Run *runs, int n, Err *err) {
     Status status = OK;
     for (int r = 0; r < n && !status; r++) {
         s->readers[r] = (RunReader){.rows = s->reader_rows + (size_t)r * (size_t)capacity * s->size,
-                                    .next = runs[r].offset, .end = runs[r].offset + runs[r].count};
+                                    .next = runs[r].offset,
+                                    .end = runs[r].offset + runs[r].count};
         status = reader_fill(s, fd, &s->readers[r], capacity, err);
         if (s->readers[r].n) s->heap[s->n_heap++] = r;
     }

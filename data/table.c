@@ -69,7 +69,8 @@ const char *table_attribute(const Table *t, const char *name) {
     return NULL;
 }
 
-/* ---- HDF5 --------------------------------------------------------------------------------------------------------- */
+/* ---- HDF5 ---------------------------------------------------------------------------------------------------------
+ */
 
 static hid_t column_h5_type(ColumnType type) {
     return type == COLUMN_I64 ? H5T_STD_I64LE : type == COLUMN_U64 ? H5T_STD_U64LE : H5T_IEEE_F64LE;
@@ -85,7 +86,8 @@ static Status write_structure(const Table *t, const char *path, int64_t *place, 
     for (int i = 0; i < t->n_attributes && !status; i++)
         status = h5_write_text(file, path, t->attribute_name[i], t->attribute[i], err);
     for (int i = 0; i < t->n_columns && !status; i++)
-        status = h5_place_dataset(file, path, t->column[i].name, column_h5_type(t->column[i].type), 1, &n, &place[i], err);
+        status =
+            h5_place_dataset(file, path, t->column[i].name, column_h5_type(t->column[i].type), 1, &n, &place[i], err);
     if (H5Fclose(file) < 0 && !status) status = err_set(err, ERR_IO, "cannot write %s (disk full?)", path);
     return status;
 }
@@ -150,14 +152,15 @@ static Status read_columns(Table *t, hid_t file, const char *path, Err *err) {
     if (H5Gget_info(file, &info) < 0) return err_set(err, ERR_FORMAT, "%s has no readable root (damaged?)", path);
     /* Files of other writers may not track the order of creation. */
     char probe[2];
-    H5_index_t order = info.nlinks && H5Lget_name_by_idx(file, ".", H5_INDEX_CRT_ORDER, H5_ITER_INC, 0, probe, sizeof probe,
-                                                         H5P_DEFAULT) >= 0
+    H5_index_t order = info.nlinks && H5Lget_name_by_idx(file, ".", H5_INDEX_CRT_ORDER, H5_ITER_INC, 0, probe,
+                                                         sizeof probe, H5P_DEFAULT) >= 0
                            ? H5_INDEX_CRT_ORDER
                            : H5_INDEX_NAME;
     for (hsize_t i = 0; i < info.nlinks; i++) {
         char name[128];
         ssize_t n = H5Lget_name_by_idx(file, ".", order, H5_ITER_INC, i, name, sizeof name, H5P_DEFAULT);
-        if (n < 0) return err_set(err, ERR_FORMAT, "%s: column %llu has no name (damaged?)", path, (unsigned long long)i);
+        if (n < 0)
+            return err_set(err, ERR_FORMAT, "%s: column %llu has no name (damaged?)", path, (unsigned long long)i);
         Status status = read_column(t, file, path, name, err);
         if (status) return status;
     }
@@ -201,7 +204,8 @@ Status table_read_h5(Table *t, const char *path, Err *err) {
     return status;
 }
 
-/* ---- CSV ---------------------------------------------------------------------------------------------------------- */
+/* ---- CSV ----------------------------------------------------------------------------------------------------------
+ */
 
 static void print_cell(FILE *f, const Column *c, int64_t row) {
     if (c->type == COLUMN_I64) fprintf(f, "%lld", (long long)((const int64_t *)c->data)[row]);

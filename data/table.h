@@ -5,22 +5,22 @@
 
 typedef enum { COLUMN_I64, COLUMN_U64, COLUMN_F64 } ColumnType;
 typedef struct {
-    char       name[64];
+    char name[64];
     ColumnType type;
-    void      *data; /* (n) */
+    void *data; /* (n) */
 } Column;
 typedef struct {
     int64_t n; /* rows */
-    int     n_columns;
+    int n_columns;
     Column *column;
-    int     n_attributes;
-    char  **attribute_name, **attribute;
+    int n_attributes;
+    char **attribute_name, **attribute;
 } Table;
 
-void   table_init(Table *t, int64_t n);
-void  *table_add(Table *t, const char *name, ColumnType type); /* zeroed (n) data, owned by the table */
-void   table_set(Table *t, const char *name, const char *text);
-void   table_free(Table *t);
+void table_init(Table *t, int64_t n);
+void *table_add(Table *t, const char *name, ColumnType type); /* zeroed (n) data, owned by the table */
+void table_set(Table *t, const char *name, const char *text);
+void table_free(Table *t);
 const void *table_get(const Table *t, const char *name, ColumnType type); /* NULL: no such column of that type */
 const char *table_attribute(const Table *t, const char *name);            /* NULL: none */
 

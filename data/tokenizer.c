@@ -1,5 +1,5 @@
-/* tokenizer.c - see tokenizer.h.  Survey (who is there), fit (train patients), emit (everybody, in dataset order): three
- * passes over the events, and no memory that grows with them but a few words a patient. */
+/* tokenizer.c - see tokenizer.h.  Survey (who is there), fit (train patients), emit (everybody, in dataset order):
+ * three passes over the events, and no memory that grows with them but a few words a patient. */
 #include "data/tokenizer.h"
 #include "data/linkage.h"
 #include "data/oracle.h"
@@ -13,23 +13,24 @@
 
 typedef struct {
     const TokenizeOptions *o;
-    TokenizeReport        *r;
-    EventFile   f;
-    Cohort      cohort;
-    Vocabulary  v;
-    TokenMap    map;
-    OracleFile  oracle;
-    Groups      groups;
-    Timeline    timeline;
+    TokenizeReport *r;
+    EventFile f;
+    Cohort cohort;
+    Vocabulary v;
+    TokenMap map;
+    OracleFile oracle;
+    Groups groups;
+    Timeline timeline;
     SplitShards shards[SPLIT_COUNT];
-    Table       linkage;
-    uint8_t    *key;
-    size_t      key_size;
-    int64_t    *excluded, n_excluded;
-    char       *tmp, *deidentification, edges_sha256[65], replaced[65]; /* replaced: the dataset in our place, "" = none */
+    Table linkage;
+    uint8_t *key;
+    size_t key_size;
+    int64_t *excluded, n_excluded;
+    char *tmp, *deidentification, edges_sha256[65], replaced[65]; /* replaced: the dataset in our place, "" = none */
 } Run;
 
-/* ---- vocabulary --------------------------------------------------------------------------------------------------------- */
+/* ---- vocabulary
+ * --------------------------------------------------------------------------------------------------------- */
 
 /* Codes become tokens and JSON: they must be text. */
 static Status check_codes(const EventFile *f, Err *err) {
@@ -39,8 +40,8 @@ static Status check_codes(const EventFile *f, Err *err) {
         for (const char *s = f->codes[c]; *s; s++) bad |= (unsigned char)*s < 0x20 || *s == 0x7f;
         json_decref(text);
         if (bad)
-            return err_set(err, ERR_FORMAT, "%s: code %lld is not printable UTF-8 text; import the records again", f->path,
-                           (long long)c);
+            return err_set(err, ERR_FORMAT, "%s: code %lld is not printable UTF-8 text; import the records again",
+                           f->path, (long long)c);
     }
     return OK;
 }
@@ -57,7 +58,8 @@ static Status static_names(const TokenizeOptions *o, const EventFile *f, char *t
     if (*n > MAX) return err_set(err, ERR_USAGE, "--static takes at most %d names", MAX);
     for (int i = 0; i < *n; i++) {
         if (strlen(name[i]) > 60 || strchr(name[i], '/'))
-            return err_set(err, ERR_USAGE, "--static %s: the part before // of static codes was expected, such as SEX", name[i]);
+            return err_set(err, ERR_USAGE, "--static %s: the part before // of static codes was expected, such as SEX",
+                           name[i]);
         for (int k = 0; k < i; k++)
             if (!strcmp(name[i], name[k])) return err_set(err, ERR_USAGE, "--static names %s twice", name[i]);
         char *prefix = xasprintf("%s//", name[i]);
@@ -126,7 +128,8 @@ static Status check_floor(Run *run, Err *err) {
         for (int w = ORACLE_LAB; w < ORACLE_LAB + ORACLE_LABS && r->floor_valid; w++) {
             OracleItem item = oracle_item(w);
             const VocabEdges *e = vocabulary_edges(&run->v, item.code, item.unit);
-            if (e && e->n == ORACLE_LEVELS - 1 && !memcmp(e->edge, item.edges, (size_t)e->n * sizeof *e->edge)) continue;
+            if (e && e->n == ORACLE_LEVELS - 1 && !memcmp(e->edge, item.edges, (size_t)e->n * sizeof *e->edge))
+                continue;
             r->floor_valid = 0;
             snprintf(r->floor_reason, sizeof r->floor_reason, "the value edges of %s are not the law's", item.code);
         }
@@ -134,11 +137,12 @@ static Status check_floor(Run *run, Err *err) {
     return oracle_file_open(&run->oracle, run->o->events, run->f.n_patients, run->f.n_events, err);
 }
 
-/* ---- emission ------------------------------------------------------------------------------------------------------------- */
+/* ---- emission
+ * ------------------------------------------------------------------------------------------------------------- */
 
 typedef struct {
     uint64_t *key;
-    int64_t  *subject, *split, *patient_row, *origin;
+    int64_t *subject, *split, *patient_row, *origin;
 } LinkageColumns;
 
 static LinkageColumns linkage_init(Run *run) {
@@ -163,8 +167,8 @@ static Status emit_patient(Run *run, int64_t place, int64_t at, const LinkageCol
     for (int k = 0; k < KIND_COUNT; k++) before += r->counts.events[k];
     Status status = event_file_patient(&run->f, row, &p, err);
     if (!status)
-        status = timeline_build(t, &run->map, &p, r->oracle ? &run->oracle : NULL, r->oracle ? run->oracle.index[row] : TIME_NONE,
-                                &r->counts, err);
+        status = timeline_build(t, &run->map, &p, r->oracle ? &run->oracle : NULL,
+                                r->oracle ? run->oracle.index[row] : TIME_NONE, &r->counts, err);
     if (status) return status;
     if (t->floor_broken && r->floor_valid) {
         r->floor_valid = 0;
@@ -202,7 +206,8 @@ static Status emit(Run *run, Err *err) {
     return status;
 }
 
-/* ---- drift ------------------------------------------------------------------------------------------------------------------ */
+/* ---- drift
+ * ------------------------------------------------------------------------------------------------------------------ */
 
 /* sum (o - e) ln(o / e) over the levels: the usual reading is below 0.1 stable, above 0.25 shifted. */
 static double stability_index(const UnitLevels *l, int64_t n) {
@@ -223,11 +228,13 @@ static void measure_drift(Run *run) {
             for (int k = 0; k <= l->edges->n; k++) n += l->seen[k];
             if (!l->edges->share || n < DRIFT_MIN_VALUES) continue;
             r->drift = xrealloc(r->drift, (size_t)(r->n_drift + 1) * sizeof *r->drift);
-            r->drift[r->n_drift++] = (Drift){xstrdup(l->edges->code), xstrdup(l->edges->unit), n, stability_index(l, n)};
+            r->drift[r->n_drift++] =
+                (Drift){xstrdup(l->edges->code), xstrdup(l->edges->unit), n, stability_index(l, n)};
         }
 }
 
-/* ---- the whole ---------------------------------------------------------------------------------------------------------------- */
+/* ---- the whole
+ * ---------------------------------------------------------------------------------------------------------------- */
 
 static Status write_text(const char *folder, const char *name, const char *text, size_t size, Err *err) {
     char *path = xasprintf("%s/%s", folder, name);

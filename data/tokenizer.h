@@ -1,5 +1,5 @@
-/* tokenizer.h - from an events file to a dataset folder: splits, vocabulary, shards, dataset.json, and the linkage table
- * that stays with the steward.  The same input and options give the same bytes. */
+/* tokenizer.h - from an events file to a dataset folder: splits, vocabulary, shards, dataset.json, and the linkage
+ * table that stays with the steward.  The same input and options give the same bytes. */
 #ifndef EHR_DATA_TOKENIZER_H
 #define EHR_DATA_TOKENIZER_H
 #include "data/tokenizer_split.h"
@@ -9,39 +9,40 @@ enum { DRIFT_MIN_VALUES = 100 };
 
 typedef struct {
     const char *events, *out;
-    const char *vocabulary; /* NULL: fitted on the train split; a vocabulary.json or a folder that has one: applied unchanged */
-    const char *edges;      /* NULL: deciles only; a file of decision thresholds */
-    const char *statics;    /* "SEX,RACE"; NULL: SEX, and RACE if the events have it */
-    int         separate_values;
-    int         age_bin_years;
-    int64_t     min_patients; /* 0: min(11, max(1, 1% of the train patients)) */
-    const char *split;        /* NULL, "patient", "given", "time:DATE", "site:COLUMN" (tokenizer_split.h) */
+    const char *
+        vocabulary; /* NULL: fitted on the train split; a vocabulary.json or a folder that has one: applied unchanged */
+    const char *edges;   /* NULL: deciles only; a file of decision thresholds */
+    const char *statics; /* "SEX,RACE"; NULL: SEX, and RACE if the events have it */
+    int separate_values;
+    int age_bin_years;
+    int64_t min_patients;                /* 0: min(11, max(1, 1% of the train patients)) */
+    const char *split;                   /* NULL, "patient", "given", "time:DATE", "site:COLUMN" (tokenizer_split.h) */
     const char *key_file, *exclude_file; /* NULL: none */
-    int64_t     seed, shard_size;
-    int         overwrite;
-    FILE       *progress;
+    int64_t seed, shard_size;
+    int overwrite;
+    FILE *progress;
 } TokenizeOptions;
 
 typedef struct {
-    char   *code, *unit;
-    int64_t n;   /* values */
-    double  psi; /* population stability index of the value levels, against where the vocabulary was fitted */
+    char *code, *unit;
+    int64_t n;  /* values */
+    double psi; /* population stability index of the value levels, against where the vocabulary was fitted */
 } Drift;
 
 typedef struct {
-    char     source[32], split_method[200], vocabulary_sha256[65], floor_reason[256], linkage[1024];
-    int64_t  min_patients; /* 0 with a frozen vocabulary */
-    int64_t  n_patients[SPLIT_COUNT], n_events[SPLIT_COUNT], n_tokens[SPLIT_COUNT];
-    int64_t  n_untimed, n_no_site, n_excluded;
-    int      n_vocabulary, tokens_by_kind[7]; /* TokenKind */
-    int      oracle, floor_valid, separate_values;
+    char source[32], split_method[200], vocabulary_sha256[65], floor_reason[256], linkage[1024];
+    int64_t min_patients; /* 0 with a frozen vocabulary */
+    int64_t n_patients[SPLIT_COUNT], n_events[SPLIT_COUNT], n_tokens[SPLIT_COUNT];
+    int64_t n_untimed, n_no_site, n_excluded;
+    int n_vocabulary, tokens_by_kind[7]; /* TokenKind */
+    int oracle, floor_valid, separate_values;
     TokenizeCounts counts;
-    int      n_drift;
-    Drift   *drift; /* by code; frozen vocabularies that recorded their shares only */
+    int n_drift;
+    Drift *drift; /* by code; frozen vocabularies that recorded their shares only */
 } TokenizeReport;
 
 Status tokenize_events(const TokenizeOptions *o, TokenizeReport *r, Err *err);
-void   tokenize_report_free(TokenizeReport *r);
+void tokenize_report_free(TokenizeReport *r);
 /* The share of events of a kind that became UNKNOWN//kind. */
 double tokenize_unknown_share(const TokenizeCounts *c, int kind);
 

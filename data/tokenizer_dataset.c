@@ -8,10 +8,11 @@
 #include <string.h>
 #include <unistd.h>
 
-/* ---- subgroups --------------------------------------------------------------------------------------------------------- */
+/* ---- subgroups
+ * --------------------------------------------------------------------------------------------------------- */
 
 static const char *const AGE_LABEL[] = {"UNKNOWN", "0-17", "18-39", "40-64", "65-79", "80+"};
-static const int         AGE_FROM[] = {0, 0, 18, 40, 65, 80};
+static const int AGE_FROM[] = {0, 0, 18, 40, 65, 80};
 enum { AGE_LABELS = 6 };
 
 static void add_label(Groups *g, int group, const char *text) {
@@ -63,7 +64,8 @@ void groups_of(const Groups *g, const Timeline *t, int n_static, uint8_t *out) {
     out[n_static] = (uint8_t)age;
 }
 
-/* ---- shards --------------------------------------------------------------------------------------------------------------- */
+/* ---- shards
+ * --------------------------------------------------------------------------------------------------------------- */
 
 static char *entry_path(const SplitShards *s, const ShardEntry *e) { return xasprintf("%s/%s", s->folder, e->name); }
 
@@ -81,8 +83,9 @@ Status split_shards_close(SplitShards *s, Err *err) {
 
 Status split_shards_add(SplitShards *s, uint64_t key, const Timeline *t, const uint8_t *group, Err *err) {
     int64_t bytes_a_token = (s->wide ? 4 : 2) + 4 + (s->oracle ? 4 : 0);
-    Status  status = OK;
-    if (s->writer && shard_writer_tokens(s->writer) * bytes_a_token >= s->shard_size) status = split_shards_close(s, err);
+    Status status = OK;
+    if (s->writer && shard_writer_tokens(s->writer) * bytes_a_token >= s->shard_size)
+        status = split_shards_close(s, err);
     if (!status && !s->writer) {
         s->entry = xrealloc(s->entry, (size_t)(s->n + 1) * sizeof *s->entry);
         ShardEntry *e = &s->entry[s->n];
@@ -95,8 +98,8 @@ Status split_shards_add(SplitShards *s, uint64_t key, const Timeline *t, const u
     }
     if (!status) {
         s->entry[s->n - 1].patients++;
-        status = shard_writer_patient(s->writer, key, t->tokens, t->minutes, t->n, t->statics, group, t->observation_end,
-                                      s->oracle ? t->logp : NULL, err);
+        status = shard_writer_patient(s->writer, key, t->tokens, t->minutes, t->n, t->statics, group,
+                                      t->observation_end, s->oracle ? t->logp : NULL, err);
     }
     return status;
 }
@@ -107,7 +110,8 @@ void split_shards_free(SplitShards *s) {
     *s = (SplitShards){0};
 }
 
-/* ---- dataset.json ---------------------------------------------------------------------------------------------------------- */
+/* ---- dataset.json
+ * ---------------------------------------------------------------------------------------------------------- */
 
 char *deidentification_format(const TokenizeReport *r, int own_key) {
     json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:s}", "level", r->oracle ? "synthetic" : "structural", "time",
@@ -121,7 +125,8 @@ char *deidentification_format(const TokenizeReport *r, int own_key) {
     return text;
 }
 
-static json_t *settings_json(const TokenizeOptions *o, const TokenizeReport *r, const Vocabulary *v, const char *edges_sha256) {
+static json_t *settings_json(const TokenizeOptions *o, const TokenizeReport *r, const Vocabulary *v,
+                             const char *edges_sha256) {
     json_t *s = json_object(), *statics = json_array();
     json_object_set_new(s, "values", json_string(v->separate_values ? "separate" : "fused"));
     json_object_set_new(s, "age_bin_years", json_integer(v->age_bin_years));
@@ -145,8 +150,9 @@ static json_t *splits_json(const TokenizeReport *r, const SplitShards *shards) {
         json_object_set_new(o, "tokens", json_integer(r->n_tokens[split]));
         for (int i = 0; i < shards[split].n; i++) {
             const ShardEntry *e = &shards[split].entry[i];
-            json_array_append_new(list, json_pack("{s:s, s:I, s:I, s:s}", "file", e->name, "patients", (json_int_t)e->patients,
-                                                  "tokens", (json_int_t)e->tokens, "sha256", e->sha256));
+            json_array_append_new(list, json_pack("{s:s, s:I, s:I, s:s}", "file", e->name, "patients",
+                                                  (json_int_t)e->patients, "tokens", (json_int_t)e->tokens, "sha256",
+                                                  e->sha256));
         }
         json_object_set_new(o, "shards", list);
         json_object_set_new(all, split_name(split), o);
@@ -178,7 +184,7 @@ static json_t *statistics_json(const TokenizeReport *r) {
     json_object_set_new(o, "kinds", kinds);
     struct {
         const char *name;
-        int64_t     n;
+        int64_t n;
     } const row[] = {{"values", c->values},
                      {"values_in_levels", c->leveled},
                      {"events_after_death_dropped", c->after_death},
@@ -209,7 +215,8 @@ static json_t *vocabulary_json(const TokenizeOptions *o, const TokenizeReport *r
 }
 
 char *dataset_json_format(const TokenizeOptions *o, const TokenizeReport *r, const EventFile *f, const Vocabulary *v,
-                          const Groups *g, const SplitShards *shards, const char *deidentification, const char *edges_sha256) {
+                          const Groups *g, const SplitShards *shards, const char *deidentification,
+                          const char *edges_sha256) {
     json_t *root = json_pack("{s:s, s:i}", "format", "ehr.c dataset", "format_version", 1);
     json_object_set_new(root, "source", json_string(f->source));
     json_object_set_new(root, "events_sha256", json_string(f->sha256));
@@ -222,8 +229,8 @@ char *dataset_json_format(const TokenizeOptions *o, const TokenizeReport *r, con
     if (r->n_drift) {
         json_t *list = json_array();
         for (int i = 0; i < r->n_drift; i++)
-            json_array_append_new(list, json_pack("{s:s, s:s, s:I, s:f}", "code", r->drift[i].code, "unit", r->drift[i].unit,
-                                                  "values", (json_int_t)r->drift[i].n, "psi",
+            json_array_append_new(list, json_pack("{s:s, s:s, s:I, s:f}", "code", r->drift[i].code, "unit",
+                                                  r->drift[i].unit, "values", (json_int_t)r->drift[i].n, "psi",
                                                   round(1e4 * r->drift[i].psi) / 1e4));
         json_object_set_new(root, "drift", list);
     }
@@ -235,7 +242,8 @@ char *dataset_json_format(const TokenizeOptions *o, const TokenizeReport *r, con
     return text;
 }
 
-/* ---- the folder -------------------------------------------------------------------------------------------------------------- */
+/* ---- the folder
+ * -------------------------------------------------------------------------------------------------------------- */
 
 /* What a dataset folder may hold; anything else is somebody's, and stays. */
 static int ours(const char *name) {
@@ -258,8 +266,8 @@ static void remove_folder(const char *path) {
 
 static int is_dataset(const char *path) {
     char *name = xasprintf("%s/dataset.json", path), *text = NULL;
-    Err   ignored;
-    int   found = !file_read(name, 64 << 20, &text, NULL, &ignored) && strstr(text, "\"ehr.c dataset\"");
+    Err ignored;
+    int found = !file_read(name, 64 << 20, &text, NULL, &ignored) && strstr(text, "\"ehr.c dataset\"");
     free(text);
     free(name);
     return found;

@@ -1,7 +1,7 @@
 /* tokenizer_fit.c - see tokenizer_fit.h.
  *
- * Privacy and statistics ask the same of a token: that enough different patients stand behind it.  So codes hold sets of
- * patients, not counts; a code without enough hands its set to the code above it, and children pool there until they
+ * Privacy and statistics ask the same of a token: that enough different patients stand behind it.  So codes hold sets
+ * of patients, not counts; a code without enough hands its set to the code above it, and children pool there until they
  * have enough together. */
 #include "data/tokenizer_fit.h"
 #include "data/intern.h"
@@ -14,42 +14,43 @@
 enum { FUSED_LEVELS_MAX = 16, SEPARATE_LEVELS_MAX = 10, GAPS_ENOUGH = 64, CHAIN_MAX = 64, AGE_TOP = 90 };
 
 typedef struct {
-    uint32_t    code;
-    uint16_t    unit;
-    int32_t     next; /* pair of the same code, -1: last */
-    PatientSet  patients;
+    uint32_t code;
+    uint16_t unit;
+    int32_t next; /* pair of the same code, -1: last */
+    PatientSet patients;
     ValueSample sample;
     FittedEdges edges;
 } ValuePair;
 
 typedef struct {
     PatientSet any, plain, lt, gt;
-    int32_t    first_pair;
+    int32_t first_pair;
 } CodeFit;
 
 typedef struct {
-    EventFile        *f;
+    EventFile *f;
     const FitOptions *o;
-    uint32_t    enough;
-    CodeFit    *code; /* (f->n_codes) */
-    int         n_pairs, pair_capacity;
-    ValuePair  *pair;
+    uint32_t enough;
+    CodeFit *code; /* (f->n_codes) */
+    int n_pairs, pair_capacity;
+    ValuePair *pair;
     ValueSample gap[GAP_BINS];
-    PatientSet  lt, gt; /* of all codes, for separate values */
+    PatientSet lt, gt; /* of all codes, for separate values */
 
-    Intern      nodes;   /* the file's codes by their own ids, then their ancestors */
-    uint32_t    n_rows, node_capacity;
-    int32_t    *parent;  /* -1: none */
-    uint8_t    *kind;
-    PatientSet *set;     /* patients whose events the node's own token stands for */
-    int32_t    *forward; /* node whose token stands for it: itself, an ancestor, -1: UNKNOWN */
+    Intern nodes; /* the file's codes by their own ids, then their ancestors */
+    uint32_t n_rows, node_capacity;
+    int32_t *parent; /* -1: none */
+    uint8_t *kind;
+    PatientSet *set;  /* patients whose events the node's own token stands for */
+    int32_t *forward; /* node whose token stands for it: itself, an ancestor, -1: UNKNOWN */
 
-    Vocabulary  v; /* under construction */
-    char      **band;
-    int         token_capacity;
+    Vocabulary v; /* under construction */
+    char **band;
+    int token_capacity;
 } Fit;
 
-/* ---- collecting --------------------------------------------------------------------------------------------------------- */
+/* ---- collecting
+ * --------------------------------------------------------------------------------------------------------- */
 
 static ValuePair *pair_of(Fit *fit, uint32_t code, uint16_t unit) {
     for (int32_t i = fit->code[code].first_pair; i >= 0; i = fit->pair[i].next)
@@ -113,7 +114,8 @@ static Status collect(Fit *fit, const Cohort *cohort, FILE *out, Err *err) {
     return OK;
 }
 
-/* ---- values --------------------------------------------------------------------------------------------------------------- */
+/* ---- values
+ * --------------------------------------------------------------------------------------------------------------- */
 
 static int limit_has_token(const Fit *fit, const PatientSet *s) { return s->count >= fit->enough; }
 
@@ -127,7 +129,8 @@ static void fit_values(Fit *fit) {
             ValuePair *p = &fit->pair[i];
             const char *unit = fit->f->units[p->unit];
             if (p->patients.count >= fit->enough)
-                edges_fit(&p->edges, &p->sample, edge_rules_find(fit->o->rules, fit->f->codes[c], unit), fit->enough, max_levels);
+                edges_fit(&p->edges, &p->sample, edge_rules_find(fit->o->rules, fit->f->codes[c], unit), fit->enough,
+                          max_levels);
             if (!p->edges.n) patient_set_merge(&code->plain, &p->patients, fit->enough);
             any_edges |= p->edges.n > 0;
             sample_free(&p->sample);
@@ -138,7 +141,8 @@ static void fit_values(Fit *fit) {
     }
 }
 
-/* ---- roll-up ---------------------------------------------------------------------------------------------------------------- */
+/* ---- roll-up
+ * ---------------------------------------------------------------------------------------------------------------- */
 
 /* Rows for all nodes there are; a new one takes the kind of the child that named it. */
 static void node_rows(Fit *fit, int kind) {
@@ -150,7 +154,8 @@ static void node_rows(Fit *fit, int kind) {
     }
     for (; fit->n_rows < n; fit->n_rows++) {
         fit->parent[fit->n_rows] = -1;
-        fit->kind[fit->n_rows] = (uint8_t)(fit->n_rows < (uint32_t)fit->f->n_codes ? fit->f->code_kind[fit->n_rows] : kind);
+        fit->kind[fit->n_rows] =
+            (uint8_t)(fit->n_rows < (uint32_t)fit->f->n_codes ? fit->f->code_kind[fit->n_rows] : kind);
     }
 }
 
@@ -214,7 +219,8 @@ static int32_t token_node(const Fit *fit, int32_t i) {
     return i;
 }
 
-/* ---- writing down -------------------------------------------------------------------------------------------------------- */
+/* ---- writing down
+ * -------------------------------------------------------------------------------------------------------- */
 
 static VocabToken *add_token(Fit *fit, const char *code, int kind, int event_kind, uint32_t patients) {
     Vocabulary *v = &fit->v;
@@ -279,8 +285,7 @@ static void add_gaps(Fit *fit) {
     for (int b = 0; b < GAP_TOKENS; b++) {
         add_token(fit, GAP_NAME[b], TOKEN_GAP, -1, 0);
         double lo = GAP_MINUTES[b], hi = b < GAP_BINS ? GAP_MINUTES[b + 1] : lo, *q = v->gap_quantile[b];
-        if (b < GAP_BINS && fit->gap[b].n >= GAPS_ENOUGH)
-            sample_quantiles(&fit->gap[b], q, GAP_QUANTILES);
+        if (b < GAP_BINS && fit->gap[b].n >= GAPS_ENOUGH) sample_quantiles(&fit->gap[b], q, GAP_QUANTILES);
         else
             for (int i = 0; i < GAP_QUANTILES; i++) q[i] = lo + (i + 0.5) / GAP_QUANTILES * (hi - lo);
     }
@@ -312,7 +317,8 @@ static void add_levels(Fit *fit, const ValuePair *p, int main_unit) {
     Vocabulary *v = &fit->v;
     VocabEdges *e = &v->edges[v->n_edges++];
     int n = p->edges.n;
-    *e = (VocabEdges){xstrdup(code), xstrdup(unit), n, xcalloc((size_t)n, sizeof(double)), xcalloc((size_t)n + 1, sizeof(double))};
+    *e = (VocabEdges){xstrdup(code), xstrdup(unit), n, xcalloc((size_t)n, sizeof(double)),
+                      xcalloc((size_t)n + 1, sizeof(double))};
     memcpy(e->edge, p->edges.edge, (size_t)n * sizeof(double));
     memcpy(e->share, p->edges.share, ((size_t)n + 1) * sizeof(double));
     for (int k = 0; k <= n && !fit->o->separate_values; k++) {
@@ -375,8 +381,8 @@ static void add_events(Fit *fit) {
     free(by_rank);
 }
 
-/* Only codes that an ancestor stands for: that a code is UNKNOWN needs no entry, and rare codes outside any hierarchy may
- * be anything, also an identifier. */
+/* Only codes that an ancestor stands for: that a code is UNKNOWN needs no entry, and rare codes outside any hierarchy
+ * may be anything, also an identifier. */
 static void add_rollup(Fit *fit) {
     Vocabulary *v = &fit->v;
     v->rollup_from = xcalloc((size_t)fit->f->n_codes, sizeof *v->rollup_from);
@@ -400,15 +406,17 @@ static Status write_down(Fit *fit, const Cohort *cohort, char **json, Err *err) 
     add_token(fit, "RECORD_CONTINUES", TOKEN_SPECIAL, -1, 0);
     add_statics(fit);
     if (v->n > UINT16_MAX)
-        return err_set(err, ERR_USAGE, "--static gives %d different tokens, at most 65,535 fit: name columns with fewer values",
+        return err_set(err, ERR_USAGE,
+                       "--static gives %d different tokens, at most 65,535 fit: name columns with fewer values",
                        v->n - 3);
     add_ages(fit);
     add_gaps(fit);
     if (v->separate_values) add_value_tokens(fit);
     add_events(fit);
     add_rollup(fit);
-    char *fitted_on = xasprintf("{\"events_sha256\": \"%s\", \"train_patients\": %lld, \"min_patients\": %lld}", fit->f->sha256,
-                                (long long)cohort->n_split[SPLIT_TRAIN], (long long)fit->o->min_patients);
+    char *fitted_on =
+        xasprintf("{\"events_sha256\": \"%s\", \"train_patients\": %lld, \"min_patients\": %lld}", fit->f->sha256,
+                  (long long)cohort->n_split[SPLIT_TRAIN], (long long)fit->o->min_patients);
     *json = vocabulary_format(v, (const char *const *)fit->band, fitted_on);
     free(fitted_on);
     return OK;
@@ -441,7 +449,8 @@ static void fit_close(Fit *fit) {
 
 Status vocabulary_fit(char **json, EventFile *f, const Cohort *c, const FitOptions *o, FILE *progress, Err *err) {
     *json = NULL;
-    if (o->min_patients > UINT32_MAX / 2) return err_set(err, ERR_USAGE, "--min-patients %lld is too large", (long long)o->min_patients);
+    if (o->min_patients > UINT32_MAX / 2)
+        return err_set(err, ERR_USAGE, "--min-patients %lld is too large", (long long)o->min_patients);
     Fit fit = {.f = f, .o = o, .enough = (uint32_t)o->min_patients};
     fit.code = xcalloc((size_t)f->n_codes, sizeof *fit.code);
     for (int64_t i = 0; i < f->n_codes; i++) fit.code[i].first_pair = -1;

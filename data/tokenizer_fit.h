@@ -7,10 +7,10 @@
 
 typedef struct {
     int64_t min_patients; /* >= 1: distinct train patients behind every event token */
-    int     separate_values;
-    int     age_bin_years; /* 1 or 5 */
-    int     n_static;
-    char  **static_name;
+    int separate_values;
+    int age_bin_years; /* 1 or 5 */
+    int n_static;
+    char **static_name;
     const EdgeRules *rules;
 } FitOptions;
 

@@ -10,7 +10,7 @@ enum { BALANCE_BELOW = 30 };
 
 typedef struct {
     uint64_t hash;
-    int64_t  subject, row;
+    int64_t subject, row;
 } Ranked;
 
 static int compare_ranked(const void *a, const void *b) {
@@ -51,7 +51,8 @@ static void deal(Cohort *c, Ranked *r, int64_t n, double tuning, double held_out
         count[split]++;
     }
     int64_t splits = held_out > 0 ? 3 : 2;
-    if (n >= BALANCE_BELOW && count[SPLIT_TRAIN] && count[SPLIT_TUNING] && (splits == 2 || count[SPLIT_HELD_OUT])) return;
+    if (n >= BALANCE_BELOW && count[SPLIT_TRAIN] && count[SPLIT_TUNING] && (splits == 2 || count[SPLIT_HELD_OUT]))
+        return;
     int64_t n_tuning = 0, n_held_out = 0;
     if (n >= splits) {
         n_tuning = (int64_t)((double)n * tuning + 0.5);
@@ -69,9 +70,9 @@ enum { NO_SITE = -1 };
 typedef struct {
     int64_t *first_us; /* (n_rows) available time of the first timed event, TIME_NONE: none, or not to be kept */
     uint8_t *given;    /* (n_rows) the source's own split */
-    int64_t  n_given;
-    char     column[64]; /* "CARE_SITE//" of a split by site, else "" */
-    int64_t *site;       /* (n_rows) code that says where the patient belongs; NO_SITE: none, or several */
+    int64_t n_given;
+    char column[64]; /* "CARE_SITE//" of a split by site, else "" */
+    int64_t *site;   /* (n_rows) code that says where the patient belongs; NO_SITE: none, or several */
 } Survey;
 
 static int compare_i64(const void *a, const void *b) {
@@ -140,21 +141,20 @@ static Status split_by_time(Cohort *c, const Survey *s, Ranked *ranked, int64_t 
     Status status = parse_date(date, &cut, err);
     if (status) return status;
     for (int64_t i = 0; i < n; i++) {
-        if (s->first_us[ranked[i].row] >= cut)
-            c->split[ranked[i].row] = SPLIT_HELD_OUT;
-        else
-            ranked[kept++] = ranked[i];
+        if (s->first_us[ranked[i].row] >= cut) c->split[ranked[i].row] = SPLIT_HELD_OUT;
+        else ranked[kept++] = ranked[i];
     }
     deal(c, ranked, kept, 0.1, 0);
     return OK;
 }
 
-/* ---- whole sites ------------------------------------------------------------------------------------------------------ */
+/* ---- whole sites
+ * ------------------------------------------------------------------------------------------------------ */
 
 typedef struct {
     uint64_t hash;
-    int64_t  code, patients;
-    int      held_out;
+    int64_t code, patients;
+    int held_out;
 } Site;
 
 static int compare_sites(const void *a, const void *b) {
@@ -189,11 +189,12 @@ static Status site_column(Survey *s, const EventFile *f, const char *spec, Err *
             snprintf(there + used, sizeof there - used, "%s%.*s", used ? ", " : "", (int)name, f->codes[c]);
         last = f->codes[c];
     }
-    return err_set(err, ERR_USAGE, "--split site:%s: %s has no static code %.*s//...; there are %s", spec, f->path, (int)n, spec,
-                   there[0] ? there : "none");
+    return err_set(err, ERR_USAGE, "--split site:%s: %s has no static code %.*s//...; there are %s", spec, f->path,
+                   (int)n, spec, there[0] ? there : "none");
 }
 
-/* About a tenth of the patients, by whole sites in the order of their hash; when all sites are larger, the smallest one. */
+/* About a tenth of the patients, by whole sites in the order of their hash; when all sites are larger, the smallest
+ * one. */
 static void sites_choose(Site *site, int64_t n, int64_t patients) {
     int64_t taken = 0, smallest = 0;
     qsort(site, (size_t)n, sizeof *site, compare_sites);
@@ -215,15 +216,17 @@ static Status sites_named(Site *site, int64_t n, const Survey *s, const EventFil
             if (strcmp(f->codes[site[i].code] + strlen(s->column), value)) continue;
             site[i].held_out = found = 1;
         }
-        if (!found) status = err_set(err, ERR_USAGE, "--split site:%s: no patient of %s has %s%s", spec, f->path, s->column, value);
+        if (!found)
+            status =
+                err_set(err, ERR_USAGE, "--split site:%s: no patient of %s has %s%s", spec, f->path, s->column, value);
     }
     free(copy);
     return status;
 }
 
 /* Whole sites are held out; the rest is dealt 90/10 by patient, as for time:DATE. */
-static Status split_by_site(Cohort *c, const Survey *s, const EventFile *f, Ranked *ranked, int64_t n, const CohortOptions *o,
-                            Err *err) {
+static Status split_by_site(Cohort *c, const Survey *s, const EventFile *f, Ranked *ranked, int64_t n,
+                            const CohortOptions *o, Err *err) {
     const char *spec = o->split + strlen("site:");
     int64_t *at = try_calloc((size_t)f->n_codes, sizeof *at), n_sites = 0, kept = 0;
     Site *site = try_calloc((size_t)f->n_codes, sizeof *site);
@@ -259,8 +262,9 @@ static Status assign(Cohort *c, const Survey *s, EventFile *f, const CohortOptio
     snprintf(c->method, sizeof c->method, "%.*s", (int)strcspn(split, "="), split);
     if (!strcmp(split, "given")) {
         if (s->n_given != c->n)
-            return err_set(err, ERR_USAGE, "--split given: %s names a split for %lld of %lld patients; use --split patient",
-                           f->path, (long long)s->n_given, (long long)c->n);
+            return err_set(err, ERR_USAGE,
+                           "--split given: %s names a split for %lld of %lld patients; use --split patient", f->path,
+                           (long long)s->n_given, (long long)c->n);
         for (int64_t row = 0; row < c->n_rows; row++)
             if (s->first_us[row] != TIME_NONE) c->split[row] = s->given[row];
         return OK;
@@ -269,16 +273,15 @@ static Status assign(Cohort *c, const Survey *s, EventFile *f, const CohortOptio
     if (!ranked) return err_set(err, ERR_NOMEM, "no memory to split %lld patients", (long long)c->n);
     int64_t n = 0;
     for (int64_t row = 0; row < c->n_rows; row++)
-        if (s->first_us[row] != TIME_NONE) ranked[n++] = (Ranked){subject_hash(o, c->subject[row], NULL), c->subject[row], row};
+        if (s->first_us[row] != TIME_NONE)
+            ranked[n++] = (Ranked){subject_hash(o, c->subject[row], NULL), c->subject[row], row};
     Status status = OK;
-    if (!strcmp(split, "patient"))
-        deal(c, ranked, n, 0.1, 0.1);
-    else if (!strncmp(split, "time:", 5))
-        status = split_by_time(c, s, ranked, n, split + 5, err);
-    else if (!strncmp(split, "site:", 5))
-        status = split_by_site(c, s, f, ranked, n, o, err);
+    if (!strcmp(split, "patient")) deal(c, ranked, n, 0.1, 0.1);
+    else if (!strncmp(split, "time:", 5)) status = split_by_time(c, s, ranked, n, split + 5, err);
+    else if (!strncmp(split, "site:", 5)) status = split_by_site(c, s, f, ranked, n, o, err);
     else
-        status = err_set(err, ERR_USAGE, "--split %s: patient, given, time:YYYY-MM-DD or site:COLUMN was expected", split);
+        status =
+            err_set(err, ERR_USAGE, "--split %s: patient, given, time:YYYY-MM-DD or site:COLUMN was expected", split);
     free(ranked);
     return status;
 }
@@ -306,7 +309,9 @@ static Status shuffle(Cohort *c, const CohortOptions *o, Err *err) {
 Status cohort_open(Cohort *c, EventFile *f, const CohortOptions *o, FILE *progress, Err *err) {
     *c = (Cohort){.n_rows = f->n_patients};
     size_t n = (size_t)f->n_patients;
-    Survey s = {.first_us = try_calloc(n, sizeof *s.first_us), .given = try_calloc(n, 1), .site = try_calloc(n, sizeof *s.site)};
+    Survey s = {.first_us = try_calloc(n, sizeof *s.first_us),
+                .given = try_calloc(n, 1),
+                .site = try_calloc(n, sizeof *s.site)};
     c->split = try_calloc(n, 1);
     c->subject = try_calloc(n, sizeof *c->subject);
     Status status = OK;
@@ -367,8 +372,9 @@ Status excluded_read(const char *path, int64_t **ids, int64_t *n, Err *err) {
         errno = 0;
         long long id = strtoll(word, &end, 10);
         if (*end || errno || strtok_r(NULL, " \t\r", &save)) {
-            status = err_set(err, ERR_FORMAT, "--exclude %s, line %lld: one subject id (an integer) a line was expected", path,
-                             (long long)line_no);
+            status =
+                err_set(err, ERR_FORMAT, "--exclude %s, line %lld: one subject id (an integer) a line was expected",
+                        path, (long long)line_no);
             break;
         }
         if (*n == capacity) *ids = xrealloc(*ids, (size_t)(capacity = 2 * capacity + 64) * sizeof **ids);

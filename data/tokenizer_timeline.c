@@ -8,7 +8,8 @@
 static const double YEAR_US = 365.25 * (double)US_PER_DAY;
 enum { AGE_CAP = 90, CHAIN_MAX = 64 };
 
-/* ---- walking --------------------------------------------------------------------------------------------------------- */
+/* ---- walking
+ * --------------------------------------------------------------------------------------------------------- */
 
 void walk_open(Walk *w, const EventFile *f, const EventPatient *p) {
     *w = (Walk){.f = f, .p = p, .origin_us = TIME_NONE};
@@ -32,8 +33,10 @@ Status walk_next(Walk *w, const Event **out, Err *err) {
         /* Unsigned: a hostile file may hold times whose difference overflows. */
         uint64_t minute = ((uint64_t)e->available - (uint64_t)w->origin_us) / US_PER_MINUTE;
         if (e->available < w->origin_us || minute > INT32_MAX)
-            return err_set(err, ERR_FORMAT, "%s: the record of patient row %lld spans more than 4,000 years: check its times "
-                           "with `ehr-data validate`", w->f->path, (long long)(w->p->first_event));
+            return err_set(err, ERR_FORMAT,
+                           "%s: the record of patient row %lld spans more than 4,000 years: check its times "
+                           "with `ehr-data validate`",
+                           w->f->path, (long long)(w->p->first_event));
         w->gap = (int32_t)minute - w->minute;
         w->minute = (int32_t)minute;
         w->dead = kind == KIND_DEATH;
@@ -49,7 +52,8 @@ int32_t gap_split(int32_t gap, int *bin) {
     return gap / longest;
 }
 
-/* ---- hierarchy ------------------------------------------------------------------------------------------------------- */
+/* ---- hierarchy
+ * ------------------------------------------------------------------------------------------------------- */
 
 static int structural_parent(const char *code, char *parent, size_t size) {
     const char *body = strstr(code, "//");
@@ -80,7 +84,8 @@ int code_parent(const EventFile *f, const char *code, char *parent, size_t size)
     return structural_parent(code, parent, size);
 }
 
-/* ---- map --------------------------------------------------------------------------------------------------------------- */
+/* ---- map
+ * --------------------------------------------------------------------------------------------------------------- */
 
 static int is_event_token(const Vocabulary *v, int id) {
     return id >= 0 && (v->token[id].kind == TOKEN_EVENT || v->token[id].kind == TOKEN_UNKNOWN);
@@ -88,19 +93,22 @@ static int is_event_token(const Vocabulary *v, int id) {
 
 static int compare_text(const void *key, const void *item) { return strcmp(key, *(char *const *)item); }
 
-/* Own token, else what the vocabulary says the code rolls up to, else the nearest ancestor with a token, else UNKNOWN. */
+/* Own token, else what the vocabulary says the code rolls up to, else the nearest ancestor with a token, else UNKNOWN.
+ */
 static void map_plain(const TokenMap *m, const char *code, int kind, CodeTokens *out) {
     const Vocabulary *v = m->v;
     int id = vocabulary_find(v, code);
     out->mapped = MAPPED_OWN;
     if (kind == KIND_DEATH) id = v->death;
     if (!is_event_token(v, id)) {
-        char **rolled = v->n_rollup ? bsearch(code, v->rollup_from, (size_t)v->n_rollup, sizeof *v->rollup_from, compare_text)
-                                    : NULL;
+        char **rolled = v->n_rollup
+                            ? bsearch(code, v->rollup_from, (size_t)v->n_rollup, sizeof *v->rollup_from, compare_text)
+                            : NULL;
         if (rolled) id = vocabulary_find(v, v->rollup_to[rolled - v->rollup_from]);
         char here[1024], up[1024];
         snprintf(here, sizeof here, "%s", code);
-        for (int step = 0; step < CHAIN_MAX && !is_event_token(v, id) && code_parent(m->f, here, up, sizeof up); step++) {
+        for (int step = 0; step < CHAIN_MAX && !is_event_token(v, id) && code_parent(m->f, here, up, sizeof up);
+             step++) {
             id = vocabulary_find(v, up);
             memcpy(here, up, sizeof here);
         }
@@ -135,7 +143,8 @@ static Status map_values(const TokenMap *m, const char *code, CodeTokens *out, c
         if (!e) continue;
         out->unit = xrealloc(out->unit, (size_t)(out->n_units + 1) * sizeof *out->unit);
         UnitLevels *l = &out->unit[out->n_units++];
-        *l = (UnitLevels){(uint16_t)u, e, xcalloc((size_t)e->n + 1, sizeof *l->token), xcalloc((size_t)e->n + 1, sizeof *l->seen)};
+        *l = (UnitLevels){(uint16_t)u, e, xcalloc((size_t)e->n + 1, sizeof *l->token),
+                          xcalloc((size_t)e->n + 1, sizeof *l->seen)};
         for (int k = 0; k <= e->n; k++) {
             char name[16];
             snprintf(name, sizeof name, "Q%d", k + 1);
@@ -157,8 +166,8 @@ static Status map_static(TokenMap *m, int64_t code, Err *err) {
         int id = vocabulary_find(v, text);
         if (id < 0 || v->token[id].kind != TOKEN_STATIC) id = m->static_unknown[s];
         if (id < 0)
-            return err_set(err, ERR_FORMAT, "%s: the vocabulary has neither a token %s nor %s//UNKNOWN", m->f->path, text,
-                           v->static_name[s]);
+            return err_set(err, ERR_FORMAT, "%s: the vocabulary has neither a token %s nor %s//UNKNOWN", m->f->path,
+                           text, v->static_name[s]);
         m->static_column[code] = s;
         m->static_token[code] = id;
     }
@@ -221,7 +230,8 @@ void token_map_close(TokenMap *m) {
     *m = (TokenMap){0};
 }
 
-/* ---- one patient ------------------------------------------------------------------------------------------------------- */
+/* ---- one patient
+ * ------------------------------------------------------------------------------------------------------- */
 
 void timeline_init(Timeline *t, const Vocabulary *v) {
     *t = (Timeline){.statics = xcalloc((size_t)v->n_static + 1, sizeof *t->statics)};
@@ -270,11 +280,11 @@ static int32_t value_token(CodeTokens *c, const Event *e) {
 /* What the oracle says of one event: log p of its gap tokens, of what happened, of its level. */
 typedef struct {
     const float *logp;
-    int64_t      n;
+    int64_t n;
 } EventLogp;
 
-static Status put_event(Timeline *t, TokenMap *m, const Walk *w, const Event *e, EventLogp oracle, TokenizeCounts *counts,
-                        Err *err) {
+static Status put_event(Timeline *t, TokenMap *m, const Walk *w, const Event *e, EventLogp oracle,
+                        TokenizeCounts *counts, Err *err) {
     CodeTokens *c = &m->code[e->code];
     int kind = m->f->code_kind[e->code], bin, mapped = c->mapped;
     int32_t long_gaps = gap_split(w->gap, &bin), previous = w->minute - w->gap;
@@ -282,8 +292,8 @@ static Status put_event(Timeline *t, TokenMap *m, const Walk *w, const Event *e,
     int32_t value = isnan(e->value) ? -1 : value_token(c, e);
     if (value >= 0 && !m->v->separate_values) mapped = MAPPED_OWN;
     if (c->plain < 0 && (value < 0 || m->v->separate_values))
-        return err_set(err, ERR_FORMAT, "the vocabulary has no token for code %s, nor UNKNOWN//%s", m->f->codes[e->code],
-                       event_kind_name(kind));
+        return err_set(err, ERR_FORMAT, "the vocabulary has no token for code %s, nor UNKNOWN//%s",
+                       m->f->codes[e->code], event_kind_name(kind));
     counts->events[kind]++;
     counts->mapped[kind][mapped]++;
     counts->values += !isnan(e->value);
@@ -310,7 +320,8 @@ static Status build_statics(Timeline *t, TokenMap *m, const EventPatient *p, int
     const Vocabulary *v = m->v;
     *birth_us = TIME_NONE;
     uint32_t have = 0;
-    for (int s = 0; s < v->n_static; s++) t->statics[s] = (uint16_t)(m->static_unknown[s] < 0 ? 0 : m->static_unknown[s]);
+    for (int s = 0; s < v->n_static; s++)
+        t->statics[s] = (uint16_t)(m->static_unknown[s] < 0 ? 0 : m->static_unknown[s]);
     for (int64_t i = 0; i < p->n; i++) {
         const Event *e = &p->event[i];
         int kind = m->f->code_kind[e->code], column = m->static_column[e->code];
@@ -345,7 +356,8 @@ static void build_age(Timeline *t, const TokenMap *m, int64_t birth_us, int64_t 
         counts->age_unknown++;
         return;
     }
-    double first = ((double)t->origin_us - (double)birth_us) / YEAR_US, last = ((double)last_us - (double)birth_us) / YEAR_US;
+    double first = ((double)t->origin_us - (double)birth_us) / YEAR_US,
+           last = ((double)last_us - (double)birth_us) / YEAR_US;
     if (first < 0) {
         counts->age_negative++;
         last -= first;

@@ -7,10 +7,12 @@
 #include <string.h>
 #include <strings.h>
 
-/* ---- patients -------------------------------------------------------------------------------------------------------- */
+/* ---- patients
+ * -------------------------------------------------------------------------------------------------------- */
 
 static void list_append(PatientSet *s, uint32_t patient) {
-    if ((s->count & (s->count - 1)) == 0) s->list = xrealloc(s->list, (size_t)(s->count ? 2 * s->count : 1) * sizeof *s->list);
+    if ((s->count & (s->count - 1)) == 0)
+        s->list = xrealloc(s->list, (size_t)(s->count ? 2 * s->count : 1) * sizeof *s->list);
     s->list[s->count++] = patient;
 }
 
@@ -53,7 +55,8 @@ void patient_set_free(PatientSet *s) {
     *s = (PatientSet){0};
 }
 
-/* ---- samples ----------------------------------------------------------------------------------------------------------- */
+/* ---- samples
+ * ----------------------------------------------------------------------------------------------------------- */
 
 void sample_add(ValueSample *s, float value, uint32_t patient) {
     int64_t at = s->seen++;
@@ -77,7 +80,7 @@ void sample_free(ValueSample *s) {
 }
 
 typedef struct {
-    float    value;
+    float value;
     uint32_t patient;
 } Item;
 
@@ -101,7 +104,8 @@ void sample_quantiles(const ValueSample *s, double *q, int n) {
     free(item);
 }
 
-/* ---- decision thresholds ------------------------------------------------------------------------------------------------- */
+/* ---- decision thresholds
+ * ------------------------------------------------------------------------------------------------- */
 
 static int compare_doubles(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
@@ -131,8 +135,8 @@ static double just_below(float t) {
     return strtod(text, NULL);
 }
 
-/* A value equal to an edge stays in the level below: right for "<=" and ">", and for "<" and ">=" the edge is the largest
- * float below the threshold. */
+/* A value equal to an edge stays in the level below: right for "<=" and ">", and for "<" and ">=" the edge is the
+ * largest float below the threshold. */
 static Status read_thresholds(const json_t *o, EdgeRule *r) {
     static const char *const key[] = {"lt", "le", "gt", "ge"};
     r->edge = xcalloc(FIT_EDGES_MAX, sizeof *r->edge);
@@ -163,10 +167,12 @@ Status edge_rules_load(EdgeRules *r, const char *path, Err *err) {
     const char *format = json_string_value(json_object_get(root, "format"));
     const json_t *list = json_object_get(root, "edges");
     size_t n = json_array_size(list);
-    if (!format || strcmp(format, "ehr.c value edges") || json_integer_value(json_object_get(root, "format_version")) != 1 ||
-        !json_is_array(list) || n > 65536) {
-        status = err_set(err, ERR_FORMAT, "%s: not a file of value edges: \"format\": \"ehr.c value edges\", "
-                         "\"format_version\": 1 and a list \"edges\" were expected", path);
+    if (!format || strcmp(format, "ehr.c value edges") ||
+        json_integer_value(json_object_get(root, "format_version")) != 1 || !json_is_array(list) || n > 65536) {
+        status = err_set(err, ERR_FORMAT,
+                         "%s: not a file of value edges: \"format\": \"ehr.c value edges\", "
+                         "\"format_version\": 1 and a list \"edges\" were expected",
+                         path);
     } else {
         r->rule = xcalloc(n, sizeof *r->rule);
     }
@@ -175,8 +181,10 @@ Status edge_rules_load(EdgeRules *r, const char *path, Err *err) {
         EdgeRule *rule = &r->rule[r->n++];
         if (read_texts(json_object_get(o, "codes"), &rule->code, &rule->n_codes) ||
             read_texts(json_object_get(o, "units"), &rule->unit, &rule->n_units) || read_thresholds(o, rule))
-            status = err_set(err, ERR_FORMAT, "%s: entry %zu of \"edges\" needs lists \"codes\", \"units\" and numbers in "
-                             "\"lt\", \"le\", \"gt\" or \"ge\"", path, i);
+            status = err_set(err, ERR_FORMAT,
+                             "%s: entry %zu of \"edges\" needs lists \"codes\", \"units\" and numbers in "
+                             "\"lt\", \"le\", \"gt\" or \"ge\"",
+                             path, i);
     }
     json_decref(root);
     if (status) edge_rules_free(r);
@@ -205,17 +213,18 @@ const EdgeRule *edge_rules_find(const EdgeRules *r, const char *code, const char
     return NULL;
 }
 
-/* ---- edges ------------------------------------------------------------------------------------------------------------- */
+/* ---- edges
+ * ------------------------------------------------------------------------------------------------------------- */
 
 /* A level while it is being merged: its patients, ascending. */
 typedef struct {
     uint32_t *patient;
-    int32_t   n, values;
+    int32_t n, values;
 } Level;
 
 typedef struct {
     double edge;
-    int    fixed; /* a decision threshold */
+    int fixed; /* a decision threshold */
 } Edge;
 
 static int compare_edge(const void *a, const void *b) {

@@ -7,26 +7,31 @@
 
 static const struct {
     const char *name;
-    int         severity;
+    int severity;
     const char *about;
 } finding_table[FIND_COUNT] = {
     [FIND_OPEN] = {"format.open", SEVERITY_ERROR, "it cannot be opened"},
     [FIND_EMPTY] = {"empty", SEVERITY_ERROR, "there are no patients or nothing happened to them"},
     [FIND_PATIENT_TWICE] = {"patient.twice", SEVERITY_ERROR, "a patient is there twice"},
-    [FIND_END_BEFORE_LAST] = {"observation_end.before_last", SEVERITY_ERROR, "something happens after the end of observation"},
-    [FIND_END_EQUALS_LAST] = {"observation_end.equals_last_event", SEVERITY_WARNING,
-                              "observation ends with the last event of most patients who did not die: censoring times look "
-                              "invented, and event rates will be overestimated; give the extract date when importing"},
+    [FIND_END_BEFORE_LAST] = {"observation_end.before_last", SEVERITY_ERROR,
+                              "something happens after the end of observation"},
+    [FIND_END_EQUALS_LAST] =
+        {"observation_end.equals_last_event", SEVERITY_WARNING,
+         "observation ends with the last event of most patients who did not die: censoring times look "
+         "invented, and event rates will be overestimated; give the extract date when importing"},
     [FIND_ORDER] = {"order", SEVERITY_ERROR, "a timeline is not in the order in which things became known"},
     [FIND_HASH] = {"hash.mismatch", SEVERITY_ERROR, "a file is not the one dataset.json describes (sha256)"},
-    [FIND_UNLISTED] = {"file.unlisted", SEVERITY_WARNING,
-                       "a file that dataset.json does not name: nothing says that it may be released (a linkage file?)"},
+    [FIND_UNLISTED] =
+        {"file.unlisted", SEVERITY_WARNING,
+         "a file that dataset.json does not name: nothing says that it may be released (a linkage file?)"},
     [FIND_CHECKSUM] = {"checksum.mismatch", SEVERITY_ERROR, "a block of tokens is damaged (crc32c)"},
-    [FIND_TWO_SPLITS] = {"patient.two_splits", SEVERITY_ERROR, "a patient is in two splits: what is held out leaks into training"},
+    [FIND_TWO_SPLITS] = {"patient.two_splits", SEVERITY_ERROR,
+                         "a patient is in two splits: what is held out leaks into training"},
     [FIND_SPLIT_EMPTY] = {"split.empty", SEVERITY_WARNING, "a split has no patients"},
     [FIND_PATIENT_EMPTY] = {"patient.empty", SEVERITY_WARNING, "a patient has no tokens"},
     [FIND_TOKEN_RANGE] = {"token.range", SEVERITY_ERROR, "a token id is beyond the vocabulary"},
-    [FIND_TOKEN_PREFIX] = {"token.prefix_only", SEVERITY_ERROR, "a token that belongs to the prefix stands inside a timeline"},
+    [FIND_TOKEN_PREFIX] = {"token.prefix_only", SEVERITY_ERROR,
+                           "a token that belongs to the prefix stands inside a timeline"},
     [FIND_AFTER_DEATH] = {"token.after_death", SEVERITY_ERROR, "a timeline goes on after death"},
     [FIND_STATIC] = {"static.kind", SEVERITY_ERROR, "a static column holds a token that is not static"},
     [FIND_GROUP] = {"group.code", SEVERITY_ERROR, "a subgroup code has no label in dataset.json"},
@@ -35,11 +40,13 @@ static const struct {
     [FIND_FIRST_MINUTE] = {"minutes.first", SEVERITY_WARNING, "the first event is not at minute 0"},
     [FIND_LOGP] = {"oracle.logp", SEVERITY_ERROR, "a log probability of the oracle is positive or infinite"},
     [FIND_AGE] = {"age.over_90", SEVERITY_WARNING, "an age beyond 90 is told, which identifies people"},
-    [FIND_DEIDENTIFICATION] = {"deidentification.missing", SEVERITY_WARNING, "nothing says how the records were de-identified"},
+    [FIND_DEIDENTIFICATION] = {"deidentification.missing", SEVERITY_WARNING,
+                               "nothing says how the records were de-identified"},
     [FIND_RECORD] = {"format.record", SEVERITY_ERROR, "a patient's record cannot be read"},
     [FIND_AVAILABLE] = {"available.before_time", SEVERITY_ERROR, "an event was known before it happened"},
     [FIND_BEFORE_BIRTH] = {"event.before_birth", SEVERITY_WARNING, "something happens before birth"},
-    [FIND_POSTHUMOUS] = {"event.after_death", SEVERITY_WARNING, "something happens after the day of death (tokenize drops it)"},
+    [FIND_POSTHUMOUS] = {"event.after_death", SEVERITY_WARNING,
+                         "something happens after the day of death (tokenize drops it)"},
     [FIND_IMPLAUSIBLE_TIME] = {"time.implausible", SEVERITY_WARNING, "an event is dated before 1850 or after 2200"},
     [FIND_END_UNKNOWN] = {"observation_end.unknown", SEVERITY_WARNING,
                           "the end of observation is not known: it is taken to be the last event"},
@@ -96,8 +103,7 @@ void report_print(const ValidateReport *r, FILE *out) {
         }
     if (errors || warnings)
         fprintf(out, "%d error%s, %d warning%s\n", errors, errors == 1 ? "" : "s", warnings, warnings == 1 ? "" : "s");
-    else
-        fprintf(out, "valid\n");
+    else fprintf(out, "valid\n");
 }
 
 char *report_json(const ValidateReport *r, const char *path) {
@@ -114,10 +120,10 @@ char *report_json(const ValidateReport *r, const char *path) {
                                                   severity_name(f->severity), "count", (json_int_t)f->count, "about",
                                                   finding_about(i), "examples", examples));
     }
-    json_t *root = json_pack("{s:s, s:s*, s:I, s:I, s:i, s:i, s:o}", "what", r->what, "path", path, "patients",
-                             (json_int_t)r->n_patients, "items", (json_int_t)r->n_items, "errors",
-                             report_count(r, SEVERITY_ERROR), "warnings", report_count(r, SEVERITY_WARNING), "findings",
-                             findings);
+    json_t *root =
+        json_pack("{s:s, s:s*, s:I, s:I, s:i, s:i, s:o}", "what", r->what, "path", path, "patients",
+                  (json_int_t)r->n_patients, "items", (json_int_t)r->n_items, "errors", report_count(r, SEVERITY_ERROR),
+                  "warnings", report_count(r, SEVERITY_WARNING), "findings", findings);
     char *text = root ? json_dumps(root, JSON_INDENT(1)) : xstrdup("{}");
     json_decref(root);
     return text;

@@ -9,28 +9,52 @@ typedef enum { SEVERITY_INFO, SEVERITY_WARNING, SEVERITY_ERROR } Severity;
 
 typedef enum {
     /* both kinds of files */
-    FIND_OPEN, FIND_EMPTY, FIND_PATIENT_TWICE, FIND_END_BEFORE_LAST, FIND_END_EQUALS_LAST, FIND_ORDER,
+    FIND_OPEN,
+    FIND_EMPTY,
+    FIND_PATIENT_TWICE,
+    FIND_END_BEFORE_LAST,
+    FIND_END_EQUALS_LAST,
+    FIND_ORDER,
     /* datasets */
-    FIND_HASH, FIND_UNLISTED, FIND_CHECKSUM, FIND_TWO_SPLITS, FIND_SPLIT_EMPTY, FIND_PATIENT_EMPTY, FIND_TOKEN_RANGE,
-    FIND_TOKEN_PREFIX, FIND_AFTER_DEATH, FIND_STATIC, FIND_GROUP, FIND_GAP, FIND_VALUE, FIND_FIRST_MINUTE, FIND_LOGP,
-    FIND_AGE, FIND_DEIDENTIFICATION,
+    FIND_HASH,
+    FIND_UNLISTED,
+    FIND_CHECKSUM,
+    FIND_TWO_SPLITS,
+    FIND_SPLIT_EMPTY,
+    FIND_PATIENT_EMPTY,
+    FIND_TOKEN_RANGE,
+    FIND_TOKEN_PREFIX,
+    FIND_AFTER_DEATH,
+    FIND_STATIC,
+    FIND_GROUP,
+    FIND_GAP,
+    FIND_VALUE,
+    FIND_FIRST_MINUTE,
+    FIND_LOGP,
+    FIND_AGE,
+    FIND_DEIDENTIFICATION,
     /* events files */
-    FIND_RECORD, FIND_AVAILABLE, FIND_BEFORE_BIRTH, FIND_POSTHUMOUS, FIND_IMPLAUSIBLE_TIME, FIND_END_UNKNOWN,
+    FIND_RECORD,
+    FIND_AVAILABLE,
+    FIND_BEFORE_BIRTH,
+    FIND_POSTHUMOUS,
+    FIND_IMPLAUSIBLE_TIME,
+    FIND_END_UNKNOWN,
     FIND_COUNT
 } FindingKind;
 
 enum { EXAMPLES_MAX = 3 };
 typedef struct {
     int64_t count;
-    int     severity; /* starts as that of the kind */
-    int     n_examples;
-    char   *example[EXAMPLES_MAX];
+    int severity; /* starts as that of the kind */
+    int n_examples;
+    char *example[EXAMPLES_MAX];
 } Finding;
 
 typedef struct {
-    const char *what;       /* "dataset" or "events file" */
-    int64_t     n_patients, n_items; /* looked at: tokens or events */
-    Finding     finding[FIND_COUNT];
+    const char *what;            /* "dataset" or "events file" */
+    int64_t n_patients, n_items; /* looked at: tokens or events */
+    Finding finding[FIND_COUNT];
 } ValidateReport;
 
 const char *finding_name(int kind);  /* "token.after_death" */
@@ -41,11 +65,11 @@ const char *finding_about(int kind); /* one sentence: what it means */
 Status validate_dataset(ValidateReport *r, const char *path, FILE *progress, Err *err);
 Status validate_events(ValidateReport *r, const char *path, FILE *progress, Err *err);
 
-void  report_init(ValidateReport *r, const char *what);
-void  report_free(ValidateReport *r);
-void  report_add(ValidateReport *r, int kind, const char *place, ...) __attribute__((format(printf, 3, 4)));
-int   report_count(const ValidateReport *r, Severity severity); /* kinds of findings */
-void  report_print(const ValidateReport *r, FILE *out);
+void report_init(ValidateReport *r, const char *what);
+void report_free(ValidateReport *r);
+void report_add(ValidateReport *r, int kind, const char *place, ...) __attribute__((format(printf, 3, 4)));
+int report_count(const ValidateReport *r, Severity severity); /* kinds of findings */
+void report_print(const ValidateReport *r, FILE *out);
 char *report_json(const ValidateReport *r, const char *path); /* free() it */
 
 #endif

@@ -1,5 +1,5 @@
-/* validate_dataset.c - a dataset against its promises.  Files are hashed first, by what dataset.json says and whether or
- * not they open; then every patient is read. */
+/* validate_dataset.c - a dataset against its promises.  Files are hashed first, by what dataset.json says and whether
+ * or not they open; then every patient is read. */
 #include "data/h5.h"
 #include "data/validate.h"
 #include <dirent.h>
@@ -8,13 +8,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- files ---------------------------------------------------------------------------------------------------------- */
+/* ---- files ----------------------------------------------------------------------------------------------------------
+ */
 
 typedef struct {
     ValidateReport *r;
-    const char     *path;
-    int             n;
-    char          **name; /* files that dataset.json names */
+    const char *path;
+    int n;
+    char **name; /* files that dataset.json names */
 } Files;
 
 static void check_hash(Files *f, const json_t *entry) {
@@ -27,7 +28,8 @@ static void check_hash(Files *f, const json_t *entry) {
     Err err = {0};
     if (!want) report_add(f->r, FIND_HASH, "%s: dataset.json has no sha256 of it", name);
     else if (file_sha256(path, got, &err)) report_add(f->r, FIND_HASH, "%s: %s", name, err.msg);
-    else if (strcmp(got, want)) report_add(f->r, FIND_HASH, "%s is %.12s..., dataset.json says %.12s...", name, got, want);
+    else if (strcmp(got, want))
+        report_add(f->r, FIND_HASH, "%s is %.12s..., dataset.json says %.12s...", name, got, want);
     free(path);
 }
 
@@ -62,13 +64,14 @@ static void check_files(ValidateReport *r, const char *path) {
     free(json_path);
 }
 
-/* ---- one patient ------------------------------------------------------------------------------------------------------ */
+/* ---- one patient
+ * ------------------------------------------------------------------------------------------------------ */
 
 typedef struct {
     ValidateReport *r;
-    Dataset        *d;
-    int             split, oracle, synthetic;
-    int64_t         alive, ends_with_last; /* patients without death; those of them whose observation ends with them */
+    Dataset *d;
+    int split, oracle, synthetic;
+    int64_t alive, ends_with_last; /* patients without death; those of them whose observation ends with them */
 } Check;
 
 #define PLACE "%s %lld, token %lld"
@@ -84,7 +87,8 @@ static int check_ids(const Check *c, const PatientView *p) {
             ok = 0;
         }
         if (p->minutes[i] < (i ? p->minutes[i - 1] : 0)) {
-            report_add(c->r, FIND_ORDER, PLACE ": minute %d after %d", AT(c, p, i), p->minutes[i], i ? p->minutes[i - 1] : 0);
+            report_add(c->r, FIND_ORDER, PLACE ": minute %d after %d", AT(c, p, i), p->minutes[i],
+                       i ? p->minutes[i - 1] : 0);
             ok = 0;
         }
     }
@@ -99,8 +103,8 @@ static void check_patient_columns(const Check *c, const PatientView *p) {
                        v->static_name[i], p->statics[i]);
     for (int g = 0; g < c->d->n_groups; g++)
         if (p->group[g] && !dataset_group_label(c->d, g, p->group[g])[0])
-            report_add(c->r, FIND_GROUP, "%s %lld, %s: code %u", split_name(c->split), (long long)p->row, c->d->group_name[g],
-                       p->group[g]);
+            report_add(c->r, FIND_GROUP, "%s %lld, %s: code %u", split_name(c->split), (long long)p->row,
+                       c->d->group_name[g], p->group[g]);
     int32_t last = p->n ? p->minutes[p->n - 1] : 0;
     if (!c->synthetic && p->age_years < 200 && p->age_years + last / 525960.0 >= 91)
         report_add(c->r, FIND_AGE, "%s %lld", split_name(c->split), (long long)p->row);
@@ -174,12 +178,13 @@ static void check_patient(Check *c, int64_t row) {
     if (ok) check_end(c, &p, check_tokens(c, &p));
 }
 
-/* ---- the whole --------------------------------------------------------------------------------------------------------- */
+/* ---- the whole
+ * --------------------------------------------------------------------------------------------------------- */
 
 typedef struct {
     uint64_t key;
-    int64_t  row;
-    int      split;
+    int64_t row;
+    int split;
 } KeyPlace;
 
 static int by_key(const void *a, const void *b) {
@@ -203,7 +208,8 @@ static void check_keys(ValidateReport *r, const Dataset *d) {
     for (int64_t i = 1; i < n; i++)
         if (k[i].key == k[i - 1].key)
             report_add(r, k[i].split == k[i - 1].split ? FIND_PATIENT_TWICE : FIND_TWO_SPLITS, "%s %lld and %s %lld",
-                       split_name(k[i - 1].split), (long long)k[i - 1].row, split_name(k[i].split), (long long)k[i].row);
+                       split_name(k[i - 1].split), (long long)k[i - 1].row, split_name(k[i].split),
+                       (long long)k[i].row);
     free(k);
 }
 

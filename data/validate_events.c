@@ -6,8 +6,8 @@
 
 typedef struct {
     ValidateReport *r;
-    EventFile      *f;
-    int64_t         row, alive, ends_with_last, previous_subject;
+    EventFile *f;
+    int64_t row, alive, ends_with_last, previous_subject;
 } Check;
 
 #define PLACE "patient %lld, event %lld"
@@ -28,8 +28,7 @@ static void check_times(const Check *c, const EventPatient *p) {
         const Event *e = &p->event[i];
         if (i && before(c->f, e, &p->event[i - 1])) report_add(c->r, FIND_ORDER, PLACE, AT(c, i));
         if (e->time == TIME_NONE) continue;
-        if (e->available < e->time)
-            report_add(c->r, FIND_AVAILABLE, PLACE ": %s", AT(c, i), c->f->codes[e->code]);
+        if (e->available < e->time) report_add(c->r, FIND_AVAILABLE, PLACE ": %s", AT(c, i), c->f->codes[e->code]);
         if (e->time < earliest || e->time > latest)
             report_add(c->r, FIND_IMPLAUSIBLE_TIME, PLACE ": %s", AT(c, i), c->f->codes[e->code]);
     }
@@ -63,7 +62,8 @@ static void check_end(Check *c, const EventPatient *p, int dead) {
     }
     if (last == TIME_NONE) return;
     /* A day that is cut short is not a contradiction: observation may end at midnight of the day of the last event. */
-    if (day_of(p->observation_end) < day_of(last)) report_add(c->r, FIND_END_BEFORE_LAST, "patient %lld", (long long)c->row);
+    if (day_of(p->observation_end) < day_of(last))
+        report_add(c->r, FIND_END_BEFORE_LAST, "patient %lld", (long long)c->row);
     c->alive += !dead;
     c->ends_with_last += !dead && p->observation_end / US_PER_MINUTE == last / US_PER_MINUTE;
 }
@@ -96,7 +96,8 @@ Status validate_events(ValidateReport *r, const char *path, FILE *progress, Err 
     progress_open(&bar, progress, "validate", "patients", f.n_patients);
     for (c.row = 0; c.row < f.n_patients; c.row++) {
         EventPatient p;
-        if (event_file_patient(&f, c.row, &p, &why)) report_add(r, FIND_RECORD, "patient %lld: %s", (long long)c.row, why.msg);
+        if (event_file_patient(&f, c.row, &p, &why))
+            report_add(r, FIND_RECORD, "patient %lld: %s", (long long)c.row, why.msg);
         else check_subject(&c, &p);
         progress_update(&bar, c.row + 1);
     }

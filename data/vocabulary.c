@@ -34,7 +34,7 @@ _Static_assert(KIND_COUNT <= 16, "Vocabulary.unknown has a slot for every event 
 typedef struct {
     Vocabulary *v;
     const char *where;
-    Err        *err;
+    Err *err;
 } Parse;
 
 static Status bad(const Parse *p, const char *what, const char *found) {
@@ -69,11 +69,14 @@ static Status parse_token(const Parse *p, const json_t *o, int id) {
     char at[64];
     snprintf(at, sizeof at, "token %d", id);
     const json_t *number = json_object_get(o, "id"), *level = json_object_get(o, "level");
-    const char *code = text_field(o, "code", ""), *kind = text_field(o, "kind", ""), *event = text_field(o, "event_kind", "");
+    const char *code = text_field(o, "code", ""), *kind = text_field(o, "kind", ""),
+               *event = text_field(o, "event_kind", "");
     if (!json_is_object(o) || !json_is_integer(number) || json_integer_value(number) != id)
         return bad(p, "token ids must count from 0 without gaps; wrong at", at);
-    if (!code[0] || !text_is_clean(code, CODE_MAX)) return bad(p, "a token needs a code of 1 to 1024 printable bytes", at);
-    const char *base = text_field(o, "base", code), *name = text_field(o, "name", ""), *unit = text_field(o, "unit", "");
+    if (!code[0] || !text_is_clean(code, CODE_MAX))
+        return bad(p, "a token needs a code of 1 to 1024 printable bytes", at);
+    const char *base = text_field(o, "base", code), *name = text_field(o, "name", ""),
+               *unit = text_field(o, "unit", "");
     if (!base[0] || !text_is_clean(base, CODE_MAX) || !text_is_clean(name, TEXT_MAX) || !text_is_clean(unit, CODE_MAX))
         return bad(p, "base, name and unit must be short printable text; wrong at", at);
     t->code = xstrdup(code);
@@ -87,9 +90,11 @@ static Status parse_token(const Parse *p, const json_t *o, int id) {
     t->event_kind = -1;
     if (t->kind == TOKEN_EVENT || t->kind == TOKEN_UNKNOWN) {
         t->event_kind = event_kind_find(event);
-        if (t->event_kind < 0) return bad(p, "event and unknown tokens need an event_kind such as \"lab\"; wrong at", at);
+        if (t->event_kind < 0)
+            return bad(p, "event and unknown tokens need an event_kind such as \"lab\"; wrong at", at);
     }
-    if (level && (!json_is_integer(level) || json_integer_value(level) < LEVEL_GT || json_integer_value(level) > EDGES_MAX + 1))
+    if (level &&
+        (!json_is_integer(level) || json_integer_value(level) < LEVEL_GT || json_integer_value(level) > EDGES_MAX + 1))
         return bad(p, "a value level is a small integer; wrong at", at);
     t->level = level ? (int)json_integer_value(level) : 0;
     Status s = parse_bound(p, o, "lo", -INFINITY, &t->lo);
@@ -118,7 +123,8 @@ static Status parse_tokens(const Parse *p, const json_t *root) {
     const json_t *list = json_object_get(root, "tokens");
     size_t n = json_array_size(list);
     Vocabulary *v = p->v;
-    if (!json_is_array(list) || n < 3 || n > TOKENS_MAX) return bad(p, "\"tokens\" must list 3 to 4,194,304 tokens", NULL);
+    if (!json_is_array(list) || n < 3 || n > TOKENS_MAX)
+        return bad(p, "\"tokens\" must list 3 to 4,194,304 tokens", NULL);
     v->token = try_calloc(n, sizeof *v->token);
     if (!v->token) return err_set(p->err, ERR_NOMEM, "%s: no memory for %zu tokens", p->where, n);
     v->n = (int)n;
@@ -146,7 +152,8 @@ static Status check_ages(const Parse *p) {
         }
         char *end = NULL;
         long years = strncmp(code, "AGE//", 5) ? -1 : strtol(code + 5, &end, 10);
-        if (!end || end == code + 5 || years < 0 || years > 150) return bad(p, "age tokens are written AGE//40-44", code);
+        if (!end || end == code + 5 || years < 0 || years > 150)
+            return bad(p, "age tokens are written AGE//40-44", code);
         if (v->age_lo < 0) {
             v->age_lo = id;
             v->age_first_years = (int)years;
@@ -161,7 +168,8 @@ static Status check_ages(const Parse *p) {
 static Status check_gaps(const Parse *p, const json_t *root) {
     Vocabulary *v = p->v;
     const json_t *list = json_object_get(root, "gap_bins");
-    if (!json_is_array(list) || json_array_size(list) != GAP_TOKENS) return bad(p, "\"gap_bins\" must list the 19 gap tokens", NULL);
+    if (!json_is_array(list) || json_array_size(list) != GAP_TOKENS)
+        return bad(p, "\"gap_bins\" must list the 19 gap tokens", NULL);
     v->gap_lo = vocabulary_find(v, GAP_NAME[0]);
     for (int b = 0; b < GAP_TOKENS; b++) {
         const json_t *o = json_array_get(list, (size_t)b), *q = json_object_get(o, "quantiles_minutes");
@@ -190,10 +198,12 @@ static Status check_kinds(const Parse *p) {
     Vocabulary *v = p->v;
     for (int k = 0; k < 16; k++) v->unknown[k] = -1;
     v->death = vocabulary_find(v, "MEDS_DEATH");
-    if (v->death < 0 || v->token[v->death].kind != TOKEN_EVENT) return bad(p, "there is no event token MEDS_DEATH", NULL);
+    if (v->death < 0 || v->token[v->death].kind != TOKEN_EVENT)
+        return bad(p, "there is no event token MEDS_DEATH", NULL);
     for (int id = 0; id < v->n; id++) {
         VocabToken *t = &v->token[id];
-        if (t->kind == TOKEN_STATIC && id > UINT16_MAX) return bad(p, "static tokens must come first; too late", t->code);
+        if (t->kind == TOKEN_STATIC && id > UINT16_MAX)
+            return bad(p, "static tokens must come first; too late", t->code);
         if (t->kind != TOKEN_UNKNOWN) continue;
         if (v->unknown[t->event_kind] >= 0) return bad(p, "two UNKNOWN tokens for one kind; second", t->code);
         v->unknown[t->event_kind] = id;
@@ -204,11 +214,13 @@ static Status check_kinds(const Parse *p) {
 static Status parse_static(const Parse *p, const json_t *root) {
     Vocabulary *v = p->v;
     const json_t *list = json_object_get(root, "static");
-    if (!json_is_array(list) || json_array_size(list) > STATIC_MAX) return bad(p, "\"static\" must list at most 32 names", NULL);
+    if (!json_is_array(list) || json_array_size(list) > STATIC_MAX)
+        return bad(p, "\"static\" must list at most 32 names", NULL);
     v->static_name = xcalloc(json_array_size(list), sizeof *v->static_name);
     for (size_t i = 0; i < json_array_size(list); i++) {
         const char *name = json_string_value(json_array_get(list, i));
-        if (!name || !name[0] || !text_is_clean(name, 64)) return bad(p, "\"static\" must list names such as SEX", NULL);
+        if (!name || !name[0] || !text_is_clean(name, 64))
+            return bad(p, "\"static\" must list names such as SEX", NULL);
         for (size_t j = 0; j < i; j++)
             if (!strcmp(v->static_name[j], name)) return bad(p, "\"static\" names a column twice", name);
         v->static_name[v->n_static++] = xstrdup(name);
@@ -227,7 +239,10 @@ static Status parse_numbers(const Parse *p, const json_t *list, double *out, siz
         const json_t *x = json_array_get(list, i);
         out[i] = json_number_value(x);
         if (!json_is_number(x) || !isfinite((float)out[i]) || (ascending && i && !((float)out[i] > (float)out[i - 1])))
-            return bad(p, ascending ? "value edges must be ascending numbers; wrong at" : "edge shares must be numbers; wrong at", key);
+            return bad(p,
+                       ascending ? "value edges must be ascending numbers; wrong at"
+                                 : "edge shares must be numbers; wrong at",
+                       key);
     }
     return OK;
 }
@@ -243,7 +258,8 @@ static Status parse_edges(const Parse *p, const json_t *root) {
         const char *bar = strrchr(key, '|');
         size_t n = json_array_size(list);
         if (!bar || bar == key || !text_is_clean(key, 2 * CODE_MAX)) return bad(p, "\"edges\" has keys CODE|unit", key);
-        if (!json_is_array(list) || n < 1 || n > EDGES_MAX) return bad(p, "a code has 1 to 64 value edges; wrong at", key);
+        if (!json_is_array(list) || n < 1 || n > EDGES_MAX)
+            return bad(p, "a code has 1 to 64 value edges; wrong at", key);
         VocabEdges *e = &v->edges[v->n_edges++];
         e->code = xasprintf("%.*s", (int)(bar - key), key);
         e->unit = xstrdup(bar + 1);
@@ -252,7 +268,8 @@ static Status parse_edges(const Parse *p, const json_t *root) {
         Status s = parse_numbers(p, list, e->edge, n, 1, key);
         const json_t *share = json_object_get(shares, key);
         if (!s && share) {
-            if (json_array_size(share) != n + 1) return bad(p, "edge_shares must have one number a level; wrong at", key);
+            if (json_array_size(share) != n + 1)
+                return bad(p, "edge_shares must have one number a level; wrong at", key);
             e->share = xcalloc(n + 1, sizeof *e->share);
             s = parse_numbers(p, share, e->share, n + 1, 0, key);
         }
@@ -266,7 +283,9 @@ typedef struct {
     const char *from, *to;
 } Pair;
 
-static int compare_pairs(const void *a, const void *b) { return strcmp(((const Pair *)a)->from, ((const Pair *)b)->from); }
+static int compare_pairs(const void *a, const void *b) {
+    return strcmp(((const Pair *)a)->from, ((const Pair *)b)->from);
+}
 
 static Status parse_rollup(const Parse *p, const json_t *root) {
     Vocabulary *v = p->v;
@@ -307,7 +326,8 @@ static Status check_levels(const Parse *p) {
         if (!e || t->level != ++level_of[e - v->edges]) wrong = t->code;
     }
     for (int i = 0; i < v->n_edges && !wrong; i++)
-        if (v->separate_values ? v->edges[i].n + 1 > n_levels : level_of[i] != v->edges[i].n + 1) wrong = v->edges[i].code;
+        if (v->separate_values ? v->edges[i].n + 1 > n_levels : level_of[i] != v->edges[i].n + 1)
+            wrong = v->edges[i].code;
     free(level_of);
     return wrong ? bad(p, "value levels and edges do not agree for", wrong) : OK;
 }
@@ -319,7 +339,8 @@ static Status parse_all(const Parse *p, const json_t *root) {
         return bad(p, "not a vocabulary: \"format\" is not \"ehr.c vocabulary\"", NULL);
     if (!json_is_integer(version) || json_integer_value(version) != 1)
         return bad(p, "this program reads vocabulary format_version 1", NULL);
-    if (strcmp(values, "fused") && strcmp(values, "separate")) return bad(p, "\"values\" must be fused or separate", values);
+    if (strcmp(values, "fused") && strcmp(values, "separate"))
+        return bad(p, "\"values\" must be fused or separate", values);
     if (!json_is_integer(bin) || json_integer_value(bin) < 1 || json_integer_value(bin) > 50)
         return bad(p, "\"age_bin_years\" must be 1 to 50", NULL);
     p->v->separate_values = values[0] == 's';
@@ -342,7 +363,8 @@ Status vocabulary_parse(Vocabulary *v, const char *json, size_t size, const char
     json_t *root = size > JSON_MAX_BYTES ? NULL : json_loadb(json, size, JSON_REJECT_DUPLICATES, &at);
     Status s = OK;
     if (size > JSON_MAX_BYTES) {
-        s = err_set(err, ERR_FORMAT, "%s: %zu bytes is too long for a vocabulary (at most %d)", where, size, JSON_MAX_BYTES);
+        s = err_set(err, ERR_FORMAT, "%s: %zu bytes is too long for a vocabulary (at most %d)", where, size,
+                    JSON_MAX_BYTES);
     } else if (!root) {
         s = err_set(err, ERR_FORMAT, "%s: not valid JSON: line %d: %.200s", where, at.line, at.text);
     } else {
@@ -401,7 +423,8 @@ void vocabulary_free(Vocabulary *v) {
     *v = (Vocabulary){0};
 }
 
-/* ---- look-ups ------------------------------------------------------------------------------------------------------ */
+/* ---- look-ups ------------------------------------------------------------------------------------------------------
+ */
 
 int vocabulary_find(const Vocabulary *v, const char *code) {
     if (!v->n_slots) return -1;
@@ -450,7 +473,8 @@ int vocabulary_match(const Vocabulary *v, const char *const *patterns, int n_pat
         const VocabToken *t = &v->token[id];
         if (t->kind != TOKEN_EVENT && t->kind != TOKEN_UNKNOWN) continue;
         int hit = 0;
-        for (int i = 0; i < n_patterns && !hit; i++) hit = code_matches(t->base, patterns[i]) || !strcmp(t->code, patterns[i]);
+        for (int i = 0; i < n_patterns && !hit; i++)
+            hit = code_matches(t->base, patterns[i]) || !strcmp(t->code, patterns[i]);
         if (hit) {
             mark[id] |= bit;
             n++;
@@ -539,14 +563,10 @@ void vocabulary_describe(const Vocabulary *v, int id, char *out, size_t size) {
     const char *unit = t->unit;
     if (t->level > 0 && isfinite(t->lo) && isfinite(t->hi))
         snprintf(range, sizeof range, "  %.5g-%.5g %s", t->lo, t->hi, unit);
-    else if (t->level > 0 && isfinite(t->hi))
-        snprintf(range, sizeof range, "  up to %.5g %s", t->hi, unit);
-    else if (t->level > 0 && isfinite(t->lo))
-        snprintf(range, sizeof range, "  above %.5g %s", t->lo, unit);
-    else if (t->level == LEVEL_LT)
-        snprintf(range, sizeof range, "  below the detection limit");
-    else if (t->level == LEVEL_GT)
-        snprintf(range, sizeof range, "  above the measuring range");
+    else if (t->level > 0 && isfinite(t->hi)) snprintf(range, sizeof range, "  up to %.5g %s", t->hi, unit);
+    else if (t->level > 0 && isfinite(t->lo)) snprintf(range, sizeof range, "  above %.5g %s", t->lo, unit);
+    else if (t->level == LEVEL_LT) snprintf(range, sizeof range, "  below the detection limit");
+    else if (t->level == LEVEL_GT) snprintf(range, sizeof range, "  above the measuring range");
     size_t n = strlen(range);
     if (n && range[n - 1] == ' ') range[n - 1] = 0;
     snprintf(out, size, "%s%s%s%s", t->code, t->name[0] ? "  " : "", t->name, range);

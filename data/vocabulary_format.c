@@ -9,8 +9,8 @@
 #include <string.h>
 
 typedef struct {
-    FILE  *f;
-    char  *text;
+    FILE *f;
+    char *text;
     size_t size;
 } Out;
 
@@ -53,7 +53,8 @@ static void put_token(Out *o, const VocabToken *t, int id, const char *band) {
     put(o, "%s{\"id\": %d", id ? ",\n  " : "\n  ", id);
     put_text(o, ", \"code\": ", t->code);
     put(o, ", \"kind\": \"%s\"", kind[t->kind]);
-    if (t->kind == TOKEN_EVENT || t->kind == TOKEN_UNKNOWN) put(o, ", \"event_kind\": \"%s\"", event_kind_name(t->event_kind));
+    if (t->kind == TOKEN_EVENT || t->kind == TOKEN_UNKNOWN)
+        put(o, ", \"event_kind\": \"%s\"", event_kind_name(t->event_kind));
     if (t->name[0]) put_text(o, ", \"name\": ", t->name);
     if (band && band[0]) put_text(o, ", \"patients_band\": ", band);
     if (strcmp(t->base, t->code)) put_text(o, ", \"base\": ", t->base);
@@ -81,8 +82,8 @@ char *vocabulary_format(const Vocabulary *v, const char *const *patients_band, c
     for (int i = 0; i < v->n_static; i++) put_text(&o, i ? ", " : "", v->static_name[i]);
     put(&o, "], \"age_bin_years\": %d,\n \"gap_bins\": [", v->age_bin_years);
     for (int b = 0; b < GAP_TOKENS; b++) {
-        put(&o, "%s{\"id\": %d, \"code\": \"%s\", \"lo_minutes\": %d, ", b ? ",\n  " : "\n  ", v->gap_lo + b, GAP_NAME[b],
-            GAP_MINUTES[b]);
+        put(&o, "%s{\"id\": %d, \"code\": \"%s\", \"lo_minutes\": %d, ", b ? ",\n  " : "\n  ", v->gap_lo + b,
+            GAP_NAME[b], GAP_MINUTES[b]);
         if (b < GAP_BINS) put(&o, "\"hi_minutes\": %d, ", GAP_MINUTES[b + 1]);
         put(&o, "\"quantiles_minutes\": ");
         put_numbers(&o, v->gap_quantile[b], GAP_QUANTILES);
