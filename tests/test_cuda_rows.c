@@ -5,11 +5,24 @@
 static const DType dtypes[] = {DTYPE_F32, DTYPE_BF16};
 #define FOR_DTYPES(i) for (size_t i = 0; i < sizeof dtypes / sizeof *dtypes; i++)
 
+/* One device serves all tests; float32 and bf16 share it. */
+static CudaTest shared_test;
+
 static CudaTest open_for(DType dtype, int N, int C, int V) {
-    CudaTest     t = cuda_test_open(dtype);
+    if (!shared_test.dev[FAST]) shared_test = cuda_test_open(dtype);
+    CudaTest     t = shared_test;
     KernelLimits limits = {.N = N, .C = C, .F = 2 * C, .Vp = (V + 63) / 64 * 64, .H = 4, .G = 4, .D = 128, .n_seq = 4};
+    t.dtype = dtype;
+    t.ops[FAST] = kernels_get(t.dev[FAST], dtype);
     cuda_test_reserve(&t, &limits);
     return t;
+}
+
+static int close_shared(void **state) {
+    (void)state;
+    if (shared_test.dev[FAST]) cuda_test_close(&shared_test);
+    shared_test = (CudaTest){0};
+    return 0;
 }
 
 static void free_all(CudaTest *t, Tensor **all, size_t n) {
@@ -57,7 +70,7 @@ static void embedding_check(DType dtype, int N, int C, int V, Draw draw) {
     device_free(t.dev[FAST], d_tokens);
     free(tokens);
     free(uses);
-    cuda_test_close(&t);
+    cuda_test_sync(&t);
 }
 
 static void test_embedding(void **state) {
@@ -111,7 +124,7 @@ static void rmsnorm_check(DType dtype, int N, int C) {
         tensor_free(&t, &alone);
     }
     FREE_ALL(&t, &inp, &w, &out, &bare, &rstd, &dout, &dw, &dinp, &frozen);
-    cuda_test_close(&t);
+    cuda_test_sync(&t);
 }
 
 /* Rows of one lane, of uneven packs, of one warp, and of teams of 2, 4 and 16 warps.  (A row of another alignment is
@@ -189,7 +202,7 @@ static void rope_check(DType dtype, int N, int H, int G, int D) {
     FREE_ALL(&t, &rope, &qkv, &qw, &kw, &qk, &bare, &rstd, &dqk, &dqkv, &frozen, &dqw, &dkw, &only);
     device_free(t.dev[FAST], d_positions);
     free(positions);
-    cuda_test_close(&t);
+    cuda_test_sync(&t);
 }
 
 static void test_qk_norm_rope(void **state) {
@@ -220,7 +233,7 @@ static void swiglu_check(DType dtype, int N, int F) {
     tensor_check_stored(&t, &dgate_up, label("swiglu_backward", N, F, 0));
     tensor_check_same(&t, &gate_up, &dgate_up, label("swiglu_backward in place", N, F, 0));
     FREE_ALL(&t, &gate_up, &out, &dout, &dgate_up);
-    cuda_test_close(&t);
+    cuda_test_sync(&t);
 }
 
 static void test_swiglu(void **state) {
@@ -249,7 +262,7 @@ static void test_swiglu_extremes(void **state) {
         free(y);
         free(d);
         FREE_ALL(&t, &x, &dout, &out, &dx);
-        cuda_test_close(&t);
+        cuda_test_sync(&t);
     }
 }
 
@@ -286,7 +299,7 @@ static void adamw_check(DType dtype, const AdamwRange *ranges, int n_ranges, siz
     tensor_check(&t, &m, "adamw m");
     tensor_check(&t, &v, "adamw v");
     FREE_ALL(&t, &p, &out, &m, &v);
-    cuda_test_close(&t);
+    cuda_test_sync(&t);
 }
 
 static void test_adamw(void **state) {
@@ -321,7 +334,7 @@ static void test_adamw_cuts(void **state) {
     for (int i = 0; i < 3; i++) tensor_check_same(&t, first[i], q + i, "adamw in one range and in four");
     FREE_ALL(&t, &g, &p, &m, &v, q, q + 1, q + 2);
     device_free(dev, d_how);
-    cuda_test_close(&t);
+    cuda_test_sync(&t);
 }
 
 static void test_sum_squares(void **state) {
@@ -347,7 +360,7 @@ static void test_sum_squares(void **state) {
         device_free(t.dev[FAST], d_sum);
         FREE_ALL(&t, &x, &y);
     }
-    cuda_test_close(&t);
+    cuda_test_sync(&t);
 }
 
 /* ---- sampling ------------------------------------------------------------------------------------------------------- */
@@ -429,7 +442,7 @@ static void test_sample(void **state) {
         t.ops[FAST]->sample(t.dev[FAST], d.d_tokens, NULL, NULL, logits.fast, d.d_uniform, NULL, &d.spec[FAST], 1);
         tensor_free(&t, &logits);
         draws_close(&t, &d);
-        cuda_test_close(&t);
+        cuda_test_sync(&t);
     }
 }
 
@@ -456,7 +469,7 @@ static void test_sample_ties(void **state) {
         tensor_free(&t, &logits);
         draws_close(&t, &d);
     }
-    cuda_test_close(&t);
+    cuda_test_sync(&t);
 }
 
 /* Equal weights, as many as a power of two: an id's share of the law begins where that of its predecessor ends, and its
@@ -480,7 +493,7 @@ static void test_sample_borders(void **state) {
     free(tokens);
     tensor_free(&t, &logits);
     draws_close(&t, &d);
-    cuda_test_close(&t);
+    cuda_test_sync(&t);
 }
 
 /* Rows without a law: a NaN, an infinity, nothing but minus infinity; then only suppressed ids. */
@@ -509,7 +522,7 @@ static void test_sample_no_law(void **state) {
     free(values);
     tensor_free(&t, &logits);
     draws_close(&t, &d);
-    cuda_test_close(&t);
+    cuda_test_sync(&t);
 }
 
 int main(void) {
@@ -520,6 +533,6 @@ int main(void) {
         cmocka_unit_test(test_sample_ties),     cmocka_unit_test(test_sample_borders), cmocka_unit_test(test_sample_no_law),
     };
     int failed = 0;
-    FOR_SCHEDULES(i) failed += cmocka_run_group_tests_name("CUDA rows", tests, NULL, NULL);
+    FOR_SCHEDULES(i) failed += cmocka_run_group_tests_name("CUDA rows", tests, NULL, close_shared);
     return failed;
 }

@@ -128,6 +128,9 @@ void device_release(const Allocation &m) {
     size_t at = (size_t)(m.address - OFFSET - a.base), bytes = a.taken[at];
     memory_open();
     check_surroundings(m, a.base + at, bytes);
+    /* Whole pages go back: what is merely reserved costs nothing when the arena is opened and closed. */
+    const size_t first = (at + 4095) / 4096 * 4096, end = (at + bytes) / 4096 * 4096;
+    if (end > first) madvise(a.base + first, end - first, MADV_DONTNEED);
     ASAN_POISON_MEMORY_REGION(a.base + at, bytes);
     memory_close();
     a.taken.erase(at);
