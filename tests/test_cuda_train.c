@@ -361,7 +361,7 @@ static void test_recompute_and_replay(void **state) {
 }
 
 typedef struct {
-    int n_buckets, next;
+    int next;
 } BucketLog;
 
 static void on_bucket(void *ctx, int bucket) {
@@ -369,51 +369,58 @@ static void on_bucket(void *ctx, int bucket) {
     assert_int_equal(bucket, log->next--);
 }
 
-/* Batches with few and with many sequences through the same activations, recorded and direct: gradients add up to the
- * same bits, and every bucket is announced once, from last to first. */
+/* Batches with few and with many sequences through the same activations: gradients add up to the same bits and losses
+ * are the same whether passes are recorded or not, and whether anybody waits between them; every bucket is announced
+ * once, from last to first. */
 static void test_batches_in_turn(void **state) {
     (void)state;
-    enum { N = 80, TURNS = 6 };
+    enum { N = 80, TURNS = 8, WAYS = 3 };
+    static const int order[TURNS] = {0, 0, 0, 1, 0, 1, 1, 0};
     static const int few[] = {50, 30};
     static const int many[] = {1, 2, 3, 4, 5, 4, 3, 2, 1, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5};
+    static const struct { int graphs, waits; } way[WAYS] = {{0, 1}, {0, 0}, {1, 0}};
     Device *gpu = open_gpu();
     Err err = {OK, ""};
-    float *total[2], *losses[2];
+    float *total[WAYS], *losses[WAYS];
     size_t bytes = 0;
     Batch b[2] = {make_batch(few, 2, SHAPE.vocab_size, 7), make_batch(many, 20, SHAPE.vocab_size, 8)};
     assert_true(b[0].N == N && b[1].N == N);
-    for (int graphs = 0; graphs < 2; graphs++) {
+    for (int i = 0; i < WAYS; i++) {
         Model m;
         Acts *a;
         Params grads;
         open_model(&m, gpu, &SHAPE, DTYPE_BF16, DTYPE_BF16);
-        m.graphs = graphs;
+        m.graphs = way[i].graphs;
         bytes = (size_t)m.table.total * sizeof(float);
         void *arena = device_alloc(gpu, bytes);
+        losses[i] = device_host_alloc(gpu, TURNS * N * sizeof(float));
+        assert_true(arena && losses[i]);
         CHECK(acts_open(&a, &m, N, 1, RECOMPUTE_NONE, &err));
         CHECK(params_bind(&grads, &m.table, &m.cfg, arena, DTYPE_F32, &err));
-        losses[graphs] = xmalloc(TURNS * N * sizeof(float));
         for (int turn = 0; turn < TURNS; turn++) {
-            static const int order[TURNS] = {0, 0, 0, 1, 0, 1};
             BucketLog log = {.next = m.table.n_buckets - 1};
             model_upload(&m, a, &b[order[turn]]);
             model_pass(&m, a, &grads, on_bucket, &log);
             assert_int_equal(log.next, -1);
-            device_download(gpu, losses[graphs] + turn * N, acts_losses(a), N * sizeof(float));
+            device_download_async(gpu, STREAM_COMPUTE, losses[i] + turn * N, acts_losses(a), N * sizeof(float));
+            if (way[i].waits) check_device(gpu);
         }
-        total[graphs] = download(gpu, arena, bytes);
+        total[i] = download(gpu, arena, bytes);
         params_unbind(&grads);
         device_free(gpu, arena);
         acts_close(a);
         model_close(&m);
     }
-    assert_memory_equal(losses[0], losses[1], TURNS * N * sizeof(float));
-    assert_memory_equal(total[0], total[1], bytes);
-    for (int i = 0; i < 2; i++) {
-        free(total[i]);
-        free(losses[i]);
-        free_batch(&b[i]);
+    for (int i = 1; i < WAYS; i++) {
+        assert_memory_equal(losses[0], losses[i], TURNS * N * sizeof(float));
+        assert_memory_equal(total[0], total[i], bytes);
     }
+    for (int i = 0; i < WAYS; i++) {
+        free(total[i]);
+        device_host_free(gpu, losses[i]);
+    }
+    free_batch(&b[0]);
+    free_batch(&b[1]);
     device_close(gpu);
 }
 
@@ -676,6 +683,8 @@ static void test_decode(void **state) {
 }
 
 int main(void) {
+    /* In the emulator streams run as late as they may, in any order that the program allows. */
+    setenv("EHR_EMULATE", "schedule=random:3", 0);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_f32_against_double),   cmocka_unit_test(test_bf16_against_double),
         cmocka_unit_test(test_recompute_and_replay), cmocka_unit_test(test_batches_in_turn),

@@ -39,10 +39,23 @@ int64_t memory_fit(const TrainOptions *o, const ModelConfig *cfg, const Place *p
     return 0;
 }
 
+typedef struct {
+    char text[32];
+} Size;
+
+static Size size_text(double bytes) {
+    const double GIB = 1073741824.0, MIB = 1048576.0;
+    Size s;
+    if (bytes >= 0.1 * GIB)
+        snprintf(s.text, sizeof s.text, "%.2f GiB", bytes / GIB);
+    else
+        snprintf(s.text, sizeof s.text, "%.2f MiB", bytes / MIB);
+    return s;
+}
+
 static Status explain(const TrainOptions *o, const ModelConfig *cfg, const Place *place, int world, const MemoryPlan *p,
                       double available, Err *err) {
     static const char *const levels[] = {"none", "mlp", "block"};
-    const double GIB = 1073741824.0;
     const Recompute level = options_recompute(o);
     char fits[256] = "";
     for (int l = level; l <= RECOMPUTE_BLOCK; l++) {
@@ -54,11 +67,12 @@ static Status explain(const TrainOptions *o, const ModelConfig *cfg, const Place
         if (n == o->micro_batch) break; /* recomputing more would only be slower */
     }
     return err_set(err, ERR_NOMEM,
-                   "%s: a rank needs %.2f GiB (weights %.2f, gradients %.2f, optimizer %.2f, activations %.2f, scratch "
-                   "%.2f) with --micro-batch %lld --recompute %s, and %.2f GiB can be had; %s%s",
-                   device_name(place->dev), p->all / GIB, p->weights / GIB, p->gradients / GIB,
-                   (p->master + p->moments + p->exchange) / GIB, p->activations / GIB, p->scratch / GIB,
-                   (long long)o->micro_batch, o->recompute, available / GIB,
+                   "%s: a rank needs %s (weights %s, gradients %s, optimizer %s, activations %s, scratch %s) with "
+                   "--micro-batch %lld --recompute %s, and %s can be had; %s%s",
+                   device_name(place->dev), size_text(p->all).text, size_text(p->weights).text,
+                   size_text(p->gradients).text, size_text(p->master + p->moments + p->exchange).text,
+                   size_text(p->activations).text, size_text(p->scratch).text, (long long)o->micro_batch, o->recompute,
+                   size_text(available).text,
                    fits[0] ? "what would fit: "
                            : "no --micro-batch fits: use more ranks, which share the optimizer's state, or a smaller "
                              "--model or --seq-len",
