@@ -4,6 +4,7 @@
 #include "kernels/philox.h"
 #include "model/flags.h"
 #include "train/optimizer.h"
+#include "tests/bench_profile.h"
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -63,7 +64,7 @@ static const char *const PHASE_NAME[PHASES] = {"forward", "loss", "backward", "u
 
 typedef struct {
     const char *shape, *device, *dtype;
-    int rows, T, steps, threads, vocab_size, sequences;
+    int rows, T, steps, threads, vocab_size, sequences, profile;
     Recompute level;
 } BenchOptions;
 
@@ -253,6 +254,16 @@ static void report(const Bench *x, double steps[][PHASES], int n, double whole) 
     }
 }
 
+/* The same steps again, every operation timed by itself; the CPU's are a plain table. */
+static Status report_operations(Bench *x, int n, Err *err) {
+    double phases[PHASES];
+    Status s = OK;
+    x->m.k = profile_table(x->m.k, device_threads(x->dev));
+    for (int i = 0; i < n && !s; i++) s = bench_phases(x, i + 2, phases, err);
+    if (!s) profile_print(stdout, n);
+    return s;
+}
+
 static Status run(const BenchOptions *o, Err *err) {
     ModelConfig cfg;
     Status s = shape_config(&cfg, o->shape, o->vocab_size, err);
@@ -274,6 +285,7 @@ static Status run(const BenchOptions *o, Err *err) {
     for (int i = 0; i < o->steps && !s; i++) s = bench_phases(x, i + 2, steps[i], err);
     if (!s && device_kind(x->dev) == DEVICE_CUDA) s = bench_whole(x, o->steps, &whole, err);
     if (!s) report(x, steps, o->steps, whole);
+    if (!s && o->profile && device_kind(x->dev) == DEVICE_CPU) s = report_operations(x, o->steps, err);
     bench_close(x);
     free(steps);
     free(x);
@@ -297,6 +309,7 @@ int main(int argc, char **argv) {
         {"--threads", FLAG_INT, &threads, 0, 1024, NULL, "worker threads, 0 = all this process may use", 0},
         {"--vocabulary", FLAG_INT, &vocabulary, 2, 1 << 20, NULL, "ids, for the presets", 0},
         {"--recompute", FLAG_ENUM, &recompute, 0, 0, "none|mlp|block", "activations rebuilt in backward", 0},
+        {"--profile", FLAG_BOOL, &o.profile, 0, 0, NULL, "then the time of every operation (on the CPU)", 0},
     };
     enum { N_FLAGS = sizeof flags / sizeof *flags };
     Err err = {OK, ""};

@@ -26,7 +26,8 @@ typedef struct {
     const float *add;   /* NULL: nothing */
     float       *out;
     ptrdiff_t    ld_chain, ld_add, ld_out;
-    ptrdiff_t    ahead; /* what lies so many floats ahead in b is fetched into the caches on the way */
+    const float *soon; /* a panel of what is needed next, fetched into the caches on the way; NULL: nothing */
+    ptrdiff_t    ld_soon;
 } TileOut;
 
 enum {
@@ -47,8 +48,8 @@ typedef struct {
                        ptrdiff_t ldb, const TileOut *o);
     /* A panel: dst[p * SGEMM_PANEL + j] = b(p, j) = b[p * b_rs + j * b_cs] for j < n, 0 for the rest of the panel */
     void (*sgemm_pack_panel)(float *dst, int n, int k, const float *b, ptrdiff_t b_rs, ptrdiff_t b_cs);
-    /* Rows in groups of `step` <= SGEMM_LANES, each group k after k: row i at dst[i / step * k * SGEMM_LANES +
-     * p * SGEMM_LANES + i % step] = a[i * a_rs + p * a_cs] */
+    /* Rows in groups of `step` <= SGEMM_LANES, each k after k: row i at dst[(i / step * k + p) * SGEMM_LANES + i % step] =
+     * a[i * a_rs + p * a_cs] */
     void (*sgemm_pack_rows)(float *dst, int rows, int step, int k, const float *a, ptrdiff_t a_rs, ptrdiff_t a_cs);
     /* out[i] = exp(inp[i] * scale - shift); returns their sum, in an order that depends on n alone.  out may be inp. */
     float (*exp_sum)(float *out, const float *inp, float scale, float shift, int n);
@@ -132,7 +133,7 @@ void cpu_matmul_rows(Device *dev, float *out, ptrdiff_t ldc, const float *inp, c
 /* A tile where all of c lies in one place. */
 static inline void tile_product(const CpuIsa *isa, int m, int n, int k, const float *a, ptrdiff_t a_rs, ptrdiff_t a_cs,
                                 const float *b, ptrdiff_t ldb, float *c, ptrdiff_t ldc, SgemmMode mode) {
-    TileOut o = {mode == SGEMM_CHAIN ? c : NULL, mode == SGEMM_ADD ? c : NULL, c, ldc, ldc, ldc, 0};
+    TileOut o = {mode == SGEMM_CHAIN ? c : NULL, mode == SGEMM_ADD ? c : NULL, c, ldc, ldc, ldc, NULL, 0};
     isa->sgemm_tile(m, n, k, a, a_rs, a_cs, b, ldb, &o);
 }
 

@@ -17,39 +17,52 @@
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
 
-/* m and vecs are literals at every call, so that the loops over them unroll and acc lives in registers.  Rows of a are
- * reached from every third row's pointer, which x86 addressing (base, base + rs, base + 2 rs) does for free. */
+/* m and vecs are literals at every call, so that the loops over them unroll and acc lives in registers. */
+TILE_FN void tile_load(const int m, const int vecs, Vec acc[][TILE_VECS], int n, const TileOut *o, int column) {
+    UNROLL
+    for (int i = 0; i < m; i++)
+        UNROLL
+        for (int v = 0; v < vecs; v++)
+            acc[i][v] = o->chain ? v_load_n(o->chain + i * o->ld_chain + column + v * VEC, n - v * VEC) : v_zero();
+}
+
+/* full, adds: literals as well */
+TILE_FN void tile_store(const int m, const int vecs, const int full, const int adds, Vec acc[][TILE_VECS], int n,
+                        const TileOut *o, int column) {
+    UNROLL
+    for (int i = 0; i < m; i++)
+        UNROLL
+        for (int v = 0; v < vecs; v++) {
+            int at = column + v * VEC, lanes = full ? VEC : n - v * VEC;
+            Vec x = acc[i][v];
+            if (adds) x = v_add(full ? v_load(o->add + i * o->ld_add + at) : v_load_n(o->add + i * o->ld_add + at, lanes), x);
+            if (full) v_store(o->out + i * o->ld_out + at, x);
+            else store_up_to(o->out + i * o->ld_out + at, x, lanes);
+        }
+}
+
+/* Rows of a are reached from every third row's pointer, which x86 addressing (base, base + rs, base + 2 rs) does for
+ * free. */
 TILE_FN void tile_body(const int m, const int vecs, const int rows_adjacent, int n, int k, const float *a,
                        ptrdiff_t a_rs, ptrdiff_t a_cs, const float *b, ptrdiff_t ldb, const TileOut *o, int column) {
     Vec acc[TILE_ROWS][TILE_VECS];
-    if (o->chain) {
-        UNROLL
-        for (int i = 0; i < m; i++)
-            UNROLL
-            for (int v = 0; v < vecs; v++)
-                acc[i][v] = v_load_n(o->chain + i * o->ld_chain + column + v * VEC, n - v * VEC);
-    } else {
-        UNROLL
-        for (int i = 0; i < m; i++)
-            UNROLL
-            for (int v = 0; v < vecs; v++) acc[i][v] = v_zero();
-    }
-    const float *row[(TILE_ROWS + 2) / 3];
-    UNROLL
-    for (int i = 0; i < m; i += 3) row[i / 3] = a + i * a_rs;
+    tile_load(m, vecs, acc, n, o, column);
     if (o->add) {
         UNROLL
         for (int i = 0; i < m; i++)
             UNROLL
             for (int v = 0; v < vecs; v++) __builtin_prefetch(o->add + i * o->ld_add + column + v * VEC, 0, 3);
     }
-    const float *ahead = b + o->ahead;
+    const float *row[(TILE_ROWS + 2) / 3], *soon = o->soon ? o->soon : b;
+    ptrdiff_t ld_soon = o->soon ? o->ld_soon : ldb;
+    UNROLL
+    for (int i = 0; i < m; i += 3) row[i / 3] = a + i * a_rs;
     for (int p = 0; p < k; p++) {
         Vec bv[TILE_VECS];
         UNROLL
         for (int v = 0; v < vecs; v++) bv[v] = v_load(b + v * VEC);
         UNROLL
-        for (int v = 0; v < vecs; v++) __builtin_prefetch(ahead + v * VEC, 0, 2);
+        for (int v = 0; v < vecs; v++) __builtin_prefetch(soon + v * VEC, 0, 2);
         UNROLL
         for (int i = 0; i < m; i++) {
             Vec av = v_set1(rows_adjacent ? a[i] : row[i / 3][i % 3 * a_rs]);
@@ -57,7 +70,7 @@ TILE_FN void tile_body(const int m, const int vecs, const int rows_adjacent, int
             for (int v = 0; v < vecs; v++) acc[i][v] = v_fma(av, bv[v], acc[i][v]);
         }
         b += ldb;
-        ahead += ldb;
+        soon += ld_soon;
         if (rows_adjacent) {
             a += a_cs;
         } else {
@@ -65,15 +78,14 @@ TILE_FN void tile_body(const int m, const int vecs, const int rows_adjacent, int
             for (int i = 0; i < m; i += 3) row[i / 3] += a_cs;
         }
     }
-    UNROLL
-    for (int i = 0; i < m; i++)
-        UNROLL
-        for (int v = 0; v < vecs; v++) {
-            int at = column + v * VEC, lanes = n - v * VEC;
-            Vec x = acc[i][v];
-            if (o->add) x = v_add(v_load_n(o->add + i * o->ld_add + at, lanes), x);
-            v_store_n(o->out + i * o->ld_out + at, x, lanes);
-        }
+    if (n < vecs * VEC) {
+        if (o->add) tile_store(m, vecs, 0, 1, acc, n, o, column);
+        else tile_store(m, vecs, 0, 0, acc, n, o, column);
+    } else if (o->add) {
+        tile_store(m, vecs, 1, 1, acc, n, o, column);
+    } else {
+        tile_store(m, vecs, 1, 0, acc, n, o, column);
+    }
 }
 
 #define TILE_CASE(rows)                                                                                             \
@@ -150,8 +162,8 @@ static void sgemm_pack_panel(float *dst, int n, int k, const float *b, ptrdiff_t
         for (int p = 0; p < k; p++, b += b_rs) {
             __builtin_prefetch(b + PACK_AHEAD * b_rs, 0, 3);
             __builtin_prefetch(b + PACK_AHEAD * b_rs + VEC, 0, 3);
-            v_store(dst + p * SGEMM_PANEL, v_load_n(b, n));
-            v_store(dst + p * SGEMM_PANEL + VEC, v_load_n(b + VEC, n - VEC));
+            v_store(dst + p * SGEMM_PANEL, load_up_to(b, n));
+            v_store(dst + p * SGEMM_PANEL + VEC, load_up_to(b + VEC, n - VEC));
         }
         return;
     }
@@ -167,16 +179,15 @@ static void sgemm_pack_panel(float *dst, int n, int k, const float *b, ptrdiff_t
 
 /* k outside, so that what is adjacent in a is read adjacently. */
 static void sgemm_pack_rows(float *dst, int rows, int step, int k, const float *a, ptrdiff_t a_rs, ptrdiff_t a_cs) {
-    for (int p = 0; p < k; p++) {
-        const float *src = a + p * a_cs;
-        float       *to = dst + p * step;
+    for (int p = 0; p < k; p++, dst += SGEMM_LANES, a += a_cs) {
+        float *to = dst;
         if (a_rs == 1)
-            for (int i = 0; i < rows + VEC; i += VEC) __builtin_prefetch(src + PACK_AHEAD * a_cs + i, 0, 3);
-        for (int i = 0; i < rows; i += step, to += (ptrdiff_t)k * step) {
+            for (int i = 0; i < rows + VEC; i += VEC) __builtin_prefetch(a + PACK_AHEAD * a_cs + i, 0, 3);
+        for (int i = 0; i < rows; i += step, to += (ptrdiff_t)k * SGEMM_LANES) {
             int n = rows - i < step ? rows - i : step;
-            if (a_rs == 1) v_store_n(to, v_load_n(src + i, n), n);
+            if (a_rs == 1) v_store(to, v_load_n(a + i, n));
             else
-                for (int j = 0; j < n; j++) to[j] = src[(i + j) * a_rs];
+                for (int j = 0; j < n; j++) to[j] = a[(i + j) * a_rs];
         }
     }
 }
@@ -196,9 +207,9 @@ static Vec pad_minus_infinity(Vec x, int n) {
 static float vector_exp_sum(float *out, const float *inp, float scale, float shift, int n) {
     Vec sum = v_zero();
     for (int i = 0; i < n; i += VEC) {
-        Vec x = v_fma(v_load_n(inp + i, n - i), v_set1(scale), v_set1(-shift));
+        Vec x = v_fma(load_up_to(inp + i, n - i), v_set1(scale), v_set1(-shift));
         Vec e = v_exp(pad_minus_infinity(x, n - i));
-        v_store_n(out + i, e, n - i);
+        store_up_to(out + i, e, n - i);
         sum = v_add(sum, e);
     }
     return v_sum(sum);
@@ -206,14 +217,14 @@ static float vector_exp_sum(float *out, const float *inp, float scale, float shi
 
 static float vector_max(const float *inp, int n) {
     Vec m = v_set1(-INFINITY);
-    for (int i = 0; i < n; i += VEC) m = v_max(pad_minus_infinity(v_load_n(inp + i, n - i), n - i), m);
+    for (int i = 0; i < n; i += VEC) m = v_max(pad_minus_infinity(load_up_to(inp + i, n - i), n - i), m);
     return v_largest(m);
 }
 
 static void vector_swiglu(float *out, const float *gate, const float *up, int n) {
     for (int i = 0; i < n; i += VEC) {
-        Vec g = v_load_n(gate + i, n - i), u = v_load_n(up + i, n - i);
-        v_store_n(out + i, v_mul(v_mul(g, v_sigmoid(g)), u), n - i);
+        Vec g = load_up_to(gate + i, n - i), u = load_up_to(up + i, n - i);
+        store_up_to(out + i, v_mul(v_mul(g, v_sigmoid(g)), u), n - i);
     }
 }
 
@@ -222,17 +233,17 @@ static void vector_swiglu_backward(float *dgate, float *dup, const float *dout, 
                                    int n) {
     Vec one = v_set1(1.0f);
     for (int i = 0; i < n; i += VEC) {
-        Vec g = v_load_n(gate + i, n - i), u = v_load_n(up + i, n - i), d = v_load_n(dout + i, n - i);
+        Vec g = load_up_to(gate + i, n - i), u = load_up_to(up + i, n - i), d = load_up_to(dout + i, n - i);
         Vec s = v_sigmoid(g);
         Vec slope = v_mul(s, v_fma(g, v_sub(one, s), one));
-        v_store_n(dgate + i, v_mul(v_mul(d, u), slope), n - i);
-        v_store_n(dup + i, v_mul(d, v_mul(g, s)), n - i);
+        store_up_to(dgate + i, v_mul(v_mul(d, u), slope), n - i);
+        store_up_to(dup + i, v_mul(d, v_mul(g, s)), n - i);
     }
 }
 
 static void vector_add(float *out, const float *a, const float *b, int n) {
     for (int i = 0; i < n; i += VEC)
-        v_store_n(out + i, v_add(v_load_n(a + i, n - i), v_load_n(b + i, n - i)), n - i);
+        store_up_to(out + i, v_add(load_up_to(a + i, n - i), load_up_to(b + i, n - i)), n - i);
 }
 
 #define CPU_ISA_TABLE(isa_level, isa_name)                                                                          \

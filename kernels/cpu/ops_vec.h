@@ -7,13 +7,6 @@
 #include "kernels/cpu/ops.h"
 #include "kernels/cpu/vec.h"
 
-/* Loads and stores of up to 16 floats; the full ones need no mask. */
-static inline Vec load_up_to(const float *p, int n) { return n >= VEC ? v_load(p) : v_load_n(p, n); }
-static inline void store_up_to(float *p, Vec a, int n) {
-    if (n >= VEC) v_store(p, a);
-    else v_store_n(p, a, n);
-}
-
 /* x where lo <= lane < hi, -inf elsewhere */
 static inline Vec keep_lanes(Vec x, int lo, int hi) {
     if (lo <= 0 && hi >= VEC) return x;

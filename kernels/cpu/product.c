@@ -64,13 +64,13 @@ static int part_panels(const Block *b) { return ceil_div(b->columns, SGEMM_PANEL
 
 /* Panel p of part `part`: its tile of rows from m on meets k [k, k_end), rows of a given by strides. */
 static void tile_run(const Job *j, const Block *b, int part, int p, int m, int rows, int k, int k_end, const float *a,
-                     ptrdiff_t a_rs, ptrdiff_t a_cs, int ahead) {
+                     ptrdiff_t a_rs, ptrdiff_t a_cs, const float *soon, ptrdiff_t ld_soon) {
     const Product *t = j->t;
     int            n = p * SGEMM_PANEL, width = t->N / j->cut.parts, column = part * width + b->n0 + n;
     const float   *panel = b->panels + (part * (ptrdiff_t)part_panels(b) + p) * b->stride;
     int            run = t->mode == SGEMM_ADD, starts = run || k == 0, ends = run || k_end == t->K;
     float         *out = t->c ? t->c + m * t->ldc + column : NULL, *chain = out;
-    TileOut        o = {.ld_chain = t->ldc, .ld_out = t->ldc, .ahead = ahead};
+    TileOut        o = {.ld_chain = t->ldc, .ld_out = t->ldc, .soon = soon, .ld_soon = ld_soon};
     if (j->cut.parts == 2 && t->panels) panel = t->panels + (ptrdiff_t)column * t->K + (ptrdiff_t)b->k0 * SGEMM_PANEL;
     if (b->chain) {
         chain = b->chain + (m - b->m0) * (ptrdiff_t)COLUMNS_MAX + part * b->columns + n;
@@ -101,18 +101,22 @@ static void rows_run(const Job *j, const Block *b, const Own *own) {
         int          k_end = int_min(k + j->cut.k_block, b->k1), depth = k_end - k;
         const float *a = t->a + b->m0 * t->a_rs + k * t->a_cs;
         ptrdiff_t    a_rs = t->a_rs, a_cs = t->a_cs, a_tile = step * a_rs;
+        /* The next rows, to be packed next: while tiles are busy with these. */
+        const float *soon = a_rs == 1 && b->m1 < t->M ? a + (b->m1 - b->m0) : NULL;
         if (a_cs != 1) {
             isa->sgemm_pack_rows(own->rows, b->m1 - b->m0, step, depth, a, a_rs, a_cs);
-            a = own->rows, a_rs = 1, a_cs = step, a_tile = (ptrdiff_t)depth * step;
+            a = own->rows, a_rs = 1, a_cs = SGEMM_LANES, a_tile = (ptrdiff_t)depth * SGEMM_LANES;
         } else if (rows_collide(t)) {
             for (int m = 0; m < b->m1 - b->m0; m++)
                 memcpy(own->rows + m * (depth + ROW_PAD), a + m * a_rs, sizeof(float) * (size_t)depth);
             a = own->rows, a_rs = depth + ROW_PAD, a_tile = step * a_rs;
         }
+        int done = 0; /* columns of `soon` */
         for (int m = b->m0; m < b->m1; m += step, a += a_tile)
             for (int part = 0; part < j->cut.parts; part++)
-                for (int p = 0; p < part_panels(b); p++)
-                    tile_run(j, b, part, p, m, int_min(step, b->m1 - m), k, k_end, a, a_rs, a_cs, 0);
+                for (int p = 0; p < part_panels(b); p++, done += SGEMM_PANEL)
+                    tile_run(j, b, part, p, m, int_min(step, b->m1 - m), k, k_end, a, a_rs, a_cs,
+                             soon && done < b->m1 - b->m0 ? soon + done : NULL, t->a_cs);
     }
 }
 
@@ -125,7 +129,7 @@ static void rows_stream(const Job *j, const Block *b) {
             for (int k = b->k0; k < b->k1; k += j->cut.k_block)
                 for (int m = b->m0; m < b->m1; m += step)
                     tile_run(j, b, part, p, m, int_min(step, b->m1 - m), k, int_min(k + j->cut.k_block, b->k1),
-                             t->a + m * t->a_rs + k, t->a_rs, 1, m == b->m0 ? STREAM_AHEAD : 0);
+                             t->a + m * t->a_rs + k, t->a_rs, 1, NULL, 0);
 }
 
 static void block_gate(const Job *j, const Block *b) {
@@ -192,7 +196,7 @@ static Cut cut_make(const CpuState *cpu, const Product *t, int threads) {
     columns = int_max(columns / g.parts / SGEMM_PANEL, 1) * SGEMM_PANEL;
     int panels = ceil_div(width, SGEMM_PANEL);
     g.columns = int_min(columns, panels * SGEMM_PANEL);
-    g.rows = add ? ROWS_ADD * tile : t->M;
+    g.rows = t->M;
     if (threads > 1) {
         int want = threads * TASKS_A_THREAD;
         if (t->M <= 2 * rows_max(cpu->isa)) /* few rows: by columns, so that no b is read twice */

@@ -214,6 +214,13 @@ V_FN void v_transpose(Vec r[VEC]) {
 #undef V_EACH
 #endif
 
+/* Loads and stores of up to 16 floats.  Full ones go without a mask: masked stores are slow on some machines (Zen 5). */
+static inline Vec  load_up_to(const float *p, int n) { return n >= VEC ? v_load(p) : v_load_n(p, n); }
+static inline void store_up_to(float *p, Vec a, int n) {
+    if (n >= VEC) v_store(p, a);
+    else v_store_n(p, a, n);
+}
+
 static inline Vec v_zero(void) { return v_set1(0.0f); }
 
 /* e^x to about 1 ulp: x = n ln 2 + r, a polynomial of degree 7 in r (Cephes), times 2^n.  0 below -87.7 (-inf
