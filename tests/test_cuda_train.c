@@ -44,6 +44,11 @@ static Device *open_gpu(void) {
         print_message("skip - %s\n", msg);
         skip();
     }
+    if (!kernels_get(dev, DTYPE_BF16)->attention_backward || !kernels_get(dev, DTYPE_BF16)->classifier) {
+        device_close(dev);
+        print_message("skip - the backend is not whole\n");
+        skip();
+    }
     return dev;
 }
 
