@@ -1,10 +1,10 @@
 /* dist_nccl.c - ranks whose buffers are memory of GPUs, over NCCL on STREAM_COMM.
  *
- * libnccl.so.2 is opened when it is wanted, so that one binary starts anywhere; the few types and functions used here are
- * declared by hand below.  The communicator does not block: a call that cannot finish at once says ncclInProgress and is
- * asked about with ncclCommGetAsyncError, which is also where a failure of the network or of a peer shows.  So every
- * wait has an end: peers on this host are watched by their process, the others by --timeout; then the ranks that still
- * can say over the host transport how far they are, which names those that cannot. */
+ * libnccl.so.2 is opened when it is wanted, so that one binary starts anywhere; the few types and functions used here
+ * are declared by hand below.  The communicator does not block: a call that cannot finish at once says ncclInProgress
+ * and is asked about with ncclCommGetAsyncError, which is also where a failure of the network or of a peer shows.  So
+ * every wait has an end: peers on this host are watched by their process, the others by --timeout; then the ranks that
+ * still can say over the host transport how far they are, which names those that cannot. */
 #include "train/dist_transport.h"
 #include <dlfcn.h>
 #include <stdlib.h>
@@ -12,19 +12,19 @@
 
 /* ---- what of <nccl.h> is used -------------------------------------------------------------------------------------
  * NCCL 2.14 to 2.30, "NCCL API" of https://docs.nvidia.com/deeplearning/nccl/user-guide: enumerators and signatures are
- * the same in all of them.  ncclConfig_t begins with its own size and the version it was written for; a library reads no
- * further, and takes its defaults for fields that came later. */
+ * the same in all of them.  ncclConfig_t begins with its own size and the version it was written for; a library reads
+ * no further, and takes its defaults for fields that came later. */
 typedef struct ncclComm *ncclComm_t;
-typedef void            *cuda_stream; /* cudaStream_t */
+typedef void *cuda_stream; /* cudaStream_t */
 typedef struct {
     char internal[128];
 } ncclUniqueId;
 typedef enum { ncclSuccess = 0, ncclInProgress = 7 } ncclResult_t; /* the others have text from the library */
 enum { ncclUint8 = 1, ncclFloat32 = 7, ncclSum = 0, VERSION_MIN = 21400 };
 typedef struct {
-    size_t   size;
+    size_t size;
     unsigned magic, version;
-    int      blocking;
+    int blocking;
 } ncclConfig_2_14;
 
 typedef struct {
@@ -37,14 +37,16 @@ typedef struct {
     ncclResult_t (*CommGetAsyncError)(ncclComm_t comm, ncclResult_t *state);
     const char *(*GetErrorString)(ncclResult_t rc);
     const char *(*GetLastError)(ncclComm_t comm);
-    ncclResult_t (*ReduceScatter)(const void *in, void *out, size_t out_count, int type, int op, ncclComm_t comm, cuda_stream s);
+    ncclResult_t (*ReduceScatter)(const void *in, void *out, size_t out_count, int type, int op, ncclComm_t comm,
+                                  cuda_stream s);
     ncclResult_t (*AllGather)(const void *in, void *out, size_t in_count, int type, ncclComm_t comm, cuda_stream s);
 } Library;
 
 static int library_open(Library *nccl, char *why, size_t size) {
-    static const char *const names[] = {"ncclGetVersion", "ncclGetUniqueId", "ncclCommInitRankConfig", "ncclCommFinalize",
-                                        "ncclCommDestroy", "ncclCommAbort", "ncclCommGetAsyncError", "ncclGetErrorString",
-                                        "ncclGetLastError", "ncclReduceScatter", "ncclAllGather"};
+    static const char *const names[] = {"ncclGetVersion",        "ncclGetUniqueId",    "ncclCommInitRankConfig",
+                                        "ncclCommFinalize",      "ncclCommDestroy",    "ncclCommAbort",
+                                        "ncclCommGetAsyncError", "ncclGetErrorString", "ncclGetLastError",
+                                        "ncclReduceScatter",     "ncclAllGather"};
     enum { N = sizeof names / sizeof *names };
     _Static_assert(sizeof(Library) == N * sizeof(void *), "a name for each function");
     int version = 0;
@@ -69,13 +71,14 @@ int dist_nccl_missing(char *why, size_t why_size) {
     return library_open(&nccl, why, why_size);
 }
 
-/* ---- failures ------------------------------------------------------------------------------------------------------ */
+/* ---- failures ------------------------------------------------------------------------------------------------------
+ */
 
 typedef struct {
-    Library    nccl;
+    Library nccl;
     ncclComm_t comm;
-    double     queued; /* collectives so far, for messages */
-    int        waiting; /* something was queued since the last wait */
+    double queued; /* collectives so far, for messages */
+    int waiting;   /* something was queued since the last wait */
 } Nccl;
 
 /* 1 = failed; a call that is still at work has not. */
@@ -84,7 +87,8 @@ static int failed(Dist *d, const char *what, ncclResult_t rc) {
     if (rc == ncclSuccess || rc == ncclInProgress) return 0;
     const char *more = n->nccl.GetLastError(n->comm);
     if (!d->error.code)
-        err_set(&d->error, ERR_COMM, "NCCL, %s: %s%s%.200s; NCCL_DEBUG=WARN tells more, --transport mpi does without NCCL", what,
+        err_set(&d->error, ERR_COMM,
+                "NCCL, %s: %s%s%.200s; NCCL_DEBUG=WARN tells more, --transport mpi does without NCCL", what,
                 n->nccl.GetErrorString(rc), more && *more ? ": " : "", more ? more : "");
     return 1;
 }
@@ -123,15 +127,18 @@ static void nccl_late(Dist *d) {
         err_context(&err, "NCCL has not finished for %.0f s", timeout_s);
     } else {
         for (int r = 0; r < world; r++) same &= queued[r] == n->queued;
-        err_set(&err, ERR_COMM, "NCCL has not finished collective %.0f for %.0f s, although all ranks answer and %s; look at the network "
-                                "(NCCL_DEBUG=INFO), or use --transport mpi", n->queued, timeout_s,
-                same ? "have come as far" : "some have not come as far");
+        err_set(
+            &err, ERR_COMM,
+            "NCCL has not finished collective %.0f for %.0f s, although all ranks answer and %s; look at the network "
+            "(NCCL_DEBUG=INFO), or use --transport mpi",
+            n->queued, timeout_s, same ? "have come as far" : "some have not come as far");
     }
     d->error = err;
     free(queued);
 }
 
-/* ---- collectives --------------------------------------------------------------------------------------------------- */
+/* ---- collectives ---------------------------------------------------------------------------------------------------
+ */
 
 /* The last call has to be through before the next; only the first collectives, which connect the ranks, take time. */
 static int ready(Dist *d) {
@@ -151,8 +158,9 @@ static void queued(Dist *d, const char *what, ncclResult_t rc) {
 static void nccl_reduce_scatter(Dist *d, float *out, const float *in, int64_t count) {
     Nccl *n = d->device_state;
     if (!ready(d)) return;
-    queued(d, "ncclReduceScatter", n->nccl.ReduceScatter(in, out, (size_t)(count / d->launch.world), ncclFloat32, ncclSum, n->comm,
-                                                         device_stream(d->dev, STREAM_COMM)));
+    queued(d, "ncclReduceScatter",
+           n->nccl.ReduceScatter(in, out, (size_t)(count / d->launch.world), ncclFloat32, ncclSum, n->comm,
+                                 device_stream(d->dev, STREAM_COMM)));
 }
 
 static void nccl_all_gather(Dist *d, void *buf, size_t part_bytes) {
@@ -178,7 +186,8 @@ static Status nccl_wait(Dist *d, Err *err) {
     return d->host->wait(d, err);
 }
 
-/* ---- start and end ------------------------------------------------------------------------------------------------- */
+/* ---- start and end -------------------------------------------------------------------------------------------------
+ */
 
 static void nccl_abort(Dist *d) {
     Nccl *n = d->device_state;
@@ -193,8 +202,7 @@ static void nccl_close(Dist *d) {
     if (!d->error.code && n->comm && !failed(d, "ncclCommFinalize", n->nccl.CommFinalize(n->comm)) &&
         !dist_wait_for(d, calls_pending, nccl_late, &err))
         n->nccl.CommDestroy(n->comm);
-    else
-        nccl_abort(d);
+    else nccl_abort(d);
     free(n);
 }
 
@@ -206,15 +214,21 @@ static const DeviceTransport nccl_transport = {.name = "nccl",
                                                .abort = nccl_abort,
                                                .close = nccl_close};
 
-/* The host transport works on when NCCL does not: what went wrong with it at start is agreed on, as an error that peers
- * can be told of. */
+/* The host transport works on when NCCL does not: when all ranks have failed, or could start, they agree on it and end
+ * alike.  A rank that failed alone, while the others wait for it inside NCCL, ends the job. */
 static Status agree_on_start(Dist *d, Err *err) {
-    if (d->error.code) {
-        *err = d->error;
+    const double patience_s = 5;
+    double timeout_s = d->timeout_s;
+    Err mine = d->error;
+    if (mine.code) {
+        *err = mine;
         err->code = ERR_DEVICE;
         d->error = (Err){OK, ""};
+        if (patience_s < timeout_s) d->timeout_s = patience_s;
     }
-    return dist_agree(d, err);
+    if (dist_agree(d, err) == ERR_COMM && mine.code) *err = mine;
+    d->timeout_s = timeout_s;
+    return err->code;
 }
 
 /* Rank 0's id for the job, over the host transport; every rank's part is 0 but its own. */
@@ -243,7 +257,8 @@ Status dist_nccl_open(Dist *d, Err *err) {
     Status s = share_id(d, n, &id, err);
     if (!s) {
         device_order(d->dev, STREAM_COMPUTE, STREAM_COMM); /* makes this thread's GPU the device's */
-        if (!failed(d, "ncclCommInitRankConfig", n->nccl.CommInitRankConfig(&n->comm, d->launch.world, id, d->launch.rank, &config)))
+        if (!failed(d, "ncclCommInitRankConfig",
+                    n->nccl.CommInitRankConfig(&n->comm, d->launch.world, id, d->launch.rank, &config)))
             dist_wait_for(d, calls_pending, nccl_late, err);
         s = agree_on_start(d, err);
     }

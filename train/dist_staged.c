@@ -13,18 +13,19 @@
 enum { MARKS = DEVICE_MARKS - MARK_FREE };
 
 typedef struct {
-    void   *target;     /* device memory of the result */
-    int64_t count;      /* reduce-scatter: elements of the input; 0: an all-gather */
-    size_t  part_bytes; /* of one rank's part */
-    int     ticket;     /* of the host transport */
-    char   *stage;      /* reduce-scatter: the input, then the result; all-gather: all parts */
-    size_t  stage_bytes;
+    void *target;      /* device memory of the result */
+    int64_t count;     /* reduce-scatter: elements of the input; 0: an all-gather */
+    size_t part_bytes; /* of one rank's part */
+    int ticket;        /* of the host transport */
+    char *stage;       /* reduce-scatter: the input, then the result; all-gather: all parts */
+    size_t stage_bytes;
 } StagedOp;
 
-/* Operations [0, n_done) have been uploaded, [n_done, n_copied) are with the host transport, the rest is coming down. */
+/* Operations [0, n_done) have been uploaded, [n_done, n_copied) are with the host transport, the rest is coming down.
+ */
 typedef struct {
     StagedOp *op;
-    int       n_done, n_copied, n_queued, capacity;
+    int n_done, n_copied, n_queued, capacity;
 } Staged;
 
 static StagedOp *op_begin(Dist *d, size_t stage_bytes) {
@@ -42,8 +43,10 @@ static StagedOp *op_begin(Dist *d, size_t stage_bytes) {
         op->stage = device_host_alloc(d->dev, stage_bytes);
         op->stage_bytes = op->stage ? stage_bytes : 0;
         if (!op->stage) {
-            err_set(&d->error, ERR_NOMEM, "no page-locked memory for the exchange between ranks (%.1f MB): raise `ulimit -l`, or use "
-                                          "fewer ranks a host", 1e-6 * (double)stage_bytes);
+            err_set(&d->error, ERR_NOMEM,
+                    "no page-locked memory for the exchange between ranks (%.1f MB): raise `ulimit -l`, or use "
+                    "fewer ranks a host",
+                    1e-6 * (double)stage_bytes);
             return NULL;
         }
     }
@@ -87,7 +90,8 @@ static void exchange(Dist *d, StagedOp *op) {
 
 static void upload(Dist *d, const StagedOp *op) {
     if (op->count) {
-        device_upload_async(d->dev, STREAM_COMM, op->target, op->stage + (size_t)op->count * sizeof(float), op->part_bytes);
+        device_upload_async(d->dev, STREAM_COMM, op->target, op->stage + (size_t)op->count * sizeof(float),
+                            op->part_bytes);
         return;
     }
     size_t before = (size_t)d->launch.rank * op->part_bytes, after = before + op->part_bytes;
@@ -120,7 +124,9 @@ static int staged_pending(Dist *d) {
 static void staged_late(Dist *d) {
     const Staged *s = d->device_state;
     if (s->n_done < s->n_copied) d->host->late(d);
-    else err_set(&d->error, ERR_DEVICE, "%s has not copied to host memory for %.0f s", device_name(d->dev), d->timeout_s);
+    else
+        err_set(&d->error, ERR_DEVICE, "%s has not copied to host memory for %.0f s", device_name(d->dev),
+                d->timeout_s);
 }
 
 static Status staged_wait(Dist *d, Err *err) {

@@ -1,7 +1,7 @@
 /* dist_transport.h - what dist.c asks of a transport.  Only dist*.c include it.
  *
- * A host transport moves host memory; every job has one.  When the ranks compute on GPUs a device transport moves device
- * memory, with the host transport's help. */
+ * A host transport moves host memory; every job has one.  When the ranks compute on GPUs a device transport moves
+ * device memory, with the host transport's help. */
 #ifndef EHR_TRAIN_DIST_TRANSPORT_H
 #define EHR_TRAIN_DIST_TRANSPORT_H
 #include "train/dist.h"
@@ -32,18 +32,18 @@ typedef struct {
 } DeviceTransport;
 
 struct Dist {
-    const HostTransport   *host;
-    void                  *host_state;
+    const HostTransport *host;
+    void *host_state;
     const DeviceTransport *device; /* NULL: buffers are host memory */
-    void                  *device_state;
-    Device                *dev;
-    Launch                 launch;
-    const char            *asked; /* --transport */
-    double                 timeout_s, news_s; /* news_s: when something last moved */
-    int64_t                step;
-    char                   name[64]; /* of this host */
-    char                   why[256];
-    Err                    error; /* the first failure, kept */
+    void *device_state;
+    Device *dev;
+    Launch launch;
+    const char *asked;        /* --transport */
+    double timeout_s, news_s; /* news_s: when something last moved */
+    int64_t step;
+    char name[64]; /* of this host */
+    char why[256];
+    Err error; /* the first failure, kept */
 };
 
 /* Calls pending(), which moves work on and counts what is left, until that is 0, a peer dies, or nothing has moved for
@@ -56,7 +56,7 @@ int dist_device_failed(Dist *d);
 Status dist_mpi_open(Dist *d, Err *err);
 Status dist_staged_open(Dist *d, Err *err);
 /* 0 = libnccl.so.2 is there and new enough; else why not. */
-int    dist_nccl_missing(char *why, size_t why_size);
+int dist_nccl_missing(char *why, size_t why_size);
 Status dist_nccl_open(Dist *d, Err *err);
 
 #endif

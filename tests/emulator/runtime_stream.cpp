@@ -20,10 +20,26 @@ uint64_t queued;
 bool running; /* an operation is under way: it may not call the runtime */
 Random choice;
 
+/* Whether op's turn has come; goes on with what other processes take part in, which then may have to wait again. */
 bool can_run(const Op &op) {
     for (const Op &before : op->after)
         if (!before->done) return false;
+    if (!op->shared || failed()) return true;
+    memory_open();
+    running = true;
+    int state = op->shared();
+    running = false;
+    if (state == EMU_AGAIN) return false;
+    if (state) device_broken(cudaErrorLaunchFailure);
+    op->shared = nullptr;
     return true;
+}
+
+/* Then there may be nothing to run now, but there will be. */
+bool others_at_work() {
+    for (cudaStream_t s : streams)
+        if (!s->queue.empty() && s->queue.front()->shared) return true;
+    return false;
 }
 
 /* What has to run first for op to run, and can. */
@@ -51,7 +67,10 @@ Op choose(const Op &target) {
     case SCHEDULE_RANDOM:
         if (!choice.state) choice.state = emu_config()->seed * 2654435761u + 1;
         return heads[choice.next() % heads.size()];
-    case SCHEDULE_PRIORITY: return target ? needed_for(target) : heads.front();
+    case SCHEDULE_PRIORITY: {
+        Op op = target ? needed_for(target) : heads.front();
+        return std::find(heads.begin(), heads.end(), op) == heads.end() ? nullptr : op;
+    }
     }
     return nullptr;
 }
@@ -139,7 +158,7 @@ cudaError_t emu::enqueue(cudaStream_t stream, Work work, Op *out) {
 
 cudaError_t emu::wait_for(const std::vector<Op> &targets) {
     for (const Op &target : targets)
-        while (!is_done(target) && run_one(target)) {
+        while (!is_done(target) && (run_one(target) || others_at_work())) {
         }
     memory_close();
     return failed();
@@ -242,7 +261,10 @@ int emu_enqueue(void *handle, int (*work)(void *), void *data) {
     Call call;
     cudaStream_t stream;
     if (stream_of((cudaStream_t)handle, &stream)) return -1;
-    return enqueue(stream, [work, data] { return work(data) ? cudaErrorLaunchFailure : cudaSuccess; }) ? -1 : 0;
+    Op op;
+    if (enqueue(stream, nullptr, &op) || !op) return -1; /* what other processes take part in cannot be recorded */
+    op->shared = [work, data] { return work(data); };
+    return 0;
 }
 
 /* ---- events --------------------------------------------------------------------------------------------------------
