@@ -44,6 +44,7 @@ extern Block block;     /* the running block */
 struct WarpOp {
     const char *name;
     void (*run)(void **args, uint32_t mask, Site site); /* NULL: only meet */
+    bool orders_memory = false;
 };
 void warp_meet(const WarpOp *op, uint32_t mask, void *arg, Site site);
 
@@ -59,20 +60,24 @@ void async_copy(void *shared, const void *global, unsigned bytes, bool valid, Si
 void async_commit();
 void async_wait(unsigned pending);
 
-inline unsigned lane() {
-    return current->linear & (WARP - 1);
-}
+/* Tells the checker of an atomic operation, and of __threadfence(). */
+void atomic_access(const void *p, unsigned bytes, Site site);
+void fence();
+
+inline unsigned lane() { return current->linear & (WARP - 1); }
 
 /* A launch on its way into a stream: runs run(args) once a thread. */
 struct Launch {
     const char *op, *kernel;
     const void *function;
     void (*run)(const void *args);
-    const void *args;            /* points into storage */
+    const void *args;
+    size_t args_bytes;
     const void *const *pointers; /* the pointers among the arguments, checked when it runs */
     unsigned n_pointers;
     dim3 grid, block;
     size_t shared;
+    int device;
 };
 cudaError_t submit(const Launch *launch, void (*destroy)(const void *args), cudaStream_t stream);
 

@@ -39,14 +39,10 @@ void set(const char *item) {
     if (key == "schedule") {
         set_schedule(value.c_str(), item);
     } else if (key == "driver") {
-        if (value == "ok")
-            config.driver = DRIVER_OK;
-        else if (value == "old")
-            config.driver = DRIVER_OLD;
-        else if (value == "none")
-            config.driver = DRIVER_NONE;
-        else
-            refuse(item);
+        if (value == "ok") config.driver = DRIVER_OK;
+        else if (value == "old") config.driver = DRIVER_OLD;
+        else if (value == "none") config.driver = DRIVER_NONE;
+        else refuse(item);
     } else if (end == value.c_str()) {
         refuse(item);
     } else if (key == "devices") {

@@ -36,6 +36,7 @@
 #define __restrict__
 #define __align__(n) __attribute__((aligned(n)))
 
+#include "tests/emulator/atomics.h"
 #include "tests/emulator/block.h"
 #include "tests/emulator/device_math.h"
 #include "tests/emulator/warp.h"
@@ -56,12 +57,8 @@ template <class... P> struct Arguments {
 };
 
 /* A launch converts its arguments to the kernel's parameters implicitly, never by a cast. */
-template <class T> T implicit(T v) {
-    return v;
-}
-template <class T> void note_pointer(const void **pointers, unsigned *n, T *p) {
-    pointers[(*n)++] = (const void *)p;
-}
+template <class T> T implicit(T v) { return v; }
+template <class T> void note_pointer(const void **pointers, unsigned *n, T *p) { pointers[(*n)++] = (const void *)p; }
 template <class T> void note_pointer(const void **, unsigned *, const T &) {}
 
 template <class... P, class... A>
@@ -77,6 +74,7 @@ void launch(const char *op, const char *name, void (*kernel)(P...), dim3 grid, d
     l.function = (const void *)kernel;
     l.run = [](const void *p) { std::apply(((const Args *)p)->kernel, ((const Args *)p)->values); };
     l.args = a;
+    l.args_bytes = sizeof *a;
     l.pointers = a->pointers;
     l.n_pointers = a->n_pointers;
     l.grid = grid;

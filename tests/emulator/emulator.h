@@ -32,6 +32,9 @@ void emu_set_schedule(EmuSchedule schedule, uint64_t seed);
  * something was found and not taken by emu_take_faults() ends with exit code 3. */
 int emu_take_faults(char *text, size_t text_size);
 
+/* 1 = the kernels of this program were compiled so that every access of theirs is checked (check.h). */
+int emu_checks_accesses(void);
+
 /* Queues work(data) on a cudaStream_t like a kernel of its own: it runs in the stream's order, may touch GPU memory,
  * and may not call the runtime.  It returns 0 when it is done, EMU_AGAIN when other processes have to go on first (then
  * it is called again, and other streams run meanwhile), anything else to make it the GPU's error.  For stand-ins of other

@@ -2,9 +2,10 @@
 #ifndef EHR_TESTS_EMULATOR_PLANTED_H
 #define EHR_TESTS_EMULATOR_PLANTED_H
 
-/* How the bug shows.  A result that is wrong needs the right schedule; the others show in every schedule. */
+/* How the bug shows. */
 enum Caught {
-    WRONG_RESULT,
+    WRONG_RESULT, /* in some schedule; where accesses are checked, in every one, as a fault that says `message` if any
+                   */
     FAULT,        /* the emulator says what is wrong: `message` */
     RUNTIME_ERROR /* the runtime's function returns an error, and `message` is printed or empty */
 };

@@ -48,12 +48,8 @@ struct Bench {
     }
 };
 
-int verdict(bool right) {
-    return cudaGetLastError() ? 2 : right ? 0 : 1;
-}
-int refused(cudaError_t e) {
-    return e ? 2 : 0;
-}
+int verdict(bool right) { return cudaGetLastError() ? 2 : right ? 0 : 1; }
+int refused(cudaError_t e) { return e ? 2 : 0; }
 
 int missing_order(bool bug) {
     Bench m;
@@ -185,8 +181,7 @@ int shared_beyond_gpu(bool bug) {
                                         bug ? 166913 : 166912));
 }
 
-/* ---- recordings ----------------------------------------------------------------------------------------------------
- */
+/* ---- recordings ---------------------------------------------------------------------------------------------- */
 /* Records two kernels with `inside` between them, launches the recording twice, and looks at the sum. */
 template <class F> int record(F inside) {
     Bench m;

@@ -27,12 +27,9 @@ template <class T> struct Array {
     }
 };
 
-int verdict(bool right) {
-    return cudaGetLastError() ? 2 : right ? 0 : 1;
-}
+int verdict(bool right) { return cudaGetLastError() ? 2 : right ? 0 : 1; }
 
-/* ---- races in shared memory ----------------------------------------------------------------------------------------
- */
+/* ---- races in shared memory ---------------------------------------------------------------------------------- */
 __global__ void reverse_kernel(const int *in, int *out, bool bug) {
     __shared__ int s[256];
     s[threadIdx.x] = in[threadIdx.x];
@@ -121,10 +118,10 @@ __global__ void counter_kernel(int *out, bool bug) {
     __syncthreads();
     atomicAdd(&count, 1);
     __syncthreads();
-    out[threadIdx.x] = count;
+    if (!threadIdx.x) out[blockIdx.x] = count;
 }
 int uninitialized_shared(bool bug) {
-    Array<int> out(64);
+    Array<int> out(2);
     /* Twice: a second block must not find what the first one left. */
     LAUNCH(counter_kernel, 2, 64, 0, out.device, bug);
     bool right = true;
@@ -153,8 +150,7 @@ int early_arrival(bool bug) {
     return verdict(right);
 }
 
-/* ---- asynchronous copies -------------------------------------------------------------------------------------------
- */
+/* ---- asynchronous copies ------------------------------------------------------------------------------------- */
 /* Three stages in flight; wait = how many groups may still be under way. */
 template <int wait>
 __global__ void pipeline_kernel(const int *in, int *out, int steps, bool no_barrier, bool no_reuse_barrier) {
@@ -193,18 +189,10 @@ int pipeline(int wait, bool no_barrier, bool no_reuse_barrier) {
     }
     return verdict(right);
 }
-int copy_not_waited_for(bool bug) {
-    return pipeline(bug ? -1 : 1, false, false);
-}
-int wrong_group_count(bool bug) {
-    return pipeline(bug ? 2 : 1, false, false);
-}
-int copy_without_barrier(bool bug) {
-    return pipeline(1, bug, false);
-}
-int copy_into_read_stage(bool bug) {
-    return pipeline(1, false, bug);
-}
+int copy_not_waited_for(bool bug) { return pipeline(bug ? -1 : 1, false, false); }
+int wrong_group_count(bool bug) { return pipeline(bug ? 2 : 1, false, false); }
+int copy_without_barrier(bool bug) { return pipeline(1, bug, false); }
+int copy_into_read_stage(bool bug) { return pipeline(1, false, bug); }
 
 __global__ void misaligned_copy_kernel(const int *in, int *out, bool bug) {
     __shared__ __align__(16) int s[8];
@@ -219,8 +207,7 @@ int misaligned_copy(bool bug) {
     return verdict(out.read()[0] == 4);
 }
 
-/* ---- addresses -----------------------------------------------------------------------------------------------------
- */
+/* ---- addresses ----------------------------------------------------------------------------------------------- */
 __global__ void fill_kernel(float *out, int n, bool bug) {
     int i = (int)(blockIdx.x * blockDim.x + threadIdx.x);
     if (bug ? i <= n : i < n) out[i] = 1;
@@ -239,7 +226,7 @@ __global__ void fill_shared_kernel(int *out, int n) {
     DYNAMIC_SHARED(int, s);
     for (int i = (int)threadIdx.x; i < n; i += 32) s[i] = i;
     __syncthreads();
-    *out = s[0];
+    if (!threadIdx.x) *out = s[0];
 }
 int shared_overrun(bool bug) {
     Array<int> out(1);
@@ -247,8 +234,7 @@ int shared_overrun(bool bug) {
     return verdict(out.read()[0] == 0);
 }
 
-/* ---- warp operations and barriers ----------------------------------------------------------------------------------
- */
+/* ---- warp operations and barriers ---------------------------------------------------------------------------- */
 __global__ void missing_lane_kernel(int *out, bool bug) {
     int v = (int)threadIdx.x;
     if (bug && threadIdx.x == 7) return;
@@ -285,10 +271,8 @@ int lane_outside_mask(bool bug) {
 }
 
 __global__ void divergent_barrier_kernel(int *out, bool bug) {
-    if (bug && threadIdx.x < 16)
-        __syncthreads();
-    else
-        __syncthreads();
+    if (bug && threadIdx.x < 16) __syncthreads();
+    else __syncthreads();
     out[threadIdx.x] = 1;
 }
 int divergent_barrier(bool bug) {
@@ -323,8 +307,7 @@ int barrier_incomplete(bool bug) {
     return verdict(out.read()[0] == 1);
 }
 
-/* ---- blocks --------------------------------------------------------------------------------------------------------
- */
+/* ---- blocks -------------------------------------------------------------------------------------------------- */
 __global__ void chain_kernel(int *out, bool bug) {
     int b = (int)blockIdx.x;
     out[b] = bug && b ? out[b - 1] + 1 : b;
@@ -341,19 +324,22 @@ int block_needs_block(bool bug) {
 } // namespace
 
 const Planted planted_kernels[] = {
-    {"missing __syncthreads", missing_barrier, WRONG_RESULT, ""},
-    {"reduction buffer reused too early", reused_buffer, WRONG_RESULT, ""},
-    {"tile overwritten while others read it", overwritten_tile, WRONG_RESULT, ""},
-    {"missing __syncwarp", missing_syncwarp, WRONG_RESULT, ""},
+    {"missing __syncthreads", missing_barrier, WRONG_RESULT, "race for shared s"},
+    {"reduction buffer reused too early", reused_buffer, WRONG_RESULT, "race for shared buffer"},
+    {"tile overwritten while others read it", overwritten_tile, WRONG_RESULT, "race for shared"},
+    {"missing __syncwarp", missing_syncwarp, WRONG_RESULT, "race for shared s"},
     {"shared memory taken for zero", uninitialized_shared, WRONG_RESULT, ""},
-    {"arrival at a named barrier before the data", early_arrival, WRONG_RESULT, ""},
-    {"async copy read without a wait", copy_not_waited_for, WRONG_RESULT, ""},
-    {"async copy: wait for one group too few", wrong_group_count, WRONG_RESULT, ""},
-    {"async copy of another thread without a barrier", copy_without_barrier, WRONG_RESULT, ""},
-    {"async copy into a stage still read", copy_into_read_stage, WRONG_RESULT, ""},
+    {"arrival at a named barrier before the data", early_arrival, WRONG_RESULT, "race for shared s"},
+    {"async copy read without a wait", copy_not_waited_for, WRONG_RESULT, "under way"},
+    {"async copy: wait for one group too few", wrong_group_count, WRONG_RESULT, "under way"},
+    {"async copy of another thread without a barrier", copy_without_barrier, WRONG_RESULT,
+     "race for shared s|under way"},
+    {"async copy into a stage still read", copy_into_read_stage, WRONG_RESULT, "race for shared s|under way"},
     {"async copy from a misaligned address", misaligned_copy, FAULT, "addresses are not multiples of 16"},
-    {"store behind a global array", global_overrun, FAULT, "was overrun|AddressSanitizer: use-after-poison"},
-    {"store behind dynamic shared memory", shared_overrun, FAULT, "behind its 200|AddressSanitizer: use-after-poison"},
+    {"store behind a global array", global_overrun, FAULT,
+     "was overrun|AddressSanitizer: use-after-poison|ends 4 bytes behind an allocation of 400"},
+    {"store behind dynamic shared memory", shared_overrun, FAULT,
+     "behind its 200|AddressSanitizer: use-after-poison|4 bytes behind the block's 200"},
     {"lane missing from a full mask", missing_lane, FAULT, "left the kernel"},
     {"lanes of one warp in different operations", divergent_lanes, FAULT, "__shfl_xor_sync"},
     {"shuffle from a lane outside the mask", lane_outside_mask, FAULT, "reads lane 20, which is not in the mask"},
@@ -361,6 +347,6 @@ const Planted planted_kernels[] = {
     {"exit before a barrier", exit_before_barrier, FAULT, "left the kernel"},
     {"named barrier with two counts", barrier_counts_differ, FAULT, "barrier 3 among"},
     {"named barrier that nobody completes", barrier_incomplete, FAULT, "no thread can go on|at most the block's 32"},
-    {"block that needs another block", block_needs_block, WRONG_RESULT, ""},
+    {"block that needs another block", block_needs_block, WRONG_RESULT, "what block"},
 };
 const int n_planted_kernels = sizeof planted_kernels / sizeof *planted_kernels;

@@ -69,8 +69,7 @@ struct CUgraphExec_st {
 
 namespace emu {
 
-/* ---- runtime_device.cpp --------------------------------------------------------------------------------------------
- */
+/* ---- runtime_device.cpp -------------------------------------------------------------------------------------- */
 extern thread_local int device_index;
 
 /* Every function of the runtime begins with one: the emulator serves one CPU thread at a time. */
@@ -85,8 +84,7 @@ cudaError_t failed();              /* what a kernel left behind; cudaSuccess = n
 void device_broken(cudaError_t e); /* a kernel or copy failed: every later call does, too */
 cudaError_t driver_state();        /* whether there is a driver and a GPU */
 
-/* ---- runtime_memory.cpp --------------------------------------------------------------------------------------------
- */
+/* ---- runtime_memory.cpp -------------------------------------------------------------------------------------- */
 enum Place { NOWHERE, ON_DEVICE, ON_HOST }; /* ON_HOST: page-locked */
 struct Allocation {
     unsigned char *address;
@@ -99,12 +97,18 @@ const Allocation *memory_find(const void *p, size_t bytes);
 /* Device memory cannot be touched but in between: the host reaching for it faults, as it does with a GPU. */
 void memory_open();
 void memory_close();
+/* Where a GPU's memory lies, and for each `unit` bytes of it the allocation they belong to, or NULL. */
+struct MemoryMap {
+    unsigned char *base;
+    size_t size, unit;
+    const Allocation *const *units;
+};
+MemoryMap memory_map(int device);
 bool memory_is_device(const void *p);      /* allocated or not */
 void copies_finished(cudaStream_t stream); /* the host waited for stream */
 void copies_must_be_finished();            /* something else is queued, or asked for */
 
-/* ---- runtime_stream.cpp --------------------------------------------------------------------------------------------
- */
+/* ---- runtime_stream.cpp -------------------------------------------------------------------------------------- */
 cudaError_t stream_of(cudaStream_t handle,
                       cudaStream_t *stream); /* the default stream's object; refuses unknown ones */
 cudaError_t enqueue(cudaStream_t stream, Work work, Op *op = nullptr);
@@ -112,14 +116,12 @@ cudaError_t wait_for(const std::vector<Op> &targets);
 cudaError_t wait_for_device();
 bool is_done(const Op &op);
 
-/* ---- runtime_graph.cpp ---------------------------------------------------------------------------------------------
- */
+/* ---- runtime_graph.cpp --------------------------------------------------------------------------------------- */
 /* Waiting for a stream, or allocating, is not allowed while this thread records; it spoils the recording. */
 cudaError_t not_while_capturing(const char *what);
 void capture_add(cudaStream_t stream, Work work);
 
-/* ---- signals.cpp ---------------------------------------------------------------------------------------------------
- */
+/* ---- signals.cpp --------------------------------------------------------------------------------------------- */
 void watch_addresses();
 
 } // namespace emu

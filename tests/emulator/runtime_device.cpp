@@ -17,18 +17,14 @@ thread_local cudaError_t last_error;
 cudaError_t sticky_error;
 std::map<const void *, int> shared_granted; /* kernel -> bytes of dynamic shared memory, above 48 KiB */
 
-int shared_optin() {
-    return emu_config()->compute_capability >= 90 ? 232448 : 166912;
-}
+int shared_optin() { return emu_config()->compute_capability >= 90 ? 232448 : 166912; }
 
 int granted(const void *function) {
     auto i = shared_granted.find(function);
     return i == shared_granted.end() ? SHARED_PLAIN : i->second;
 }
 
-bool exists(int device) {
-    return device >= 0 && device < emu_config()->devices;
-}
+bool exists(int device) { return device >= 0 && device < emu_config()->devices; }
 
 } // namespace
 
@@ -50,9 +46,7 @@ cudaError_t emu::fail(cudaError_t e, const char *why, ...) {
     return e;
 }
 
-cudaError_t emu::failed() {
-    return sticky_error ? fail(sticky_error) : cudaSuccess;
-}
+cudaError_t emu::failed() { return sticky_error ? fail(sticky_error) : cudaSuccess; }
 
 void emu::device_broken(cudaError_t e) {
     if (!sticky_error) sticky_error = e;
@@ -82,10 +76,11 @@ cudaError_t emu::submit(const Launch *launch, void (*destroy)(const void *), cud
         return fail(cudaErrorInvalidValue,
                     "%s: kernel %s: %zu bytes of static and %zu of dynamic shared memory; granted: %d", l.op, l.kernel,
                     fixed, l.shared, granted(l.function));
-    return enqueue(stream, [l, args, device = stream->device]() -> cudaError_t {
+    l.device = stream->device;
+    return enqueue(stream, [l, args]() -> cudaError_t {
         for (unsigned i = 0; i < l.n_pointers; i++) {
             const Allocation *a = memory_find(l.pointers[i], 0);
-            if (!l.pointers[i] || (a && (a->place == ON_HOST || a->device == device))) continue;
+            if (!l.pointers[i] || (a && (a->place == ON_HOST || a->device == l.device))) continue;
             char text[400];
             snprintf(text, sizeof text, "%s: kernel %s: its pointer argument number %u, %p, is %s", l.op, l.kernel,
                      i + 1, l.pointers[i], a ? "memory of another GPU" : "no memory of the GPU (never was, or freed)");
@@ -98,8 +93,7 @@ cudaError_t emu::submit(const Launch *launch, void (*destroy)(const void *), cud
 
 extern "C" {
 
-/* ---- devices -------------------------------------------------------------------------------------------------------
- */
+/* ---- devices ------------------------------------------------------------------------------------------------- */
 cudaError_t cudaGetDeviceCount(int *count) {
     Call call;
     *count = 0;
@@ -122,9 +116,7 @@ cudaError_t cudaGetDevice(int *device) {
     return cudaSuccess;
 }
 
-cudaError_t cudaSetDeviceFlags(unsigned) {
-    return cudaSuccess;
-}
+cudaError_t cudaSetDeviceFlags(unsigned) { return cudaSuccess; }
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device) {
     Call call;
@@ -231,8 +223,7 @@ cudaError_t cudaGetDriverEntryPointByVersion(const char *, void **function, unsi
     return e || status ? e : fail(cudaErrorSymbolNotFound);
 }
 
-/* ---- errors --------------------------------------------------------------------------------------------------------
- */
+/* ---- errors -------------------------------------------------------------------------------------------------- */
 cudaError_t cudaGetLastError(void) {
     Call call;
     cudaError_t e = sticky_error ? sticky_error : last_error;
@@ -294,8 +285,7 @@ const char *cudaGetErrorString(cudaError_t e) {
     return "unrecognized error code";
 }
 
-/* ---- kernels -------------------------------------------------------------------------------------------------------
- */
+/* ---- kernels ------------------------------------------------------------------------------------------------- */
 cudaError_t cudaFuncSetAttribute(const void *function, cudaFuncAttribute attr, int value) {
     Call call;
     if (attr == cudaFuncAttributePreferredSharedMemoryCarveout) return cudaSuccess;

@@ -140,9 +140,7 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsig
     return cudaSuccess;
 }
 
-cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t) {
-    return failed();
-}
+cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t) { return failed(); }
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t handle) {
     Call call;

@@ -27,9 +27,10 @@ constexpr unsigned char BETWEEN = 0xBD;
 
 struct Arena {
     unsigned char *base;
-    size_t size, used;              /* used: bytes of live allocations, in units */
-    size_t next;                    /* where to look first: freed memory is taken again as late as possible */
-    size_t high;                    /* nothing was ever given out beyond */
+    size_t size, used; /* used: bytes of live allocations, in units */
+    size_t next;       /* where to look first: freed memory is taken again as late as possible */
+    size_t high;       /* nothing was ever given out beyond */
+    const Allocation **units;
     std::map<size_t, size_t> taken; /* offset -> bytes, both in whole units */
 };
 
@@ -51,6 +52,9 @@ Arena &arena_of(int device) {
             abort();
         }
         a.base = static_cast<unsigned char *>(p);
+        a.units =
+            static_cast<const Allocation **>(mmap(nullptr, a.size / UNIT * sizeof *a.units, PROT_READ | PROT_WRITE,
+                                                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
         arenas.push_back(a);
     }
     return arenas[(size_t)device];
@@ -76,9 +80,7 @@ size_t gap(const Arena &a, size_t from, size_t to, size_t bytes) {
     return to - at >= bytes && at <= to ? at : SIZE_MAX;
 }
 
-size_t units(size_t bytes) {
-    return (OFFSET + bytes + UNIT - 1) / UNIT * UNIT + UNIT;
-}
+size_t units(size_t bytes) { return (OFFSET + bytes + UNIT - 1) / UNIT * UNIT + UNIT; }
 
 cudaError_t device_alloc(void **p, size_t bytes) {
     Arena &a = arena_of(device_index);
@@ -104,6 +106,7 @@ cudaError_t device_alloc(void **p, size_t bytes) {
     ASAN_UNPOISON_MEMORY_REGION(user, bytes);
     memory_close();
     allocations[user] = {user, bytes, ON_DEVICE, device_index};
+    for (size_t i = 0; i < need / UNIT; i++) a.units[at / UNIT + i] = &allocations[user];
     *p = user;
     return cudaSuccess;
 }
@@ -133,6 +136,7 @@ void device_release(const Allocation &m) {
     if (end > first) madvise(a.base + first, end - first, MADV_DONTNEED);
     ASAN_POISON_MEMORY_REGION(a.base + at, bytes);
     memory_close();
+    for (size_t i = 0; i < bytes / UNIT; i++) a.units[at / UNIT + i] = nullptr;
     a.taken.erase(at);
     a.used -= (m.bytes + UNIT - 1) / UNIT * UNIT;
 }
@@ -223,6 +227,11 @@ const Allocation *emu::memory_find(const void *p, size_t bytes) {
     --i;
     const Allocation &a = i->second;
     return c <= a.address + a.bytes && bytes <= (size_t)(a.address + a.bytes - c) ? &a : nullptr;
+}
+
+MemoryMap emu::memory_map(int device) {
+    Arena &a = arena_of(device);
+    return {a.base, a.size, UNIT, a.units};
 }
 
 bool emu::memory_is_device(const void *p) {

@@ -110,9 +110,7 @@ std::vector<Op> ends_of(int device, bool only_blocking) {
 
 } // namespace
 
-bool emu::is_done(const Op &op) {
-    return !op || op->done;
-}
+bool emu::is_done(const Op &op) { return !op || op->done; }
 
 cudaError_t emu::stream_of(cudaStream_t handle, cudaStream_t *stream) {
     if (running) return fail(cudaErrorNotPermitted, "a host function on a stream calls the runtime");
@@ -146,10 +144,8 @@ cudaError_t emu::enqueue(cudaStream_t stream, Work work, Op *out) {
     /* The default stream waits for the blocking streams of its device, and they for it. */
     cudaStream_t by_default =
         (size_t)stream->device < default_streams.size() ? default_streams[(size_t)stream->device] : nullptr;
-    if (stream == by_default)
-        op->after = ends_of(stream->device, true);
-    else if (stream->blocking && by_default && !is_done(by_default->last))
-        op->after.push_back(by_default->last);
+    if (stream == by_default) op->after = ends_of(stream->device, true);
+    else if (stream->blocking && by_default && !is_done(by_default->last)) op->after.push_back(by_default->last);
     stream->queue.push_back(op);
     stream->last = op;
     if (out) *out = op;
@@ -172,8 +168,7 @@ cudaError_t emu::wait_for_device() {
 
 extern "C" {
 
-/* ---- streams -------------------------------------------------------------------------------------------------------
- */
+/* ---- streams ------------------------------------------------------------------------------------------------- */
 cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned flags, int) {
     Call call;
     cudaError_t e = driver_state();
@@ -187,9 +182,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) {
     return cudaStreamCreateWithPriority(stream, flags, 0);
 }
 
-cudaError_t cudaStreamCreate(cudaStream_t *stream) {
-    return cudaStreamCreateWithPriority(stream, 0, 0);
-}
+cudaError_t cudaStreamCreate(cudaStream_t *stream) { return cudaStreamCreateWithPriority(stream, 0, 0); }
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
     Call call;
@@ -267,8 +260,7 @@ int emu_enqueue(void *handle, int (*work)(void *), void *data) {
     return 0;
 }
 
-/* ---- events --------------------------------------------------------------------------------------------------------
- */
+/* ---- events -------------------------------------------------------------------------------------------------- */
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags) {
     Call call;
     cudaError_t e = driver_state();
@@ -279,9 +271,7 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags) {
     return cudaSuccess;
 }
 
-cudaError_t cudaEventCreate(cudaEvent_t *event) {
-    return cudaEventCreateWithFlags(event, 0);
-}
+cudaError_t cudaEventCreate(cudaEvent_t *event) { return cudaEventCreateWithFlags(event, 0); }
 
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
     Call call;

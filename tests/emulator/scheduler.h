@@ -23,6 +23,7 @@ void report(const std::string &text);
 struct SharedVariable {
     void *address;
     size_t size;
+    std::string name;
 };
 struct KernelSymbols {
     std::string name; /* empty: unknown */

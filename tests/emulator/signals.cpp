@@ -29,10 +29,8 @@ void on_bad_address(int signal, siginfo_t *info, void *context) {
         if (write(2, text, (size_t)n) < 0) return;
     }
     sigaction(signal, &before, nullptr);
-    if (before.sa_flags & SA_SIGINFO)
-        before.sa_sigaction(signal, info, context);
-    else if (before.sa_handler != SIG_DFL && before.sa_handler != SIG_IGN)
-        before.sa_handler(signal);
+    if (before.sa_flags & SA_SIGINFO) before.sa_sigaction(signal, info, context);
+    else if (before.sa_handler != SIG_DFL && before.sa_handler != SIG_IGN) before.sa_handler(signal);
 }
 
 } // namespace

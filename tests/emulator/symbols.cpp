@@ -54,15 +54,21 @@ struct Table {
                 const char *name = names + symbol.st_name;
                 int type = symbol.st_info & 15;
                 void *address = reinterpret_cast<void *>(base + symbol.st_value);
-                if (type == STT_FUNC && !strncmp(name, "_Z", 2))
-                    functions.emplace(address, name + 2);
+                if (type == STT_FUNC && !strncmp(name, "_Z", 2)) functions.emplace(address, name + 2);
                 else if (type == STT_OBJECT && !strncmp(name, "_ZZ", 3) && symbol.st_shndx < header->e_shnum &&
                          sections[symbol.st_shndx].sh_type == SHT_NOBITS) /* no initial value, as CUDA demands */
-                    statics.emplace(name + 3, SharedVariable{address, symbol.st_size});
+                    statics.emplace(name + 3, SharedVariable{address, symbol.st_size, ""});
             }
         }
     }
 };
+
+/* "3red" or "3red_0" -> "red" */
+std::string variable_name(const std::string &mangled) {
+    size_t digits = mangled.find_first_not_of("0123456789");
+    if (!digits || digits == std::string::npos) return mangled;
+    return mangled.substr(digits, (size_t)atoi(mangled.c_str()));
+}
 
 /* "void rows<4>(float*, int)" -> "rows<4>" */
 std::string short_name(const std::string &mangled) {
@@ -96,6 +102,7 @@ const KernelSymbols &kernel_symbols(const void *function) {
     for (auto v = table.statics.lower_bound(prefix); v != table.statics.end(); ++v) {
         if (v->first.compare(0, prefix.size(), prefix)) break;
         k.shared.push_back(v->second);
+        k.shared.back().name = variable_name(v->first.substr(prefix.size()));
         k.shared_bytes += (v->second.size + 15) / 16 * 16;
     }
     return k;

@@ -1,5 +1,6 @@
 /* warp.cpp - what the last lane to arrive does for its warp: shuffles, votes, reductions, mma, ldmatrix. */
 #include "tests/emulator/warp.h"
+#include "tests/emulator/check.h"
 
 namespace emu {
 
@@ -54,30 +55,14 @@ template <uint32_t (*f)(uint32_t, uint32_t)> void run_reduce(void **args, uint32
     });
     each<Ballot>(args, mask, [&](unsigned, Ballot &b) { b.result = r; });
 }
-uint32_t add(uint32_t a, uint32_t b) {
-    return a + b;
-}
-uint32_t umin(uint32_t a, uint32_t b) {
-    return a < b ? a : b;
-}
-uint32_t umax(uint32_t a, uint32_t b) {
-    return a > b ? a : b;
-}
-uint32_t smin(uint32_t a, uint32_t b) {
-    return (int32_t)a < (int32_t)b ? a : b;
-}
-uint32_t smax(uint32_t a, uint32_t b) {
-    return (int32_t)a > (int32_t)b ? a : b;
-}
-uint32_t bit_and(uint32_t a, uint32_t b) {
-    return a & b;
-}
-uint32_t bit_or(uint32_t a, uint32_t b) {
-    return a | b;
-}
-uint32_t bit_xor(uint32_t a, uint32_t b) {
-    return a ^ b;
-}
+uint32_t add(uint32_t a, uint32_t b) { return a + b; }
+uint32_t umin(uint32_t a, uint32_t b) { return a < b ? a : b; }
+uint32_t umax(uint32_t a, uint32_t b) { return a > b ? a : b; }
+uint32_t smin(uint32_t a, uint32_t b) { return (int32_t)a < (int32_t)b ? a : b; }
+uint32_t smax(uint32_t a, uint32_t b) { return (int32_t)a > (int32_t)b ? a : b; }
+uint32_t bit_and(uint32_t a, uint32_t b) { return a & b; }
+uint32_t bit_or(uint32_t a, uint32_t b) { return a | b; }
+uint32_t bit_xor(uint32_t a, uint32_t b) { return a ^ b; }
 
 /* Eight columns of one row of d at once. */
 typedef float Row __attribute__((vector_size(32)));
@@ -162,6 +147,7 @@ void run_ldmatrix(void **args, uint32_t, Site site) {
                 fault(site, "lanes 0 and %d of one warp call different forms of ldmatrix", 8 * i + r);
             if (reinterpret_cast<uintptr_t>(m.row) % 16)
                 fault(site, "ldmatrix: the row of lane %d, %p, is not aligned to 16 bytes", 8 * i + r, m.row);
+            check_access(&machine.tasks[current->linear / WARP * WARP + 8 * i + r], m.row, 16, READ, site);
             memcpy(matrix[r], m.row, sizeof matrix[r]);
         }
         for (int lane = 0; lane < WARP; lane++) {
@@ -178,7 +164,7 @@ void run_ldmatrix(void **args, uint32_t, Site site) {
 
 const WarpOp shuffle_op = {"__shfl_sync", run_shuffle}, shuffle_up_op = {"__shfl_up_sync", run_shuffle},
              shuffle_down_op = {"__shfl_down_sync", run_shuffle}, shuffle_xor_op = {"__shfl_xor_sync", run_shuffle},
-             sync_op = {"__syncwarp", nullptr}, ballot_op = {"a warp vote", run_ballot},
+             sync_op = {"__syncwarp", nullptr, true}, ballot_op = {"a warp vote", run_ballot},
              match_any_op = {"__match_any_sync", run_match_any}, match_all_op = {"__match_all_sync", run_match_all},
              reduce_add_op = {"__reduce_add_sync", run_reduce<add>},
              reduce_min_op = {"__reduce_min_sync", run_reduce<smin>},

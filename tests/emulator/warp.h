@@ -12,8 +12,7 @@
 
 namespace emu {
 
-/* ---- shuffles ------------------------------------------------------------------------------------------------------
- */
+/* ---- shuffles ------------------------------------------------------------------------------------------------ */
 struct Shuffle {
     uint64_t value;
     unsigned source;
@@ -83,9 +82,7 @@ template <class T> T __shfl_down_sync(unsigned mask, T v, unsigned delta, int wi
                         (lane & (width - 1)) + delta < (unsigned)width ? lane + delta : lane, site);
 }
 
-inline void __syncwarp(unsigned mask = ~0u, EMU_SITE) {
-    emu::warp_meet(&emu::sync_op, mask, nullptr, site);
-}
+inline void __syncwarp(unsigned mask = ~0u, EMU_SITE) { emu::warp_meet(&emu::sync_op, mask, nullptr, site); }
 inline unsigned __ballot_sync(unsigned mask, int predicate, EMU_SITE) {
     return emu::reduce(&emu::ballot_op, mask, predicate != 0, site);
 }
@@ -136,27 +133,19 @@ inline unsigned __reduce_xor_sync(unsigned mask, unsigned v, EMU_SITE) {
     return emu::reduce(&emu::reduce_xor_op, mask, v, site);
 }
 
-/* ---- barriers ------------------------------------------------------------------------------------------------------
- */
-inline void __syncthreads(EMU_SITE) {
-    emu::barrier_meet(0, 0, true, site);
-}
-inline int __syncthreads_count(int predicate, EMU_SITE) {
-    return (int)emu::barrier_vote(predicate != 0, site).count;
-}
-inline int __syncthreads_or(int predicate, EMU_SITE) {
-    return emu::barrier_vote(predicate != 0, site).count != 0;
-}
+/* ---- barriers ------------------------------------------------------------------------------------------------ */
+inline void __syncthreads(EMU_SITE) { emu::barrier_meet(0, 0, true, site); }
+inline int __syncthreads_count(int predicate, EMU_SITE) { return (int)emu::barrier_vote(predicate != 0, site).count; }
+inline int __syncthreads_or(int predicate, EMU_SITE) { return emu::barrier_vote(predicate != 0, site).count != 0; }
 inline int __syncthreads_and(int predicate, EMU_SITE) {
     emu::Vote v = emu::barrier_vote(predicate != 0, site);
     return v.count == v.threads;
 }
-inline void __threadfence() {}
+inline void __threadfence() { emu::fence(); }
 inline void __threadfence_block() {}
 inline void __threadfence_system() {}
 
-/* ---- ptx.cuh -------------------------------------------------------------------------------------------------------
- */
+/* ---- ptx.cuh ------------------------------------------------------------------------------------------------- */
 inline void mma_m16n8k16_bf16(float *d, const uint32_t *a, const uint32_t *b, const float *c, EMU_SITE) {
     emu::MmaBf16 m = {d, a, b, c};
     emu::warp_meet(&emu::mma_bf16_op, ~0u, &m, site);
@@ -187,18 +176,10 @@ inline void cp_async_16(void *shared, const void *global, int valid, EMU_SITE) {
 inline void cp_async_4(void *shared, const void *global, int valid, EMU_SITE) {
     emu::async_copy(shared, global, 4, valid != 0, site);
 }
-inline void cp_async_commit() {
-    emu::async_commit();
-}
-template <int pending> inline void cp_async_wait() {
-    emu::async_wait(pending);
-}
-inline void barrier_sync(int id, int threads, EMU_SITE) {
-    emu::barrier_meet(id, (unsigned)threads, true, site);
-}
-inline void barrier_arrive(int id, int threads, EMU_SITE) {
-    emu::barrier_meet(id, (unsigned)threads, false, site);
-}
+inline void cp_async_commit() { emu::async_commit(); }
+template <int pending> inline void cp_async_wait() { emu::async_wait(pending); }
+inline void barrier_sync(int id, int threads, EMU_SITE) { emu::barrier_meet(id, (unsigned)threads, true, site); }
+inline void barrier_arrive(int id, int threads, EMU_SITE) { emu::barrier_meet(id, (unsigned)threads, false, site); }
 /* The hardware's ex2.approx.ftz: subnormal inputs and results are 0. */
 inline float exp2_fast(float x) {
     float y = exp2f(x);

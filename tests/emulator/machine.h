@@ -1,0 +1,109 @@
+/* machine.h - the state of the block that runs, shared by fiber.cpp (stacks), scheduler.cpp (who runs next),
+ * meeting.cpp (warp operations, barriers, async copies), grid.cpp (blocks, faults) and check.cpp (races). */
+#ifndef EHR_TESTS_EMULATOR_MACHINE_H
+#define EHR_TESTS_EMULATOR_MACHINE_H
+#include "tests/emulator/scheduler.h"
+
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(p, n) ((void)(p), (void)(n))
+#define ASAN_UNPOISON_MEMORY_REGION(p, n) ((void)(p), (void)(n))
+#endif
+
+namespace emu {
+
+enum State : uint8_t { FRESH, READY, RUNNING, IN_BARRIER, IN_WARP_OP, EXITED };
+constexpr size_t STACK_BYTES = 256 << 10, GUARD_BYTES = 4096;
+
+struct Fiber;
+
+struct AsyncCopy {
+    unsigned char *shared;
+    unsigned char bytes[16];
+    unsigned size, group;
+    bool arrived; /* in shared memory already, though nobody may know */
+    Site site;
+};
+
+struct Task : Thread {
+    Fiber *fiber;
+    State state;
+    int barrier;
+    Site site;
+    const char *waiting_for;
+    std::vector<AsyncCopy> copies; /* that were not waited for, oldest first */
+    unsigned groups;               /* committed so far */
+    unsigned time;                 /* synchronisations this thread has passed, see check.h */
+};
+
+/* A warp operation that not all lanes of its mask have reached. */
+struct Meeting {
+    const WarpOp *op;
+    uint32_t mask, arrived;
+    Site site;
+    void *args[WARP];
+};
+
+struct Warp {
+    uint32_t lanes, fresh, ready, exited; /* bits; fresh: never started, ready: parked and woken */
+    unsigned n_meetings, priority;
+    Meeting meetings[4];
+    unsigned known[WARPS_MAX]; /* of each warp: accesses before this time of its come before ours */
+};
+
+struct Barrier {
+    unsigned expected, arrived, votes;
+    uint32_t from[WARPS_MAX], waiting[WARPS_MAX];
+    unsigned time[WARPS_MAX]; /* of arrival */
+    Site site;
+};
+
+struct Machine {
+    Task tasks[THREADS_MAX];
+    Warp warps[WARPS_MAX];
+    Barrier barriers[BARRIERS];
+    unsigned threads, n_warps, live, exited;
+    uint32_t runnable; /* warps with fresh or ready lanes */
+    Random random;
+    EmuSchedule schedule;
+    bool lanes_descending, faulted;
+    const Launch *launch;
+    cudaError_t error; /* of the fault */
+    Vote vote;         /* of the last __syncthreads */
+};
+extern Machine machine;
+
+inline Task *task() { return static_cast<Task *>(current); }
+inline Warp &warp_of(const Thread *t) { return machine.warps[t->linear / WARP]; }
+inline uint32_t bit_of(const Thread *t) { return 1u << t->linear % WARP; }
+
+/* ---- fiber.cpp ----------------------------------------------------------------------------------------------- */
+Fiber *fiber_get();
+void fiber_put(Fiber *f);
+Fiber *fiber_running();
+const char *fiber_stack(const Fiber *f);        /* lowest address; STACK_BYTES long, GUARD_BYTES before it fault */
+void fiber_switch(Fiber *to);                   /* from the running one */
+void fiber_main(void (*entry)(), Fiber *first); /* runs fibers, each starting with entry(), until one calls: */
+void fiber_return();                /* from the running fiber, which is free again or abandoned, to fiber_main */
+void fibers_reset();                /* all fibers are free and start anew */
+extern const char *fiber_stack_low; /* of the running fiber */
+
+/* ---- scheduler.cpp ------------------------------------------------------------------------------------------- */
+void fiber_entry();
+Task *pick();
+void park(); /* the current thread cannot go on: runs others until somebody has woken it */
+void wake(Task *t);
+void yield(); /* in the schedules that are not simple, others may run before the current thread goes on */
+
+/* ---- meeting.cpp --------------------------------------------------------------------------------------------- */
+void copies_land(Task *t, unsigned groups); /* those of groups before this number */
+
+/* ---- grid.cpp ------------------------------------------------------------------------------------------------ */
+std::string heading(); /* operation, kernel and block */
+std::string coordinates(const uint3 &index);
+[[noreturn]] void stop_with(const std::string &text, cudaError_t error = cudaErrorLaunchFailure);
+[[noreturn]] void deadlock();
+
+} // namespace emu
+#endif
