@@ -25,7 +25,13 @@ ifeq ($(filter clean help setup quickstart test format test-parity,$(MAKECMDGOAL
 -include $(DETECT)
 endif
 
-CFLAGS  = $(CFLAGS_COMMON) $(CFLAGS_OPT) $(OPENMP_CFLAGS) $(HDF5_CFLAGS)
+# Sanitizers see the CUDA kernels in the emulator; their other build goes without nvcc's.
+ifdef SAN
+HAVE_CUDA :=
+CUDA_LIBS :=
+endif
+
+CFLAGS  = $(CFLAGS_COMMON) $(if $(HAVE_CUDA),-DHAVE_CUDA) $(CFLAGS_OPT) $(OPENMP_CFLAGS) $(HDF5_CFLAGS)
 LDFLAGS = $(CFLAGS_OPT) $(OPENMP_CFLAGS)
 LIBS    = $(HDF5_LIBS) -ljansson -lzip -lz -lsodium -lm -lpthread -ldl
 
@@ -45,6 +51,11 @@ DATA_OBJ   := $(call obj,$(DATA_SRC))
 TRAIN_OBJ   = $(call obj,$(TRAIN_SRC))
 INFER_OBJ  := $(call obj,$(INFER_SRC))
 
+# Kernels by nvcc, for every program that opens a device.
+CUDA_SRC   := $(wildcard kernels/cuda/*.cu)
+CUDA_OBJ    = $(if $(HAVE_CUDA),$(CUDA_SRC:%.cu=$(BUILD)/%.o))
+CUDA_TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_cuda_*.c))
+
 # The emulator has something to run once there are headers and a whole backend.
 EMULATE   = $(and $(HAVE_CUDA_HEADERS),$(wildcard kernels/cuda/sample.cu))
 PROGRAMS := $(BUILD)/ehr-data $(BUILD)/ehr-train $(BUILD)/ehr-infer
@@ -60,7 +71,7 @@ benches: $(BENCHES)
 
 $(DETECT): Makefile scripts/detect.sh
 	@mkdir -p $(BUILD)
-	@CC="$(CC)" CXX="$(CXX)" NO_MPI="$(NO_MPI)" NO_CUDA="$(NO_CUDA)" NO_OPENMP="$(NO_OPENMP)" sh scripts/detect.sh $(BUILD) > $@.tmp && mv $@.tmp $@
+	@CC="$(CC)" CXX="$(CXX)" NVCC="$(NVCC)" NO_MPI="$(NO_MPI)" NO_CUDA="$(NO_CUDA)" NO_OPENMP="$(NO_OPENMP)" sh scripts/detect.sh $(BUILD) > $@.tmp && mv $@.tmp $@
 detect: $(DETECT)
 	@cat $(BUILD)/detect.txt
 
@@ -87,18 +98,36 @@ $(BUILD)/%.o: %.c $(DETECT)
 	$(call run,cc,$<,$(CC) $(CFLAGS) $(ISA) $(EXTRA) -c $< -o $@)
 
 # ---- programs ------------------------------------------------------------------------------------------------------
-$(BUILD)/ehr-data: $(BUILD)/data/main.o $(DATA_OBJ) $(MODEL_OBJ) $(KERNEL_OBJ)
+# ehr-data opens no device: from an archive the linker takes what it calls, and no kernel.
+$(BUILD)/libmodel.a: $(MODEL_OBJ) $(KERNEL_OBJ)
+	$(call run,ar,$@,rm -f $@ && ar rcs $@ $^)
+$(BUILD)/ehr-data: $(BUILD)/data/main.o $(DATA_OBJ) $(BUILD)/libmodel.a
 	$(call run,link,$@,$(CC) $(LDFLAGS) $^ -o $@ $(LIBS))
-$(BUILD)/ehr-train: $(BUILD)/train/main.o $(TRAIN_OBJ) $(DATA_OBJ) $(MODEL_OBJ) $(KERNEL_OBJ)
-	$(call run,link,$@,$(CC) $(LDFLAGS) $^ -o $@ $(LIBS) $(MPI_LIBS))
-$(BUILD)/ehr-infer: $(BUILD)/infer/main.o $(INFER_OBJ) $(DATA_OBJ) $(MODEL_OBJ) $(KERNEL_OBJ)
-	$(call run,link,$@,$(CC) $(LDFLAGS) $^ -o $@ $(LIBS))
+$(BUILD)/ehr-train: $(BUILD)/train/main.o $(TRAIN_OBJ) $(DATA_OBJ) $(MODEL_OBJ) $(KERNEL_OBJ) $(CUDA_OBJ)
+	$(call run,link,$@,$(CC) $(LDFLAGS) $^ -o $@ $(LIBS) $(MPI_LIBS) $(CUDA_LIBS))
+$(BUILD)/ehr-infer: $(BUILD)/infer/main.o $(INFER_OBJ) $(DATA_OBJ) $(MODEL_OBJ) $(KERNEL_OBJ) $(CUDA_OBJ)
+	$(call run,link,$@,$(CC) $(LDFLAGS) $^ -o $@ $(LIBS) $(CUDA_LIBS))
 
 # Tests and benchmarks link every module but the mains.
-$(BUILD)/tests/%: $(BUILD)/tests/%.o $(TRAIN_OBJ) $(INFER_OBJ) $(DATA_OBJ) $(MODEL_OBJ) $(KERNEL_OBJ)
-	$(call run,link,$@,$(CC) $(LDFLAGS) $^ -o $@ -lcmocka $(LIBS) $(MPI_LIBS))
-$(BUILD)/bench_%: $(BUILD)/tests/bench_%.o $(TRAIN_OBJ) $(INFER_OBJ) $(DATA_OBJ) $(MODEL_OBJ) $(KERNEL_OBJ)
-	$(call run,link,$@,$(CC) $(LDFLAGS) $^ -o $@ $(LIBS) $(MPI_LIBS))
+$(BUILD)/tests/%: $(BUILD)/tests/%.o $(TRAIN_OBJ) $(INFER_OBJ) $(DATA_OBJ) $(MODEL_OBJ) $(KERNEL_OBJ) $(CUDA_OBJ)
+	$(call run,link,$@,$(CC) $(LDFLAGS) $^ -o $@ -lcmocka $(LIBS) $(MPI_LIBS) $(CUDA_LIBS))
+$(BUILD)/bench_%: $(BUILD)/tests/bench_%.o $(TRAIN_OBJ) $(INFER_OBJ) $(DATA_OBJ) $(MODEL_OBJ) $(KERNEL_OBJ) $(CUDA_OBJ)
+	$(call run,link,$@,$(CC) $(LDFLAGS) $^ -o $@ $(LIBS) $(MPI_LIBS) $(CUDA_LIBS))
+
+# ---- CUDA kernels by nvcc -----------------------------------------------------------------------------------------
+# Each file once, for all architectures.  What ptxas says of registers and spills stays beside the object, in *.ptxas.
+# No exceptions, no guarded statics: the C compiler links, without the C++ library.
+NVCCFLAGS = -std=c++17 -O3 -lineinfo -DHAVE_CUDA -I. $(CUDA_ARCH) $(if $(WERROR),-Werror all-warnings) -Xptxas -v \
+            -Xcompiler -Wall$(comma)-Wextra$(comma)-fno-exceptions$(comma)-fno-rtti$(comma)-fno-threadsafe-statics -MMD -MP
+$(BUILD)/kernels/cuda/%.o: kernels/cuda/%.cu $(DETECT)
+	@mkdir -p $(@D)
+	$(call run,nvcc,$<,$(NVCC) $(NVCCFLAGS) -c $< -o $@ 2> $(@:.o=.ptxas) || { cat $(@:.o=.ptxas) >&2; false; })
+	@grep -E 'warning|error' $(@:.o=.ptxas) >&2 || true
+.PHONY: cuda cuda-report
+cuda: cuda-report programs $(CUDA_TESTS)
+cuda-report: $(CUDA_OBJ)
+	@[ -n "$(HAVE_CUDA)" ] || { echo 'make cuda: no nvcc here that builds for sm_80 and sm_90a; see make detect' >&2; exit 1; }
+	@bash scripts/cuda_report.sh $(BUILD)
 
 # ---- the CUDA emulator ----------------------------------------------------------------------------------------------
 # kernels/cuda/*.cu as C++ over tests/emulator/, linked with the rest into build/emulator/: ehr-train, ehr-infer and every
@@ -169,6 +198,7 @@ help:
 	@echo '                  QUICK=1 short form; DATA=omop:PATH from your own OMOP export'
 	@echo 'make test         everything a machine without a GPU can check'
 	@echo 'make test-parity  a checkpoint in transformers gives our logits (installs torch)'
+	@echo 'make cuda         everything with the CUDA kernels, and a table of their registers and spills (needs nvcc)'
 	@echo 'make emulator     the CUDA backend on the CPU, into build/emulator/ (needs the CUDA headers)'
 	@echo 'make bench        measurements'
 	@echo 'make SAN=1 ...    under ASan and UBSan, in build-san/;  NO_MPI=1  NO_CUDA=1  NO_OPENMP=1'

@@ -91,12 +91,37 @@ else
 fi
 if grep -qw avx2 /proc/cpuinfo 2> /dev/null && grep -qw fma /proc/cpuinfo; then echo "CPU_CFLAGS := -mavx2 -mfma"; fi
 
-# The CUDA backend is not part of the tree yet; say what is there so that nobody expects a GPU to be used.
+# nvcc, for every architecture the kernels are built for, linked by the C compiler with the static runtime.
+nvcc=${NVCC:-$(command -v nvcc || echo "$cuda/bin/nvcc")}
+case $(readlink -f "$(command -v "${cc%% *}")") in */ccache) nvcc="ccache ${nvcc#ccache }" ;; esac
+arch="-gencode=arch=compute_80,code=sm_80 -gencode=arch=compute_90a,code=sm_90a -gencode=arch=compute_90,code=compute_90"
+cat > "$dir/probe.cu" << 'END'
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+__global__ void probe(__nv_bfloat16 *x) { x[threadIdx.x] = __float2bfloat16(1.0f); }
+extern "C" int probe_run(void) {
+    int n;
+    probe<<<1, 32>>>(nullptr);
+    return cudaGetDeviceCount(&n) == cudaSuccess && n < 0;
+}
+END
 if [ -n "$NO_CUDA" ]; then
     row CUDA no "(NO_CUDA)"
-elif command -v nvcc > /dev/null 2>&1; then
-    row CUDA off "nvcc is here; this version has no CUDA kernels yet: everything runs on the CPU"
-else
+elif ! command -v "${nvcc##* }" > /dev/null 2>&1; then
     row CUDA no "no nvcc; everything runs on the CPU"
+else
+    lib=$($nvcc --dryrun "$dir/probe.cu" 2>&1 | grep -oE -- '-L[^ "]*' | grep -v stubs | head -n 1)
+    libs="${lib:--L$cuda/lib64} -lcudart_static -ldl -lrt -lpthread"
+    if $nvcc -std=c++17 $arch -Xcompiler -fno-exceptions,-fno-threadsafe-statics -c "$dir/probe.cu" -o "$dir/probe.o" > /dev/null 2>&1 &&
+        try cuda 'int probe_run(void);
+int main(void){return probe_run();}' "$dir/probe.o" $libs; then
+        echo "HAVE_CUDA := 1"
+        echo "NVCC := $nvcc"
+        echo "CUDA_ARCH := $arch"
+        echo "CUDA_LIBS := $libs"
+        row CUDA yes "$($nvcc --version | sed -n 's/.*\(release [0-9.]*\).*/\1/p'): sm_80, sm_90a, and PTX for later ones"
+    else
+        row CUDA no "$nvcc cannot build for sm_80 and sm_90a (CUDA 12 or later can); everything runs on the CPU"
+    fi
 fi
 { echo "ehr.c: found on this machine"; printf '%s' "$rows"; } > "$build/detect.txt"

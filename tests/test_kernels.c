@@ -525,8 +525,9 @@ static void test_gradients(void **state) {
 static void test_device(void **state) {
     (void)state;
     char msg[256];
-    assert_null(device_open(DEVICE_CUDA, 0, 0, msg, sizeof msg));
-    assert_non_null(strstr(msg, "--device cpu"));
+    Device *gpu = device_open(DEVICE_CUDA, 0, 0, msg, sizeof msg);
+    if (!gpu) assert_non_null(strstr(msg, "--device cpu")); /* none here, or no kernels for it: what to do is said */
+    device_close(gpu);
     assert_null(device_open(DEVICE_CPU, 0, -1, msg, sizeof msg));
     Device *dev = device_open(DEVICE_CPU, 0, 1, msg, sizeof msg);
     assert_non_null(dev);

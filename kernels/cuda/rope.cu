@@ -28,6 +28,11 @@ template <typename T> __device__ __forceinline__ void part_store(T *head, int at
     pack_store<T, HALF>(head + at + D / 2, b);
 }
 
+/* sum += a b */
+__device__ __forceinline__ void part_add(Part &sum, const Part &a, const Part &b) {
+    for (int j = 0; j < HALF; j++) sum.lo[j] = fmaf(a.lo[j], b.lo[j], sum.lo[j]), sum.hi[j] = fmaf(a.hi[j], b.hi[j], sum.hi[j]);
+}
+
 /* Where a lane stands: which of the warp's heads, its elements, the row of its warp. */
 template <int D> struct Place {
     static constexpr int LANES = D / (2 * HALF), HEADS = WARP / LANES;
@@ -47,12 +52,14 @@ __global__ void __launch_bounds__(BLOCK) norm_rope_forward_kernel(T *qk, float *
     if (n >= N) return;
     Part angle = part_load(rope + (int64_t)positions[n] * D, p.at, D); /* cosines, sines */
     Part qw = part_load(q_weight, p.at, D), kw = part_load(k_weight, p.at, D);
+    Part next = {};
+    if (p.head < H + G) next = part_load(qkv + (n * (H + 2 * G) + p.head) * D, p.at, D);
     for (int first = 0; first < H + G; first += p.HEADS) { /* every lane takes part in the sums */
-        int  h = first + p.head;
-        bool mine = h < H + G;
-        Part x = {};
-        if (mine) x = part_load(qkv + (n * (H + 2 * G) + h) * D, p.at, D);
+        int   h = first + p.head;
+        bool  mine = h < H + G;
+        Part  x = next;
         float squares = 0;
+        if (h + p.HEADS < H + G) next = part_load(qkv + (n * (H + 2 * G) + h + p.HEADS) * D, p.at, D);
         for (int j = 0; j < HALF; j++) squares = fmaf(x.lo[j], x.lo[j], fmaf(x.hi[j], x.hi[j], squares));
         float r = rsqrtf(lanes_sum(squares, p.LANES) / (float)D + eps);
         if (!mine) continue;
@@ -96,9 +103,9 @@ __global__ void __launch_bounds__(BLOCK) norm_rope_backward_kernel(T *dqkv, floa
             }
             float mean = lanes_sum(dot, p.LANES) / (float)D;
             if (!mine) continue;
-            Part &dw = query ? dqw : dkw;
+            if (query) part_add(dqw, g, x);
+            else part_add(dkw, g, x);
             for (int j = 0; j < HALF; j++) {
-                dw.lo[j] = fmaf(g.lo[j], x.lo[j], dw.lo[j]), dw.hi[j] = fmaf(g.hi[j], x.hi[j], dw.hi[j]);
                 x.lo[j] = r * (w.lo[j] * g.lo[j] - x.lo[j] * mean), x.hi[j] = r * (w.hi[j] * g.hi[j] - x.hi[j] * mean);
             }
             part_store(dqkv + (n * (H + 2 * G) + h) * D, p.at, D, x);
