@@ -27,11 +27,11 @@ else
     rc=$?
     check "ehr-train --device cuda ends with exit code 1" "$([ $rc = 1 ] || { echo "exit code $rc"; cat "$work/err"; })"
     check "ehr-train --device cuda says why and what to do, in one line" \
-        "$(grep -qE 'GPU.*--device cpu' "$work/err" && [ "$(grep -c . "$work/err")" = 1 ] || cat "$work/err")"
+        "$(grep -qE 'GPU.*--device cpu' "$work/err" && [ "$(grep -c . "$work/err")" = 1 ] || { echo "it said:"; cat "$work/err"; })"
     $train --device auto --data "$work" --out "$work/run" > "$work/out" 2> "$work/err"
     check "ehr-train --device auto goes on to its data on the CPU" \
-        "$(grep -q 'dataset.json' "$work/err" && ! grep -q GPU "$work/err" || cat "$work/err")"
-    check "ehr-infer starts" "$($infer --help > "$work/out" 2>&1 || cat "$work/out")"
+        "$(grep -q 'dataset.json' "$work/err" && ! grep -q GPU "$work/err" || { echo "it said:"; cat "$work/err"; })"
+    check "ehr-infer starts" "$($infer --help > "$work/out" 2>&1 || { echo "it said:"; cat "$work/out"; })"
 fi
 
 # ---- nvcc's part ---------------------------------------------------------------------------------------------------
