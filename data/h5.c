@@ -6,6 +6,10 @@
 #include <string.h>
 #include <unistd.h>
 
+/* HDF5's clean-up at exit crashes on a file that a full disk kept it from closing.  Ours are closed by then, or
+ * removed; and it can be told so only before any other call of it. */
+__attribute__((constructor)) static void h5_leave_exit_alone(void) { H5dont_atexit(); }
+
 /* ---- writing ---------------------------------------------------------------------------------------------------- */
 
 Status h5_probe(const char *path, int64_t bytes, int64_t text, Err *err) {

@@ -2,7 +2,6 @@
 #include "infer/commands.h"
 #include "model/flags.h"
 #include <signal.h>
-#include <stdio.h>
 
 static const Command commands[] = {
     {"generate", "simulated futures of one patient, beside the recorded history and what really happened", cmd_generate},
@@ -13,13 +12,7 @@ static const Command commands[] = {
 
 int main(int argc, char **argv) {
     signal(SIGXFSZ, SIG_IGN); /* a file beyond the limit is a full disk: write() says so */
-    int rc = command_main(commands, sizeof commands / sizeof *commands, "ehr-infer",
-                          "Simulates patient futures, estimates risks and scores records.  Research use; not a medical "
-                          "device.",
-                          argc, argv);
-    if ((fflush(stdout) || ferror(stdout)) && !rc) {
-        fprintf(stderr, "ehr-infer: cannot write to standard output: disk full?\n");
-        rc = 1;
-    }
-    return rc;
+    return command_main(commands, sizeof commands / sizeof *commands, "ehr-infer",
+                        "Simulates patient futures, estimates risks and scores records.  Research use; not a medical device.",
+                        argc, argv);
 }

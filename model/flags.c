@@ -283,6 +283,10 @@ int command_main(const Command *commands, int n, const char *program, const char
             Err err = {OK, ""};
             Status s = commands[i].run(argc - 2, argv + 2, &err);
             if (s) fprintf(stderr, "%s %s: %s\n", program, name, err.msg);
+            if (!s && (fflush(stdout) || ferror(stdout))) {
+                fprintf(stderr, "%s %s: cannot write to standard output: is the disk full?\n", program, name);
+                return 1;
+            }
             return s == OK ? 0 : s == ERR_USAGE ? 2 : 1;
         }
         if (distance(commands[i].name, name) < distance(commands[best].name, name)) best = i;

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
+#include <zlib.h>
 #include <unistd.h>
 #include <zip.h>
 #include <cmocka.h>
@@ -638,6 +639,20 @@ static void test_archives(void **state) {
     zip_make(at("zeros.zip"), bomb_names, bomb_texts, 2, 24 << 20);
     assert_int_equal(import_path(at("zeros.zip"), at("no.h5"), 8 << 20, &err), ERR_FORMAT);
     assert_non_null(strstr(err.msg, "zip bomb"));
+    /* The same in a folder: a gzip file says nothing of its size beforehand. */
+    put("person.csv", PERSON_1);
+    gzFile bomb = gzopen(at("measurement.csv.gz"), "wb9");
+    assert_non_null(bomb);
+    gzputs(bomb, "person_id,measurement_concept_id,measurement_date\n");
+    char *row = xcalloc(1, 1 << 20);
+    memset(row, '1', (1 << 20) - 1);
+    for (int i = 0; i < 64; i++) gzputs(bomb, row);
+    free(row);
+    assert_int_equal(gzclose(bomb), Z_OK);
+    assert_int_equal(import_path(folder, at("no.h5"), 8 << 20, &err), ERR_FORMAT);
+    assert_non_null(strstr(err.msg, "looks like a bomb"));
+    unlink(at("measurement.csv.gz"));
+    unlink(at("person.csv"));
 
     /* Damage: cut, and a flipped bit in the packed data. */
     char *data;

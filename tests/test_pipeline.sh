@@ -143,6 +143,54 @@ rm -rf bad && cp -r d bad && rm bad/dataset.json
 refused 1 'dataset.json\|not a dataset' "$data" validate bad && refused 1 'dataset' "$train" --data bad --steps 1 --out bad-run
 verdict $? "a dataset without dataset.json" refused.log
 
+# ---- disk full ---------------------------------------------------------------------------------------------------------
+full() { # full KIB COMMAND...: fails for want of room, and leaves nothing but what was there before
+    local kib=$1 rc
+    shift
+    ls -R . | grep -v '^full.log$' > there.before
+    (ulimit -f "$kib"; "$@") > /dev/null 2> full.log
+    rc=$?
+    ls -R . | grep -v '^full.log$' > there.after
+    [ $rc = 1 ] && grep -q 'File too large\|disk full' full.log && diff there.before there.after >> full.log
+}
+touch there.before there.after
+full 20 "$data" import omop "$zip" --out f.h5 && full 500 "$data" import omop "$zip" --memory 4M --out f.h5
+verdict $? "import: disk full" full.log
+full 1 "$data" tokenize e.h5 --out f && full 60 "$data" tokenize e.h5 --out f
+verdict $? "tokenize: disk full" full.log
+full 1 "$data" label e.h5 --data d --outcome full=VISIT --index visit-end
+verdict $? "label: disk full" full.log
+mkdir synth && full 20 "$data" synth --patients 300 --risk-samples 4 --out synth
+verdict $? "synth: disk full" full.log
+if [ -e /dev/full ]; then
+    "$data" inspect d > /dev/full 2> full.log
+    [ $? = 1 ] && grep -q 'cannot write to standard output' full.log
+    verdict $? "inspect to a full device" full.log
+fi
+
+# ---- a patient of a million tokens beside patients of one ----------------------------------------------------------------
+rows=1000000
+[ "$(basename "$build")" = build-san ] && rows=60000
+mkdir long
+awk 'BEGIN { print "person_id,gender_concept_id,year_of_birth"; for (i = 1; i <= 40; i++) print i ",8507," 1930 + i }' > long/person.csv
+awk -v n="$rows" 'BEGIN {
+    print "person_id,measurement_concept_id,measurement_datetime,value_as_number"
+    for (i = 0; i < n; i++) printf "7,%d,20%02d-%02d-%02d %02d:%02d:00,%d\n", 100 + i % 50, i / 60000, i / 5000 % 12 + 1, i / 180 % 28 + 1, i / 60 % 24, i % 60, i % 97
+    for (p = 1; p <= 40; p++) if (p != 7) print p ",100,2015-03-04 05:06:00,5" }' > long/measurement.csv
+echo 'source_release_date
+2020-01-01' > long/cdm_source.csv
+"$data" import omop long --memory 8M --out long.h5 > long.log 2>&1 && "$data" tokenize long.h5 --out l --seed 3 >> long.log 2>&1 && "$data" validate l >> long.log 2>&1
+verdict $? "a patient of $rows events beside 39 of one: import, tokenize, validate" long.log
+"$data" label long.h5 --data l --outcome again=OMOP//100 --horizon 30d --index last-year > long.log 2>&1 &&
+    "$train" --data l --layers 1 --seq-len 128 --batch 4 --steps 3 --eval-every 3 --eval-tokens 2000 --out rlong >> long.log 2>&1 &&
+    "$infer" risk rlong --data l --labels l/labels/again.h5 --split all --samples 2 --max-tokens 50 --out long.csv >> long.log 2>&1
+verdict $? "and train, label, risk" long.log
+for s in train tuning held_out; do
+    "$infer" score rlong --data l --split $s > score.log 2>&1 || { s=failed; break; }
+done
+[ $s != failed ] && "$infer" generate rlong --data l --split train --patient 0 --samples 1 --max-tokens 20 > generate.log 2>&1
+verdict $? "and score, generate" score.log
+
 # ---- few patients ------------------------------------------------------------------------------------------------------
 seq 1 9 > few && "$data" tokenize e.h5 --out p --exclude few > few.log 2>&1 && grep -q '9 patients excluded' few.log && "$data" validate p >> few.log 2>&1
 verdict $? "nine people excluded" few.log
