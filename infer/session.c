@@ -42,6 +42,7 @@ static Status open_device(Session *s, const char *device, const char *dtype, int
     char why[512];
     if (!strcmp(device, "cuda") || (!strcmp(device, "auto") && device_count(DEVICE_CUDA) > 0))
         s->dev = device_open(DEVICE_CUDA, 0, 0, why, sizeof why);
+    if (!s->dev && !strcmp(device, "auto") && device_count(DEVICE_CUDA) > 0) snprintf(s->why, sizeof s->why, "%s", why);
     if (!s->dev && strcmp(device, "cuda")) s->dev = device_open(DEVICE_CPU, 0, threads, why, sizeof why);
     if (!s->dev) return err_set(err, ERR_DEVICE, "--device %s: %s", device, why);
     int gpu = device_kind(s->dev) == DEVICE_CUDA;
@@ -78,6 +79,7 @@ Status session_open(Session *s, const char *path, const char *dataset, const cha
 
 void session_note(const Session *s, FILE *out) {
     fprintf(out, "on %s, in %s\n", device_name(s->dev), dtype_name(s->model.dtype));
+    if (s->why[0]) fprintf(out, "note: no GPU is used: %s\n", s->why);
     if (!s->checked)
         fprintf(out, "note: %s has no SHA256SUMS: whether its files are as they were saved could not be checked\n", s->checkpoint);
 }

@@ -9,6 +9,7 @@
 typedef struct {
     char       *checkpoint; /* folder, links resolved: ".../step-400" */
     Device     *dev;
+    char        why[512]; /* "": all is well; else why "auto" left a GPU that is there unused */
     Model       model;
     int         model_open, dataset_open;
     Dataset     dataset;

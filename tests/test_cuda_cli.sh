@@ -72,6 +72,7 @@ no driver|driver=none|1|no NVIDIA driver.*--device cpu|--device cuda
 a driver too old|driver=old|1|update the driver|--device cuda
 a GPU too old|cc=75|1|compute capability 7.5, expected 8.0|--device cuda
 no GPU, automatic|driver=none|0|computes in F32|--device auto
+a GPU too old, automatic|cc=75|0|note: no GPU is used: .*compute capability 7.5|--device auto
 too little memory for anything|memory=200K|1|no --micro-batch fits|--device cuda
 products by a library that is not there|driver=ok|1|--matmul cublas|--device cuda --matmul cublas
 bfloat16 without a GPU|driver=none|2|--dtype bf16: CPU|--dtype bf16

@@ -385,6 +385,25 @@ static void test_non_finite_step_is_skipped(void **state) {
     rig_close(&r);
 }
 
+/* What went wrong on the device ends the step, with the operation's name; the weights stay. */
+static void test_device_error_ends_the_step(void **state) {
+    (void)state;
+    char msg[256];
+    Rig r;
+    Err err = {OK, ""};
+    StepResult result;
+    Device *before = dev, *broken = device_open(DEVICE_CPU, 0, 1, msg, sizeof msg);
+    dev = broken;
+    rig_open(&r, 2, 2);
+    CHECK(stepper_run(&r.stepper, 1e-3, 1, 0, &result, &err));
+    device_fail(broken, "attention_forward", "an illegal memory access was encountered");
+    assert_int_equal(stepper_run(&r.stepper, 1e-3, 2, 0, &result, &err), ERR_DEVICE);
+    assert_non_null(strstr(err.msg, "attention_forward: an illegal memory access"));
+    rig_close(&r);
+    device_close(broken);
+    dev = before;
+}
+
 /* ---- baselines and evaluation ------------------------------------------------------------------------------------- */
 
 static void test_baselines(void **state) {
@@ -638,6 +657,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_accumulation_changes_nothing),
         cmocka_unit_test(test_steps_learn),
         cmocka_unit_test(test_non_finite_step_is_skipped),
+        cmocka_unit_test(test_device_error_ends_the_step),
         cmocka_unit_test(test_baselines),
         cmocka_unit_test(test_evaluation),
         cmocka_unit_test(test_excess_is_paired_and_clustered),

@@ -23,6 +23,7 @@ typedef struct {
     Stepper      stepper;
     Metrics      metrics;
     TrainState   state;
+    int          micro_batch_given;
     char         start_dir[4096]; /* checkpoint to go on from, "" = none */
     int          start_checked;   /* rank 0: its files were compared with their checksums */
     StepResult   result;          /* of the last step */
@@ -55,30 +56,26 @@ static Status open_data(Run *r, Err *err) {
     int64_t epoch_rows = 0;
     /* On the CPU the activations of a pass shall stay in caches between one operation and the next; a GPU has no such
      * caches to keep and more units to fill. */
-    int gpu = device_kind(r->place.dev) == DEVICE_CUDA, chosen = o->micro_batch > 0;
+    int gpu = device_kind(r->place.dev) == DEVICE_CUDA;
+    r->micro_batch_given = o->micro_batch > 0;
     Status s = dataset_open(&r->data, o->data, err);
     if (!s && r->data.n_patients[SPLIT_TRAIN] == 0)
         s = err_set(err, ERR_USAGE, "--data %s has no patients in its train split", o->data);
     if (!s) s = options_model(o, r->data.vocabulary.n, &r->cfg, err);
     if (!s) s = options_split_batch(o, world, gpu ? 32768 : 1024, err);
-    if (!s && gpu && !chosen) {
-        int64_t fits = memory_fit(o, &r->cfg, &r->place, world, options_recompute(o), 0.95 * r->place.available);
-        if (fits) o->micro_batch = fits;
-    }
     if (!s && o->epochs > 0) s = count_epoch_rows(r, &epoch_rows, err);
-    if (!s) s = options_plan(o, epoch_rows, err);
-    LoaderOptions lo = {.rows = (int)o->micro_batch, .T = (int)o->seq_len, .seed = (uint64_t)o->seed, .shuffle = 1,
-                        .rank = dist_rank(r->dist), .world = dist_world(r->dist)};
-    if (!s && !o->dry_run) s = loader_open(&r->loader, &r->data, SPLIT_TRAIN, &lo, err);
-    return s;
+    return s ? s : options_plan(o, epoch_rows, err);
 }
 
 static Status open_model(Run *r, Err *err) {
     const TrainOptions *o = &r->options;
     OptimizerOptions adamw = options_optimizer(o);
+    LoaderOptions lo = {.rows = (int)o->micro_batch, .T = (int)o->seq_len, .seed = (uint64_t)o->seed, .shuffle = 1,
+                        .rank = dist_rank(r->dist), .world = dist_world(r->dist)};
     int64_t pad = 16 * (int64_t)dist_world(r->dist);
     Status s = state_find(o, r->start_dir, sizeof r->start_dir, err);
     if (!s) s = memory_check(o, &r->cfg, &r->place, dist_world(r->dist), err);
+    if (!s) s = loader_open(&r->loader, &r->data, SPLIT_TRAIN, &lo, err);
     if (s) return s;
     if (r->start_dir[0]) {
         if (r->main_rank) s = checkpoint_verify(r->start_dir, 1, &r->start_checked, NULL, err);
@@ -111,8 +108,8 @@ static json_t *run_json(const Run *r) {
     char *flags = options_json(&r->options);
     json_t *o = json_pack("{s:o, s:s, s:i, s:i, s:s, s:s, s:s, s:I, s:i, s:s, s:s}", "flags", json_loads(flags, 0, NULL), "transport",
                           dist_transport(r->dist), "world", dist_world(r->dist), "threads", device_threads(r->place.dev), "device",
-                          device_name(r->place.dev), "dtype", dtype_name(r->place.dtype), "commit", state_commit(), "parameters", (json_int_t)r->model.table.n_params,
-                          "vocabulary", r->cfg.vocab_size, "dataset_sha256", r->data.sha256, "vocabulary_sha256",
+                          device_name(r->place.dev), "dtype", dtype_name(r->place.dtype), "commit", state_commit(), "parameters",
+                          (json_int_t)r->model.table.n_params, "vocabulary", r->cfg.vocab_size, "dataset_sha256", r->data.sha256, "vocabulary_sha256",
                           r->data.vocabulary.sha256);
     REQUIRE(o != NULL);
     free(flags);
@@ -131,6 +128,7 @@ static void print_banner(const Run *r) {
     fprintf(stderr, "ranks   %d on %s, transport %s; a step = %d x %d passes x %lld rows of %lld tokens\n", dist_world(r->dist),
             device_name(r->place.dev), dist_transport(r->dist), dist_world(r->dist), r->stepper.passes, (long long)o->micro_batch,
             (long long)o->seq_len);
+    if (r->place.why[0]) fprintf(stderr, "note: no GPU is used: %s\n", r->place.why);
     if (r->place.sharers > 1)
         fprintf(stderr, "note: %d ranks share a GPU and exchange through host memory\n", r->place.sharers);
     else if (dist_why(r->dist)[0])
@@ -196,6 +194,7 @@ static Status one_step(Run *r, double learning_rate, Err *err) {
     double start_s = clock_s();
     dist_at_step(r->dist, st->step + 1);
     Status s = stepper_run(&r->stepper, learning_rate, st->updates + 1, stop_requested(), &r->result, err);
+    if (s == ERR_DEVICE && dist_world(r->dist) == 1) err_context(err, "step %lld", (long long)st->step + 1); /* else dist_abort's */
     if (s) return s;
     st->step++;
     st->targets_seen += r->result.targets;
@@ -241,12 +240,14 @@ static Status run(Run *r, Err *err) {
     Status s = place_open(&r->place, &r->options, r->dist, err);
     if (s) return s;
     open_data(r, err);
-    if (!err->code && r->options.dry_run) {
-        int world = r->options.world ? (int)r->options.world : dist_world(r->dist);
+    if ((s = dist_agree(r->dist, err))) return s;
+    int world = r->options.world ? (int)r->options.world : dist_world(r->dist);
+    if (!r->micro_batch_given && (s = memory_choose(&r->options, &r->cfg, &r->place, world, r->dist, err))) return s;
+    if (r->options.dry_run) {
         if (r->main_rank) dry_run(&r->options, &r->cfg, &r->data, &r->place, world, stdout, err);
         return dist_agree(r->dist, err);
     }
-    if (!err->code) open_model(r, err);
+    open_model(r, err);
     if (!err->code) open_training(r, err);
     if (err->code == ERR_NOMEM) memory_explain(&r->options, &r->cfg, &r->place, dist_world(r->dist), err);
     if ((s = dist_agree(r->dist, err))) return s;

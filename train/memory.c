@@ -1,5 +1,6 @@
 /* memory.c - see memory.h. */
 #include "train/memory.h"
+#include <stdlib.h>
 #include <string.h>
 
 Status memory_plan(MemoryPlan *p, const TrainOptions *o, const ModelConfig *cfg, const Place *place, int world,
@@ -39,6 +40,18 @@ int64_t memory_fit(const TrainOptions *o, const ModelConfig *cfg, const Place *p
     return 0;
 }
 
+Status memory_choose(TrainOptions *o, const ModelConfig *cfg, const Place *place, int world, Dist *dist, Err *err) {
+    if (device_kind(place->dev) == DEVICE_CPU) return OK;
+    const int64_t fits = memory_fit(o, cfg, place, world, options_recompute(o), 0.95 * place->available);
+    double *rank = xcalloc((size_t)dist_world(dist), sizeof *rank);
+    rank[dist_rank(dist)] = (double)(fits ? fits : o->micro_batch);
+    Status s = dist_sum(dist, rank, dist_world(dist), err);
+    for (int r = 0; !s && r < dist_world(dist); r++)
+        if (rank[r] < (double)o->micro_batch) o->micro_batch = (int64_t)rank[r];
+    free(rank);
+    return s;
+}
+
 typedef struct {
     char text[32];
 } Size;
@@ -46,10 +59,8 @@ typedef struct {
 static Size size_text(double bytes) {
     const double GIB = 1073741824.0, MIB = 1048576.0;
     Size s;
-    if (bytes >= 0.1 * GIB)
-        snprintf(s.text, sizeof s.text, "%.2f GiB", bytes / GIB);
-    else
-        snprintf(s.text, sizeof s.text, "%.2f MiB", bytes / MIB);
+    if (bytes >= 0.1 * GIB) snprintf(s.text, sizeof s.text, "%.2f GiB", bytes / GIB);
+    else snprintf(s.text, sizeof s.text, "%.2f MiB", bytes / MIB);
     return s;
 }
 

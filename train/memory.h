@@ -29,6 +29,9 @@ Status memory_plan(MemoryPlan *p, const TrainOptions *o, const ModelConfig *cfg,
  * recomputation; 0: none. */
 int64_t memory_fit(const TrainOptions *o, const ModelConfig *cfg, const Place *place, int world, Recompute level,
                    double available);
+/* Collective.  On a GPU, when --micro-batch was left out: the largest that fits into all but a twentieth of every
+ * rank's memory, at most what o has. */
+Status memory_choose(TrainOptions *o, const ModelConfig *cfg, const Place *place, int world, Dist *dist, Err *err);
 /* On a GPU, before anything is allocated: ERR_NOMEM that says what a rank needs, what there is, and which --micro-batch
  * and --recompute would fit. */
 Status memory_check(const TrainOptions *o, const ModelConfig *cfg, const Place *place, int world, Err *err);

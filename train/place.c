@@ -4,10 +4,12 @@
 #include <string.h>
 
 static Status open_gpu(Place *p, const TrainOptions *o, const Launch *launch, Err *err) {
-    int gpus = device_count(DEVICE_CUDA);
+    int gpus = device_count(DEVICE_CUDA), must = !strcmp(o->device, "cuda");
     char why[512];
     p->dev = device_open(DEVICE_CUDA, gpus ? launch->local_rank % gpus : 0, 0, why, sizeof why);
-    if (!p->dev) return strcmp(o->device, "cuda") ? OK : err_set(err, ERR_DEVICE, "--device cuda: %s", why);
+    if (!p->dev && must) return err_set(err, ERR_DEVICE, "--device cuda: %s", why);
+    if (!p->dev) snprintf(p->why, sizeof p->why, "%s", gpus ? why : "");
+    if (!p->dev) return OK;
     p->sharers = (launch->local_size + gpus - 1) / gpus;
     if (strcmp(o->matmul, "cublas")) return OK;
     return device_use_cublas(p->dev, why, sizeof why) ? err_set(err, ERR_DEVICE, "--matmul cublas: %s", why) : OK;

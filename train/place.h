@@ -9,6 +9,7 @@ typedef struct {
     DType   dtype;
     int     sharers;   /* ranks on this GPU, this one included; 1 on the CPU */
     double  available; /* bytes of the device that this rank can have */
+    char    why[512];  /* "": all is well; else why --device auto left a GPU that is there unused */
 } Place;
 
 /* Collective.  GPU = local rank, round robin when there are fewer; --device auto falls back to the CPU.  All ranks get the
