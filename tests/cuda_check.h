@@ -18,6 +18,7 @@
 #define EHR_TESTS_CUDA_CHECK_H
 #include "tests/op_check.h"
 #include "tests/naive_kernels.h"
+#include "tests/emulator/emulator.h"
 
 enum { TENSOR_ULPS = 2 };
 
@@ -37,11 +38,13 @@ typedef struct {
 
 /* In the emulator, the orders of threads, blocks and copies to run everything under (tests/emulator/emulator.h); a GPU has
  * its own.  FOR_SCHEDULES(i) { ... } runs its body once for each. */
-extern void emu_set_schedule(int schedule, uint64_t seed) __attribute__((weak));
-enum { SCHEDULES = 4 };
+#pragma weak emu_set_schedule
+#pragma weak emu_config
+#pragma weak emu_take_faults
+static inline int test_emulated(void) { return emu_set_schedule != NULL; }
 static inline int schedule_begin(int i) {
-    if (i >= (emu_set_schedule ? SCHEDULES : 1)) return 0;
-    if (emu_set_schedule) emu_set_schedule(i, 20260101u + (uint64_t)i);
+    if (i > (test_emulated() ? SCHEDULE_PRIORITY : 0)) return 0;
+    if (test_emulated()) emu_set_schedule((EmuSchedule)i, 20260101u + (uint64_t)i);
     random_counter = 0; /* the same numbers each time */
     return 1;
 }
