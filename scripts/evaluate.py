@@ -175,7 +175,7 @@ def axes(title, x, y, width=5.2, height=3.8):
 
 def legend(ax, **where):
     if ax.get_legend_handles_labels()[0]:
-        ax.legend(fontsize=8, frameon=False, **where)
+        ax.legend(fontsize=8, facecolor="white", edgecolor="none", framealpha=1, **where)
 
 
 def draw_loss(steps, evals):
@@ -233,43 +233,86 @@ def interval(x):
     return "" if not x else f" <small>({x[0]:.3f} to {x[1]:.3f})</small>"
 
 
-def outcome_row(o):
-    block = o.get("expected") or o["observed"]
-    cells = [
-        html.escape(o["name"]),
-        str(o["n"]),
-        str(o["positive"]),
-        str(o["censored"]),
-        number(o["auroc"]) + interval(o["auroc_interval"]),
-        number(o["auroc_true_risk"]),
-        number(block["auprc"]),
-        number(block["brier"], 4),
-        number(o["slope"], 2) + interval(block["interval"].get("slope")),
-        number(o["rmse"], 4),
-        number(o["mean_mc_se"], 4),
+def row(cells, tag="td"):
+    return "<tr>" + "".join(f"<{tag}>{c}</{tag}>" for c in cells if c is not None) + "</tr>"
+
+
+def outcome_table(outcomes, truth):
+    """truth: some outcome has true risks; without them their columns are left out."""
+
+    def if_truth(cell):
+        return cell if truth else None
+
+    rows = [
+        row(
+            [
+                "outcome",
+                "rows",
+                "positive",
+                "censored",
+                "mean risk",
+                if_truth("mean true risk"),
+                "AUROC",
+                if_truth("AUROC of the true risk"),
+                "AUPRC",
+                "Brier",
+                "calibration slope",
+                if_truth("RMSE to true risk"),
+                "sampling error",
+            ],
+            "th",
+        )
     ]
-    return "<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>"
+    for o in outcomes:
+        block = o.get("expected") or o["observed"]
+        horizon = f"<br><small>within {o['horizon_days']:g} days</small>" if np.isfinite(o["horizon_days"]) else ""
+        rows.append(
+            row(
+                [
+                    html.escape(o["name"]) + horizon,
+                    str(o["n"]),
+                    str(o["positive"]),
+                    str(o["censored"]),
+                    number(o["mean_risk"]),
+                    if_truth(number(o.get("mean_true_risk"))),
+                    number(o["auroc"]) + interval(o["auroc_interval"]),
+                    if_truth(number(o["auroc_true_risk"])),
+                    number(block["auprc"]),
+                    number(block["brier"], 4),
+                    number(o["slope"], 2) + interval(block["interval"].get("slope")),
+                    if_truth(number(o["rmse"], 4)),
+                    number(o["mean_mc_se"], 4),
+                ]
+            )
+        )
+    return "<table>" + "".join(rows) + "</table>"
 
 
-STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1140px;margin:2em auto;padding:0 1em;color:#222}
+STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1180px;margin:2em auto;padding:0 1em;color:#222}
 h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 td,th{padding:.3em .7em;border-bottom:1px solid #ddd;text-align:right;vertical-align:top}
-td:first-child,th:first-child{text-align:left}small{color:#777;white-space:nowrap}img{max-width:100%}
+td:first-child,th:first-child{text-align:left}th{font-weight:600;font-size:.9em;vertical-align:bottom}
+small{color:#777;white-space:nowrap}img{max-width:100%}
 .note{background:#f6f6f2;padding:.7em 1em;border-left:3px solid #bbb}"""
 
 
 def page(report, outcomes, pictures):
+    se = "" if report["excess_loss_se"] is None else f" <small>&plusmn; {report['excess_loss_se']:.4f}</small>"
     loss_rows = [
-        ("this model", report["loss"]),
-        ("floor: the law that drew these patients", report["loss_floor"]),
-        ("excess over the floor", report["excess_loss"]),
-        ("bigram: knows the last token only", report["loss_bigram"]),
-        ("unigram: knows how common a token is", report["loss_unigram"]),
+        ("this model", report["loss"], ""),
+        ("floor: the law that drew these patients", report["loss_floor"], ""),
+        ("excess over the floor", report["excess_loss"], se),
+        ("bigram: knows the last token only", report["loss_bigram"], ""),
+        ("unigram: knows how common a token is", report["loss_unigram"], ""),
     ]
     losses = "".join(
-        f"<tr><td>{label}</td><td>{number(value, 4)}</td></tr>" for label, value in loss_rows if value is not None
+        f"<tr><td>{label}</td><td>{number(value, 4)}{error}</td></tr>"
+        for label, value, error in loss_rows
+        if value is not None
     )
     truth = any(o.get("expected") for o in outcomes)
+    used = sorted({o["estimator"] for o in outcomes if o["estimator"]})
+    estimators = f", risks by {html.escape(', '.join(used))}" if used else ""
     basis = (
         "These patients are synthetic and their true risks are known: AUROC, slope and error are taken against the truth "
         "in expectation. No model can have a higher AUROC than the column beside it."
@@ -279,19 +322,19 @@ def page(report, outcomes, pictures):
     return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>ehr.c report</title><style>{STYLE}</style>
 <h1>Evaluation report</h1>
 <p class="note">For research. Not a medical device; not for use in the care of any person.</p>
-<p>Checkpoint {html.escape(report['checkpoint'] or '-')}, dataset {html.escape(report['dataset'])}
+<p>Checkpoint {html.escape(report['checkpoint'] or '-')}{estimators}, dataset {html.escape(report['dataset'])}
 (de-identification level: {html.escape(str(report['deidentification']))}).</p>
 <h2>How well the next event is predicted</h2>
 <p>Mean surprise in nats a token on the tuning split; lower is better.</p>
 <table>{losses}</table><p><img alt="loss curve" src="{pictures['loss']}"></p>
 <h2>How well risks are told apart, and whether they are right</h2><p>{basis} Intervals: 95%, resampling patients.</p>
-<table><tr><th>outcome</th><th>rows</th><th>positive</th><th>censored</th><th>AUROC</th><th>AUROC of the true risk</th>
-<th>AUPRC</th><th>Brier</th><th>calibration slope</th><th>RMSE to true risk</th><th>sampling error</th></tr>
-{''.join(outcome_row(o) for o in outcomes)}</table>
+{outcome_table(outcomes, truth)}
 <p><img alt="ROC" src="{pictures['roc']}"> <img alt="calibration" src="{pictures['calibration']}"></p>
 <h2>How to read this</h2>
 <p>AUROC: the chance that a patient who has the outcome was given a higher risk than one who has not; 0.5 is a coin.
-Calibration slope: 1 when risks are as spread as they should be, below 1 when they are too extreme. Sampling error: the
+AUPRC: the precision at each depth of the ranking, averaged; without any skill it is the share of positives. Brier: the mean
+squared error against what happened. Calibration slope: 1 when risks are as spread as they should be, below 1 when they are
+too extreme; risks that are too high or too low throughout show in the mean risk. Sampling error: the
 mean standard error of a risk from simulating a finite number of futures; it says nothing about the error of the model.</p>
 </html>"""
 
