@@ -119,14 +119,15 @@ const char *verb(Access what, bool past) {
                            : "changes (atomically)";
 }
 
-[[noreturn]] void race(const char *p, const Task *t, Access what, uint32_t place, const std::string &other,
-                       Access before, uint32_t before_place) {
+[[noreturn, gnu::cold]] void race(const char *p, const Task *t, Access what, uint32_t place, const std::string &other,
+                                  Access before, uint32_t before_place) {
     stop_with(heading() + ": race for " + memory_name(p) + ": " + thread_name(t->linear) + " " + verb(what, false) +
               " at " + place_name(place) + " what " + other + " " + verb(before, true) + " at " +
               place_name(before_place) + ", and nothing orders the two");
 }
 
-[[noreturn]] void bad(const Task *t, const void *p, size_t bytes, Access what, uint32_t place, const std::string &why) {
+[[noreturn, gnu::cold]] void bad(const Task *t, const void *p, size_t bytes, Access what, uint32_t place,
+                                 const std::string &why) {
     char text[100];
     snprintf(text, sizeof text, " %s %zu bytes at %p: ", verb(what, false), bytes, p);
     stop_with(heading() + ", " + thread_name(t->linear) + ", " + place_name(place) + ":" + text + why,
@@ -139,7 +140,7 @@ Record record_of(const Task *t, unsigned bytes, Access what) {
 }
 
 /* Could r, of this block, have happened at the same time as an access of t? */
-bool unordered(Record r, const Task *t, unsigned bytes, Access what) {
+inline bool unordered(Record r, const Task *t, unsigned bytes, Access what) {
     if (!(r.bytes & bytes) || (r.atomic && what == ATOMIC)) return false;
     unsigned w = t->linear / WARP;
     if (r.warp == w) return r.lane != t->linear % WARP && r.time >= t->time;
@@ -157,7 +158,7 @@ void restart() {
 }
 
 /* ---- shared memory ------------------------------------------------------------------------------------------- */
-[[noreturn]] void still_flying(const char *p, const Task *t, size_t bytes, Access what, uint32_t place) {
+[[noreturn, gnu::cold]] void still_flying(const char *p, const Task *t, size_t bytes, Access what, uint32_t place) {
     std::string by;
     for (unsigned i = 0; i < m.threads; i++)
         for (const AsyncCopy &c : m.tasks[i].copies) {
@@ -179,7 +180,8 @@ void remember_read(SharedCell &c, Record r, uint32_t place) {
     c.read_pc[0] = place;
 }
 
-void shared_cell_access(SharedCell &c, const char *p, const Task *t, unsigned bytes, Access what, uint32_t place) {
+inline void shared_cell_access(SharedCell &c, const char *p, const Task *t, unsigned bytes, Access what,
+                               uint32_t place) {
     if (c.flying) still_flying(p, t, 4, what, place);
     if (c.phase != phase) {
         c.write = c.read[0] = c.read[1] = {};
@@ -199,12 +201,19 @@ void shared_cell_access(SharedCell &c, const char *p, const Task *t, unsigned by
 }
 
 /* Which of a cell's four bytes belong to p[0..bytes), and on to the next cell. */
-template <class F> void each_cell(const char *p, size_t bytes, size_t first, const char *base, F f) {
+template <class F> inline void each_cell(const char *p, size_t bytes, size_t first, const char *base, F f) {
+    size_t offset = (size_t)(p - base), in = offset & 3;
+    if (in + bytes <= 4) {
+        f(first + offset / 4, p, ((1u << bytes) - 1) << in);
+        return;
+    }
     while (bytes) {
-        size_t offset = (size_t)(p - base), in = offset & 3, n = std::min(bytes, 4 - in);
-        f(first + offset / 4, p, (unsigned)(((1u << n) - 1) << in));
+        size_t n = std::min(bytes, 4 - in);
+        f(first + offset / 4, p, ((1u << n) - 1) << in);
         p += n;
+        offset += n;
         bytes -= n;
+        in = 0;
     }
 }
 
@@ -214,27 +223,37 @@ void shared_access(const Task *t, const char *p, size_t bytes, size_t first, con
               [&](size_t i, const char *at, unsigned mask) { shared_cell_access(cells[i], at, t, mask, what, place); });
 }
 
-/* The cells of an address in shared memory; false = it is none.  A bad one does not return. */
-bool in_shared(const Task *t, const char *p, size_t bytes, Access what, uint32_t place, size_t *first,
-               const char **base) {
+[[noreturn, gnu::cold]] void behind_shared(const Task *t, const char *p, size_t bytes, Access what, uint32_t place) {
+    auto *end = reinterpret_cast<const char *>(block.shared) + m.launch->shared;
+    bad(t, p, bytes, what, place,
+        std::to_string(p + bytes - end) + " bytes behind the block's " + std::to_string(m.launch->shared) +
+            " bytes of dynamic shared memory");
+}
+
+/* The cells of an address in static shared memory; a bad one does not return. */
+void in_statics(const Task *t, const char *p, size_t bytes, Access what, uint32_t place) {
+    for (const SharedVariable &v : symbols->shared) {
+        auto *low = static_cast<const char *>(v.address);
+        if (p >= low && p + bytes <= low + v.size) return;
+    }
+    bad(t, p, bytes, what, place, "outside every __shared__ variable of the kernel, next to " + memory_name(p));
+}
+
+/* Where an address in shared memory has its cells; false = it is in none. */
+inline bool in_shared(const Task *t, const char *p, size_t bytes, Access what, uint32_t place, size_t *first,
+                      const char **base) {
     auto *shared = reinterpret_cast<const char *>(block.shared);
-    if (p >= shared && p < shared + SHARED_MAX + 1024) {
+    if ((size_t)(p - shared) < SHARED_MAX + 1024) {
         *first = 0;
         *base = shared;
-        if (p + bytes > shared + m.launch->shared)
-            bad(t, p, bytes, what, place,
-                std::to_string(p + bytes - shared - m.launch->shared) + " bytes behind the block's " +
-                    std::to_string(m.launch->shared) + " bytes of dynamic shared memory");
+        if (p + bytes > shared + m.launch->shared) behind_shared(t, p, bytes, what, place);
         return true;
     }
     if (p < statics_low || p >= statics_high) return false;
     *first = (SHARED_MAX + 1024) / 4;
     *base = statics_low;
-    for (const SharedVariable &v : symbols->shared) {
-        auto *low = static_cast<const char *>(v.address);
-        if (p >= low && p + bytes <= low + v.size) return true;
-    }
-    bad(t, p, bytes, what, place, "outside every __shared__ variable of the kernel, next to " + memory_name(p));
+    in_statics(t, p, bytes, what, place);
+    return true;
 }
 
 /* ---- global memory ------------------------------------------------------------------------------------------- */
@@ -293,8 +312,8 @@ void global_access(const Task *t, const char *p, size_t bytes, Access what, uint
 
 void access_at(const Task *t, const void *where, size_t bytes, Access what, uint32_t place) {
     auto *p = static_cast<const char *>(where);
-    size_t first;
-    const char *base;
+    size_t first = 0;
+    const char *base = nullptr;
     if (in_shared(t, p, bytes, what, place, &first, &base)) {
         shared_access(t, p, bytes, first, base, what, place);
         return;
@@ -406,8 +425,8 @@ void check_misaligned(const void *p, size_t bytes, Access what, const void *pc) 
 /* From its start to the wait for it, nobody may touch where a copy goes. */
 void check_copy_starts(Task *t, void *p, unsigned bytes, Site site) {
     if (!checking) return;
-    size_t first;
-    const char *base;
+    size_t first = 0;
+    const char *base = nullptr;
     uint32_t place = place_of(site);
     if (!in_shared(t, static_cast<const char *>(p), bytes, WRITE, place, &first, &base))
         bad(t, p, bytes, WRITE, place, "the destination of an asynchronous copy is not in shared memory");
@@ -420,8 +439,8 @@ void check_copy_starts(Task *t, void *p, unsigned bytes, Site site) {
 void check_copy_ends(Task *t, const AsyncCopy &copy) {
     if (!checking) return;
     auto *p = reinterpret_cast<const char *>(copy.shared);
-    size_t first;
-    const char *base;
+    size_t first = 0;
+    const char *base = nullptr;
     in_shared(t, p, copy.size, WRITE, 0, &first, &base);
     uint32_t place = place_of(copy.site);
     each_cell(p, copy.size, first, base, [&](size_t i, const char *, unsigned mask) {

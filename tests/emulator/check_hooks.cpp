@@ -38,5 +38,7 @@ void __tsan_write_range(void *p, unsigned long n) { look(p, n, WRITE, PC); }
 void __tsan_vptr_update(void **, void *) {}
 void __tsan_func_entry(void *) {}
 void __tsan_func_exit() {}
+/* The guards of host code's static variables. */
+unsigned char __tsan_atomic8_load(const volatile unsigned char *p, int order) { return __atomic_load_n(p, order); }
 void __tsan_init() { checking = true; }
 }

@@ -37,8 +37,8 @@ int emu_checks_accesses(void);
 
 /* Queues work(data) on a cudaStream_t like a kernel of its own: it runs in the stream's order, may touch GPU memory,
  * and may not call the runtime.  It returns 0 when it is done, EMU_AGAIN when other processes have to go on first (then
- * it is called again, and other streams run meanwhile), anything else to make it the GPU's error.  For stand-ins of other
- * libraries.  0 = queued. */
+ * it is called again, and other streams run meanwhile), anything else to make it the GPU's error.  For stand-ins of
+ * other libraries.  0 = queued. */
 enum { EMU_AGAIN = 1 };
 int emu_enqueue(void *stream, int (*work)(void *data), void *data);
 

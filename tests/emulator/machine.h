@@ -48,7 +48,7 @@ struct Meeting {
 struct Warp {
     uint32_t lanes, fresh, ready, exited; /* bits; fresh: never started, ready: parked and woken */
     unsigned n_meetings, priority;
-    Meeting meetings[4];
+    Meeting meetings[WARP];
     unsigned known[WARPS_MAX]; /* of each warp: accesses before this time of its come before ours */
 };
 

@@ -10,21 +10,18 @@ namespace {
 
 Machine &m = machine;
 
-/* The meeting that this lane is missing from, or a new one; NULL = the lane is alone. */
+/* The meeting that this lane is missing from, or a new one; NULL = the lane is alone.  Lanes may wait in different
+ * operations at once, as long as they do not wait for each other. */
 Meeting *meeting_for(Warp &warp, const WarpOp *op, uint32_t mask, Site site) {
-    unsigned lane = current->linear % WARP;
     for (unsigned i = 0; i < warp.n_meetings; i++) {
         Meeting &o = warp.meetings[i];
-        if (!(o.mask & mask)) continue;
-        if (o.mask != mask || o.op != op)
-            fault(site, "lane %u calls %s with mask %08x while lanes %08x wait in %s with mask %08x, %s:%d", lane,
-                  op->name, mask, o.arrived, o.op->name, o.mask, o.site.file, o.site.line);
-        return &o;
+        if (o.mask == mask && o.op == op) return &o;
+        if ((o.mask & bit_of(current)) && (o.arrived & mask))
+            fault(site, "lane %u calls %s with mask %08x while lanes %08x wait in %s with mask %08x, %s:%d",
+                  current->linear % WARP, op->name, mask, o.arrived, o.op->name, o.mask, o.site.file, o.site.line);
     }
     if (mask == bit_of(current)) return nullptr;
-    if (warp.n_meetings == sizeof warp.meetings / sizeof *warp.meetings)
-        fault(site, "more than 4 warp operations under way in one warp");
-    Meeting *o = &warp.meetings[warp.n_meetings++];
+    Meeting *o = &warp.meetings[warp.n_meetings++]; /* there are as many as lanes, and each waits in one */
     o->op = op;
     o->mask = mask;
     o->arrived = 0;

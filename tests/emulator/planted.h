@@ -1,4 +1,5 @@
-/* planted.h - small programs with a bug that can be switched on, and how each is caught. */
+/* planted.h - what the emulator's own test runs: instructions and functions that must be right, and small
+ * programs with a bug that can be switched on, with the way each is caught. */
 #ifndef EHR_TESTS_EMULATOR_PLANTED_H
 #define EHR_TESTS_EMULATOR_PLANTED_H
 
@@ -17,6 +18,14 @@ struct Planted {
     const char *message;
 };
 
+/* What must simply be right. */
+struct Instruction {
+    const char *name;
+    int (*run)(); /* 0 = right; otherwise stderr says what is wrong */
+};
+
+extern const Instruction instructions[], runtime_functions[];
+extern const int n_instructions, n_runtime_functions;
 extern const Planted planted_kernels[], planted_host[];
 extern const int n_planted_kernels, n_planted_host;
 

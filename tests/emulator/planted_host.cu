@@ -1,11 +1,9 @@
 /* planted_host.cu - mistakes in the use of streams, memory and recordings, and their right twins. */
 #include "tests/emulator/planted.h"
 
-#include <cstdlib>
-#include <vector>
+#include "tests/emulator/planted_array.h"
 
-#define LAUNCH(kernel, grid, block, smem, stream, ...)                                                                 \
-    emu::launch("planted", #kernel, (kernel), grid, block, smem, stream, __VA_ARGS__)
+#include <cstdlib>
 
 namespace {
 

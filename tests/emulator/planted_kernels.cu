@@ -1,31 +1,9 @@
 /* planted_kernels.cu - kernels with one bug each, and their right twins (bug = false). */
 #include "tests/emulator/planted.h"
 
-#include <vector>
-
-#define LAUNCH(kernel, grid, block, smem, ...)                                                                         \
-    emu::launch("planted", #kernel, (kernel), grid, block, smem, nullptr, __VA_ARGS__)
+#include "tests/emulator/planted_array.h"
 
 namespace {
-
-/* GPU memory filled from, and read back into, a vector. */
-template <class T> struct Array {
-    T *device = nullptr;
-    size_t n;
-    explicit Array(size_t count, T first = T(), T step = T()) : n(count) {
-        std::vector<T> host(n);
-        for (size_t i = 0; i < n; i++) host[i] = (T)(first + step * (T)i);
-        cudaMalloc((void **)&device, n * sizeof(T));
-        cudaMemcpy(device, host.data(), n * sizeof(T), cudaMemcpyHostToDevice);
-    }
-    ~Array() { cudaFree(device); }
-    Array(const Array &) = delete;
-    std::vector<T> read() {
-        std::vector<T> host(n);
-        cudaMemcpy(host.data(), device, n * sizeof(T), cudaMemcpyDeviceToHost);
-        return host;
-    }
-};
 
 int verdict(bool right) { return cudaGetLastError() ? 2 : right ? 0 : 1; }
 
@@ -38,7 +16,7 @@ __global__ void reverse_kernel(const int *in, int *out, bool bug) {
 }
 int missing_barrier(bool bug) {
     Array<int> in(256, 0, 1), out(256);
-    LAUNCH(reverse_kernel, 1, 256, 0, in.device, out.device, bug);
+    LAUNCH(reverse_kernel, 1, 256, 0, nullptr, in.device, out.device, bug);
     std::vector<int> r = out.read();
     bool right = true;
     for (int i = 0; i < 256; i++) right &= r[(size_t)i] == 255 - i;
@@ -63,7 +41,7 @@ __global__ void two_sums_kernel(int *out, bool bug) {
 }
 int reused_buffer(bool bug) {
     Array<int> out(256);
-    LAUNCH(two_sums_kernel, 1, 256, 0, out.device, bug);
+    LAUNCH(two_sums_kernel, 1, 256, 0, nullptr, out.device, bug);
     bool right = true;
     for (int v : out.read()) right &= v == 255 * 128 + 256000;
     return verdict(right);
@@ -85,7 +63,8 @@ __global__ void tiled_product_kernel(const float *a, const float *b, float *c, i
 int overwritten_tile(bool bug) {
     enum { N = 64 };
     Array<float> a(N * N, 0, 1), b(N * N, 1, 2), c(N * N);
-    LAUNCH(tiled_product_kernel, dim3(N / 16, N / 16), dim3(16, 16), 0, a.device, b.device, c.device, (int)N, bug);
+    LAUNCH(tiled_product_kernel, dim3(N / 16, N / 16), dim3(16, 16), 0, nullptr, a.device, b.device, c.device, (int)N,
+           bug);
     std::vector<float> r = c.read();
     bool right = true;
     for (int i = 0; i < N; i++)
@@ -105,7 +84,7 @@ __global__ void warp_exchange_kernel(int *out, bool bug) {
 }
 int missing_syncwarp(bool bug) {
     Array<int> out(32);
-    LAUNCH(warp_exchange_kernel, 1, 32, 0, out.device, bug);
+    LAUNCH(warp_exchange_kernel, 1, 32, 0, nullptr, out.device, bug);
     std::vector<int> r = out.read();
     bool right = true;
     for (int i = 0; i < 32; i++) right &= r[(size_t)i] == (i ^ 1);
@@ -123,7 +102,7 @@ __global__ void counter_kernel(int *out, bool bug) {
 int uninitialized_shared(bool bug) {
     Array<int> out(2);
     /* Twice: a second block must not find what the first one left. */
-    LAUNCH(counter_kernel, 2, 64, 0, out.device, bug);
+    LAUNCH(counter_kernel, 2, 64, 0, nullptr, out.device, bug);
     bool right = true;
     for (int v : out.read()) right &= v == 64;
     return verdict(right);
@@ -143,7 +122,7 @@ __global__ void handover_kernel(int *out, bool bug) {
 }
 int early_arrival(bool bug) {
     Array<int> out(32);
-    LAUNCH(handover_kernel, 1, 64, 0, out.device, bug);
+    LAUNCH(handover_kernel, 1, 64, 0, nullptr, out.device, bug);
     std::vector<int> r = out.read();
     bool right = true;
     for (int i = 0; i < 32; i++) right &= r[(size_t)i] == i + 5;
@@ -175,11 +154,14 @@ int pipeline(int wait, bool no_barrier, bool no_reuse_barrier) {
     enum { STEPS = 8 };
     Array<int> in(STEPS * 128, 0, 1), out(128);
     if (wait == 1)
-        LAUNCH((pipeline_kernel<1>), 1, 128, 0, in.device, out.device, (int)STEPS, no_barrier, no_reuse_barrier);
+        LAUNCH((pipeline_kernel<1>), 1, 128, 0, nullptr, in.device, out.device, (int)STEPS, no_barrier,
+               no_reuse_barrier);
     if (wait == 2)
-        LAUNCH((pipeline_kernel<2>), 1, 128, 0, in.device, out.device, (int)STEPS, no_barrier, no_reuse_barrier);
+        LAUNCH((pipeline_kernel<2>), 1, 128, 0, nullptr, in.device, out.device, (int)STEPS, no_barrier,
+               no_reuse_barrier);
     if (wait < 0)
-        LAUNCH((pipeline_kernel<-1>), 1, 128, 0, in.device, out.device, (int)STEPS, no_barrier, no_reuse_barrier);
+        LAUNCH((pipeline_kernel<-1>), 1, 128, 0, nullptr, in.device, out.device, (int)STEPS, no_barrier,
+               no_reuse_barrier);
     std::vector<int> r = out.read();
     bool right = true;
     for (int t = 0; t < 128; t++) {
@@ -203,7 +185,7 @@ __global__ void misaligned_copy_kernel(const int *in, int *out, bool bug) {
 }
 int misaligned_copy(bool bug) {
     Array<int> in(16, 0, 1), out(1);
-    LAUNCH(misaligned_copy_kernel, 1, 1, 0, in.device, out.device, bug);
+    LAUNCH(misaligned_copy_kernel, 1, 1, 0, nullptr, in.device, out.device, bug);
     return verdict(out.read()[0] == 4);
 }
 
@@ -216,7 +198,7 @@ int global_overrun(bool bug) {
     int wrong = 0;
     {
         Array<float> out(100);
-        LAUNCH(fill_kernel, 4, 32, 0, out.device, 100, bug);
+        LAUNCH(fill_kernel, 4, 32, 0, nullptr, out.device, 100, bug);
         wrong = verdict(out.read()[99] == 1);
     }
     return wrong;
@@ -230,7 +212,7 @@ __global__ void fill_shared_kernel(int *out, int n) {
 }
 int shared_overrun(bool bug) {
     Array<int> out(1);
-    LAUNCH(fill_shared_kernel, 1, 32, 200, out.device, bug ? 51 : 50);
+    LAUNCH(fill_shared_kernel, 1, 32, 200, nullptr, out.device, bug ? 51 : 50);
     return verdict(out.read()[0] == 0);
 }
 
@@ -243,7 +225,7 @@ __global__ void missing_lane_kernel(int *out, bool bug) {
 }
 int missing_lane(bool bug) {
     Array<int> out(32);
-    LAUNCH(missing_lane_kernel, 1, 32, 0, out.device, bug);
+    LAUNCH(missing_lane_kernel, 1, 32, 0, nullptr, out.device, bug);
     return verdict(out.read()[0] == 496);
 }
 
@@ -255,7 +237,7 @@ __global__ void divergent_lanes_kernel(int *out, bool bug) {
 }
 int divergent_lanes(bool bug) {
     Array<int> out(32);
-    LAUNCH(divergent_lanes_kernel, 1, 32, 0, out.device, bug);
+    LAUNCH(divergent_lanes_kernel, 1, 32, 0, nullptr, out.device, bug);
     return verdict(out.read()[0] == 1);
 }
 
@@ -266,7 +248,7 @@ __global__ void outside_mask_kernel(int *out, bool bug) {
 }
 int lane_outside_mask(bool bug) {
     Array<int> out(32);
-    LAUNCH(outside_mask_kernel, 1, 32, 0, out.device, bug);
+    LAUNCH(outside_mask_kernel, 1, 32, 0, nullptr, out.device, bug);
     return verdict(out.read()[0] == 2);
 }
 
@@ -277,7 +259,7 @@ __global__ void divergent_barrier_kernel(int *out, bool bug) {
 }
 int divergent_barrier(bool bug) {
     Array<int> out(64);
-    LAUNCH(divergent_barrier_kernel, 1, 64, 0, out.device, bug);
+    LAUNCH(divergent_barrier_kernel, 1, 64, 0, nullptr, out.device, bug);
     return verdict(out.read()[0] == 1);
 }
 
@@ -288,7 +270,7 @@ __global__ void early_exit_kernel(int *out, int n, bool bug) {
 }
 int exit_before_barrier(bool bug) {
     Array<int> out(50);
-    LAUNCH(early_exit_kernel, 1, 64, 0, out.device, 50, bug);
+    LAUNCH(early_exit_kernel, 1, 64, 0, nullptr, out.device, 50, bug);
     return verdict(out.read()[49] == 1);
 }
 
@@ -298,12 +280,12 @@ __global__ void named_barrier_kernel(int *out, int other) {
 }
 int barrier_counts_differ(bool bug) {
     Array<int> out(96);
-    LAUNCH(named_barrier_kernel, 1, 64, 0, out.device, bug ? 96 : 64);
+    LAUNCH(named_barrier_kernel, 1, 64, 0, nullptr, out.device, bug ? 96 : 64);
     return verdict(out.read()[0] == 1);
 }
 int barrier_incomplete(bool bug) {
     Array<int> out(96);
-    LAUNCH(named_barrier_kernel, 1, bug ? 32 : 64, 0, out.device, 64);
+    LAUNCH(named_barrier_kernel, 1, bug ? 32 : 64, 0, nullptr, out.device, 64);
     return verdict(out.read()[0] == 1);
 }
 
@@ -314,7 +296,7 @@ __global__ void chain_kernel(int *out, bool bug) {
 }
 int block_needs_block(bool bug) {
     Array<int> out(50);
-    LAUNCH(chain_kernel, 50, 1, 0, out.device, bug);
+    LAUNCH(chain_kernel, 50, 1, 0, nullptr, out.device, bug);
     std::vector<int> r = out.read();
     bool right = true;
     for (int i = 0; i < 50; i++) right &= r[(size_t)i] == i;

@@ -22,7 +22,7 @@ typedef std::function<cudaError_t()> Work;
 struct Operation {
     uint64_t number; /* in the order of queueing, over all streams */
     cudaStream_t stream;
-    Work work; /* may be empty */
+    Work work;                   /* may be empty */
     std::function<int()> shared; /* work that other processes take part in: emu_enqueue() */
     std::vector<std::shared_ptr<Operation>> after;
     bool done;

@@ -247,8 +247,10 @@ void emu::memory_open() {
     protect(PROT_READ | PROT_WRITE);
 }
 
+/* Closing costs time for every page; when it has been done often, now and then is enough. */
 void emu::memory_close() {
-    if (!open_now) return;
+    static unsigned closings;
+    if (!open_now || (++closings > 200 && closings % 8)) return;
     open_now = false;
     protect(PROT_NONE);
 }

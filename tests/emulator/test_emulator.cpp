@@ -34,7 +34,7 @@ struct Outcome {
     std::string messages;
 };
 
-Outcome run(const Planted &p, bool bug, EmuSchedule schedule, uint64_t seed) {
+template <class F> Outcome run(EmuSchedule schedule, uint64_t seed, F function) {
     int out[2];
     assert_int_equal(pipe(out), 0);
     fflush(nullptr);
@@ -44,7 +44,7 @@ Outcome run(const Planted &p, bool bug, EmuSchedule schedule, uint64_t seed) {
         close(out[0]);
         signal(SIGSEGV, SIG_DFL); /* cmocka's handler would go on with the next test */
         emu_set_schedule(schedule, seed);
-        int code = p.run(bug);
+        int code = function();
         if (emu_take_faults(nullptr, 0)) code = 3;
         _exit(code);
     }
@@ -81,14 +81,14 @@ bool is_caught(const Planted &p, const Outcome &o) {
     return false;
 }
 
-void check(void **state) {
+void check_planted(void **state) {
     const Planted &p = *static_cast<const Planted *>(*state);
     std::string caught, missed;
     for (auto &s : schedules) {
-        Outcome right = run(p, false, s.schedule, s.seed);
+        Outcome right = run(s.schedule, s.seed, [&] { return p.run(false); });
         if (right.code)
             fail_msg("without the bug, schedule %s ends with %d: %s", s.name, right.code, right.messages.c_str());
-        Outcome wrong = run(p, true, s.schedule, s.seed);
+        Outcome wrong = run(s.schedule, s.seed, [&] { return p.run(true); });
         (is_caught(p, wrong) ? caught : missed) += std::string(" ") + s.name;
         bool luck = p.caught == WRONG_RESULT && !(emu_checks_accesses() && *p.message);
         if (!is_caught(p, wrong) && !luck)
@@ -99,21 +99,30 @@ void check(void **state) {
     if (caught.empty()) fail_msg("no schedule catches it");
 }
 
+void check_right(void **state) {
+    const Instruction &p = *static_cast<const Instruction *>(*state);
+    for (auto &s : schedules) {
+        Outcome o = run(s.schedule, s.seed, p.run);
+        if (o.code) fail_msg("schedule %s ends with %d: %s", s.name, o.code, o.messages.c_str());
+    }
+}
+
 } // namespace
 
 int main() {
     CMUnitTest tests[100];
     static std::string names[100];
     size_t n = 0;
-    auto add = [&](const Planted *list, int count) {
-        for (int i = 0; i < count; i++, n++) {
-            names[n] = list[i].name;
-            for (char &c : names[n])
-                if (c == ' ') c = '_';
-            tests[n] = CMUnitTest{names[n].c_str(), check, nullptr, nullptr, const_cast<Planted *>(&list[i])};
-        }
+    auto add = [&](const char *name, CMUnitTestFunction function, const void *state) {
+        names[n] = name;
+        for (char &c : names[n])
+            if (c == ' ') c = '_';
+        tests[n] = CMUnitTest{names[n].c_str(), function, nullptr, nullptr, const_cast<void *>(state)};
+        n++;
     };
-    add(planted_kernels, n_planted_kernels);
-    add(planted_host, n_planted_host);
+    for (int i = 0; i < n_instructions; i++) add(instructions[i].name, check_right, &instructions[i]);
+    for (int i = 0; i < n_runtime_functions; i++) add(runtime_functions[i].name, check_right, &runtime_functions[i]);
+    for (int i = 0; i < n_planted_kernels; i++) add(planted_kernels[i].name, check_planted, &planted_kernels[i]);
+    for (int i = 0; i < n_planted_host; i++) add(planted_host[i].name, check_planted, &planted_host[i]);
     return _cmocka_run_group_tests("emulator", tests, n, nullptr, nullptr);
 }
