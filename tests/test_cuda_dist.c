@@ -180,7 +180,7 @@ static int worker(const char *what) {
         if (dist_rank(d) == 0) printf("refused %d: %s\n", err.code, err.msg);
         if (err.code == ERR_COMM) dist_abort(d, &err);
     } else {
-        if (dist_rank(d) == 0) printf("transport %s; %s\n", dist_transport(d), dist_why(d));
+        if (dist_rank(d) == 0) printf("transport %s; a GPU has %d ranks; %s\n", dist_transport(d), dist_sharers(d), dist_why(d));
         rc = !strcmp(what, "collectives") || cpu ? worker_collectives(d, dev) : worker_fault(d, dev, what);
         printf("rank %d of %d: %s\n", dist_rank(d), dist_world(d), rc ? "WRONG" : "fine");
     }
@@ -287,7 +287,9 @@ static void test_auto(void **state) {
     (void)state;
     emulator_or_skip();
     check_fine(run_ranks(2, "collectives", "EHR_EMULATE=devices=2"), 2, "nccl");
+    assert_non_null(strstr(out, "a GPU has 1 ranks"));
     check_fine(run_ranks(2, "collectives", "EHR_EMULATE=devices=1"), 2, "mpi");
+    assert_non_null(strstr(out, "a GPU has 2 ranks"));
     if (!strstr(out, "rank 0 and rank 1 share the GPU at 0000:")) fail_msg("no reason is given: %s", out);
     check_fine(run_ranks(1, "collectives", ""), 1, "none");
     check_fine(run_ranks(2, "cpu", ""), 2, "mpi");

@@ -133,6 +133,8 @@ typedef struct {
     char host[64], bus[32], no_nccl[192]; /* bus "": a CPU; no_nccl "": libnccl is there */
 } Place;
 
+static int same_gpu(const Place *a, const Place *b) { return a->bus[0] && !strcmp(a->host, b->host) && !strcmp(a->bus, b->bus); }
+
 /* Why NCCL cannot be used, "" = it can. */
 static void nccl_obstacle(const Place *place, int world, char *why, size_t size) {
     why[0] = 0;
@@ -142,7 +144,7 @@ static void nccl_obstacle(const Place *place, int world, char *why, size_t size)
             return;
         }
         for (int q = 0; q < r; q++)
-            if (!strcmp(place[q].host, place[r].host) && !strcmp(place[q].bus, place[r].bus)) {
+            if (same_gpu(&place[q], &place[r])) {
                 snprintf(why, size, "rank %d and rank %d share the GPU at %s of %s", q, r, place[r].bus, place[r].host);
                 return;
             }
@@ -181,6 +183,7 @@ Status dist_attach(Dist *d, Device *dev, Err *err) {
     d->host->all_gather(d, place, sizeof *place);
     Status s = d->host->wait(d, err);
     if (device_kind(dev) != DEVICE_CPU) d->dev = dev;
+    for (int r = 0; r < world; r++) d->sharers += r == d->launch.rank || same_gpu(mine, &place[r]);
     if (!s) s = choose_device_transport(d, place, err);
     free(place);
     return s;
@@ -199,6 +202,7 @@ int dist_rank(const Dist *d) { return d->launch.rank; }
 int dist_world(const Dist *d) { return d->launch.world; }
 const char *dist_transport(const Dist *d) { return d->device ? d->device->name : d->host->name; }
 const char *dist_why(const Dist *d) { return d->why; }
+int dist_sharers(const Dist *d) { return d->sharers; }
 void dist_at_step(Dist *d, int64_t step) { d->step = step; }
 
 void dist_reduce_scatter(Dist *d, float *out, const float *in, int64_t count) {

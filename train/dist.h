@@ -37,6 +37,7 @@ int         dist_rank(const Dist *d);
 int         dist_world(const Dist *d);
 const char *dist_transport(const Dist *d);      /* "none", "mpi", "nccl" */
 const char *dist_why(const Dist *d); /* why not NCCL although there are GPUs: "rank 0 and rank 1 share a GPU"; else "" */
+int         dist_sharers(const Dist *d); /* ranks that compute on this rank's GPU, this one included; 1 on the CPU */
 void        dist_at_step(Dist *d, int64_t step); /* for messages */
 
 /* Queued; the memory must stay untouched until dist_wait().  count must divide by the number of ranks.  On a GPU the

@@ -41,6 +41,7 @@ struct Dist {
     const char *asked;        /* --transport */
     double timeout_s, news_s; /* news_s: when something last moved */
     int64_t step;
+    int sharers;
     char name[64]; /* of this host */
     char why[256];
     Err error; /* the first failure, kept */

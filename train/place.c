@@ -10,7 +10,6 @@ static Status open_gpu(Place *p, const TrainOptions *o, const Launch *launch, Er
     if (!p->dev && must) return err_set(err, ERR_DEVICE, "--device cuda: %s", why);
     if (!p->dev) snprintf(p->why, sizeof p->why, "%s", gpus ? why : "");
     if (!p->dev) return OK;
-    p->sharers = (launch->local_size + gpus - 1) / gpus;
     if (strcmp(o->matmul, "cublas")) return OK;
     return device_use_cublas(p->dev, why, sizeof why) ? err_set(err, ERR_DEVICE, "--matmul cublas: %s", why) : OK;
 }
@@ -28,7 +27,6 @@ static Status open_device(Place *p, TrainOptions *o, Err *err) {
     Launch launch;
     char why[512];
     dist_launch(&launch);
-    p->sharers = 1;
     Status s = strcmp(o->device, "cpu") ? open_gpu(p, o, &launch, err) : OK;
     if (s) return s;
     if (!p->dev && !strcmp(o->matmul, "cublas"))
@@ -39,11 +37,6 @@ static Status open_device(Place *p, TrainOptions *o, Err *err) {
     if (!p->dev) p->dev = device_open(DEVICE_CPU, 0, threads, why, sizeof why);
     if (!p->dev) return err_set(err, ERR_DEVICE, "cannot open the CPU: %s", why);
     o->threads = device_threads(p->dev);
-    size_t free_bytes, total_bytes;
-    device_memory(p->dev, &free_bytes, &total_bytes);
-    /* Of a shared GPU the others may have taken their part already. */
-    double part = (double)total_bytes / p->sharers;
-    p->available = p->sharers > 1 && part < (double)free_bytes ? part : (double)free_bytes;
     return choose_dtype(p, o, err);
 }
 
@@ -51,5 +44,13 @@ Status place_open(Place *p, TrainOptions *o, Dist *dist, Err *err) {
     *p = (Place){0};
     open_device(p, o, err);
     Status s = dist_agree(dist, err);
-    return s ? s : dist_attach(dist, p->dev, err);
+    if (!s) s = dist_attach(dist, p->dev, err);
+    if (s) return s;
+    size_t free_bytes, total_bytes;
+    device_memory(p->dev, &free_bytes, &total_bytes);
+    p->sharers = dist_sharers(dist);
+    /* Of a shared GPU the others may have taken their part already. */
+    double part = (double)total_bytes / p->sharers;
+    p->available = p->sharers > 1 && part < (double)free_bytes ? part : (double)free_bytes;
+    return OK;
 }
