@@ -9,7 +9,7 @@
 
 #include <math.h>
 
-enum { ROWS = 128, THREADS = 128, RING = 3 };
+static constexpr int ROWS = 128, THREADS = 128, RING = 3;
 
 template <int D> struct ForwardShared {
     bf16 q[ROWS * D];

@@ -137,10 +137,10 @@ static __device__ __forceinline__ void accumulator_store(bf16 *tile, int row, co
                                                          float scale1, int lane) {
 #pragma unroll
     for (int n = 0; n < D / 8; n++) { /* + 0: no negative zeros, whichever way a sum vanished */
-        uint32_t top = pack_bf16(acc[n][0] * scale0 + 0.0f, acc[n][1] * scale0 + 0.0f);
-        uint32_t low = pack_bf16(acc[n][2] * scale1 + 0.0f, acc[n][3] * scale1 + 0.0f);
-        memcpy(tile + swizzle<D>(row + lane / 4, n) + lane % 4 * 2, &top, sizeof top);
-        memcpy(tile + swizzle<D>(row + lane / 4 + 8, n) + lane % 4 * 2, &low, sizeof low);
+        bf16 *top = tile + swizzle<D>(row + lane / 4, n) + lane % 4 * 2;
+        bf16 *low = tile + swizzle<D>(row + lane / 4 + 8, n) + lane % 4 * 2;
+        *(uint32_t *)top = pack_bf16(acc[n][0] * scale0 + 0.0f, acc[n][1] * scale0 + 0.0f);
+        *(uint32_t *)low = pack_bf16(acc[n][2] * scale1 + 0.0f, acc[n][3] * scale1 + 0.0f);
     }
 }
 /* A warp writes rows [row, row + ROWS) of the tile to dst, those below `valid` only. */

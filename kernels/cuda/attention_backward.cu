@@ -36,10 +36,8 @@ __global__ void __launch_bounds__(256)
     const int     lane = threadIdx.x % (D / 8);
     float         sum = 0;
     if (row < (int64_t)N * H) {
-        uint4          a = ((const uint4 *)(dout + row * D))[lane], b = ((const uint4 *)(out + row * D))[lane];
-        __nv_bfloat162 x[4], y[4];
-        memcpy(x, &a, sizeof a);
-        memcpy(y, &b, sizeof b);
+        uint4 a = ((const uint4 *)(dout + row * D))[lane], b = ((const uint4 *)(out + row * D))[lane];
+        const __nv_bfloat162 *x = (const __nv_bfloat162 *)&a, *y = (const __nv_bfloat162 *)&b;
         for (int i = 0; i < 4; i++) {
             float2 u = __bfloat1622float2(x[i]), v = __bfloat1622float2(y[i]);
             sum = fmaf(u.x, v.x, sum);
@@ -317,7 +315,7 @@ __global__ void __launch_bounds__(THREADS, 2)
     for (int b = 0; b < blocks; b++) {
         cp_async_wait<0>();
         __syncthreads();
-        if (b + 1 < blocks) step_load(b + 1 & 1, b + 1);
+        if (b + 1 < blocks) step_load((b + 1) & 1, b + 1);
         cp_async_commit();
 #pragma unroll 1
         for (int slice = 0; slice < KEYS; slice += SLICE)

@@ -9,7 +9,7 @@
 
 #include <math.h>
 
-enum { ROWS = 64, THREADS = 256, LD_P = KEYS + 4 };
+static constexpr int ROWS = 64, THREADS = 256, LD_P = KEYS + 4;
 
 /* A tile's rows are D + 4 floats apart, so that 16 rows' same column fills the banks evenly. */
 template <int D> struct TileF32 {

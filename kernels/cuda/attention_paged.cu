@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(256) kv_append_kernel(bf16 *pool, const bf16 *
     const bf16 *k = qk + (n * (H + G) + H + g) * D, *v = qkv + (n * (H + 2 * G) + H + G + g) * D;
     bf16       *keys = pool + page_at<D>(slot[n] / KEYS, 0, g, G), *values = pool + page_at<D>(slot[n] / KEYS, 1, g, G);
     uint32_t    unit[4];
-    for (int r = 0; r < 4; r++) memcpy(unit + r, k + 32 * d32 + unit_member(quad, 2 * r), sizeof *unit);
+    for (int r = 0; r < 4; r++) unit[r] = *(const uint32_t *)(k + 32 * d32 + unit_member(quad, 2 * r));
     *(uint4 *)(keys + key_unit<D>(i, d32, quad) * UNIT) = make_uint4(unit[0], unit[1], unit[2], unit[3]);
     const int in = i % 32; /* unit_member's inverse */
     for (int d = part * 8; d < part * 8 + 8; d++)
@@ -204,7 +204,7 @@ __global__ void __launch_bounds__(PagedShape<D, MT>::THREADS, MT == 1 ? 4 : 1)
     const RowTile t = row_tile(offset, n_units, N * ratio, S::ROWS, blockIdx.x / G);
     if (t.first >= t.end || t.unit == n_units) return;
     if (pages.shared && pages.group_shared[t.unit] == 0) return;
-    const int rows = min(S::ROWS, t.end - t.first);
+    const int rows = min((int)S::ROWS, t.end - t.first);
 
     for (int i = threadIdx.x; i < S::ROWS * (D / 8); i += S::THREADS) {
         int      row = i / (D / 8), chunk = i % (D / 8);
@@ -253,7 +253,7 @@ __global__ void __launch_bounds__(PagedShape<D, MT>::THREADS, MT == 1 ? 4 : 1)
     }
 
     for (int first = range.first; first < range.end; first += S::WARPS) {
-        const int    under_way = min(S::WARPS, range.end - first), b = first + warp;
+        const int    under_way = min((int)S::WARPS, range.end - first), b = first + warp;
         const bool   mine = warp < under_way;
         const uint4 *values = NULL;
         uint32_t     p[MT][KEYS / 16][4] = {};
@@ -304,7 +304,7 @@ __global__ void __launch_bounds__(PagedShape<D, MT>::THREADS, MT == 1 ? 4 : 1)
     }
 
     if (pages.shared) {
-        if (threadIdx.x < 4 * rows) {
+        if ((int)threadIdx.x < 4 * rows) {
             state_of(threadIdx.x / 4)[threadIdx.x % 4] = sum;
             if (threadIdx.x % 4 == 0) state_of(threadIdx.x / 4)[4] = max;
         }

@@ -6,7 +6,7 @@ namespace {
 size_t larger(size_t a, size_t b) { return a > b ? a : b; }
 
 template <typename T> size_t workspace_bytes(const Device *dev, const KernelLimits *limits) {
-    return larger(cuda_rows_workspace<T>(dev, limits), 0);
+    return larger(cuda_rows_workspace<T>(dev, limits), cuda_attention_workspace<T>(dev, limits));
 }
 
 template <typename T> constexpr KernelOps table_of() {
@@ -20,6 +20,11 @@ template <typename T> constexpr KernelOps table_of() {
     k.swiglu_backward = cuda_swiglu_backward<T>;
     k.qk_norm_rope_forward = cuda_qk_norm_rope_forward<T>;
     k.qk_norm_rope_backward = cuda_qk_norm_rope_backward<T>;
+    k.attention_forward = cuda_attention_forward<T>;
+    k.attention_backward = cuda_attention_backward<T>;
+    k.kv_append = cuda_kv_append<T>;
+    k.kv_copy_page = cuda_kv_copy_page<T>;
+    k.attention_paged = cuda_attention_paged<T>;
     k.adamw = cuda_adamw<T>;
     k.sum_squares = cuda_sum_squares;
     k.sample = cuda_sample;
