@@ -183,8 +183,9 @@ __global__ void __launch_bounds__(THREADS, 2)
                 keys_meet_queries<D>(dk, dv, shared, shared->step[i], row, slice, key, query + slice, scale * LOG2_E,
                                      lanes);
     }
+    __syncwarp(); /* a warp's own rows of k and v are read by no other */
 #pragma unroll
-    for (int m = 0; m < MT; m++) { /* a warp's own rows of k and v are read by no other */
+    for (int m = 0; m < MT; m++) {
         accumulator_store<D>(shared->k, row + 16 * m, dk[m], scale, scale, lane);
         accumulator_store<D>(shared->v, row + 16 * m, dv[m], 1, 1, lane);
     }
