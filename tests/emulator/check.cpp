@@ -23,7 +23,7 @@ Machine &m = machine;
 /* Who touched something, and when, in 32 bits; 0 = nobody. */
 constexpr unsigned TIME_MAX = (1u << 17) - 2;
 struct Record {
-    uint32_t bytes : 4, atomic : 1, lane : 5, warp : 5, time : 17;
+    uint32_t bytes : 4, special : 1, lane : 5, warp : 5, time : 17; /* special: ATOMIC or WARP_READ */
 };
 bool nobody(Record r) { return !r.bytes; }
 
@@ -85,7 +85,10 @@ std::string place_name(uint32_t place) {
             if (text.find("tests/emulator/") != std::string::npos && text.find("planted") == std::string::npos)
                 continue;
             size_t root = text.find("/kernels/cuda/");
-            if (best.empty()) best = root == std::string::npos ? text : text.substr(root + 1);
+            if (best.empty())
+                best = root != std::string::npos  ? text.substr(root + 1)
+                       : text.compare(0, 2, "./") ? text
+                                                  : text.substr(2);
         }
         pclose(f);
     }
@@ -113,10 +116,10 @@ std::string memory_name(const char *p) {
 }
 
 const char *verb(Access what, bool past) {
-    return what == READ    ? past ? "read" : "reads"
-           : what == WRITE ? past ? "wrote" : "writes"
-           : past          ? "changed (atomically)"
-                           : "changes (atomically)";
+    return what == READ || what == WARP_READ ? past ? "read" : "reads"
+           : what == WRITE                   ? past ? "wrote" : "writes"
+           : past                            ? "changed (atomically)"
+                                             : "changes (atomically)";
 }
 
 [[noreturn, gnu::cold]] void race(const char *p, const Task *t, Access what, uint32_t place, const std::string &other,
@@ -136,15 +139,26 @@ const char *verb(Access what, bool past) {
 
 /* ---- order --------------------------------------------------------------------------------------------------- */
 Record record_of(const Task *t, unsigned bytes, Access what) {
-    return {bytes, what == ATOMIC, t->linear % WARP, t->linear / WARP, t->time < TIME_MAX ? t->time : TIME_MAX};
+    return {bytes, what == ATOMIC || what == WARP_READ, t->linear % WARP, t->linear / WARP,
+            t->time < TIME_MAX ? t->time : TIME_MAX};
 }
 
 /* Could r, of this block, have happened at the same time as an access of t? */
-inline bool unordered(Record r, const Task *t, unsigned bytes, Access what) {
-    if (!(r.bytes & bytes) || (r.atomic && what == ATOMIC)) return false;
+inline bool unordered(Record r, const Task *t, unsigned bytes) {
+    if (!(r.bytes & bytes)) return false;
     unsigned w = t->linear / WARP;
     if (r.warp == w) return r.lane != t->linear % WARP && r.time >= t->time;
     return r.time >= m.warps[w].known[r.warp];
+}
+
+/* The last write, by another thread, against an access. */
+inline bool unordered_write(Record r, const Task *t, unsigned bytes, Access what) {
+    return !(r.special && what == ATOMIC) && unordered(r, t, bytes);
+}
+
+/* A read against a write.  What a warp read as one instruction all of its lanes have read. */
+inline bool unordered_read(Record r, const Task *t, unsigned bytes) {
+    return !(r.special && r.warp == t->linear / WARP) && unordered(r, t, bytes);
 }
 
 std::string thread_of(Record r) { return thread_name(r.warp * WARP + r.lane); }
@@ -187,15 +201,15 @@ inline void shared_cell_access(SharedCell &c, const char *p, const Task *t, unsi
         c.write = c.read[0] = c.read[1] = {};
         c.phase = phase;
     }
-    if (unordered(c.write, t, bytes, what))
-        race(p, t, what, place, thread_of(c.write), c.write.atomic ? ATOMIC : WRITE, c.write_pc);
+    if (unordered_write(c.write, t, bytes, what))
+        race(p, t, what, place, thread_of(c.write), c.write.special ? ATOMIC : WRITE, c.write_pc);
     Record r = record_of(t, bytes, what);
-    if (what == READ) {
+    if (what == READ || what == WARP_READ) {
         remember_read(c, r, place);
         return;
     }
     for (int i = 0; i < 2; i++)
-        if (unordered(c.read[i], t, bytes, what)) race(p, t, what, place, thread_of(c.read[i]), READ, c.read_pc[i]);
+        if (unordered_read(c.read[i], t, bytes)) race(p, t, what, place, thread_of(c.read[i]), READ, c.read_pc[i]);
     c.write = r;
     c.write_pc = place;
 }
@@ -266,12 +280,12 @@ void global_cell_access(GlobalCell &c, const char *p, const Task *t, unsigned by
     }
     uint32_t here = block_number();
     bool same = c.write_block == here && c.write_phase == phase;
-    bool both_atomic = c.write.atomic && what == ATOMIC;
+    bool both_atomic = c.write.special && what == ATOMIC;
     if (other_block(c.write_block) && (c.write.bytes & bytes) && !both_atomic)
-        race(p, t, what, place, "block " + std::to_string(c.write_block - 1), c.write.atomic ? ATOMIC : WRITE,
+        race(p, t, what, place, "block " + std::to_string(c.write_block - 1), c.write.special ? ATOMIC : WRITE,
              c.write_pc);
-    if (same && unordered(c.write, t, bytes, what))
-        race(p, t, what, place, thread_of(c.write), c.write.atomic ? ATOMIC : WRITE, c.write_pc);
+    if (same && unordered_write(c.write, t, bytes, what))
+        race(p, t, what, place, thread_of(c.write), c.write.special ? ATOMIC : WRITE, c.write_pc);
     if (what == READ) {
         c.other_readers |= c.read_block && c.read_block != here;
         c.read_block = here;
@@ -285,7 +299,7 @@ void global_cell_access(GlobalCell &c, const char *p, const Task *t, unsigned by
         race(p, t, what, place,
              other_block(c.read_block) ? "block " + std::to_string(c.read_block - 1) : "another block", READ,
              c.read_pc);
-    if (c.read_block == here && c.read_phase == phase && unordered(c.read, t, bytes, what))
+    if (c.read_block == here && c.read_phase == phase && unordered_read(c.read, t, bytes))
         race(p, t, what, place, thread_of(c.read), READ, c.read_pc);
     c.write_block = here;
     c.write_phase = phase;
@@ -318,6 +332,7 @@ void access_at(const Task *t, const void *where, size_t bytes, Access what, uint
         shared_access(t, p, bytes, first, base, what, place);
         return;
     }
+    if (what == WARP_READ) bad(t, p, bytes, what, place, "ldmatrix reads shared memory only");
     if (p >= reinterpret_cast<const char *>(global.base) &&
         p < reinterpret_cast<const char *>(global.base) + global.size) {
         global_access(t, p, bytes, what, place);

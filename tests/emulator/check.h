@@ -16,7 +16,7 @@
 
 namespace emu {
 
-enum Access { READ, WRITE, ATOMIC };
+enum Access { READ, WARP_READ, WRITE, ATOMIC }; /* WARP_READ: one instruction of all lanes, ldmatrix */
 
 extern bool checking; /* some kernels of this program have the hooks */
 

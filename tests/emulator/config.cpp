@@ -90,6 +90,7 @@ void emu_set_schedule(EmuSchedule schedule, uint64_t seed) {
 int emu_take_faults(char *text, size_t text_size) {
     if (text_size) snprintf(text, text_size, "%s", last_fault.c_str());
     int n = faults;
+    if (n) emu::device_mended();
     faults = 0;
     last_fault.clear();
     return n;

@@ -29,7 +29,8 @@ EmuConfig *emu_config(void); /* filled from the environment on first use */
 void emu_set_schedule(EmuSchedule schedule, uint64_t seed);
 
 /* What went wrong so far (kernel faults, misuse of the runtime), counted; the last one in words.  A process in which
- * something was found and not taken by emu_take_faults() ends with exit code 3. */
+ * something was found and not taken by emu_take_faults() ends with exit code 3.  Taking them mends the
+ * GPU, whose error otherwise stays for good. */
 int emu_take_faults(char *text, size_t text_size);
 
 /* 1 = the kernels of this program were compiled so that every access of theirs is checked (check.h). */

@@ -52,6 +52,8 @@ void emu::device_broken(cudaError_t e) {
     if (!sticky_error) sticky_error = e;
 }
 
+void emu::device_mended() { sticky_error = last_error = cudaSuccess; }
+
 cudaError_t emu::driver_state() {
     if (emu_config()->driver != DRIVER_OK) return fail(cudaErrorInsufficientDriver);
     if (emu_config()->devices < 1) return fail(cudaErrorNoDevice);

@@ -19,6 +19,9 @@ bool kernel_runs();
 /* Prints and counts something that was found. */
 void report(const std::string &text);
 
+/* The error that a kernel left behind is forgotten. */
+void device_mended();
+
 /* symbols.cpp: what the executable's symbol table says of a kernel. */
 struct SharedVariable {
     void *address;

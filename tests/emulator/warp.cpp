@@ -147,7 +147,7 @@ void run_ldmatrix(void **args, uint32_t, Site site) {
                 fault(site, "lanes 0 and %d of one warp call different forms of ldmatrix", 8 * i + r);
             if (reinterpret_cast<uintptr_t>(m.row) % 16)
                 fault(site, "ldmatrix: the row of lane %d, %p, is not aligned to 16 bytes", 8 * i + r, m.row);
-            check_access(&machine.tasks[current->linear / WARP * WARP + 8 * i + r], m.row, 16, READ, site);
+            check_access(&machine.tasks[current->linear / WARP * WARP + 8 * i + r], m.row, 16, WARP_READ, site);
             memcpy(matrix[r], m.row, sizeof matrix[r]);
         }
         for (int lane = 0; lane < WARP; lane++) {
