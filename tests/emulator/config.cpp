@@ -49,6 +49,8 @@ void set(const char *item) {
         config.devices = (int)number;
     } else if (key == "cc") {
         config.compute_capability = (int)number;
+    } else if (key == "sms") {
+        config.sm_count = (int)number;
     } else if (key == "memory") {
         int shift = *end == 'K' ? 10 : *end == 'M' ? 20 : *end == 'G' ? 30 : 0;
         config.memory = (size_t)number << shift;
@@ -70,7 +72,7 @@ void at_exit() {
 EmuConfig *emu_config(void) {
     if (configured) return &config;
     configured = true;
-    config = {SCHEDULE_FORWARD, 1, 1, 80, DRIVER_OK, (size_t)1 << 30};
+    config = {SCHEDULE_FORWARD, 1, 1, 80, 4, DRIVER_OK, (size_t)1 << 30};
     atexit(at_exit);
     std::string text = getenv("EHR_EMULATE") ? getenv("EHR_EMULATE") : "";
     for (size_t from = 0; from < text.size();) {
@@ -85,6 +87,10 @@ EmuConfig *emu_config(void) {
 void emu_set_schedule(EmuSchedule schedule, uint64_t seed) {
     emu_config()->schedule = schedule;
     config.seed = seed;
+}
+
+void emu_set_multiprocessors(int count) {
+    emu_config()->sm_count = count;
 }
 
 int emu_take_faults(char *text, size_t text_size) {

@@ -4,6 +4,7 @@
  * Settings come from the environment, EHR_EMULATE="key=value,key=value":
  *   schedule=forward|reverse|random[:SEED]|priority[:SEED]   the order of threads, blocks, streams and async copies
  *   devices=N            GPUs there are (1)             cc=80      their compute capability (80)
+ *   sms=N                multiprocessors of each (4)
  *   memory=BYTES[K|M|G]  memory of each (1G)            driver=ok|old|none */
 #ifndef EHR_TESTS_EMULATOR_EMULATOR_H
 #define EHR_TESTS_EMULATOR_EMULATOR_H
@@ -20,13 +21,18 @@ typedef enum { DRIVER_OK, DRIVER_OLD, DRIVER_NONE } EmuDriver;
 typedef struct {
     EmuSchedule schedule;
     uint64_t seed;
-    int devices, compute_capability;
+    int devices, compute_capability, sm_count;
     EmuDriver driver;
     size_t memory;
 } EmuConfig;
 
 EmuConfig *emu_config(void); /* filled from the environment on first use */
 void emu_set_schedule(EmuSchedule schedule, uint64_t seed);
+
+/* For tests of what depends on the card: multiprocessors of GPUs opened from now on (also sms=N).  Of the last kernel
+ * queued, which of several an operation chose: blocks in x, threads and bytes of dynamic shared memory a block. */
+void emu_set_multiprocessors(int count);
+void emu_last_launch(unsigned *blocks, unsigned *threads, size_t *shared);
 
 /* What went wrong so far (kernel faults, misuse of the runtime), counted; the last one in words.  A process in which
  * something was found and not taken by emu_take_faults() ends with exit code 3.  Taking them mends the

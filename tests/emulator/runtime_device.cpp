@@ -10,7 +10,7 @@ using namespace emu;
 
 namespace {
 
-enum { SHARED_PLAIN = 48 << 10, MULTIPROCESSORS = 4 };
+enum { SHARED_PLAIN = 48 << 10 };
 
 std::recursive_mutex mutex;
 thread_local cudaError_t last_error;
@@ -60,6 +60,13 @@ cudaError_t emu::driver_state() {
     return failed();
 }
 
+static Launch last_launch;
+void emu_last_launch(unsigned *blocks, unsigned *threads, size_t *shared) {
+    *blocks = last_launch.grid.x;
+    *threads = last_launch.block.x * last_launch.block.y * last_launch.block.z;
+    *shared = last_launch.shared;
+}
+
 cudaError_t emu::submit(const Launch *launch, void (*destroy)(const void *), cudaStream_t handle) {
     Call call;
     std::shared_ptr<const void> args(launch->args, destroy);
@@ -68,6 +75,7 @@ cudaError_t emu::submit(const Launch *launch, void (*destroy)(const void *), cud
     cudaError_t e = stream_of(handle, &stream);
     if (e) return e;
     uint64_t threads = (uint64_t)l.block.x * l.block.y * l.block.z;
+    last_launch = l;
     if (!threads || threads > THREADS_MAX || l.block.z > 64 || !l.grid.x || !l.grid.y || !l.grid.z ||
         l.grid.x > 0x7FFFFFFFu || l.grid.y > 65535 || l.grid.z > 65535)
         return fail(cudaErrorInvalidConfiguration, "%s: kernel %s: grid (%u,%u,%u) of blocks (%u,%u,%u)", l.op,
@@ -143,7 +151,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device) {
     p->maxGridSize[1] = p->maxGridSize[2] = 65535;
     p->major = emu_config()->compute_capability / 10;
     p->minor = emu_config()->compute_capability % 10;
-    p->multiProcessorCount = MULTIPROCESSORS;
+    p->multiProcessorCount = emu_config()->sm_count;
     p->l2CacheSize = 4 << 20;
     p->asyncEngineCount = 2;
     p->concurrentKernels = 1;
