@@ -1,0 +1,123 @@
+/* matmul.cuh - matrix products of the CUDA backend: what a product is, and which tile works on it.
+ *
+ * Every product is out (M, N) = sum over k of a (M, k) b (k, N).  How the operands lie in memory makes three forms:
+ *     forward  out (N, rows) = inp @ W^T      a's lines run along k, b's too
+ *     dgrad    dinp (N, cols) = dout @ W      a's lines run along k, b's along N
+ *     wgrad    dweight += dout^T @ inp        a's lines run along M, b's along N
+ * No operand is ever copied into another order.  Each element is one chain of sums over k ascending, in steps of one
+ * MMA instruction that are the same for every tile, so the tile never shows in the bits. */
+#ifndef EHR_KERNELS_CUDA_MATMUL_CUH
+#define EHR_KERNELS_CUDA_MATMUL_CUH
+#include "kernels/cuda/cuda.cuh"
+
+/* What happens to a finished sum. */
+enum Ending {
+    END_STORE,      /* out = sum, in the table's dtype */
+    END_FLOAT,      /* out = sum, float: logits, partial sums */
+    END_ADD,        /* out = residual + sum; out may be residual */
+    END_SWIGLU,     /* columns [0, N/2) are gates and [N/2, N) ups: out (M, N/2) = silu(gate) up */
+    END_ACCUMULATE, /* float out += sum */
+};
+
+struct Product {
+    const void *a, *b;
+    int M, N, K;
+    int a_stride, b_stride, out_stride; /* elements from line to line */
+    Ending ending;
+    void *out;
+    const void *residual;           /* END_ADD: laid out as out */
+    void *gate_up;                  /* END_SWIGLU: (M, N) kept, or NULL */
+    const float *a_scale, *b_scale; /* int8: (M) and (N), multiplied to the sum; otherwise NULL */
+    int split_k;                    /* blocks of split s (blockIdx.y) sum k in [s * split_k, (s+1) * split_k) ... */
+    int64_t split_elements;         /* ... into out + s * split_elements */
+    int vectors;                    /* what out, residual and gate_up consist of may be moved 16 bytes at a time */
+};
+
+static inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
+static inline int round_up(int a, int b) { return ceil_div(a, b) * b; }
+
+/* Every line of a and b starts at a multiple of 16 bytes. */
+static inline int lines_aligned(const Product *p, int element_bytes) {
+    return (((uintptr_t)p->a | (uintptr_t)p->b) % 16) == 0 && p->a_stride * element_bytes % 16 == 0 &&
+           p->b_stride * element_bytes % 16 == 0;
+}
+
+/* ---- choosing a tile --------------------------------------------------------------------------------------------- */
+
+struct TileShape {
+    int m, n;
+    int resident; /* blocks a multiprocessor has registers for */
+    int shared;   /* bytes a block */
+};
+enum MathRate { RATE_TENSOR = 64, RATE_FMA = 16 }; /* m * n / rate: clocks a tile needs for 32 bytes of k */
+
+/* Clocks from first launch to last store, to compare tiles by; time goes in steps of 32 bytes of k (one MMA step).  A
+ * step takes the longest of
+ *   - the arithmetic: an A100 tensor core does 1024 bf16 (2048 int8) multiply-adds a clock and multiprocessor;
+ *   - the operands' way from L2: about 28 bytes a clock and multiprocessor when all ask at once;
+ *   - the latency of one link of the chain, about 40 clocks, which resident blocks hide from each other.
+ * Filling the pipeline and storing the tile come once a block and overlap with other resident blocks only. */
+static inline int64_t tile_clocks(const TileShape *t, MathRate rate, int M, int N, int k_bytes, int splits,
+                                  int sm_count, int shared_sm) {
+    int fit = shared_sm / (t->shared + 1024), resident = fit < t->resident ? fit : t->resident;
+    int64_t blocks = (int64_t)ceil_div(M, t->m) * ceil_div(N, t->n) * splits;
+    int64_t per_sm = (blocks + sm_count - 1) / sm_count, rounds = (per_sm + resident - 1) / resident;
+    int64_t steps = ceil_div(ceil_div(k_bytes, 32), splits);
+    int64_t math = t->m * t->n / rate, feed = (t->m + t->n) * 32 / 28, step = per_sm * (math > feed ? math : feed);
+    if (step < rounds * 40) step = rounds * 40;
+    return step * steps + rounds * (1000 + t->m * t->n / 32);
+}
+
+/* Shared memory of a multiprocessor, by compute capability; one block may have 1 KiB less. */
+static inline int shared_per_sm(int capability) {
+    return capability == 80 || capability == 87   ? 164 << 10
+           : capability >= 90 && capability < 120 ? 228 << 10
+                                                  : 100 << 10;
+}
+
+struct TileChoice {
+    int tile, splits;
+};
+
+/* The cheapest of the tiles by tile_clocks(), the first of equals, and into how many parts k is split.  A pure function
+ * of the shape and the card.  Splits (weight gradients only) write partial sums that somebody has to read again; there
+ * are at most two blocks of splits a multiprocessor, which bounds the scratch memory they need. */
+static inline TileChoice tile_choose(const TileShape *tiles, int n_tiles, MathRate rate, int M, int N, int k_bytes,
+                                     int max_splits, int sm_count, int capability) {
+    TileChoice best = {0, 1};
+    int64_t least = INT64_MAX;
+    int shared_sm = shared_per_sm(capability);
+    for (int i = 0; i < n_tiles; i++) {
+        if (tiles[i].shared > shared_sm - 1024) continue;
+        int64_t area = (int64_t)ceil_div(M, tiles[i].m) * ceil_div(N, tiles[i].n);
+        for (int s = 1; s <= max_splits; s++) {
+            if (s > 1 && area * s > 2 * sm_count) break;
+            int64_t clocks = tile_clocks(&tiles[i], rate, M, N, k_bytes, s, sm_count, shared_sm);
+            if (s > 1) clocks += 2000 + (2 * s + 1) * 4ll * M * N / (28 * sm_count);
+            if (clocks < least) least = clocks, best = {i, s};
+        }
+    }
+    return best;
+}
+
+enum { SPLITS_MAX = 16 };
+
+/* Enough for the partial sums of any split that tile_choose() makes. */
+static inline size_t split_scratch_bytes(int sm_count) { return sizeof(float) * 2 * 128 * 256 * (size_t)sm_count; }
+
+/* ---- inside the backend ------------------------------------------------------------------------------------------ */
+
+/* p->a, b and the shape are set, the rest of the launch is decided here.  T: bf16 or float, of operands and results. */
+template <typename T> void product_forward(Device *dev, const char *op, Product p);
+template <typename T> void product_dgrad(Device *dev, const char *op, Product p);
+/* scratch: split_scratch_bytes() */
+template <typename T> void product_wgrad(Device *dev, const char *op, Product p, void *scratch);
+/* Operands int8, both lines along k and a multiple of 16 apart; T is the results' dtype. */
+template <typename T> void product_int8(Device *dev, const char *op, Product p);
+
+/* q[r,:] = round(x[r,:] / scale[r]), scale[r] = max |x[r,:]| / 127; lines of q are `stride` bytes apart, zero-filled.
+ */
+template <typename T>
+void quantize_rows(Device *dev, const char *op, int8_t *q, float *scale, const T *x, int rows, int cols, int stride);
+
+#endif
