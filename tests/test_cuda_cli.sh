@@ -13,10 +13,6 @@ programs=${EHR_PROGRAMS:-$build/emulator}
 train=$programs/ehr-train infer=$programs/ehr-infer data=$build/ehr-data
 emulated=1
 [ -n "$EHR_PROGRAMS" ] && emulated=0
-if [ ! -e kernels/cuda/attention_backward.cu ] || [ ! -e kernels/cuda/classifier.cu ]; then
-    echo "skip - the CUDA backend from the outside: the backend is not whole"
-    exit 0
-fi
 if [ ! -x "$train" ]; then
     echo "skip - the CUDA backend from the outside: no $train (no CUDA headers here)"
     exit 0
