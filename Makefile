@@ -162,6 +162,8 @@ $(EMU)/ehr-infer: $(call emu_obj,$(BUILD)/infer/main.o) $(call emu_obj,$(INFER_O
 $(EMU)/tests/test_%: $(BUILD)/tests/test_%.o $(call emu_obj,$(TRAIN_OBJ) $(INFER_OBJ)) $(EMU_LIB)
 	@mkdir -p $(@D)
 	$(call run,link,$@,$(EMU_LINK) $^ -o $@ -lcmocka $(LIBS) $(MPI_LIBS))
+$(EMU)/bench_%: $(BUILD)/tests/bench_%.o $(call emu_obj,$(TRAIN_OBJ) $(INFER_OBJ)) $(EMU_LIB)
+	$(call run,link,$@,$(EMU_LINK) $^ -o $@ $(LIBS) $(MPI_LIBS))
 # The emulator's own tests need nothing of kernels/.
 EMU_OWN = $(patsubst %.cpp,$(EMU)/%.o,$(wildcard tests/emulator/*.cpp)) $(patsubst %.cu,$(EMU)/%.o,$(wildcard tests/emulator/*.cu))
 $(EMU)/tests/test_emulator: $(EMU_OWN)
