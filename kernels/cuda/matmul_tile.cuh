@@ -158,97 +158,139 @@ template <typename T> static __device__ __forceinline__ T rounded(float x);
 template <> __device__ __forceinline__ float rounded<float>(float x) { return x; }
 template <> __device__ __forceinline__ bf16 rounded<bf16>(float x) { return __float2bfloat16_rn(x); }
 
+/* 16 bytes of consecutive elements. */
+template <typename O> struct alignas(16) Vector {
+    static constexpr int COUNT = 16 / (int)sizeof(O);
+    O v[COUNT];
+};
+
+/* Where 16 rows of results go: (rows, columns) at out, from (row, column) on. */
+template <typename O> struct Place {
+    O *out;
+    int64_t stride;
+    int row, column, rows, columns;
+    bool vectors; /* rows start at multiples of 16 bytes */
+};
+
 /* 16 rows of WIDTH columns in a warp's own shared memory: fragments go in, whole rows come out.  The 8 elements between
- * rows keep both ways free of bank conflicts. */
+ * rows keep both ways free of bank conflicts.  Every thread always has the same parts of the rows. */
 template <typename S, int WIDTH> struct Slab {
     static constexpr int STRIDE = WIDTH + 8;
+    template <typename O> static constexpr int TURNS = (16 * WIDTH / Vector<O>::COUNT + 31) / 32;
     S *data;
+
     __device__ __forceinline__ void put(int row, int column, float x, float y) {
         S *to = data + row * STRIDE + column;
         if (sizeof(S) == 4) *(float2 *)to = make_float2(x, y);
         else *(__nv_bfloat162 *)to = __floats2bfloat162_rn(x, y);
     }
-    /* To out (rows, columns) from (row, column) on; add: laid out as out, added first in float; or NULL. */
+    __device__ __forceinline__ void put_fragments(const float (*sum)[4]) {
+        const int g = (threadIdx.x & 31) >> 2, t = (threadIdx.x & 3) * 2;
+#pragma unroll
+        for (int j = 0; j < WIDTH / 8; j++) {
+            put(g, 8 * j + t, sum[j][0], sum[j][1]);
+            put(g + 8, 8 * j + t, sum[j][2], sum[j][3]);
+        }
+    }
+
+    /* This thread's part `turn`: row, column, and how many of its elements are inside; false: none. */
     template <typename O>
-    __device__ __forceinline__ void write(O *out, int64_t stride, const O *add, int row, int column, int rows,
-                                          int columns, bool vectors) const {
-        constexpr int V = 16 / (int)sizeof(O), PER_ROW = WIDTH / V;
+    static __device__ __forceinline__ bool part(const Place<O> &p, int turn, int *r, int *c, int *n) {
+        constexpr int V = Vector<O>::COUNT, PER_ROW = WIDTH / V;
+        const int i = turn * 32 + (threadIdx.x & 31);
+        *r = i / PER_ROW;
+        *c = i % PER_ROW * V;
+        *n = min(V, p.columns - p.column - *c);
+        return *r < 16 && p.row + *r<p.rows && * n> 0;
+    }
+
+    /* What will be added to the rows, while the sums are still under way: laid out as out. */
+    template <typename O>
+    static __device__ __forceinline__ void fetch(const Place<O> &p, const O *add, Vector<O> *base) {
+#pragma unroll
+        for (int turn = 0; turn < TURNS<O>; turn++) {
+            int r, c, n;
+            if (part(p, turn, &r, &c, &n) && p.vectors && n == Vector<O>::COUNT)
+                base[turn] = *(const Vector<O> *)(add + (p.row + r) * p.stride + p.column + c);
+        }
+    }
+
+    /* add: laid out as out, added first in float, base what fetch() made of it; or both NULL. */
+    template <typename O>
+    __device__ __forceinline__ void write(const Place<O> &p, const O *add, const Vector<O> *base) const {
+        constexpr int V = Vector<O>::COUNT;
         __syncwarp();
 #pragma unroll
-        for (int j = 0; j < (16 * PER_ROW + 31) / 32; j++) {
-            int i = j * 32 + (threadIdx.x & 31), r = i / PER_ROW, c = i % PER_ROW * V, n = columns - column - c;
-            if (r >= 16 || row + r >= rows || n <= 0) continue;
+        for (int turn = 0; turn < TURNS<O>; turn++) {
+            int r, c, n;
+            if (!part(p, turn, &r, &c, &n)) continue;
             const S *from = data + r * STRIDE + c;
-            int64_t at = (row + r) * stride + column + c;
-            bool whole = vectors && n >= V;
-            alignas(16) O v[V], base[V];
-            if (add) {
-                if (whole) *(uint4 *)base = *(const uint4 *)(add + at);
-                else
-                    for (int e = 0; e < V; e++) base[e] = e < n ? add[at + e] : O(0.0f);
-                for (int e = 0; e < V; e++) v[e] = rounded<O>(value_of(base[e]) + value_of(from[e]));
-            } else {
-                for (int e = 0; e < V; e++) v[e] = rounded<O>(value_of(from[e]));
-            }
-            if (whole) *(uint4 *)(out + at) = *(uint4 *)v;
-            else
+            const int64_t at = (p.row + r) * p.stride + p.column + c;
+            if (p.vectors && n == V) {
+                alignas(16) S x[V];
+                Vector<O> y;
+#pragma unroll
+                for (int q = 0; q < V * (int)sizeof(S) / 16; q++) ((uint4 *)x)[q] = ((const uint4 *)from)[q];
+#pragma unroll
                 for (int e = 0; e < V; e++)
-                    if (e < n) out[at + e] = v[e];
+                    y.v[e] = rounded<O>(add ? value_of(base[turn].v[e]) + value_of(x[e]) : value_of(x[e]));
+                if (sizeof(S) == sizeof(O) && !add) *(uint4 *)(p.out + at) = *(uint4 *)x;
+                else *(Vector<O> *)(p.out + at) = y;
+            } else {
+#pragma unroll 1
+                for (int e = 0; e < n; e++)
+                    p.out[at + e] = rounded<O>(add ? value_of(add[at + e]) + value_of(from[e]) : value_of(from[e]));
+            }
         }
         __syncwarp();
     }
 };
 
 /* The 16 rows from `row` on, columns from `column` on, of the tile; sum[j][e]: columns 8 j + 2 t + e % 2 of rows g and
- * g + 8 (e / 2), where g = lane / 4, t = lane % 4. */
+ * g + 8 (e / 2), where g = lane / 4, t = lane % 4.  Everything but END_ADD. */
 template <typename T, int WIDTH>
 static __device__ __forceinline__ void rows_end(const Product &p, void *out, char *slab, const float (*sum)[4], int row,
                                                 int column) {
-    const int g = (threadIdx.x & 31) >> 2, t = (threadIdx.x & 3) * 2;
-    const bool vectors = p.vectors;
     if (p.ending == END_SWIGLU) {
         const int F = p.N / 2;
+        float half[WIDTH / 16][4];
         Slab<T, WIDTH / 2> s = {(T *)slab};
-        column /= 2;
-        if (p.gate_up) {
+        Place<T> to = {(T *)p.gate_up, 2 * F, row, column / 2, p.M, F, (bool)p.vectors};
+        for (int side = 0; p.gate_up && side < 2; side++) {
 #pragma unroll
-            for (int side = 0; side < 2; side++) {
-#pragma unroll
-                for (int j = 0; j < WIDTH / 16; j++) {
-                    s.put(g, 8 * j + t, sum[2 * j + side][0], sum[2 * j + side][1]);
-                    s.put(g + 8, 8 * j + t, sum[2 * j + side][2], sum[2 * j + side][3]);
-                }
-                s.write((T *)p.gate_up + side * F, 2 * F, (const T *)nullptr, row, column, p.M, F, vectors);
-            }
+            for (int j = 0; j < WIDTH / 16; j++)
+                for (int e = 0; e < 4; e++) half[j][e] = side ? sum[2 * j + 1][e] : sum[2 * j][e];
+            s.put_fragments(half);
+            s.write(to, (const T *)nullptr, (const Vector<T> *)nullptr);
+            to.out += F;
         }
 #pragma unroll
-        for (int j = 0; j < WIDTH / 16; j++) {
-            float v[4]; /* of the rounded gates and ups, so that swiglu_forward() from kept ones gives the same bits */
-            for (int e = 0; e < 4; e++)
-                v[e] = swiglu_value<T>(value_of(rounded<T>(sum[2 * j][e])), value_of(rounded<T>(sum[2 * j + 1][e])));
-            s.put(g, 8 * j + t, v[0], v[1]);
-            s.put(g + 8, 8 * j + t, v[2], v[3]);
-        }
-        s.write((T *)out, p.out_stride, (const T *)nullptr, row, column, p.M, F, vectors);
+        for (int j = 0; j < WIDTH / 16; j++)
+            for (int e = 0; e < 4; e++) /* as swiglu_forward() makes it of what gate_up keeps */
+                half[j][e] =
+                    swiglu_value<T>(value_of(rounded<T>(sum[2 * j][e])), value_of(rounded<T>(sum[2 * j + 1][e])));
+        s.put_fragments(half);
+        to.out = (T *)out;
+        to.stride = p.out_stride;
+        s.write(to, (const T *)nullptr, (const Vector<T> *)nullptr);
     } else if (p.ending == END_STORE && sizeof(T) == 2) {
         Slab<T, WIDTH> s = {(T *)slab};
-#pragma unroll
-        for (int j = 0; j < WIDTH / 8; j++) {
-            s.put(g, 8 * j + t, sum[j][0], sum[j][1]);
-            s.put(g + 8, 8 * j + t, sum[j][2], sum[j][3]);
-        }
-        s.write((T *)out, p.out_stride, (const T *)nullptr, row, column, p.M, p.N, vectors);
+        Place<T> to = {(T *)out, p.out_stride, row, column, p.M, p.N, (bool)p.vectors};
+        s.put_fragments(sum);
+        s.write(to, (const T *)nullptr, (const Vector<T> *)nullptr);
     } else {
-        Slab<float, WIDTH> s = {(float *)slab};
-#pragma unroll
-        for (int j = 0; j < WIDTH / 8; j++) {
-            s.put(g, 8 * j + t, sum[j][0], sum[j][1]);
-            s.put(g + 8, 8 * j + t, sum[j][2], sum[j][3]);
+        typedef Slab<float, WIDTH> Floats;
+        Floats s = {(float *)slab};
+        Place<float> to = {(float *)out, p.out_stride, row, column, p.M, p.N, (bool)p.vectors};
+        if (p.ending == END_ACCUMULATE) {
+            Vector<float> before[Floats::template TURNS<float>];
+            s.fetch(to, (const float *)out, before);
+            s.put_fragments(sum);
+            s.write(to, (const float *)out, before);
+        } else {
+            s.put_fragments(sum);
+            s.write(to, (const float *)nullptr, (const Vector<float> *)nullptr);
         }
-        if (p.ending == END_ADD) s.write((T *)out, p.out_stride, (const T *)p.residual, row, column, p.M, p.N, vectors);
-        else
-            s.write((float *)out, p.out_stride, p.ending == END_ACCUMULATE ? (const float *)out : nullptr, row, column,
-                    p.M, p.N, vectors);
     }
 }
 
@@ -389,12 +431,32 @@ __global__ void __launch_bounds__(Tile::THREADS, Tile::RESIDENT) matmul_kernel(c
     /* The last barrier came after the last read of a stage: the stages are free. */
     char *slab = shared + warp * SLAB_BYTES;
     void *out = (char *)p.out + (int64_t)blockIdx.y * p.split_elements * (int64_t)sizeof(float);
+    const int row = m0 + warp_m * Tile::WARP_M, column = n0 + warp_n * Tile::WARP_N;
+    float values[NI][4];
+    if (p.ending == END_ADD) {
+        /* The residual of several rows is asked for at once: the wait for it is much of what this ending costs. */
+        typedef Slab<float, Tile::WARP_N> Floats;
+        constexpr int TURNS = Floats::template TURNS<T>, AHEAD = MI * TURNS <= 8 ? MI : MI % 2 == 0 && TURNS <= 4 ? 2 : 1;
+        Vector<T> base[AHEAD][TURNS];
+        Floats s = {(float *)slab};
 #pragma unroll
-    for (int i = 0; i < MI; i++) {
-        const int row = m0 + warp_m * Tile::WARP_M + 16 * i, column = n0 + warp_n * Tile::WARP_N;
-        float values[NI][4];
-        sums_scale<Tile::WARP_N>(p, values, sum[i], row, column);
-        rows_end<T, Tile::WARP_N>(p, out, slab, values, row, column);
+        for (int i = 0; i < MI; i++) {
+            Place<T> to = {(T *)out, p.out_stride, row + 16 * i, column, p.M, p.N, (bool)p.vectors};
+#pragma unroll
+            for (int j = 0; i % AHEAD == 0 && j < AHEAD; j++) {
+                Place<T> from = {(T *)out, p.out_stride, row + 16 * (i + j), column, p.M, p.N, (bool)p.vectors};
+                s.fetch(from, (const T *)p.residual, base[j]);
+            }
+            sums_scale<Tile::WARP_N>(p, values, sum[i], row + 16 * i, column);
+            s.put_fragments(values);
+            s.write(to, (const T *)p.residual, base[i % AHEAD]);
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < MI; i++) {
+            sums_scale<Tile::WARP_N>(p, values, sum[i], row + 16 * i, column);
+            rows_end<T, Tile::WARP_N>(p, out, slab, values, row + 16 * i, column);
+        }
     }
 }
 
