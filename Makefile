@@ -168,12 +168,14 @@ $(EMU)/bench_%: $(BUILD)/tests/bench_%.o $(call emu_obj,$(TRAIN_OBJ) $(INFER_OBJ
 EMU_OWN = $(patsubst %.cpp,$(EMU)/%.o,$(wildcard tests/emulator/*.cpp)) $(patsubst %.cu,$(EMU)/%.o,$(wildcard tests/emulator/*.cu))
 $(EMU)/tests/test_emulator: $(EMU_OWN)
 	$(call run,link,$@,$(EMU_LINK) $^ -o $@ -lcmocka -lpthread)
-# A stand-in for NCCL between processes, for LD_LIBRARY_PATH.
+# Stand-ins for NCCL between processes and for cuBLASLt, for LD_LIBRARY_PATH.
 $(EMU)/libnccl.so.2: tests/emulator/nccl.c tests/emulator/emulator.h
+$(EMU)/libcublasLt.so.13: tests/emulator/cublaslt.c tests/emulator/emulator.h
+$(EMU)/libnccl.so.2 $(EMU)/libcublasLt.so.13:
 	@mkdir -p $(@D)
 	$(call run,cc,$<,$(CC) -std=c11 -D_GNU_SOURCE -I. -g -O2 -Wall -Wextra $(WERROR) -fPIC -shared $< -o $@ -ldl)
 .PHONY: emulator
-emulator: $(if $(HAVE_CUDA_HEADERS),$(EMU)/tests/test_emulator $(EMU)/libnccl.so.2) $(if $(EMULATE),$(EMU)/ehr-train $(EMU)/ehr-infer $(EMU_TESTS))
+emulator: $(if $(HAVE_CUDA_HEADERS),$(EMU)/tests/test_emulator $(EMU)/libnccl.so.2 $(EMU)/libcublasLt.so.13) $(if $(EMULATE),$(EMU)/ehr-train $(EMU)/ehr-infer $(EMU_TESTS))
 
 # ---- what people type ----------------------------------------------------------------------------------------------
 # Each works on a machine with only git, make and a shell: setup.sh installs what is missing first.

@@ -110,8 +110,7 @@ template <typename T> int chunk_rows(int N, int Vp) {
 } // namespace
 
 template <typename T> size_t cuda_classifier_workspace(const Device *dev, const KernelLimits *limits) {
-    return split_scratch_bytes(cuda_sm_count(dev)) +
-           (size_t)chunk_rows<T>(limits->N, limits->Vp) * row_bytes<T>(limits->Vp);
+    return product_scratch_bytes(dev) + (size_t)chunk_rows<T>(limits->N, limits->Vp) * row_bytes<T>(limits->Vp);
 }
 
 template <typename T>
@@ -119,7 +118,7 @@ void cuda_classifier(Device *dev, void *losses, void *dinp, void *dweight, const
                      const int32_t *lo, const int32_t *hi, int N, int V) {
     const char *op = "classifier";
     const int Vp = w->rows, C = w->cols;
-    const size_t split = split_scratch_bytes(cuda_sm_count(dev));
+    const size_t products = product_scratch_bytes(dev);
     size_t have;
     char *scratch = (char *)device_workspace(dev, &have);
     if (N <= 0 || device_error(dev)) return;
@@ -129,14 +128,14 @@ void cuda_classifier(Device *dev, void *losses, void *dinp, void *dweight, const
         return;
     }
     /* A workspace made for fewer rows serves in smaller chunks. */
-    size_t fit = have > split ? (have - split) / row_bytes<T>(Vp) : 0;
+    size_t fit = have > products ? (have - products) / row_bytes<T>(Vp) : 0;
     int rows = chunk_rows<T>(N, Vp);
     if (fit < (size_t)rows) rows = (int)fit;
     if (!rows) {
-        cuda_scratch(dev, op, split + row_bytes<T>(Vp)); /* says how much is missing */
+        cuda_scratch(dev, op, products + row_bytes<T>(Vp)); /* says how much is missing */
         return;
     }
-    float *logits = (float *)(scratch + split);
+    float *logits = (float *)(scratch + products);
     T *dlogits = sizeof(T) == sizeof(float) ? (T *)logits : (T *)(logits + (size_t)rows * (size_t)Vp);
     for (int n = 0; n < N; n += rows) {
         int count = N - n < rows ? N - n : rows;

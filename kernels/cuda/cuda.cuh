@@ -38,6 +38,10 @@ void         cuda_launch_check(Device *dev, const char *op);
 /* The device's workspace, or NULL after device_fail() when it is smaller than bytes. */
 void        *cuda_scratch(Device *dev, const char *op, size_t bytes);
 
+/* cublas.cu; NULL: products are our own. */
+struct Cublas;
+Cublas *cuda_cublas(const Device *dev);
+
 /* Serves DeviceBackend.kernels; NULL for dtypes the backend does not compute in. */
 const KernelOps *cuda_kernels(const Device *dev, DType t);
 

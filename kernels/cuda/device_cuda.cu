@@ -2,7 +2,7 @@
  *
  * Calls queue work and return; what goes wrong later shows at the next wait, with the name of the last operation
  * queued.  Nothing here needs a driver to start: on a machine without one device_open_cuda() says so and fails. */
-#include "kernels/cuda/cuda.cuh"
+#include "kernels/cuda/cublas.cuh"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -23,6 +23,7 @@ struct CudaState {
     char        *staging;
     unsigned     next_slot;
     const char  *last_op; /* the last operation whose kernel was queued */
+    Cublas      *cublas;
     /* Kernels that were granted more than 48 KiB of dynamic shared memory, and how much. */
     pthread_mutex_t lock;
     const void     *kernel[LARGE_SHARED_KERNELS];
@@ -292,7 +293,16 @@ void state_close(CudaState *s) {
     free(s);
 }
 
-void cuda_close(Device *dev) { state_close(state_of(dev)); }
+void cuda_close(Device *dev) {
+    cublas_close(state_of(dev)->cublas);
+    state_close(state_of(dev));
+}
+
+int use_cublas(Device *dev, char *msg, size_t msg_size) {
+    CudaState *s = state_of(dev);
+    if (cudaSetDevice(s->index) == cudaSuccess && !s->cublas) s->cublas = cublas_open(msg, msg_size);
+    return s->cublas ? 0 : -1;
+}
 
 /* Communication goes first where both want the machine: a collective is what other ranks wait for. */
 cudaError_t state_fill(CudaState *s) {
@@ -399,6 +409,7 @@ int device_open_cuda(Device *dev, int index, char *msg, size_t msg_size) {
 
 /* ---- for the kernels ------------------------------------------------------------------------------------------------ */
 
+Cublas      *cuda_cublas(const Device *dev) { return state_of(dev)->cublas; }
 cudaStream_t cuda_compute_stream(const Device *dev) { return state_of(dev)->stream[STREAM_COMPUTE]; }
 int          cuda_sm_count(const Device *dev) { return state_of(dev)->sm_count; }
 int          cuda_compute_capability(const Device *dev) { return state_of(dev)->capability; }
@@ -454,6 +465,7 @@ static const DeviceBackend *backend_table() {
         b.memory = memory_info;
         b.order = stream_order, b.poll = stream_poll, b.sync = stream_sync, b.stream = stream_of;
         b.peak_flops = peak_flops;
+        b.use_cublas = use_cublas;
         b.kernels = cuda_kernels;
         return b;
     }();

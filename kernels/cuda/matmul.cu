@@ -1,4 +1,5 @@
 /* matmul.cu - the operations on matrices: what each asks of the products, scratch memory, prepared weights. */
+#include "kernels/cuda/cublas.cuh"
 #include "kernels/cuda/matmul.cuh"
 
 #include <stdio.h>
@@ -35,6 +36,15 @@ template <typename T> int weight_usable(Device *dev, const char *op, const Weigh
 
 int on_16_bytes(const void *p) { return (uintptr_t)p % 16 == 0; }
 
+/* 1 = the product was cuBLASLt's to do. */
+template <typename T> int by_cublas(Device *dev, const char *op, const Product &p, int a_along_k, int b_along_k) {
+    Cublas *c = cuda_cublas(dev);
+    if (!c) return 0;
+    void *scratch = cuda_scratch(dev, op, CUBLAS_WORKSPACE_BYTES);
+    if (scratch) cublas_product(dev, op, c, &p, dtype_of<T>(), a_along_k, b_along_k, scratch);
+    return 1;
+}
+
 /* out = inp @ W^T and what follows; p holds ending, out, residual and gate_up. */
 template <typename T> void forward(Device *dev, const char *op, Product p, const void *inp, const Weight *w, int N) {
     if (N <= 0 || !weight_usable<T>(dev, op, w, 0)) return;
@@ -48,7 +58,17 @@ template <typename T> void forward(Device *dev, const char *op, Product p, const
     const int chunk = p.ending == END_FLOAT ? 4 : 16 / (int)sizeof(T);
     p.vectors = p.out_stride % chunk == 0 && on_16_bytes(p.out) && on_16_bytes(p.residual) && on_16_bytes(p.gate_up);
     if (w->dtype != DTYPE_I8) {
-        product_forward<T>(dev, op, p);
+        Product pair = p;
+        pair.ending = END_STORE;
+        pair.out = p.gate_up;
+        pair.out_stride = w->rows;
+        if (p.ending != END_SWIGLU) {
+            if (!by_cublas<T>(dev, op, p, 1, 1)) product_forward<T>(dev, op, p);
+        } else if (p.gate_up && by_cublas<T>(dev, op, pair, 1, 1)) {
+            cuda_swiglu_forward<T>(dev, p.out, p.gate_up, N, w->rows / 2);
+        } else {
+            product_forward<T>(dev, op, p);
+        }
         return;
     }
     int stride = int8_stride(w->cols);
@@ -67,10 +87,15 @@ int largest(int a, int b) { return a > b ? a : b; }
 
 } // namespace
 
+size_t product_scratch_bytes(const Device *dev) {
+    size_t split = split_scratch_bytes(cuda_sm_count(dev));
+    return cuda_cublas(dev) && split < CUBLAS_WORKSPACE_BYTES ? CUBLAS_WORKSPACE_BYTES : split;
+}
+
 template <typename T> size_t cuda_matmul_workspace(const Device *dev, const KernelLimits *limits) {
     int cols = largest(largest(limits->C, limits->F), limits->H * limits->D);
-    size_t int8 = int8_scratch_bytes(limits->N, cols), split = split_scratch_bytes(cuda_sm_count(dev));
-    return int8 > split ? int8 : split;
+    size_t int8 = int8_scratch_bytes(limits->N, cols), products = product_scratch_bytes(dev);
+    return int8 > products ? int8 : products;
 }
 
 template <typename T> void cuda_matmul_forward(Device *dev, void *out, const void *inp, const Weight *w, int N) {
@@ -116,12 +141,12 @@ template <typename T> void cuda_matmul_dgrad(Device *dev, void *dinp, const void
     p.ending = END_STORE;
     p.out = dinp;
     p.vectors = p.out_stride % (16 / (int)sizeof(T)) == 0 && on_16_bytes(dinp);
-    product_dgrad<T>(dev, "matmul_dgrad", p);
+    if (!by_cublas<T>(dev, "matmul_dgrad", p, 1, 0)) product_dgrad<T>(dev, "matmul_dgrad", p);
 }
 
 template <typename T>
 void cuda_matmul_wgrad(Device *dev, void *dweight, const void *dout, const void *inp, int N, int rows, int cols) {
-    void *scratch = cuda_scratch(dev, "matmul_wgrad", split_scratch_bytes(cuda_sm_count(dev)));
+    void *scratch = cuda_scratch(dev, "matmul_wgrad", product_scratch_bytes(dev));
     if (N <= 0 || !scratch) return;
     Product p = {};
     p.a = dout;
@@ -130,8 +155,9 @@ void cuda_matmul_wgrad(Device *dev, void *dweight, const void *dout, const void 
     p.N = p.b_stride = p.out_stride = cols;
     p.K = N;
     p.out = dweight;
+    p.ending = END_ACCUMULATE;
     p.vectors = cols % 4 == 0 && on_16_bytes(dweight);
-    product_wgrad<T>(dev, "matmul_wgrad", p, scratch);
+    if (!by_cublas<T>(dev, "matmul_wgrad", p, 0, 0)) product_wgrad<T>(dev, "matmul_wgrad", p, scratch);
 }
 
 /* ---- prepared weights -------------------------------------------------------------------------------------------- */

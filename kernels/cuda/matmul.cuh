@@ -107,10 +107,14 @@ static inline size_t split_scratch_bytes(int sm_count) { return sizeof(float) * 
 
 /* ---- inside the backend ------------------------------------------------------------------------------------------ */
 
-/* p->a, b and the shape are set, the rest of the launch is decided here.  T: bf16 or float, of operands and results. */
+/* Scratch that products need at the start of the workspace, whoever calculates them. */
+size_t product_scratch_bytes(const Device *dev);
+
+/* By our own kernels: p.a, b, the shape and the ending are set, the rest of the launch is decided here.  T: bf16 or
+ * float, of operands and results.  A path for one kind of card starts in these functions, which know the device. */
 template <typename T> void product_forward(Device *dev, const char *op, Product p);
 template <typename T> void product_dgrad(Device *dev, const char *op, Product p);
-/* scratch: split_scratch_bytes() */
+/* scratch: product_scratch_bytes() */
 template <typename T> void product_wgrad(Device *dev, const char *op, Product p, void *scratch);
 /* Operands int8, both lines along k and a multiple of 16 apart; T is the results' dtype. */
 template <typename T> void product_int8(Device *dev, const char *op, Product p);
