@@ -19,11 +19,46 @@ static size_t input_bytes(const Rollout *r) {
            aligned(b * (size_t)r->max_blocks * sizeof(int32_t)) + aligned(b * sizeof(double));
 }
 
+static int jobs_for(const Rollout *r, int batch) {
+    int jobs = batch / r->o->n_samples + 2;
+    return jobs < batch + 1 ? jobs : batch + 1;
+}
+
+static int rows_for(const Rollout *r, int batch) { return r->law->seq_len > batch ? r->law->seq_len : batch; }
+
+/* Every live future at full length, every job's prefix beside it: the pool cannot run dry. */
+static int pages_for(const Rollout *r, int batch) { return (batch + jobs_for(r, batch)) * (r->max_blocks + 1); }
+
+/* Device memory that `batch` futures take, almost. */
+static double bytes_for(const Rollout *r, int batch) {
+    const Model *m = r->law->model;
+    int rows = rows_for(r, batch);
+    return (double)kv_cache_bytes(&m->cfg, m->dtype, pages_for(r, batch)) +
+           (double)acts_bytes(&m->cfg, m->dtype, rows, 0, RECOMPUTE_NONE) + (double)acts_scratch_bytes(&m->cfg, m->dev, m->k, rows) +
+           4.0 * r->Vp * (batch + jobs_for(r, batch)) + (double)input_bytes(r);
+}
+
+/* free_bytes: of the device before anything was taken. */
+static Status too_large(const Rollout *r, double free_bytes, Err *err) {
+    int least = 0, most = r->o->batch;
+    const char *name = device_name(r->law->model->dev);
+    if (device_kind(r->law->model->dev) == DEVICE_CPU)
+        return err_set(err, ERR_NOMEM, "no memory for %d futures at a time: use a smaller --batch", most);
+    while (most - least > 1) {
+        int middle = least + (most - least) / 2;
+        if (bytes_for(r, middle) <= 0.95 * free_bytes) least = middle;
+        else most = middle;
+    }
+    if (!least) return err_set(err, ERR_NOMEM, "%s has no memory for a single future: use --device cpu", name);
+    return err_set(err, ERR_NOMEM, "%s has no memory for %d futures at a time: --batch %d would fit", name, r->o->batch, least);
+}
+
 static Status open_device(Rollout *r, Err *err) {
     Device *dev = r->law->model->dev;
     size_t b = (size_t)r->o->batch, V = (size_t)r->v->n, row = (size_t)r->Vp * sizeof(float);
     size_t drawn = aligned(b * sizeof *r->drawn), outcomes = (size_t)r->o->n_outcomes;
-    size_t output = drawn + b * outcomes * sizeof *r->p;
+    size_t output = drawn + b * outcomes * sizeof *r->p, free_bytes, total_bytes;
+    device_memory(dev, &free_bytes, &total_bytes);
     r->input_size = input_bytes(r);
     r->input = xcalloc(r->input_size, 1);
     r->output = xcalloc(output, 1);
@@ -35,7 +70,7 @@ static Status open_device(Rollout *r, Err *err) {
     r->d_forbidden_first = device_alloc(dev, V);
     int ok = r->d_input && r->d_output && r->d_logits && r->d_outcome_bits && r->d_forbidden && r->d_forbidden_first;
     for (int a = 0; a < r->max_jobs && ok; a++) ok = (r->job[a].logits = device_alloc(dev, row)) != NULL;
-    if (!ok) return err_set(err, ERR_NOMEM, "no memory for %d futures at a time: use a smaller --batch", r->o->batch);
+    if (!ok) return too_large(r, (double)free_bytes, err);
     r->drawn = (int32_t *)(void *)r->output;
     r->d_drawn = (int32_t *)(void *)r->d_output;
     r->p = outcomes ? (float *)(void *)(r->output + drawn) : NULL;
@@ -47,16 +82,14 @@ static Status open_device(Rollout *r, Err *err) {
     device_upload(dev, r->d_forbidden, r->forbidden, V);
     if (r->o->outcome_bits) device_upload(dev, r->d_outcome_bits, r->o->outcome_bits, V * sizeof(uint32_t));
     Status s = acts_open(&r->acts, r->law->model, r->max_rows, 0, RECOMPUTE_NONE, err);
-    /* Every live future at full length, every job's prefix beside it: the pool cannot run dry. */
-    if (!s) s = kv_cache_open(&r->cache, r->law->model, (r->o->batch + r->max_jobs) * (r->max_blocks + 1), err);
-    return s;
+    if (!s) s = kv_cache_open(&r->cache, r->law->model, pages_for(r, r->o->batch), err);
+    return s == ERR_NOMEM ? too_large(r, (double)free_bytes, err) : s;
 }
 
 Status rollout_open(Rollout *r, Err *err) {
-    r->max_jobs = r->o->batch / r->o->n_samples + 2;
-    if (r->max_jobs > r->o->batch + 1) r->max_jobs = r->o->batch + 1;
+    r->max_jobs = jobs_for(r, r->o->batch);
     r->max_blocks = (r->law->seq_len + KV_PAGE - 1) / KV_PAGE;
-    r->max_rows = r->law->seq_len > r->o->batch ? r->law->seq_len : r->o->batch;
+    r->max_rows = rows_for(r, r->o->batch);
     r->Vp = r->law->model ? r->law->model->cfg.vocab_padded : r->v->n;
     r->job = xcalloc((size_t)r->max_jobs, sizeof *r->job);
     r->future = xcalloc((size_t)r->o->batch, sizeof *r->future);

@@ -7,6 +7,7 @@
  * batch is read and uploaded.  It waits once a step, for the norm of the gradient. */
 #include "train/step.h"
 #include <math.h>
+#include <string.h>
 
 enum { SUM_SQUARES, SUM_LOSS, SUM_TARGETS, SUM_EXCESS, SUM_KNOWN, SUM_TOKENS, SUM_CONTEXT, SUM_STOP, SUM_COUNT };
 
@@ -37,7 +38,9 @@ void stepper_close(Stepper *s) { losses_close(&s->losses); }
 
 static Status device_status(const Stepper *s, Err *err) {
     const char *why = device_error(s->model->dev);
-    return why ? err_set(err, ERR_DEVICE, "%s: %s", device_name(s->model->dev), why) : OK;
+    if (!why) return OK;
+    return err_set(err, ERR_DEVICE, "%s: %s%s", device_name(s->model->dev), why,
+                   strstr(why, "device_graph_launch") ? "; with --graphs=no as well it names the operation" : "");
 }
 
 static void add_oldest(Stepper *s, double *sum) {
