@@ -85,7 +85,8 @@ typedef struct {
     /* Re-lays a weight for inference, as dtype: the table's own, or DTYPE_I8 (symmetric, one scale a row of W; products
      * then quantize each row of inp to int8 with one scale and sum exactly in int32).  out->data must hold
      * weight_prepared_bytes(), out->scale points into it; src stays unchanged.  Products with the prepared weight have
-     * the bits of products with src when the dtype is the same.  0 bytes: the backend has no such form. */
+     * the bits of products with src when the dtype is the same.  0 bytes: in the table's own dtype, out
+     * becomes src itself, whose data must outlive it; in another, weight_prepare fails. */
     size_t (*weight_prepared_bytes)(const Device *dev, int rows, int cols, DType dtype);
     void (*weight_prepare)(Device *dev, Weight *out, void *storage, DType dtype, const Weight *src);
 
