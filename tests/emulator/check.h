@@ -3,13 +3,14 @@
  * same time?
  *
  * Threads of one block are ordered by __syncthreads, named barriers and __syncwarp, and by nothing else: shuffles,
- * votes, mma and ldmatrix order no memory.  A thread's time counts the synchronisations it has passed.  An access of
- * warp v at time t comes before one of warp w if t < known[w][v], what w learnt of v in barriers; inside a warp if t is
- * before the time of the other thread.  After __syncthreads everything is ordered and history starts anew.  Threads of
- * two blocks are ordered by a fence and an atomic of one that the other's atomic finds, and by nothing else.
+ * votes and mma order no memory.  A thread's time counts the synchronisations it has passed.  An access of warp v at
+ * time t comes before one of warp w if t < known[w][v], what w learnt of v in barriers; inside a warp if t is before
+ * the time of the other thread.  After __syncthreads everything is ordered and history starts anew.  Threads of two
+ * blocks are ordered by a fence and an atomic of one that the other's atomic finds, and by nothing else.
  *
- * History is kept for every 4 bytes: the last write and two reads in shared memory, one write and one read in global
- * memory.  So a race can be missed (several readers), but what is reported is one. */
+ * History is kept for every 4 bytes: the last write and two reads in shared memory (check_shared.cpp), one write and
+ * one read in global memory (check_global.cpp).  So a race can be missed (several readers), but what is reported is
+ * one. */
 #ifndef EHR_TESTS_EMULATOR_CHECK_H
 #define EHR_TESTS_EMULATOR_CHECK_H
 #include "tests/emulator/machine.h"
@@ -17,6 +18,7 @@
 namespace emu {
 
 enum Access { READ, WARP_READ, WRITE, ATOMIC }; /* WARP_READ: one instruction of all lanes, ldmatrix */
+inline bool is_read(Access what) { return what <= WARP_READ; }
 
 extern bool checking; /* some kernels of this program have the hooks */
 
@@ -26,12 +28,12 @@ void check_warp_sync(Warp &warp, uint32_t mask);
 void check_barrier(Barrier &b, int id);
 void check_copy_starts(Task *t, void *shared, unsigned bytes, Site site);
 void check_copy_ends(Task *t, const AsyncCopy &copy);
+void check_stopped(); /* a fault left copies under way */
 /* An access by instructions that the emulator carries out itself. */
 void check_access(Task *t, const void *p, unsigned bytes, Access what, Site site);
 /* By compiled code of the running thread, at pc. */
 void check_access_at(const void *p, size_t bytes, Access what, const void *pc);
 [[noreturn]] void check_misaligned(const void *p, size_t bytes, Access what, const void *pc);
-void check_stopped(); /* a fault left copies under way */
 
 } // namespace emu
 #endif

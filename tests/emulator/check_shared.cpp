@@ -1,0 +1,168 @@
+/* check_shared.cpp - races in shared memory, and copies into it that nobody has waited for. */
+#include "tests/emulator/history.h"
+
+#include <cstdlib>
+
+namespace emu {
+
+namespace {
+
+/* What is read and written at every access lies close together, what only a report wants apart. */
+struct Cell {
+    uint32_t phase; /* of the records; or FLYING: an asynchronous copy into it is under way */
+    Record write, read[2];
+};
+struct Places {
+    uint32_t write, read[2];
+};
+constexpr uint32_t FLYING = 0;
+constexpr size_t DYNAMIC_BYTES = SHARED_MAX + 1024;
+
+/* Of dynamic shared memory, then of the kernel's static variables from statics_low on. */
+std::vector<Cell> cells;
+std::vector<Places> places;
+const KernelSymbols *symbols;
+const char *statics_low, *statics_high;
+
+[[noreturn, gnu::cold]] void still_flying(const char *p, const Task *t, Access what, uint32_t place) {
+    std::string by = "a thread";
+    for (unsigned i = 0; i < machine.threads; i++)
+        for (const AsyncCopy &c : machine.tasks[i].copies) {
+            auto *low = reinterpret_cast<const char *>(c.shared);
+            if (p + 4 > low && p < low + c.size)
+                by = thread_name(i) + ", " + c.site.file + ":" + std::to_string(c.site.line);
+        }
+    stop_with(heading() + ", " + thread_name(t->linear) + ", " + place_name(place) + ": " +
+              (is_read(what) ? "reads " : "writes ") + memory_name(p) + ", into which an asynchronous copy of " + by +
+              " is under way: it has not waited for it");
+}
+
+[[gnu::cold]] void start_cell(Cell &c, const char *p, const Task *t, Access what, uint32_t place) {
+    if (c.phase == FLYING) still_flying(p, t, what, place);
+    c = {phase, 0, {0, 0}};
+}
+
+[[noreturn, gnu::cold]] void race_with(const char *p, const Task *t, Access what, uint32_t place, Record r,
+                                       Access before, uint32_t before_place) {
+    race(p, t, what, place, thread_name(record_thread(r)), before, before_place);
+}
+
+inline void cell_access(size_t i, const char *p, const Task *t, unsigned bytes, Access what, uint32_t place) {
+    Cell &c = cells[i];
+    Record r = record_of(t, bytes, what);
+    if (c.phase != phase) start_cell(c, p, t, what, place);
+    if (c.write && unordered_write(c.write, t, bytes, what))
+        race_with(p, t, what, place, c.write, record_special(c.write) ? ATOMIC : WRITE, places[i].write);
+    if (is_read(what)) {
+        /* The same again, or by another lane, says nothing new. */
+        if (same_warp_and_time(c.read[0], r) && (c.read[0] & bytes) == bytes &&
+            record_special(c.read[0]) <= record_special(r))
+            return;
+        if (c.read[0] && record_warp(c.read[0]) != record_warp(r)) {
+            c.read[1] = c.read[0];
+            places[i].read[1] = places[i].read[0];
+        }
+        c.read[0] = r;
+        places[i].read[0] = place;
+        return;
+    }
+    for (int k = 0; k < 2; k++)
+        if (c.read[k] && unordered_read(c.read[k], t, bytes))
+            race_with(p, t, what, place, c.read[k], READ, places[i].read[k]);
+    c.write = r;
+    places[i].write = place;
+}
+
+[[noreturn, gnu::cold]] void behind_shared(const Task *t, const char *p, size_t bytes, Access what, uint32_t place) {
+    auto *end = reinterpret_cast<const char *>(block.shared) + machine.launch->shared;
+    bad_access(t, p, bytes, what, place,
+               std::to_string(p + bytes - end) + " bytes behind the block's " + std::to_string(machine.launch->shared) +
+                   " bytes of dynamic shared memory");
+}
+
+void check_statics(const Task *t, const char *p, size_t bytes, Access what, uint32_t place) {
+    for (const SharedVariable &v : symbols->shared) {
+        auto *low = static_cast<const char *>(v.address);
+        if (p >= low && p + bytes <= low + v.size) return;
+    }
+    bad_access(t, p, bytes, what, place, "outside every __shared__ variable of the kernel, next to " + memory_name(p));
+}
+
+/* From cell 0; SIZE_MAX = p is not in shared memory.  A bad address there does not return. */
+inline size_t offset_of(const Task *t, const char *p, size_t bytes, Access what, uint32_t place) {
+    size_t offset = (size_t)(p - reinterpret_cast<const char *>(block.shared));
+    if (offset < DYNAMIC_BYTES) {
+        if (offset + bytes > machine.launch->shared) behind_shared(t, p, bytes, what, place);
+        return offset;
+    }
+    if (p < statics_low || p >= statics_high) return SIZE_MAX;
+    check_statics(t, p, bytes, what, place);
+    return DYNAMIC_BYTES + (size_t)(p - statics_low);
+}
+
+} // namespace
+
+void shared_launch(const KernelSymbols &k) {
+    symbols = &k;
+    statics_low = statics_high = nullptr;
+    for (const SharedVariable &v : k.shared) {
+        auto *low = static_cast<const char *>(v.address);
+        if (!statics_low || low < statics_low) statics_low = low;
+        if (low + v.size > statics_high) statics_high = low + v.size;
+    }
+    statics_low -= reinterpret_cast<uintptr_t>(statics_low) % 4;
+    size_t need = (DYNAMIC_BYTES + (size_t)(statics_high - statics_low)) / 4 + 1;
+    if (cells.size() >= need) return;
+    cells.resize(need, Cell{1, 0, {0, 0}});
+    places.resize(need);
+}
+
+bool shared_access(const Task *t, const char *p, size_t bytes, Access what, uint32_t place) {
+    size_t offset = offset_of(t, p, bytes, what, place);
+    if (offset == SIZE_MAX) return false;
+    each_cell(p, offset, bytes,
+              [&](size_t i, const char *at, unsigned mask) { cell_access(i, at, t, mask, what, place); });
+    return true;
+}
+
+std::string shared_name(const char *p) {
+    size_t offset = (size_t)(p - reinterpret_cast<const char *>(block.shared));
+    if (offset < DYNAMIC_BYTES) return "dynamic shared memory + " + std::to_string(offset) + " bytes";
+    if (p < statics_low || p >= statics_high) return "";
+    for (const SharedVariable &v : symbols->shared) {
+        auto *low = static_cast<const char *>(v.address);
+        if (p >= low && p < low + v.size) return "shared " + v.name + " + " + std::to_string(p - low) + " bytes";
+    }
+    return "static shared memory";
+}
+
+/* From its start to the wait for it, nobody may touch where a copy goes. */
+void check_copy_starts(Task *t, void *shared, unsigned bytes, Site site) {
+    if (!checking) return;
+    uint32_t place = place_of(site);
+    auto *p = static_cast<const char *>(shared);
+    size_t offset = offset_of(t, p, bytes, WRITE, place);
+    if (offset == SIZE_MAX)
+        bad_access(t, p, bytes, WRITE, place, "the destination of an asynchronous copy is not in shared memory");
+    each_cell(p, offset, bytes, [&](size_t i, const char *at, unsigned mask) {
+        cell_access(i, at, t, mask, WRITE, place);
+        cells[i].phase = FLYING;
+    });
+}
+
+/* For everybody else it is a write of the thread that waited. */
+void check_copy_ends(Task *t, const AsyncCopy &copy) {
+    if (!checking) return;
+    uint32_t place = place_of(copy.site);
+    auto *p = reinterpret_cast<const char *>(copy.shared);
+    each_cell(p, offset_of(t, p, copy.size, WRITE, place), copy.size, [&](size_t i, const char *, unsigned mask) {
+        cells[i] = {phase, record_of(t, mask, WRITE), {0, 0}};
+        places[i].write = place;
+    });
+}
+
+void check_stopped() {
+    for (Cell &c : cells) c.phase = 1;
+}
+
+} // namespace emu
