@@ -148,10 +148,11 @@ EMU_LINK  = $(CXX) -rdynamic $(subst -O3,-O2,$(LDFLAGS))
 $(EMU)/%.o: %.c $(DETECT)
 	@mkdir -p $(@D)
 	$(call run,cc,$@,$(CC) $(CFLAGS) $(EXTRA) -DHAVE_CUDA -c $< -o $@)
-# Kernels get the hooks that check every access of theirs (tests/emulator/check.h), or AddressSanitizer, not both.
+# What a kernel does not set holds a pattern.  It gets the hooks that check every access of its own
+# (tests/emulator/check.h), or AddressSanitizer's, not both.
 $(EMU)/%.o: %.cu $(DETECT)
 	@mkdir -p $(@D)
-	$(call run,emu,$<,$(CXX) $(EMU_CXXFLAGS) $(if $(SAN),,-fsanitize=thread) -include tests/emulator/cuda_emu.h -x c++ -c $< -o $@)
+	$(call run,emu,$<,$(CXX) $(EMU_CXXFLAGS) $(EMU_CFLAGS) $(if $(SAN),,-fsanitize=thread) -include tests/emulator/cuda_emu.h -x c++ -c $< -o $@)
 $(EMU)/tests/emulator/%.o: tests/emulator/%.cpp $(DETECT)
 	@mkdir -p $(@D)
 	$(call run,c++,$<,$(CXX) $(EMU_CXXFLAGS) -c $< -o $@)

@@ -85,6 +85,9 @@ printf '#include <cuda_runtime.h>\n#include <cuda_bf16.h>\nint main() { return 0
 if [ -z "$NO_CUDA" ] && "$cxx" -std=c++17 -I"$cuda/include" "$dir/emulator.cpp" -o "$dir/emulator" > /dev/null 2>&1; then
     echo "HAVE_CUDA_HEADERS := 1"
     echo "CUDA_CFLAGS := -isystem $cuda/include"
+    if "$cxx" -ftrivial-auto-var-init=pattern "$dir/emulator.cpp" -I"$cuda/include" -o "$dir/emulator" > /dev/null 2>&1; then
+        echo "EMU_CFLAGS := -ftrivial-auto-var-init=pattern"
+    fi
     row emulator yes "the CUDA kernels on the CPU, for tests"
 else
     row emulator no "tests of the CUDA kernels are skipped${NO_CUDA:+ (NO_CUDA)}; needs g++ and the CUDA headers in $cuda"

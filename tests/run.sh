@@ -31,39 +31,55 @@ report() { # report NAME PASSED FAILED SKIPPED SECONDS LOG
 
 seconds() { echo "$1 $(date +%s.%N)" | awk '{print $2 - $1}'; }
 
-run_program() { # run_program NAME PROGRAM: a cmocka program
-    local name=$1 log=$logs/$1.log start rc ok bad skip
+execute() { # execute NAME PROGRAM: a cmocka program; leaves its log, exit code and time
+    local start
     start=$(date +%s.%N)
-    timeout 900 "$2" > "$log" 2>&1
-    rc=$?
+    timeout 900 "$2" > "$logs/$1.log" 2>&1
+    echo "$? $(seconds "$start")" > "$logs/$1.end"
+}
+
+account() { # account NAME: of a program that was executed
+    local name=$1 log=$logs/$1.log rc time ok bad skip
+    read -r rc time < "$logs/$name.end"
     ok=$(grep -cE '^\[       OK \]' "$log")
     # cmocka names failures twice: when they happen and in the closing list.
     bad=$(grep -E '^\[  FAILED  \] [A-Za-z_]' "$log" | sort -u | wc -l)
     skip=$(grep -E '^\[  SKIPPED \] [A-Za-z_]' "$log" | sort -u | wc -l)
-    if [ $rc != 0 ] && [ "$bad" = 0 ]; then
+    if [ "$rc" != 0 ] && [ "$bad" = 0 ]; then
         bad=1
         echo "not ok - $name ended with exit code $rc" >> "$log"
     elif [ "$ok" = 0 ] && [ "$skip" = 0 ] && [ "$bad" = 0 ]; then
         bad=1
         echo "not ok - $name ran no test" >> "$log"
     fi
-    report "$name" "$ok" "$bad" "$skip" "$(seconds "$start")" "$log"
+    report "$name" "$ok" "$bad" "$skip" "$time" "$log"
 }
 
-# The CUDA backend's tests run in the emulator, where there are the toolkit's headers.
-emulated=$(grep -E '^  emulator' "$build/detect.txt" 2> /dev/null)
-for program in tests/test_*.c tests/emulator/test_*.cpp; do
+for program in tests/test_*.c; do
+    name=$(basename "$program" .c)
+    wanted "$name" "$@" || continue
+    case "$name" in test_cuda_*) continue ;; esac
+    execute "$name" "$build/tests/$name"
+    account "$name"
+done
+
+# The CUDA backend's tests run in the emulator, where there are the toolkit's headers; each is one thread, so several run
+# at a time.
+emulated=""
+for program in tests/emulator/test_*.cpp tests/test_cuda_*.c; do
     name=$(basename "${program%.*}")
     wanted "$name" "$@" || continue
-    case "$name $emulated" in
-    test_cuda_*"  emulator yes "* | test_emulator"   emulator yes "*) run_program "$name" "$build/emulator/tests/$name" ;;
-    test_cuda_* | test_emulator*)
+    if grep -qE '^  emulator +yes' "$build/detect.txt"; then
+        emulated="$emulated $name"
+    else
         echo "skip - $name: no C++ compiler or no CUDA headers to emulate a GPU with" > "$logs/$name.log"
         report "$name" 0 0 1 0 "$logs/$name.log"
-        ;;
-    *) run_program "$name" "$build/tests/$name" ;;
-    esac
+    fi
 done
+export -f execute seconds
+export logs
+printf '%s\n' $emulated | xargs -r -P "$(nproc)" -I{} bash -c "execute {} '$build/emulator/tests/{}'"
+for name in $emulated; do account "$name"; done
 
 for program in tests/fuzz_*.c; do
     [ -e "$program" ] || continue

@@ -28,6 +28,7 @@ void check_warp_sync(Warp &warp, uint32_t mask);
 void check_barrier(Barrier &b, int id);
 void check_copy_starts(Task *t, void *shared, unsigned bytes, Site site);
 void check_copy_ends(Task *t, const AsyncCopy &copy);
+void check_freed(int device, size_t offset, size_t bytes); /* in the GPU's memory */
 void check_stopped(); /* a fault left copies under way */
 /* An access by instructions that the emulator carries out itself. */
 void check_access(Task *t, const void *p, unsigned bytes, Access what, Site site);

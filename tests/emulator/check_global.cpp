@@ -79,19 +79,19 @@ void cell_access(Cell &c, const char *p, const Task *t, unsigned bytes, Access w
                "ends " + std::to_string(p + bytes - low - a->bytes) + " bytes behind an allocation of " + size);
 }
 
+std::vector<Cell *> histories; /* of each GPU's memory */
+
 Cell *cells_of(int device, size_t bytes) {
-    static std::vector<Cell *> all;
-    while (all.size() <= (size_t)device) all.push_back(nullptr);
-    if (!all[(size_t)device]) {
-        void *p = mmap(nullptr, bytes / 4 * sizeof(Cell), PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (p == MAP_FAILED) {
-            fprintf(stderr, "emulator: no address space for the history of %zu bytes of GPU memory\n", bytes);
-            abort();
-        }
-        all[(size_t)device] = static_cast<Cell *>(p);
+    while (histories.size() <= (size_t)device) histories.push_back(nullptr);
+    Cell *&h = histories[(size_t)device];
+    if (h) return h;
+    void *p = mmap(nullptr, bytes / 4 * sizeof(Cell), PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) {
+        fprintf(stderr, "emulator: no address space for the history of %zu bytes of GPU memory\n", bytes);
+        abort();
     }
-    return all[(size_t)device];
+    return h = static_cast<Cell *>(p);
 }
 
 } // namespace
@@ -101,6 +101,15 @@ void global_launch(int device) {
     cells = cells_of(device, memory.size);
     launch_number++;
     released.clear();
+}
+
+/* What was freed needs no history: whole pages of it go back. */
+void check_freed(int device, size_t offset, size_t bytes) {
+    if ((size_t)device >= histories.size() || !histories[(size_t)device]) return;
+    auto *base = reinterpret_cast<char *>(histories[(size_t)device]);
+    size_t from = (offset / 4 * sizeof(Cell) + 4095) / 4096 * 4096,
+           to = (offset + bytes) / 4 * sizeof(Cell) / 4096 * 4096;
+    if (to > from) madvise(base + from, to - from, MADV_DONTNEED);
 }
 
 void global_block() {

@@ -289,6 +289,23 @@ int barrier_incomplete(bool bug) {
     return verdict(out.read()[0] == 1);
 }
 
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+__global__ void unset_kernel(float *out, bool bug) {
+    float sum[4];
+    if (!bug)
+        for (float &v : sum) v = 0;
+    for (int i = 0; i < 8; i++) sum[i % 4] += 1;
+    *out = sum[0] + sum[1] + sum[2] + sum[3];
+}
+#pragma GCC diagnostic pop
+int unset_accumulator(bool bug) {
+    Array<float> out(1);
+    LAUNCH(unset_kernel, 1, 1, 0, nullptr, out.device, bug);
+    return verdict(out.read()[0] == 8);
+}
+
 /* ---- blocks -------------------------------------------------------------------------------------------------- */
 __global__ void chain_kernel(int *out, bool bug) {
     int b = (int)blockIdx.x;
@@ -329,6 +346,7 @@ const Planted planted_kernels[] = {
     {"exit before a barrier", exit_before_barrier, FAULT, "left the kernel"},
     {"named barrier with two counts", barrier_counts_differ, FAULT, "barrier 3 among"},
     {"named barrier that nobody completes", barrier_incomplete, FAULT, "no thread can go on|at most the block's 32"},
+    {"accumulator that was never set", unset_accumulator, WRONG_RESULT, ""},
     {"block that needs another block", block_needs_block, WRONG_RESULT, "what block"},
 };
 const int n_planted_kernels = sizeof planted_kernels / sizeof *planted_kernels;

@@ -3,6 +3,7 @@
  * Each GPU's memory is one range of addresses that nobody may touch while the host runs.  Allocations lie apart, with a
  * pattern between them that is looked at when they are freed; new memory is full of NaN. */
 #include "tests/emulator/runtime.h"
+#include "tests/emulator/check.h"
 
 #include <cstdio>
 #include <cstdlib>
@@ -137,6 +138,7 @@ void device_release(const Allocation &m) {
     ASAN_POISON_MEMORY_REGION(a.base + at, bytes);
     memory_close();
     for (size_t i = 0; i < bytes / UNIT; i++) a.units[at / UNIT + i] = nullptr;
+    check_freed(m.device, at, bytes);
     a.taken.erase(at);
     a.used -= (m.bytes + UNIT - 1) / UNIT * UNIT;
 }
