@@ -141,6 +141,7 @@ static void test_rmsnorm(void **state) {
         if (!test_long()) continue;
         for (size_t k = 0; k < sizeof longer / sizeof *longer; k++) rmsnorm_check(dtypes[i], longer[k][0], longer[k][1]);
         rmsnorm_check(dtypes[i], 1, 1);
+        if (dtypes[i] == DTYPE_BF16) rmsnorm_check(dtypes[i], 2, 12288);
         rmsnorm_check(dtypes[i], 7, 2047);
     }
 }

@@ -11,7 +11,7 @@
 
 /* Small uploads go through page-locked slots, so that the host buffer is free again at once and nobody waits for the
  * stream; a slot is taken again when its event says that the copy out of it is done. */
-enum { STAGING_SLOTS = 16, STAGING_BYTES = 64 << 10, LARGE_SHARED_KERNELS = 256, PLAIN_SHARED_BYTES = 48 << 10 };
+enum { STAGING_SLOTS = 16, STAGING_BYTES = 64 << 10, LARGE_SHARED_KERNELS = 256, PLAIN_SHARED_BYTES = 16 << 10 };
 
 namespace {
 
@@ -24,7 +24,7 @@ struct CudaState {
     unsigned     next_slot;
     const char  *last_op; /* the last operation whose kernel was queued */
     Cublas      *cublas;
-    /* Kernels that were granted more than 48 KiB of dynamic shared memory, and how much. */
+    /* Kernels that were granted dynamic shared memory, and how much. */
     pthread_mutex_t lock;
     const void     *kernel[LARGE_SHARED_KERNELS];
     size_t          kernel_smem[LARGE_SHARED_KERNELS];
@@ -414,7 +414,7 @@ cudaStream_t cuda_compute_stream(const Device *dev) { return state_of(dev)->stre
 int          cuda_sm_count(const Device *dev) { return state_of(dev)->sm_count; }
 int          cuda_compute_capability(const Device *dev) { return state_of(dev)->capability; }
 
-/* Above 48 KiB a kernel has to be granted its shared memory first, once. */
+/* Above 48 KiB in all a kernel has to be granted its dynamic shared memory first, once; its static memory may be 32. */
 static int shared_granted(Device *dev, const char *op, const void *kernel, size_t smem) {
     CudaState *s = state_of(dev);
     int        ok = 1, i = 0;

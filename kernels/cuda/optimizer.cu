@@ -73,6 +73,7 @@ __global__ void __launch_bounds__(BLOCK)
             if (out) pack_store<T, LANE>(out + at, copy);
             continue;
         }
+#pragma unroll 1
         for (int64_t k = at > begin ? at : begin; k < at + LANE && k < end; k++) {
             float a = param[k], b = m[k], c = v[k];
             adamw_element(a, b, c, grad[k], s);

@@ -7,9 +7,9 @@
 namespace {
 
 template <typename T, int W, int PACKS>
-__global__ void __launch_bounds__(TEAM_WARPS_MAX *WARP)
+__global__ void __launch_bounds__(ROW_THREADS)
     rmsnorm_forward_kernel(T *out, float *rstd, const T *inp, const T *weight, float eps, int N, int C, int team) {
-    __shared__ float shared[2][TEAM_WARPS_MAX];
+    __shared__ float shared[2][ROW_WARPS];
     Seat seat = seat_of(team);
     int  n = (int)blockIdx.x * seat.teams + seat.team;
     bool row = n < N;
@@ -38,25 +38,26 @@ __global__ void __launch_bounds__(TEAM_WARPS_MAX *WARP)
 /* With y = x r w:  dx = r (w dy - x r mean(w dy x r)),  dw = sum over rows of dy x r.
  * Each team walks through its rows and sums dweight in registers; the block adds its teams' sums in order. */
 template <typename T, int W, int PACKS>
-__global__ void __launch_bounds__(TEAM_WARPS_MAX *WARP)
+__global__ void __launch_bounds__(ROW_THREADS, PACKS < ROW_PACKS_GOOD ? 2 : 1)
     rmsnorm_backward_kernel(T *dinp, float *partial, const T *dout, const T *inp, const T *weight, const float *rstd,
                                 int N, int C, int team) {
-    __shared__ float shared[2][TEAM_WARPS_MAX];
+    __shared__ float shared[2][ROW_WARPS];
     DYNAMIC_SHARED(float, sums); /* (teams, C), when partial */
     Seat  seat = seat_of(team);
-    float dw[PACKS][W] = {};
+    Pack<float, W> dw[PACKS] = {};
     int   step = (int)gridDim.x * seat.teams, turn = 0;
     for (int64_t first = (int64_t)blockIdx.x * seat.teams; first < N; first += step, turn++) {
         int64_t    n = first + seat.team;
         bool       row = n < N;
         float      r = row ? rstd[n] : 0, dot = 0;
-        Pack<T, W> x[PACKS], dy[PACKS];
+        Pack<T, W> x[PACKS], dy[PACKS], acc[PACKS];
 #pragma unroll
         for (int i = 0; i < PACKS; i++) {
             int c = (i * seat.lanes + seat.lane) * W;
             if (!row || c >= C) continue;
             x[i] = pack_load<T, W>(inp + n * C + c);
             dy[i] = pack_load<T, W>(dout + n * C + c);
+            if (PACKS <= ROW_PACKS_GOOD) acc[i] = pack_load<T, W>(dinp + n * C + c);
         }
 #pragma unroll
         for (int i = 0; i < PACKS; i++) {
@@ -70,21 +71,21 @@ __global__ void __launch_bounds__(TEAM_WARPS_MAX *WARP)
         for (int i = 0; i < PACKS; i++) {
             int c = (i * seat.lanes + seat.lane) * W;
             if (!row || c >= C) continue;
-            Pack<T, W> w = pack_load<T, W>(weight + c), acc = pack_load<T, W>(dinp + n * C + c);
+            Pack<T, W> w = pack_load<T, W>(weight + c);
+            if (PACKS > ROW_PACKS_GOOD) acc[i] = pack_load<T, W>(dinp + n * C + c); /* registers are short */
             for (int j = 0; j < W; j++) {
                 float normed = to_float(x[i].v[j]) * r, g = to_float(dy[i].v[j]);
-                dw[i][j] = fmaf(g, normed, dw[i][j]);
-                acc.v[j] = from_float<T>(to_float(acc.v[j]) + r * (to_float(w.v[j]) * g - normed * mean));
+                dw[i].v[j] = fmaf(g, normed, dw[i].v[j]);
+                acc[i].v[j] = from_float<T>(to_float(acc[i].v[j]) + r * (to_float(w.v[j]) * g - normed * mean));
             }
-            pack_store<T, W>(dinp + n * C + c, acc);
+            pack_store<T, W>(dinp + n * C + c, acc[i]);
         }
     }
     if (!partial) return;
 #pragma unroll
     for (int i = 0; i < PACKS; i++) {
         int c = (i * seat.lanes + seat.lane) * W;
-        for (int j = 0; j < W; j++)
-            if (c < C) sums[seat.team * C + c + j] = dw[i][j];
+        if (c < C) pack_store<float, W>(sums + seat.team * C + c, dw[i]);
     }
     __syncthreads();
     for (int c = (int)threadIdx.x; c < C; c += (int)blockDim.x) {
@@ -96,15 +97,15 @@ __global__ void __launch_bounds__(TEAM_WARPS_MAX *WARP)
 
 template <typename T, int W, int PACKS>
 void rmsnorm_forward_launch(Device *dev, RowShape s, T *out, float *rstd, const T *inp, const T *weight, float eps, int N, int C) {
-    CUDA_LAUNCH(dev, "rmsnorm_forward", (rmsnorm_forward_kernel<T, W, PACKS>), ceil_div(N, s.warps / s.team), s.warps * WARP, 0,
+    CUDA_LAUNCH(dev, "rmsnorm_forward", (rmsnorm_forward_kernel<T, W, PACKS>), ceil_div(N, ROW_WARPS / s.team), ROW_THREADS, 0,
                 out, rstd, inp, weight, eps, N, C, s.team);
 }
 
 template <typename T, int W, int PACKS>
 void rmsnorm_backward_launch(Device *dev, RowShape s, int blocks, T *dinp, float *partial, const T *dout, const T *inp,
                      const T *weight, const float *rstd, int N, int C) {
-    size_t smem = partial ? sizeof(float) * (size_t)(s.warps / s.team) * (size_t)C : 0;
-    CUDA_LAUNCH(dev, "rmsnorm_backward", (rmsnorm_backward_kernel<T, W, PACKS>), blocks, s.warps * WARP, smem, dinp, partial,
+    size_t smem = partial ? sizeof(float) * (size_t)(ROW_WARPS / s.team) * (size_t)C : 0;
+    CUDA_LAUNCH(dev, "rmsnorm_backward", (rmsnorm_backward_kernel<T, W, PACKS>), blocks, ROW_THREADS, smem, dinp, partial,
                 dout, inp, weight, rstd, N, C, s.team);
 }
 
@@ -130,7 +131,7 @@ void cuda_rmsnorm_backward(Device *dev, void *dinp_acc, void *dweight, const voi
     const char *op = "rmsnorm_backward";
     RowShape    s = row_shape(C, PACK<T>);
     if (!row_fits(dev, op, s, N)) return;
-    int    blocks = ceil_div(N, s.warps / s.team);
+    int    blocks = ceil_div(N, ROW_WARPS / s.team);
     float *partial = nullptr;
     if (blocks > ROW_SUMS_MAX) blocks = ROW_SUMS_MAX;
     if (dweight && !(partial = (float *)cuda_scratch(dev, op, sizeof(float) * (size_t)blocks * (size_t)C))) return;

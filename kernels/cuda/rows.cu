@@ -3,15 +3,17 @@
 
 namespace {
 
-constexpr int COLUMNS = 32, STRIPES = 16;
+constexpr int COLUMNS = 32, STRIPES = 32;
 
 /* Stripe s adds runs s, s + STRIPES, ... of a column; then the stripes are added in order. */
 __global__ void add_partials_kernel(float *out, const float *partial, int runs, int C, int stride) {
     __shared__ float stripe[STRIPES][COLUMNS];
     int   column = (int)threadIdx.x, s = (int)threadIdx.y, c = (int)blockIdx.x * COLUMNS + column;
     float sum = 0;
-    if (c < C)
+    if (c < C) {
+#pragma unroll 8
         for (int p = s; p < runs; p += STRIPES) sum += partial[(int64_t)p * stride + c];
+    }
     stripe[s][column] = sum;
     __syncthreads();
     if (s || c >= C) return;

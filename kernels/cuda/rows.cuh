@@ -8,7 +8,8 @@
 #define EHR_KERNELS_CUDA_ROWS_CUH
 #include "kernels/cuda/cuda.cuh"
 
-constexpr int WARP = 32, ROW_WARPS = 8, ROW_PACKS_MAX = 4, TEAM_WARPS_MAX = 16;
+/* A block has ROW_WARPS warps; teams grow to all of them before a lane takes more than ROW_PACKS_GOOD packs. */
+constexpr int WARP = 32, ROW_WARPS = 8, ROW_THREADS = ROW_WARPS * WARP, ROW_PACKS_GOOD = 4, ROW_PACKS_MAX = 8;
 
 static __device__ __forceinline__ float to_float(float x) { return x; }
 static __device__ __forceinline__ float to_float(bf16 x) { return __bfloat162float(x); }
@@ -45,19 +46,18 @@ static inline int ceil_div(int64_t a, int64_t b) { return (int)((a + b - 1) / b)
 
 /* ---- rows and teams ------------------------------------------------------------------------------------------------- */
 
-/* W: elements of a pack; packs: of one lane; team: warps a row; block: warps. */
+/* W: elements of a pack; packs: of one lane; team: warps a row. */
 struct RowShape {
-    int W, packs, team, warps;
+    int W, packs, team;
 };
 
 /* packs = 0: the row is too long for any team. */
 static inline RowShape row_shape(int C, int pack) {
-    RowShape s = {C % pack ? 1 : pack, 1, 1, ROW_WARPS};
+    RowShape s = {C % pack ? 1 : pack, 1, 1};
     int      n = C / s.W;
-    while (s.team < TEAM_WARPS_MAX && s.team * WARP * ROW_PACKS_MAX < n) s.team *= 2;
+    while (s.team < ROW_WARPS && s.team * WARP * ROW_PACKS_GOOD < n) s.team *= 2;
     s.packs = ceil_div(n, s.team * WARP);
     if (s.packs > ROW_PACKS_MAX) s.packs = 0;
-    if (s.team > s.warps) s.warps = s.team;
     return s;
 }
 
@@ -67,12 +67,12 @@ struct Seat {
 };
 static __device__ __forceinline__ Seat seat_of(int team_warps) {
     int lanes = team_warps * WARP, thread = (int)threadIdx.x;
-    return Seat{thread / lanes, (int)blockDim.x / lanes, thread % lanes, lanes};
+    return Seat{thread / lanes, ROW_THREADS / lanes, thread % lanes, lanes};
 }
 
-/* The sum over a team's lanes, to each of them.  shared: two rows of TEAM_WARPS_MAX floats, taken in turns (`turn` goes up
+/* The sum over a team's lanes, to each of them.  shared: two rows of ROW_WARPS floats, taken in turns (`turn` goes up
  * by one a call), so that one barrier a sum is enough.  All threads of the block call it equally often. */
-static __device__ __forceinline__ float team_sum(float x, int team_warps, float (*shared)[TEAM_WARPS_MAX], int turn) {
+static __device__ __forceinline__ float team_sum(float x, int team_warps, float (*shared)[ROW_WARPS], int turn) {
     x = lanes_sum(x);
     if (team_warps == 1) return x;
     int    warp = (int)threadIdx.x / WARP;
@@ -87,12 +87,13 @@ static __device__ __forceinline__ float team_sum(float x, int team_warps, float 
 /* Calls F<T, W, PACKS>(args...) for a shape found at run time. */
 #define ROW_DISPATCH(F, T, shape, ...)                                                                                \
     do {                                                                                                              \
-        switch ((shape).W == 1 ? -(shape).packs : (shape).packs) {                                                    \
+        switch ((shape).W == 1 ? -1 : (shape).packs) {                                                                \
+        case -1: F<T, 1, 8>(__VA_ARGS__); break;                                                                      \
         case 1: F<T, PACK<T>, 1>(__VA_ARGS__); break;                                                                 \
         case 2: F<T, PACK<T>, 2>(__VA_ARGS__); break;                                                                 \
         case 3: F<T, PACK<T>, 3>(__VA_ARGS__); break;                                                                 \
         case 4: F<T, PACK<T>, 4>(__VA_ARGS__); break;                                                                 \
-        case -1: case -2: case -3: case -4: F<T, 1, 4>(__VA_ARGS__); break;                                           \
+        case 5: case 6: case 7: case 8: F<T, PACK<T>, 8>(__VA_ARGS__); break;                                         \
         default: break;                                                                                               \
         }                                                                                                             \
     } while (0)

@@ -82,7 +82,7 @@ cudaError_t emu::submit(const Launch *launch, void (*destroy)(const void *), cud
                     l.kernel, l.grid.x, l.grid.y, l.grid.z, l.block.x, l.block.y, l.block.z);
     size_t fixed = kernel_symbols(l.function).shared_bytes;
     if (fixed > SHARED_PLAIN || l.shared > (size_t)granted(l.function) ||
-        (granted(l.function) == SHARED_PLAIN && fixed + l.shared > SHARED_PLAIN))
+        (!shared_granted.count(l.function) && fixed + l.shared > SHARED_PLAIN))
         return fail(cudaErrorInvalidValue,
                     "%s: kernel %s: %zu bytes of static and %zu of dynamic shared memory; granted: %d", l.op, l.kernel,
                     fixed, l.shared, granted(l.function));
