@@ -6,7 +6,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-packages="gcc libc6-dev make pkg-config libopenmpi-dev openmpi-bin libhdf5-dev libjansson-dev libzip-dev zlib1g-dev \
+packages="gcc g++ libc6-dev make pkg-config libopenmpi-dev openmpi-bin libhdf5-dev libjansson-dev libzip-dev zlib1g-dev \
 libsodium-dev libcmocka-dev python3 python3-venv iproute2 patchelf"
 
 missing() {

@@ -262,7 +262,7 @@ double peak_bf16_of(const char *name) {
         const char *part;
         double      flops;
     } cards[] = {{"H100 PCIe", 756e12}, {"H100 NVL", 835e12}, {"H200 NVL", 835e12}, {"H100", 989e12}, {"H200", 989e12},
-                 {"A100", 312e12},      {"L40S", 362e12},     {"A40", 150e12},      {"A10", 125e12}};
+                 {"A100", 312e12},      {"L40S", 362e12},     {"A40", 150e12}};
     for (size_t i = 0; i < sizeof cards / sizeof *cards; i++)
         if (strstr(name, cards[i].part)) return cards[i].flops;
     return 0;
