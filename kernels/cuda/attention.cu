@@ -152,7 +152,7 @@ __global__ void __launch_bounds__(THREADS, 2)
 #pragma unroll
     for (int m = 0; m < 2; m++) {
         float total[2] = {row_sum(sum[m][0]), row_sum(sum[m][1])};
-        accumulator_store<D>(shared->q, row + 16 * m, acc[m], 1 / total[0], 1 / total[1], lane);
+        accumulator_store<D, D>(shared->q, row + 16 * m, 0, acc[m], 1 / total[0], 1 / total[1], lane);
         for (int half = 0; half < 2 && lse; half++) {
             int r = row + 16 * m + half * 8 + lane / 4;
             if (lane % 4 == 0 && r < rows_left) lse[(size_t)h * N + n + r] = max[m][half] * LN_2 + logf(total[half]);

@@ -131,14 +131,16 @@ static __device__ __forceinline__ void fragment_of(uint32_t *a, const float *c0,
     a[3] = pack_bf16(c1[2], c1[3]);
 }
 
-/* A warp's 16-row accumulator (rows at `row` of the tile), scaled by row, as bf16 rows of the swizzled tile. */
-template <int D>
-static __device__ __forceinline__ void accumulator_store(bf16 *tile, int row, const float (*acc)[4], float scale0,
-                                                         float scale1, int lane) {
+/* A warp's accumulator of 16 rows (at `row` of the tile) and COLUMNS columns (part of D), scaled by row, as bf16 rows of
+ * the swizzled tile. */
+template <int D, int COLUMNS>
+static __device__ __forceinline__ void accumulator_store(bf16 *tile, int row, int part, const float (*acc)[4],
+                                                         float scale0, float scale1, int lane) {
 #pragma unroll
-    for (int n = 0; n < D / 8; n++) { /* + 0: no negative zeros, whichever way a sum vanished */
-        bf16 *top = tile + swizzle<D>(row + lane / 4, n) + lane % 4 * 2;
-        bf16 *low = tile + swizzle<D>(row + lane / 4 + 8, n) + lane % 4 * 2;
+    for (int n = 0; n < COLUMNS / 8; n++) { /* + 0: no negative zeros, whichever way a sum vanished */
+        int   chunk = part * (COLUMNS / 8) + n;
+        bf16 *top = tile + swizzle<D>(row + lane / 4, chunk) + lane % 4 * 2;
+        bf16 *low = tile + swizzle<D>(row + lane / 4 + 8, chunk) + lane % 4 * 2;
         *(uint32_t *)top = pack_bf16(acc[n][0] * scale0 + 0.0f, acc[n][1] * scale0 + 0.0f);
         *(uint32_t *)low = pack_bf16(acc[n][2] * scale1 + 0.0f, acc[n][3] * scale1 + 0.0f);
     }

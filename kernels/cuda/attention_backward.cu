@@ -6,24 +6,82 @@
  * group, ascending, for dk and dv; one holds a tile of queries and goes over the keys, for dq.  Scores and dout v^T are
  * computed in both, 7 products in place of 5.  In one kernel dq would need atomics (another sum every run), or blocks that
  * wait for each other (which assumes that they run at once), or a copy of dq for every block of keys.  What the second
- * pass costs comes back in part: no float dq passes through memory, and p and dscore never leave registers, since the key
- * kernel computes the scores transposed: a result's rows are then the rows of the next product's left operand.
+ * pass costs comes back in part: no float dq passes through memory, and the key kernel computes the scores transposed, so
+ * that a result's rows are the rows of the next product's left operand.
  *
- * A warp has 16 rows of keys (queries) at D = 128, 32 at D = 64, where the accumulators leave room to use each fragment
- * twice, and takes the other side 32 rows at a time.  Tiles of the other side are loaded one ahead. */
+ * What bounds these kernels is shared memory: a fragment of the right operand must serve two products, so a warp has 32
+ * rows.  Accumulators of 32 rows fit the registers for 64 columns.  At D = 128, then, two warps share 32 rows: each
+ * computes the weights of its half of the other side's rows, both put them where the other one finds them, and each
+ * accumulates its half of the columns.  At D = 64 a warp is alone and weights never leave registers.  Tiles of the other
+ * side are loaded one ahead. */
 #include "kernels/cuda/attention.cuh"
 
 #include <math.h>
 
-enum { THREADS = 128, SLICE = 32 };
+static constexpr int ROWS = 128; /* of the tile that a thread block holds */
+static constexpr int STEP = 64;  /* rows of the other side loaded at once */
+static constexpr int PART = 32;  /* of which a warp computes the weights at once, for as many rows of its own */
+static constexpr int COLUMNS = 64; /* that a warp accumulates */
+static constexpr int MT = PART / 16;
 
-template <int D> struct BackwardShape {
+template <int D> struct Team {
     enum {
-        MT = 128 / D,      /* 16-row pieces a warp */
-        ROWS = 64 * MT,    /* of the tile that a thread block holds */
-        QUERIES = 4096 / D /* a step of the key kernel */
+        WARPS = D / COLUMNS,              /* that share rows */
+        THREADS = 32 * WARPS * ROWS / PART,
+        SLICE = WARPS * PART              /* rows of the other side that a team takes at once */
     };
 };
+
+/* Of a warp: its team's first row of the tile, and which part of the work is its own. */
+struct Member {
+    int team, row, part;
+};
+template <int D> static __device__ __forceinline__ Member member_of(int warp) {
+    return Member{warp / Team<D>::WARPS, warp / Team<D>::WARPS * PART, warp % Team<D>::WARPS};
+}
+template <int D> static __device__ __forceinline__ void team_sync(Member w) {
+    if (Team<D>::WARPS == 1)
+        __syncwarp();
+    else
+        barrier_sync(1 + w.team, 32 * Team<D>::WARPS);
+}
+
+/* A team's weights, as left operands: of 16 rows of the other side (k) and 16 of its own (m), 16 bytes a lane. */
+template <int D> struct Weights {
+    uint4 of[Team<D>::WARPS == 1 ? 1 : ROWS / PART][Team<D>::SLICE / 16][MT][32];
+};
+template <int D>
+static __device__ __forceinline__ void weights_give(Weights<D> *w, Member me, const float (*c)[PART / 8][4], int lane) {
+#pragma unroll
+    for (int m = 0; m < MT; m++)
+#pragma unroll
+        for (int k = 0; k < PART / 16; k++) {
+            uint32_t a[4];
+            fragment_of(a, c[m][2 * k], c[m][2 * k + 1]);
+            w->of[me.team][me.part * (PART / 16) + k][m][lane] = make_uint4(a[0], a[1], a[2], a[3]);
+        }
+}
+template <int D>
+static __device__ __forceinline__ void weights_take(uint32_t (*a)[4], const Weights<D> *w, Member me,
+                                                    const float (*c)[PART / 8][4], int k, int lane) {
+#pragma unroll
+    for (int m = 0; m < MT; m++)
+        if (Team<D>::WARPS == 1) {
+            fragment_of(a[m], c[m][2 * k], c[m][2 * k + 1]);
+        } else {
+            uint4 x = w->of[me.team][k][m][lane];
+            a[m][0] = x.x, a[m][1] = x.y, a[m][2] = x.z, a[m][3] = x.w;
+        }
+}
+
+/* c += a b for both of the team's 16-row pieces and 16 columns */
+static __device__ __forceinline__ void add_product(float (*c)[COLUMNS / 8][4], const uint32_t (*a)[4], const uint32_t *b,
+                                                   int n) {
+#pragma unroll
+    for (int m = 0; m < MT; m++)
+#pragma unroll
+        for (int i = 0; i < 2; i++) mma_m16n8k16_bf16(c[m][2 * n + i], a[m], b + 2 * i, c[m][2 * n + i]);
+}
 
 /* ---- row sums ------------------------------------------------------------------------------------------------------ */
 
@@ -55,20 +113,21 @@ __global__ void __launch_bounds__(256)
 /* ---- keys and values ----------------------------------------------------------------------------------------------- */
 
 template <int D> struct KeyShared {
-    bf16 k[BackwardShape<D>::ROWS * D], v[BackwardShape<D>::ROWS * D];
-    struct {
-        bf16  q[BackwardShape<D>::QUERIES * D], dout[BackwardShape<D>::QUERIES * D];
-        float lse2[BackwardShape<D>::QUERIES], mean[BackwardShape<D>::QUERIES];
+    bf16 k[ROWS * D], v[ROWS * D];
+    struct Step {
+        bf16  q[STEP * D], dout[STEP * D];
+        float lse2[STEP], mean[STEP];
     } step[2];
+    Weights<D> p, ds;
+    int first, rows, g; /* needed at the end; the accumulators fill the registers */
 };
 
-/* dv, dk += what 32 queries give the warp's keys.  key, query: first of each, in the sequence */
-template <int D, class Step>
-static __device__ __forceinline__ void keys_meet_queries(float (*dk)[D / 8][4], float (*dv)[D / 8][4],
-                                                         const KeyShared<D> *shared, const Step &step, int row, int slice,
-                                                         int key, int query, float scale, Lanes lanes) {
-    constexpr int MT = BackwardShape<D>::MT;
-    float         p[MT][4][4] = {}, ds[MT][4][4] = {};
+/* p and dscore, transposed, of the team's keys and this warp's 32 of the queries of the step, from `own` on.
+ * key, query: the first of each, of the sequence */
+template <int D>
+static __device__ __forceinline__ void key_weights(float (*p)[PART / 8][4], float (*ds)[PART / 8][4],
+                                                   const KeyShared<D> *shared, const typename KeyShared<D>::Step &step,
+                                                   int row, int own, int key, int query, float scale, Lanes lanes) {
 #pragma unroll
     for (int k = 0; k < D / 16; k++) {
         uint32_t ak[MT][4], av[MT][4];
@@ -78,10 +137,10 @@ static __device__ __forceinline__ void keys_meet_queries(float (*dk)[D / 8][4], 
             fragment_rows<D>(av[m], shared->v, row + 16 * m, k, lanes);
         }
 #pragma unroll
-        for (int n = 0; n < 2; n++) {
+        for (int n = 0; n < PART / 16; n++) {
             uint32_t bq[4], bd[4];
-            fragment_columns<D>(bq, step.q, slice + 16 * n, k, lanes);
-            fragment_columns<D>(bd, step.dout, slice + 16 * n, k, lanes);
+            fragment_columns<D>(bq, step.q, own + 16 * n, k, lanes);
+            fragment_columns<D>(bd, step.dout, own + 16 * n, k, lanes);
 #pragma unroll
             for (int m = 0; m < MT; m++)
 #pragma unroll
@@ -91,11 +150,11 @@ static __device__ __forceinline__ void keys_meet_queries(float (*dk)[D / 8][4], 
                 }
         }
     }
-    const bool diagonal = query < key + 16 * MT - 1;
+    const bool diagonal = query < key + PART - 1;
 #pragma unroll
-    for (int n = 0; n < 4; n++) {
+    for (int n = 0; n < PART / 8; n++) {
         int    column = n * 8 + lanes.lane % 4 * 2;
-        float2 lse2 = *(const float2 *)(step.lse2 + slice + column), mean = *(const float2 *)(step.mean + slice + column);
+        float2 lse2 = *(const float2 *)(step.lse2 + own + column), mean = *(const float2 *)(step.mean + own + column);
 #pragma unroll
         for (int m = 0; m < MT; m++)
 #pragma unroll
@@ -106,59 +165,67 @@ static __device__ __forceinline__ void keys_meet_queries(float (*dk)[D / 8][4], 
                 ds[m][n][e] = w * (ds[m][n][e] - (e & 1 ? mean.y : mean.x));
             }
     }
+}
+
+/* dv, dk += what the queries from `slice` on, of the step, give the team's keys */
+template <int D>
+static __device__ __forceinline__ void keys_meet_queries(float (*dk)[COLUMNS / 8][4], float (*dv)[COLUMNS / 8][4],
+                                                         KeyShared<D> *shared, const typename KeyShared<D>::Step &step,
+                                                         Member me, int slice, int key, int query, float scale,
+                                                         Lanes lanes) {
+    float     p[MT][PART / 8][4] = {}, ds[MT][PART / 8][4] = {};
+    const int own = me.part * PART;
+    key_weights<D>(p, ds, shared, step, me.row, slice + own, key, query + own, scale, lanes);
+    if (Team<D>::WARPS > 1) {
+        weights_give<D>(&shared->p, me, p, lanes.lane);
+        weights_give<D>(&shared->ds, me, ds, lanes.lane);
+        team_sync<D>(me);
+    }
 #pragma unroll
-    for (int k = 0; k < 2; k++) {
+    for (int k = 0; k < Team<D>::SLICE / 16; k++) {
         uint32_t ap[MT][4], as[MT][4];
+        weights_take<D>(ap, &shared->p, me, p, k, lanes.lane);
+        weights_take<D>(as, &shared->ds, me, ds, k, lanes.lane);
 #pragma unroll
-        for (int m = 0; m < MT; m++) {
-            fragment_of(ap[m], p[m][2 * k], p[m][2 * k + 1]);
-            fragment_of(as[m], ds[m][2 * k], ds[m][2 * k + 1]);
-        }
-#pragma unroll
-        for (int n = 0; n < D / 16; n++) {
+        for (int n = 0; n < COLUMNS / 16; n++) {
             uint32_t bd[4], bq[4];
-            fragment_summed<D>(bd, step.dout, slice + 16 * k, n, lanes);
-            fragment_summed<D>(bq, step.q, slice + 16 * k, n, lanes);
-#pragma unroll
-            for (int m = 0; m < MT; m++)
-#pragma unroll
-                for (int i = 0; i < 2; i++) {
-                    mma_m16n8k16_bf16(dv[m][2 * n + i], ap[m], bd + 2 * i, dv[m][2 * n + i]);
-                    mma_m16n8k16_bf16(dk[m][2 * n + i], as[m], bq + 2 * i, dk[m][2 * n + i]);
-                }
+            fragment_summed<D>(bd, step.dout, slice + 16 * k, me.part * (COLUMNS / 16) + n, lanes);
+            fragment_summed<D>(bq, step.q, slice + 16 * k, me.part * (COLUMNS / 16) + n, lanes);
+            add_product(dv, ap, bd, n);
+            add_product(dk, as, bq, n);
         }
     }
+    if (Team<D>::WARPS > 1) team_sync<D>(me);
 }
 
 template <int D>
-__global__ void __launch_bounds__(THREADS, 2)
+__global__ void __launch_bounds__(Team<D>::THREADS, 3 - Team<D>::WARPS)
     attention_backward_keys_kernel(bf16 *dqk, bf16 *dqkv, const bf16 *dout, const bf16 *qk, const bf16 *qkv,
                                    const float *mean, const float *lse2, const int32_t *cu_seqlens, int n_seq, int N,
                                    int H, int G, float scale) {
-    constexpr int MT = BackwardShape<D>::MT, ROWS = BackwardShape<D>::ROWS, QUERIES = BackwardShape<D>::QUERIES;
+    constexpr int THREADS = Team<D>::THREADS;
     DYNAMIC_SHARED(KeyShared<D>, shared);
-    const int     g = blockIdx.x % G, ratio = H / G, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int     g = blockIdx.x % G, ratio = H / G, lane = threadIdx.x % 32;
     const Lanes   lanes = lanes_of<D>(lane);
     const RowTile t = row_tile([=](int u) { return cu_seqlens[u]; }, n_seq, N, ROWS, blockIdx.x / G);
     if (t.first >= t.end) return;
     const size_t ld_qk = (size_t)(H + G) * D, ld_qkv = (size_t)(H + 2 * G) * D, ld_out = (size_t)H * D;
     const int    rows = min(ROWS, t.end - t.first), at = t.first - t.begin, length = t.end - t.begin;
-    bf16        *dk_rows = dqk + t.first * ld_qk + (H + g) * D, *dv_rows = dqkv + t.first * ld_qkv + (H + G + g) * D;
     if (t.unit == n_seq) { /* rows of no sequence */
-        rows_zero<D>(dk_rows, ld_qk, rows);
-        rows_zero<D>(dv_rows, ld_qkv, rows);
+        rows_zero<D>(dqk + t.first * ld_qk + (H + g) * D, ld_qk, rows);
+        rows_zero<D>(dqkv + t.first * ld_qkv + (H + G + g) * D, ld_qkv, rows);
         return;
     }
-    const int q_begin = at / QUERIES, q_end = (length + QUERIES - 1) / QUERIES;
+    const int q_begin = at / STEP, q_end = (length + STEP - 1) / STEP;
     auto      step_load = [&](int i, int head, int block) {
-        int    n = t.begin + block * QUERIES, valid = length - block * QUERIES;
+        int    n = t.begin + block * STEP, valid = length - block * STEP;
         size_t row = (size_t)head * N + n;
         auto  &step = shared->step[i];
-        tile_load<D, QUERIES, THREADS>(step.q, qk + n * ld_qk + head * D, ld_qk, valid);
-        tile_load<D, QUERIES, THREADS>(step.dout, dout + n * ld_out + head * D, ld_out, valid);
-        for (int j = threadIdx.x; j < 2 * QUERIES; j += THREADS) {
-            int r = j % QUERIES;
-            cp_async_4(j < QUERIES ? step.lse2 + r : step.mean + r, (j < QUERIES ? lse2 : mean) + row + (r < valid ? r : 0),
+        tile_load<D, STEP, THREADS>(step.q, qk + n * ld_qk + head * D, ld_qk, valid);
+        tile_load<D, STEP, THREADS>(step.dout, dout + n * ld_out + head * D, ld_out, valid);
+        for (int j = threadIdx.x; j < 2 * STEP; j += THREADS) {
+            int r = j % STEP;
+            cp_async_4(j < STEP ? step.lse2 + r : step.mean + r, (j < STEP ? lse2 : mean) + row + (r < valid ? r : 0),
                        r < valid);
         }
     };
@@ -167,103 +234,112 @@ __global__ void __launch_bounds__(THREADS, 2)
     step_load(0, g * ratio, q_begin);
     cp_async_commit();
 
-    float     dk[MT][D / 8][4] = {}, dv[MT][D / 8][4] = {};
-    const int row = warp * 16 * MT, key = at + row;
-    int       head = g * ratio, block = q_begin;
+    if (threadIdx.x == 0) shared->first = t.first, shared->rows = rows, shared->g = g;
+
+    const Member me = member_of<D>(threadIdx.x / 32);
+    const int    key = at + me.row;
+    float        dk[MT][COLUMNS / 8][4] = {}, dv[MT][COLUMNS / 8][4] = {};
+    int          head = g * ratio, block = q_begin;
     for (int i = 0; head < (g + 1) * ratio; i ^= 1) {
-        const int query = block * QUERIES;
+        const int query = block * STEP;
         if (++block == q_end) block = q_begin, head++;
         cp_async_wait<0>();
         __syncthreads(); /* this step has come, and nobody reads the last one any more */
         if (head < (g + 1) * ratio) step_load(i ^ 1, head, block);
         cp_async_commit();
 #pragma unroll 1
-        for (int slice = 0; slice < QUERIES; slice += SLICE)
-            if (query + slice + SLICE > key)
-                keys_meet_queries<D>(dk, dv, shared, shared->step[i], row, slice, key, query + slice, scale * LOG2_E,
-                                     lanes);
+        for (int slice = 0; slice < STEP; slice += Team<D>::SLICE)
+            if (query + slice + Team<D>::SLICE > key)
+                keys_meet_queries<D>(dk, dv, shared, shared->step[i], me, slice, key, query + slice, scale * LOG2_E, lanes);
     }
-    __syncwarp(); /* a warp's own rows of k and v are read by no other */
+    team_sync<D>(me); /* a team's rows of k and v are read by no other */
 #pragma unroll
     for (int m = 0; m < MT; m++) {
-        accumulator_store<D>(shared->k, row + 16 * m, dk[m], scale, scale, lane);
-        accumulator_store<D>(shared->v, row + 16 * m, dv[m], 1, 1, lane);
+        accumulator_store<D, COLUMNS>(shared->k, me.row + 16 * m, me.part, dk[m], scale, scale, lane);
+        accumulator_store<D, COLUMNS>(shared->v, me.row + 16 * m, me.part, dv[m], 1, 1, lane);
     }
-    __syncwarp();
-    rows_write<D, 16 * MT>(dk_rows, ld_qk, shared->k, row, rows, lane);
-    rows_write<D, 16 * MT>(dv_rows, ld_qkv, shared->v, row, rows, lane);
+    team_sync<D>(me);
+    const int row = me.row + me.part * (PART / Team<D>::WARPS);
+    const int n = shared->first, left = shared->rows, h = H + shared->g;
+    rows_write<D, PART / Team<D>::WARPS>(dqk + n * ld_qk + h * D, ld_qk, shared->k, row, left, lane);
+    rows_write<D, PART / Team<D>::WARPS>(dqkv + n * ld_qkv + (h + G) * D, ld_qkv, shared->v, row, left, lane);
 }
 
 /* ---- queries ------------------------------------------------------------------------------------------------------- */
 
 template <int D> struct QueryShared {
-    struct {
-        bf16 k[KEYS * D], v[KEYS * D];
+    bf16 dout[ROWS * D];
+    struct Step {
+        bf16 k[STEP * D], v[STEP * D];
     } step[2];
+    Weights<D> ds;
 };
 
-/* dq += what 32 keys give the warp's queries.  slice: the first key, of the tile */
+/* dq += what the keys from `slice` on, of the step, give the team's queries.  key, query: the first, of the sequence */
 template <int D>
-static __device__ __forceinline__ void queries_meet_keys(float (*dq)[D / 8][4], const uint32_t (*q)[D / 16][4],
-                                                         const uint32_t (*dout)[D / 16][4], const bf16 *keys,
-                                                         const bf16 *values, int slice, int key, int query,
-                                                         const float (*lse2)[2], const float (*mean)[2], float scale,
-                                                         Lanes lanes) {
-    constexpr int MT = BackwardShape<D>::MT;
-    float         p[MT][4][4] = {}, ds[MT][4][4] = {};
+static __device__ __forceinline__ void queries_meet_keys(float (*dq)[COLUMNS / 8][4], const uint32_t (*q)[D / 16][4],
+                                                         QueryShared<D> *shared, const typename QueryShared<D>::Step &step,
+                                                         Member me, int slice, int key, int query, const float (*lse2)[2],
+                                                         const float (*mean)[2], float scale, Lanes lanes) {
+    float     p[MT][PART / 8][4] = {}, ds[MT][PART / 8][4] = {};
+    const int own = me.part * PART;
 #pragma unroll
-    for (int k = 0; k < D / 16; k++)
+    for (int k = 0; k < D / 16; k++) {
+        uint32_t ad[MT][4];
 #pragma unroll
-        for (int n = 0; n < 2; n++) {
+        for (int m = 0; m < MT; m++) fragment_rows<D>(ad[m], shared->dout, me.row + 16 * m, k, lanes);
+#pragma unroll
+        for (int n = 0; n < PART / 16; n++) {
             uint32_t bk[4], bv[4];
-            fragment_columns<D>(bk, keys, slice + 16 * n, k, lanes);
-            fragment_columns<D>(bv, values, slice + 16 * n, k, lanes);
+            fragment_columns<D>(bk, step.k, slice + own + 16 * n, k, lanes);
+            fragment_columns<D>(bv, step.v, slice + own + 16 * n, k, lanes);
 #pragma unroll
             for (int m = 0; m < MT; m++)
 #pragma unroll
                 for (int i = 0; i < 2; i++) {
                     mma_m16n8k16_bf16(p[m][2 * n + i], q[m][k], bk + 2 * i, p[m][2 * n + i]);
-                    mma_m16n8k16_bf16(ds[m][2 * n + i], dout[m][k], bv + 2 * i, ds[m][2 * n + i]);
+                    mma_m16n8k16_bf16(ds[m][2 * n + i], ad[m], bv + 2 * i, ds[m][2 * n + i]);
                 }
         }
-    const bool diagonal = key + SLICE - 1 > query;
+    }
+    const bool diagonal = key + own + PART - 1 > query;
 #pragma unroll
     for (int m = 0; m < MT; m++)
 #pragma unroll
-        for (int n = 0; n < 4; n++)
+        for (int n = 0; n < PART / 8; n++)
 #pragma unroll
             for (int e = 0; e < 4; e++) {
                 float w = exp2_fast(fmaf(p[m][n][e], scale, -lse2[m][e >> 1]));
-                if (diagonal && key + n * 8 + lanes.lane % 4 * 2 + (e & 1) > query + 16 * m + lanes.lane / 4 + (e >> 1) * 8)
-                    w = 0;
+                int   j = key + own + n * 8 + lanes.lane % 4 * 2 + (e & 1);
+                if (diagonal && j > query + 16 * m + lanes.lane / 4 + (e >> 1) * 8) w = 0;
                 ds[m][n][e] = w * (ds[m][n][e] - mean[m][e >> 1]);
             }
+    if (Team<D>::WARPS > 1) {
+        weights_give<D>(&shared->ds, me, ds, lanes.lane);
+        team_sync<D>(me);
+    }
 #pragma unroll
-    for (int k = 0; k < 2; k++) {
+    for (int k = 0; k < Team<D>::SLICE / 16; k++) {
         uint32_t as[MT][4];
+        weights_take<D>(as, &shared->ds, me, ds, k, lanes.lane);
 #pragma unroll
-        for (int m = 0; m < MT; m++) fragment_of(as[m], ds[m][2 * k], ds[m][2 * k + 1]);
-#pragma unroll
-        for (int n = 0; n < D / 16; n++) {
+        for (int n = 0; n < COLUMNS / 16; n++) {
             uint32_t bk[4];
-            fragment_summed<D>(bk, keys, slice + 16 * k, n, lanes);
-#pragma unroll
-            for (int m = 0; m < MT; m++)
-#pragma unroll
-                for (int i = 0; i < 2; i++) mma_m16n8k16_bf16(dq[m][2 * n + i], as[m], bk + 2 * i, dq[m][2 * n + i]);
+            fragment_summed<D>(bk, step.k, slice + 16 * k, me.part * (COLUMNS / 16) + n, lanes);
+            add_product(dq, as, bk, n);
         }
     }
+    if (Team<D>::WARPS > 1) team_sync<D>(me);
 }
 
 template <int D>
-__global__ void __launch_bounds__(THREADS, 2)
+__global__ void __launch_bounds__(Team<D>::THREADS, 3 - Team<D>::WARPS)
     attention_backward_queries_kernel(bf16 *dqk, const bf16 *dout, const bf16 *qk, const bf16 *qkv, const float *mean,
                                       const float *lse2, const int32_t *cu_seqlens, int n_seq, int N, int H, int G,
                                       float scale) {
-    constexpr int MT = BackwardShape<D>::MT, ROWS = BackwardShape<D>::ROWS;
+    constexpr int THREADS = Team<D>::THREADS;
     DYNAMIC_SHARED(QueryShared<D>, shared);
-    const int     tiles = gridDim.x / H, head = blockIdx.x % H, g = head / (H / G);
-    const int     warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int     tiles = gridDim.x / H, head = blockIdx.x % H, g = head / (H / G), lane = threadIdx.x % 32;
     const Lanes   lanes = lanes_of<D>(lane);
     const RowTile t = row_tile([=](int u) { return cu_seqlens[u]; }, n_seq, N, ROWS, tiles - 1 - blockIdx.x / H);
     if (t.first >= t.end) return;
@@ -276,59 +352,50 @@ __global__ void __launch_bounds__(THREADS, 2)
     }
     const bf16 *keys = qk + t.begin * ld_qk + (H + g) * D, *values = qkv + t.begin * ld_qkv + (H + G + g) * D;
     auto        step_load = [&](int i, int b) {
-        tile_load<D, KEYS, THREADS>(shared->step[i].k, keys + b * KEYS * ld_qk, ld_qk, length - b * KEYS);
-        tile_load<D, KEYS, THREADS>(shared->step[i].v, values + b * KEYS * ld_qkv, ld_qkv, length - b * KEYS);
+        tile_load<D, STEP, THREADS>(shared->step[i].k, keys + b * STEP * ld_qk, ld_qk, length - b * STEP);
+        tile_load<D, STEP, THREADS>(shared->step[i].v, values + b * STEP * ld_qkv, ld_qkv, length - b * STEP);
     };
-    static_assert(ROWS <= 2 * KEYS, "queries and dout pass through step 1");
-    bf16 *staged = shared->step[1].k;
+    static_assert(sizeof shared->step[1] >= sizeof(bf16) * ROWS * D, "queries pass through step 1, into registers");
+    bf16 *staged = (bf16 *)&shared->step[1];
     tile_load<D, ROWS, THREADS>(staged, qk + t.first * ld_qk + head * D, ld_qk, rows);
     cp_async_commit();
+    tile_load<D, ROWS, THREADS>(shared->dout, dout + t.first * ld_out + head * D, ld_out, rows);
     step_load(0, 0);
     cp_async_commit();
-    cp_async_wait<1>();
-    __syncthreads();
-    const int row = warp * 16 * MT, query = at + row;
-    uint32_t  q[MT][D / 16][4], d[MT][D / 16][4];
-    float     row_mean[MT][2], row_lse2[MT][2];
-#pragma unroll
-    for (int m = 0; m < MT; m++)
-#pragma unroll
-        for (int k = 0; k < D / 16; k++) fragment_rows<D>(q[m][k], staged, row + 16 * m, k, lanes);
-    __syncthreads();
-    tile_load<D, ROWS, THREADS>(staged, dout + t.first * ld_out + head * D, ld_out, rows);
-    cp_async_commit();
-#pragma unroll
+    const Member me = member_of<D>(threadIdx.x / 32);
+    uint32_t     q[MT][D / 16][4];
+    float        row_mean[MT][2], row_lse2[MT][2], dq[MT][COLUMNS / 8][4] = {};
     for (int m = 0; m < MT; m++)
         for (int half = 0; half < 2; half++) {
-            int r = row + 16 * m + half * 8 + lane / 4;
+            int r = me.row + 16 * m + half * 8 + lane / 4;
             row_mean[m][half] = r < rows ? mean[(size_t)head * N + t.first + r] : 0;
             row_lse2[m][half] = r < rows ? lse2[(size_t)head * N + t.first + r] : 0;
         }
-    cp_async_wait<0>();
+    cp_async_wait<1>();
     __syncthreads();
 #pragma unroll
     for (int m = 0; m < MT; m++)
 #pragma unroll
-        for (int k = 0; k < D / 16; k++) fragment_rows<D>(d[m][k], staged, row + 16 * m, k, lanes);
+        for (int k = 0; k < D / 16; k++) fragment_rows<D>(q[m][k], staged, me.row + 16 * m, k, lanes);
 
-    float     dq[MT][D / 8][4] = {};
-    const int blocks = (at + rows + KEYS - 1) / KEYS;
+    const int query = at + me.row, blocks = (at + rows + STEP - 1) / STEP;
     for (int b = 0; b < blocks; b++) {
         cp_async_wait<0>();
         __syncthreads();
         if (b + 1 < blocks) step_load((b + 1) & 1, b + 1);
         cp_async_commit();
 #pragma unroll 1
-        for (int slice = 0; slice < KEYS; slice += SLICE)
-            if (b * KEYS + slice < query + 16 * MT)
-                queries_meet_keys<D>(dq, q, d, shared->step[b & 1].k, shared->step[b & 1].v, slice, b * KEYS + slice,
-                                     query, row_lse2, row_mean, scale * LOG2_E, lanes);
+        for (int slice = 0; slice < STEP; slice += Team<D>::SLICE)
+            if (b * STEP + slice < query + PART)
+                queries_meet_keys<D>(dq, q, shared, shared->step[b & 1], me, slice, b * STEP + slice, query, row_lse2,
+                                     row_mean, scale * LOG2_E, lanes);
     }
-    __syncthreads();
+    team_sync<D>(me); /* a team's rows of dout are read by no other */
 #pragma unroll
-    for (int m = 0; m < MT; m++) accumulator_store<D>(staged, row + 16 * m, dq[m], scale, scale, lane);
-    __syncwarp();
-    rows_write<D, 16 * MT>(dst, ld_qk, staged, row, rows, lane);
+    for (int m = 0; m < MT; m++)
+        accumulator_store<D, COLUMNS>(shared->dout, me.row + 16 * m, me.part, dq[m], scale, scale, lane);
+    team_sync<D>(me);
+    rows_write<D, PART / Team<D>::WARPS>(dst, ld_qk, shared->dout, me.row + me.part * (PART / Team<D>::WARPS), rows, lane);
 }
 
 /* ---- the operation ------------------------------------------------------------------------------------------------- */
@@ -344,9 +411,9 @@ static void backward(Device *dev, bf16 *dqk, bf16 *dqkv, const bf16 *dout, const
     float *lse2 = mean + rows;
     CUDA_LAUNCH(dev, op, attention_backward_rows_kernel<D>, (unsigned)((rows * (D / 8) + 255) / 256), 256, 0, mean, lse2,
                 dout, out, lse, N, H);
-    CUDA_LAUNCH(dev, op, attention_backward_keys_kernel<D>, row_tiles(N, BackwardShape<D>::ROWS, n_seq) * G, THREADS,
+    CUDA_LAUNCH(dev, op, attention_backward_keys_kernel<D>, row_tiles(N, ROWS, n_seq) * G, Team<D>::THREADS,
                 sizeof(KeyShared<D>), dqk, dqkv, dout, qk, qkv, mean, lse2, cu_seqlens, n_seq, N, H, G, scale);
-    CUDA_LAUNCH(dev, op, attention_backward_queries_kernel<D>, row_tiles(N, BackwardShape<D>::ROWS, n_seq) * H, THREADS,
+    CUDA_LAUNCH(dev, op, attention_backward_queries_kernel<D>, row_tiles(N, ROWS, n_seq) * H, Team<D>::THREADS,
                 sizeof(QueryShared<D>), dqk, dout, qk, qkv, mean, lse2, cu_seqlens, n_seq, N, H, G, scale);
 }
 
