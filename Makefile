@@ -84,6 +84,7 @@ run = $(if $(V),$(3),@printf '  %-5s%s\n' $(1) $(2); $(3))
 
 # ---- objects -------------------------------------------------------------------------------------------------------
 $(BUILD)/kernels/cpu/%_avx512.o: ISA := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma
+$(BUILD)/kernels/cpu/%_vnni.o:   ISA := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mavx2 -mfma
 $(BUILD)/kernels/cpu/%_avx2.o:   ISA := -mavx2 -mfma
 $(BUILD)/train/dist_mpi.o: EXTRA = $(MPI_CFLAGS)
 $(BUILD)/train/%.o: EXTRA = $(if $(HAVE_MPI),-DHAVE_MPI)

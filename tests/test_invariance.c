@@ -171,6 +171,125 @@ static void test_sgemm(void **state) {
     for (int i = 0; i < 5; i++) device_free(dev, all[i]);
 }
 
+/* ---- weights of 16 and 8 bits -------------------------------------------------------------------------------------- */
+
+/* The definition: whole numbers in [-127, 127], one scale a row; returns the scale. */
+static float quantize(int *q, const float *x, int n) {
+    float max = 0;
+    for (int k = 0; k < n; k++) max = fmaxf(max, fabsf(x[k]));
+    for (int k = 0; k < n; k++) q[k] = max > 0 ? (int)nearbyintf(x[k] * (127.0f / max)) : 0;
+    return max / 127.0f;
+}
+
+/* out (N, R) as the definition has it: exact sums, then (sum * row's scale) * weight's scale. */
+static void int8_expected(float *out, const float *inp, const float *w, int N, int R, int C) {
+    int *x = malloc(sizeof(int) * (size_t)C), *y = malloc(sizeof(int) * (size_t)C);
+    for (int n = 0; n < N; n++) {
+        float row_scale = quantize(x, inp + n * C, C);
+        for (int r = 0; r < R; r++) {
+            float   scale = quantize(y, w + r * C, C);
+            int64_t sum = 0;
+            for (int k = 0; k < C; k++) sum += (int64_t)x[k] * y[k];
+            out[n * R + r] = (float)sum * row_scale * scale;
+            for (int k = 0; k < C; k++) assert_true(fabsf(w[r * C + k] - (float)y[k] * scale) <= 0.501f * scale);
+        }
+    }
+    free(x);
+    free(y);
+}
+
+/* Every product with p->packed, all rows at once and the last few alone, against p->out, p->sum and p->gated. */
+static void narrow_check(Fixture *f, Device *dev, const Products *p, const char *what) {
+    const KernelOps *o = f->ops;
+    size_t           r = (size_t)p->R, c = (size_t)p->C, n = (size_t)p->N;
+    for (int alone = 0; alone < 2; alone++) {
+        size_t some = alone ? (n > 3 ? 3 : 1) : n, last = n - some;
+        o->matmul_forward(dev, p->got, p->inp + last * c, &p->packed, (int)some);
+        assert_same_bits(p->got, p->out + last * r, some * r, label(what, dev, p->N, (int)some));
+        o->matmul_add_forward(dev, p->got, p->residual + last * r, p->inp + last * c, &p->packed, (int)some);
+        assert_same_bits(p->got, p->sum + last * r, some * r, label(what, dev, p->N, (int)some));
+        if (p->R % 2) continue;
+        o->matmul_swiglu_forward(dev, p->got, NULL, p->inp + last * c, &p->packed, (int)some);
+        assert_same_bits(p->got, p->gated + last * r / 2, some * r / 2, label(what, dev, p->N, (int)some));
+        o->matmul_swiglu_forward(dev, p->got, p->got + n * r, p->inp + last * c, &p->packed, (int)some);
+        assert_same_bits(p->got, p->gated + last * r / 2, some * r / 2, label(what, dev, p->N, (int)some));
+        assert_same_bits(p->got + n * r, p->out + last * r, some * r, label(what, dev, p->N, (int)some));
+    }
+    memcpy(p->got, p->residual, n * r * sizeof(float)); /* in place */
+    o->matmul_add_forward(dev, p->got, p->got, p->inp, &p->packed, p->N);
+    assert_same_bits(p->got, p->sum, n * r, label(what, dev, p->N, p->N));
+}
+
+/* bfloat16: the bits of products with the rounded weights in float.  int8: the bits of the definition. */
+static void narrow_expect(Fixture *f, Device *dev, Products *p, DType t, float *rounded) {
+    size_t count = (size_t)p->R * (size_t)p->C, cells = (size_t)p->N * (size_t)p->R;
+    if (t == DTYPE_BF16) {
+        for (size_t i = 0; i < count; i++) {
+            uint32_t bits;
+            memcpy(&bits, p->w + i, 4);
+            bits = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000u;
+            memcpy(rounded + i, &bits, 4);
+        }
+        Weight w = {rounded, DTYPE_F32, NULL, p->R, p->C, WEIGHT_ROWS};
+        f->ops->matmul_forward(dev, p->out, p->inp, &w, p->N);
+    } else {
+        int8_expected(p->out, p->inp, p->w, p->N, p->R, p->C);
+    }
+    for (size_t i = 0; i < cells; i++) p->sum[i] = p->residual[i] + p->out[i];
+    if (p->R % 2 == 0) f->ops->swiglu_forward(dev, p->gated, p->out, p->N, p->R / 2);
+}
+
+static void test_narrow_weights(void **state) {
+    Fixture *f = *state;
+    static const int   shapes[][3] = {{1, 1, 1}, {3, 34, 17}, {29, 96, 300}, {31, 130, 600}, {90, 192, 33}, {600, 64, 20}};
+    static const DType types[] = {DTYPE_BF16, DTYPE_I8};
+    Device            *one = f->dev[0];
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        for (int k = 0; k < 2; k++) {
+            Products p = {.N = shapes[i][0], .R = shapes[i][1], .C = shapes[i][2]};
+            size_t   r = (size_t)p.R, c = (size_t)p.C, n = (size_t)p.N;
+            p.inp = randoms(one, n * c, 1), p.w = randoms(one, r * c, 1), p.residual = randoms(one, n * r, 1);
+            p.out = zeros(one, n * r), p.sum = zeros(one, n * r), p.gated = zeros(one, n * r), p.got = zeros(one, 2 * n * r);
+            float *rounded = zeros(one, r * c);
+            for (size_t j = 0; j < c; j++) p.w[j] = 0; /* a row of zeros has no scale */
+            p.rows = (Weight){p.w, DTYPE_F32, NULL, p.R, p.C, WEIGHT_ROWS};
+            void *storage = device_alloc(one, f->ops->weight_prepared_bytes(one, p.R, p.C, types[k]));
+            cpu_device_force_isa(one, f->best);
+            narrow_expect(f, one, &p, types[k], rounded);
+            for (CpuLevel level = CPU_PORTABLE; level < CPU_LEVELS; level++)
+                for (int t = 0; t < THREADS; t++) {
+                    if (use_isa(f, t, level)) continue;
+                    f->ops->weight_prepare(f->dev[t], &p.packed, storage, types[k], &p.rows);
+                    narrow_check(f, f->dev[t], &p, dtype_name(types[k]));
+                    assert_int_equal(device_sync(f->dev[t]), 0);
+                }
+            float *all[] = {p.inp, p.w, p.residual, p.out, p.sum, p.gated, p.got, rounded};
+            for (size_t a = 0; a < sizeof all / sizeof *all; a++) device_free(one, all[a]);
+            device_free(one, storage);
+        }
+}
+
+/* An activation that is no number must not pass for one. */
+static void test_int8_not_finite(void **state) {
+    Fixture *f = *state;
+    enum { R = 32, C = 48, ROWS = 3 };
+    Device *dev = f->dev[0];
+    float  *w = randoms(dev, R * C, 1), *inp = randoms(dev, ROWS * C, 1), *out = zeros(dev, ROWS * R);
+    void   *storage = device_alloc(dev, f->ops->weight_prepared_bytes(dev, R, C, DTYPE_I8));
+    Weight  rows = {w, DTYPE_F32, NULL, R, C, WEIGHT_ROWS}, packed;
+    f->ops->weight_prepare(dev, &packed, storage, DTYPE_I8, &rows);
+    inp[7] = NAN;
+    inp[2 * C + 40] = INFINITY;
+    for (CpuLevel level = CPU_PORTABLE; level < CPU_LEVELS; level++) {
+        if (use_isa(f, 0, level)) continue;
+        f->ops->matmul_forward(dev, out, inp, &packed, ROWS);
+        for (int j = 0; j < R; j++) assert_true(isnan(out[j]) && isfinite(out[R + j]) && isnan(out[2 * R + j]));
+    }
+    cpu_device_force_isa(dev, f->best);
+    void *all[] = {w, inp, out, storage};
+    for (int i = 0; i < 4; i++) device_free(dev, all[i]);
+}
+
 /* The vector functions: the same bits in every instruction set and at every place in a vector, and near the truth. */
 static void test_vector_functions(void **state) {
     Fixture *f = *state;
@@ -429,6 +548,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_products, setup, teardown),
         cmocka_unit_test_setup_teardown(test_sgemm, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_narrow_weights, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_int8_not_finite, setup, teardown),
         cmocka_unit_test_setup_teardown(test_vector_functions, setup, teardown),
         cmocka_unit_test_setup_teardown(test_rows_alone, setup, teardown),
         cmocka_unit_test_setup_teardown(test_backward, setup, teardown),

@@ -25,7 +25,7 @@ size_t cpu_classifier_workspace(const Device *dev, const KernelLimits *limits) {
 
 static int classifier_usable(Device *dev, const Weight *w, int V, int gradient) {
     const char *why = NULL;
-    if (w->dtype != DTYPE_F32) why = "the float32 CPU kernels take float32 weights only";
+    if (w->dtype != DTYPE_F32 && w->dtype != DTYPE_BF16) why = "the head is float32, or bfloat16 prepared";
     else if (gradient && w->layout != WEIGHT_ROWS) why = "a prepared weight is for inference only";
     else if (V < 1 || V > w->rows || V > SGEMM_K_MAX) why = "V must be 1 to the rows of the weight and at most 65536";
     if (why) device_fail(dev, "classifier", why);

@@ -46,6 +46,10 @@ typedef struct {
      * b[p * ldb + j], readable to a multiple of 16 in j.  Touches no element beyond (m, n). */
     void (*sgemm_tile)(int m, int n, int k, const float *a, ptrdiff_t a_rs, ptrdiff_t a_cs, const float *b,
                        ptrdiff_t ldb, const TileOut *o);
+    /* The same with a panel of bfloat16: word j of its k, 16 words a k, holds column j low and column 16 + j high.
+     * a(i, p) = a[i * a_rs + p] */
+    void (*sgemm_tile_bf16)(int m, int n, int k, const float *a, ptrdiff_t a_rs, const uint16_t *panel,
+                            const TileOut *o);
     /* A panel: dst[p * SGEMM_PANEL + j] = b(p, j) = b[p * b_rs + j * b_cs] for j < n, 0 for the rest of the panel */
     void (*sgemm_pack_panel)(float *dst, int n, int k, const float *b, ptrdiff_t b_rs, ptrdiff_t b_cs);
     /* Rows in groups of `step` <= SGEMM_LANES, each k after k: row i at dst[(i / step * k + p) * SGEMM_LANES + i % step] =
@@ -65,8 +69,10 @@ extern const CpuIsa cpu_isa_avx2, cpu_isa_avx512;
 #endif
 
 /* What is known of the machine; a Device's state. */
+typedef struct CpuInt8 CpuInt8; /* int8.h */
 typedef struct {
-    const CpuIsa *isa;
+    const CpuIsa  *isa;
+    const CpuInt8 *int8;
     int           k_block;     /* k of a tile's operands: they fit the first cache */
     int           slab_floats; /* of b packed at a time: half of the second cache */
 } CpuState;
@@ -110,7 +116,8 @@ typedef struct {
     ptrdiff_t    a_rs, a_cs;
     const float *b;
     ptrdiff_t    b_rs, b_cs;
-    const float *panels; /* instead of b: packed, panel q at panels + q * K * SGEMM_PANEL */
+    const void  *panels; /* instead of b: packed, panel after panel of K * SGEMM_PANEL elements */
+    DType        panel_type; /* DTYPE_F32 or DTYPE_BF16 */
     float       *c;      /* may be NULL when gated is set */
     ptrdiff_t    ldc;
     SgemmMode    mode;

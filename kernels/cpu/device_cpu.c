@@ -1,7 +1,7 @@
 /* device_cpu.c - the CPU as a device: instruction set and threads found at opening, plain memory, calls that have
  * finished when they return. */
 #include "kernels/backend.h"
-#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/int8.h"
 
 #include <sched.h>
 #include <stdio.h>
@@ -23,8 +23,19 @@ static const CpuIsa *isa_of(CpuLevel level) {
     return level == CPU_PORTABLE ? &cpu_isa_portable : NULL;
 }
 
+static const CpuInt8 *int8_of(CpuLevel level) {
+#if defined(__x86_64__)
+    if (level == CPU_AVX512 && __builtin_cpu_supports("avx512vnni")) return &cpu_int8_vnni;
+    if (level >= CPU_AVX2) return &cpu_int8_avx2;
+#endif
+    (void)level;
+    return &cpu_int8_portable;
+}
+
 static void isa_set(Device *dev, const CpuIsa *isa) {
-    ((CpuState *)dev->state)->isa = isa;
+    CpuState *state = dev->state;
+    state->isa = isa;
+    state->int8 = int8_of(isa->level);
     snprintf(dev->name, sizeof dev->name, "CPU, %d thread%s, %s", dev->threads, dev->threads == 1 ? "" : "s",
              isa->name);
 }

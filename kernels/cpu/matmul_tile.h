@@ -41,10 +41,25 @@ TILE_FN void tile_store(const int m, const int vecs, const int full, const int a
         }
 }
 
+/* What a step reads of b: a vector a column of 16, or 16 pairs of bfloat16 of which the low halves are the first 16
+ * columns and the high halves the others. */
+typedef enum { OF_FLOATS, OF_PAIRS, OF_PAIRS_HIGH } Operand;
+
+TILE_FN void operand_load(const int vecs, const Operand kind, Vec bv[TILE_VECS], const float *b) {
+    if (kind == OF_FLOATS) {
+        UNROLL
+        for (int v = 0; v < vecs; v++) bv[v] = v_load(b + v * VEC);
+        return;
+    }
+    bv[0] = kind == OF_PAIRS ? v_bf16_low(b) : v_bf16_high(b);
+    if (vecs > 1) bv[TILE_VECS - 1] = v_bf16_high(b);
+}
+
 /* Rows of a are reached from every third row's pointer, which x86 addressing (base, base + rs, base + 2 rs) does for
  * free. */
-TILE_FN void tile_body(const int m, const int vecs, const int rows_adjacent, int n, int k, const float *a,
-                       ptrdiff_t a_rs, ptrdiff_t a_cs, const float *b, ptrdiff_t ldb, const TileOut *o, int column) {
+TILE_FN void tile_body(const int m, const int vecs, const int rows_adjacent, const Operand kind, int n, int k,
+                       const float *a, ptrdiff_t a_rs, ptrdiff_t a_cs, const float *b, ptrdiff_t ldb, const TileOut *o,
+                       int column) {
     Vec acc[TILE_ROWS][TILE_VECS];
     tile_load(m, vecs, acc, n, o, column);
     if (o->add) {
@@ -59,8 +74,7 @@ TILE_FN void tile_body(const int m, const int vecs, const int rows_adjacent, int
     for (int i = 0; i < m; i += 3) row[i / 3] = a + i * a_rs;
     for (int p = 0; p < k; p++) {
         Vec bv[TILE_VECS];
-        UNROLL
-        for (int v = 0; v < vecs; v++) bv[v] = v_load(b + v * VEC);
+        operand_load(vecs, kind, bv, b);
         UNROLL
         for (int v = 0; v < vecs; v++) __builtin_prefetch(soon + v * VEC, 0, 2);
         UNROLL
@@ -88,49 +102,81 @@ TILE_FN void tile_body(const int m, const int vecs, const int rows_adjacent, int
     }
 }
 
-#define TILE_CASE(rows)                                                                                             \
-    case rows:                                                                                                      \
-        if (TILE_VECS == 2 && n > VEC) {                                                                            \
-            if (a_rs == 1) tile_body(rows, TILE_VECS, 1, n, k, a, 1, a_cs, b, ldb, o, column);                       \
-            else tile_body(rows, TILE_VECS, 0, n, k, a, a_rs, a_cs, b, ldb, o, column);                              \
-        } else {                                                                                                    \
-            if (a_rs == 1) tile_body(rows, 1, 1, n, k, a, 1, a_cs, b, ldb, o, column);                               \
-            else tile_body(rows, 1, 0, n, k, a, a_rs, a_cs, b, ldb, o, column);                                      \
-        }                                                                                                           \
-        return;
-
+#define TILE_ARGUMENTS                                                                                                 \
+    int n, int k, const float *a, ptrdiff_t a_rs, ptrdiff_t a_cs, const float *b, ptrdiff_t ldb, const TileOut *o,     \
+        int column
 #if TILE_ONE_BODY
-#define tile_columns(m, n, ...) tile_body(m, (n) > VEC ? TILE_VECS : 1, 0, n, __VA_ARGS__)
-#else
-static void tile_columns(int m, int n, int k, const float *a, ptrdiff_t a_rs, ptrdiff_t a_cs, const float *b,
-                         ptrdiff_t ldb, const TileOut *o, int column) {
-    switch (m) {
-        TILE_CASE(1)
-        TILE_CASE(2)
-        TILE_CASE(3)
-        TILE_CASE(4)
-#if TILE_ROWS > 4
-        TILE_CASE(5)
-        TILE_CASE(6)
-#endif
-#if TILE_ROWS > 6
-        TILE_CASE(7)
-        TILE_CASE(8)
-        TILE_CASE(9)
-        TILE_CASE(10)
-        TILE_CASE(11)
-        TILE_CASE(12)
-        TILE_CASE(13)
-        TILE_CASE(14)
-#endif
+#define TILE_FUNCTION(name, vecs, rows_adjacent, kind)                                                                 \
+    static void name(int m, TILE_ARGUMENTS) {                                                                          \
+        tile_body(m, vecs, rows_adjacent, kind, n, k, a, a_rs, a_cs, b, ldb, o, column);                               \
     }
-}
+#else
+#define TILE_CASE(rows, ...)                                                                                           \
+    case rows: tile_body(rows <= TILE_ROWS ? rows : 1, __VA_ARGS__, n, k, a, a_rs, a_cs, b, ldb, o, column); break;
+#define TILE_FUNCTION(name, vecs, rows_adjacent, kind)                                                                 \
+    static void name(int m, TILE_ARGUMENTS) {                                                                          \
+        switch (m) {                                                                                                   \
+            TILE_CASE(1, vecs, rows_adjacent, kind)                                                                    \
+            TILE_CASE(2, vecs, rows_adjacent, kind)                                                                    \
+            TILE_CASE(3, vecs, rows_adjacent, kind)                                                                    \
+            TILE_CASE(4, vecs, rows_adjacent, kind)                                                                    \
+            TILE_CASE(5, vecs, rows_adjacent, kind)                                                                    \
+            TILE_CASE(6, vecs, rows_adjacent, kind)                                                                    \
+            TILE_CASES_ABOVE_6(vecs, rows_adjacent, kind)                                                              \
+        }                                                                                                              \
+    }
+#if TILE_ROWS > 6
+#define TILE_CASES_ABOVE_6(...)                                                                                        \
+    TILE_CASE(7, __VA_ARGS__)                                                                                          \
+    TILE_CASE(8, __VA_ARGS__)                                                                                          \
+    TILE_CASE(9, __VA_ARGS__)                                                                                          \
+    TILE_CASE(10, __VA_ARGS__)                                                                                         \
+    TILE_CASE(11, __VA_ARGS__)                                                                                         \
+    TILE_CASE(12, __VA_ARGS__)                                                                                         \
+    TILE_CASE(13, __VA_ARGS__)                                                                                         \
+    TILE_CASE(14, __VA_ARGS__)
+#else
+#define TILE_CASES_ABOVE_6(...)
+#endif
+#endif
+
+TILE_FUNCTION(tile_narrow, 1, 0, OF_FLOATS)
+#if TILE_VECS == 2
+TILE_FUNCTION(tile_wide, 2, 0, OF_FLOATS)
+TILE_FUNCTION(tile_wide_adjacent, 2, 1, OF_FLOATS)
+TILE_FUNCTION(tile_pairs_wide, 2, 0, OF_PAIRS)
+#else
+TILE_FUNCTION(tile_narrow_adjacent, 1, 1, OF_FLOATS)
+TILE_FUNCTION(tile_pairs, 1, 0, OF_PAIRS)
+TILE_FUNCTION(tile_pairs_high, 1, 0, OF_PAIRS_HIGH)
 #endif
 
 static void sgemm_tile(int m, int n, int k, const float *a, ptrdiff_t a_rs, ptrdiff_t a_cs, const float *b,
                        ptrdiff_t ldb, const TileOut *o) {
-    for (int j = 0; j < n; j += TILE_VECS * VEC)
-        tile_columns(m, n - j < TILE_VECS * VEC ? n - j : TILE_VECS * VEC, k, a, a_rs, a_cs, b + j, ldb, o, j);
+#if TILE_VECS == 2
+    if (n > VEC) {
+        if (a_rs == 1) tile_wide_adjacent(m, n, k, a, a_rs, a_cs, b, ldb, o, 0);
+        else tile_wide(m, n, k, a, a_rs, a_cs, b, ldb, o, 0);
+        return;
+    }
+#endif
+    for (int j = 0; j < n; j += VEC) {
+#if TILE_VECS == 1
+        if (a_rs == 1) tile_narrow_adjacent(m, n - j, k, a, a_rs, a_cs, b + j, ldb, o, j);
+        else
+#endif
+            tile_narrow(m, n - j, k, a, a_rs, a_cs, b + j, ldb, o, j);
+    }
+}
+
+static void sgemm_tile_bf16(int m, int n, int k, const float *a, ptrdiff_t a_rs, const uint16_t *panel, const TileOut *o) {
+    const float *pairs = (const float *)(const void *)panel;
+#if TILE_VECS == 2
+    tile_pairs_wide(m, n, k, a, a_rs, 1, pairs, VEC, o, 0);
+#else
+    tile_pairs(m, n, k, a, a_rs, 1, pairs, VEC, o, 0);
+    if (n > VEC) tile_pairs_high(m, n - VEC, k, a, a_rs, 1, pairs, VEC, o, VEC);
+#endif
 }
 
 enum { PACK_AHEAD = 8 }; /* k of which the operands are fetched ahead */
@@ -249,6 +295,7 @@ static void vector_add(float *out, const float *a, const float *b, int n) {
 #define CPU_ISA_TABLE(isa_level, isa_name)                                                                          \
     {                                                                                                               \
         .level = isa_level, .name = isa_name, .tile_rows = TILE_ROWS, .sgemm_tile = sgemm_tile,                     \
+        .sgemm_tile_bf16 = sgemm_tile_bf16,                                                                         \
         .sgemm_pack_panel = sgemm_pack_panel, .sgemm_pack_rows = sgemm_pack_rows, .exp_sum = vector_exp_sum,            \
         .max = vector_max, .swiglu = vector_swiglu,                                                                     \
         .swiglu_backward = vector_swiglu_backward, .add = vector_add                                                \

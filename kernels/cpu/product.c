@@ -12,9 +12,7 @@ enum {
     TILES_BLOCK = 8,    /* tiles of rows that go through a slab together: their part of c stays in the second cache */
     COLUMNS_MAX = 512,  /* of a task */
     COLUMNS_MIN = 256,  /* below this a row of a is read again too soon, and k is cut into slabs instead */
-    ROWS_ADD = 36,      /* tiles of rows a task when c is added to every SGEMM_RUN products: c stays in a cache */
     STREAM_TILES = 5,   /* so few tiles of rows: b is read once, panel by panel */
-    STREAM_AHEAD = 8192, /* floats of b fetched ahead there */
     TASKS_A_THREAD = 4, /* evens out slow cores */
     ROW_PAD = 16
 };
@@ -55,25 +53,27 @@ size_t product_scratch(const Device *dev) {
 /* The block of c and the k that a stretch of tiles works on: rows [m0, m1), columns from n0 on of each part, k [k0, k1). */
 typedef struct {
     int          m0, m1, n0, columns, k0, k1;
-    const float *panels; /* of the first part at k0 */
-    ptrdiff_t    stride; /* from panel to panel */
-    float       *chain;  /* element (m0, 0) when it does not grow in c; part p at column p * columns */
+    const float *slab;  /* packed k [k0, k1) of the columns, part after part; NULL: b is in panels */
+    float       *chain; /* element (m0, 0) when it does not grow in c; part p at column p * columns */
 } Block;
 
-static int part_panels(const Block *b) { return ceil_div(b->columns, SGEMM_PANEL); }
+/* What a tile multiplies: rows of a given by strides, panel p of part `part` of the block's columns, k [k, k_end).  soon:
+ * what to fetch meanwhile, NULL: the panel's next block of k. */
+typedef struct {
+    int          m, rows, part, p, k, k_end;
+    const float *a;
+    ptrdiff_t    a_rs, a_cs;
+    const float *soon;
+    ptrdiff_t    ld_soon;
+} Operands;
 
-/* Panel p of part `part`: its tile of rows from m on meets k [k, k_end), rows of a given by strides. */
-static void tile_run(const Job *j, const Block *b, int part, int p, int m, int rows, int k, int k_end, const float *a,
-                     ptrdiff_t a_rs, ptrdiff_t a_cs, const float *soon, ptrdiff_t ld_soon) {
+static TileOut tile_out(const Job *j, const Block *b, const Operands *x, int column) {
     const Product *t = j->t;
-    int            n = p * SGEMM_PANEL, width = t->N / j->cut.parts, column = part * width + b->n0 + n;
-    const float   *panel = b->panels + (part * (ptrdiff_t)part_panels(b) + p) * b->stride;
-    int            run = t->mode == SGEMM_ADD, starts = run || k == 0, ends = run || k_end == t->K;
-    float         *out = t->c ? t->c + m * t->ldc + column : NULL, *chain = out;
-    TileOut        o = {.ld_chain = t->ldc, .ld_out = t->ldc, .soon = soon, .ld_soon = ld_soon};
-    if (j->cut.parts == 2 && t->panels) panel = t->panels + (ptrdiff_t)column * t->K + (ptrdiff_t)b->k0 * SGEMM_PANEL;
+    int            run = t->mode == SGEMM_ADD, starts = run || x->k == 0, ends = run || x->k_end == t->K;
+    float         *out = t->c ? t->c + x->m * t->ldc + column : NULL, *chain = out;
+    TileOut        o = {.ld_chain = t->ldc, .ld_out = t->ldc, .soon = x->soon, .ld_soon = x->ld_soon};
     if (b->chain) {
-        chain = b->chain + (m - b->m0) * (ptrdiff_t)COLUMNS_MAX + part * b->columns + n;
+        chain = b->chain + (x->m - b->m0) * (ptrdiff_t)COLUMNS_MAX + x->part * b->columns + x->p * SGEMM_PANEL;
         o.ld_chain = COLUMNS_MAX;
         if (!ends || !out) out = chain, o.ld_out = COLUMNS_MAX;
     }
@@ -81,9 +81,32 @@ static void tile_run(const Job *j, const Block *b, int part, int p, int m, int r
     if (!starts) o.chain = chain;
     else if (t->mode == SGEMM_CHAIN) o.chain = out;
     if (run) o.add = out, o.ld_add = t->ldc;
-    else if (ends && t->residual) o.add = t->residual + m * t->ld_residual + column, o.ld_add = t->ld_residual;
-    j->cpu->isa->sgemm_tile(rows, int_min(SGEMM_PANEL, b->columns - n), k_end - k, a, a_rs, a_cs,
-                            panel + (ptrdiff_t)(k - b->k0) * SGEMM_PANEL, SGEMM_PANEL, &o);
+    else if (ends && t->residual) o.add = t->residual + x->m * t->ld_residual + column, o.ld_add = t->ld_residual;
+    return o;
+}
+
+static void tile_run(const Job *j, const Block *b, const Operands *x) {
+    const Product *t = j->t;
+    const CpuIsa  *isa = j->cpu->isa;
+    int            n = x->p * SGEMM_PANEL, column = x->part * (t->N / j->cut.parts) + b->n0 + n, depth = x->k_end - x->k;
+    int            columns = int_min(SGEMM_PANEL, b->columns - n);
+    TileOut        o = tile_out(j, b, x, column);
+    if (b->slab) {
+        ptrdiff_t panel = x->part * (ptrdiff_t)ceil_div(b->columns, SGEMM_PANEL) + x->p;
+        isa->sgemm_tile(x->rows, columns, depth, x->a, x->a_rs, x->a_cs,
+                        b->slab + (panel * (b->k1 - b->k0) + (x->k - b->k0)) * SGEMM_PANEL, SGEMM_PANEL, &o);
+        return;
+    }
+    ptrdiff_t at = (ptrdiff_t)column * t->K + (ptrdiff_t)x->k * SGEMM_PANEL;
+    if (t->panel_type == DTYPE_BF16) {
+        const uint16_t *panel = (const uint16_t *)t->panels + at;
+        o.soon = (const float *)(const void *)(panel + (ptrdiff_t)depth * SGEMM_PANEL), o.ld_soon = SGEMM_PANEL / 2;
+        isa->sgemm_tile_bf16(x->rows, columns, depth, x->a, x->a_rs, panel, &o);
+    } else {
+        const float *panel = (const float *)t->panels + at;
+        o.soon = panel + (ptrdiff_t)depth * SGEMM_PANEL, o.ld_soon = SGEMM_PANEL;
+        isa->sgemm_tile(x->rows, columns, depth, x->a, x->a_rs, x->a_cs, panel, SGEMM_PANEL, &o);
+    }
 }
 
 /* Rows a tile, evenly: 16 rows are 8 + 8, not 14 + 2. */
@@ -96,40 +119,46 @@ static int rows_collide(const Product *t) { return t->a_rs % 1024 == 0; }
 static void rows_run(const Job *j, const Block *b, const Own *own) {
     const Product *t = j->t;
     const CpuIsa  *isa = j->cpu->isa;
-    int            step = rows_per_tile(b->m1 - b->m0, isa->tile_rows);
+    int            rows = b->m1 - b->m0, step = rows_per_tile(rows, isa->tile_rows);
     for (int k = b->k0; k < b->k1; k += j->cut.k_block) {
-        int          k_end = int_min(k + j->cut.k_block, b->k1), depth = k_end - k;
-        const float *a = t->a + b->m0 * t->a_rs + k * t->a_cs;
-        ptrdiff_t    a_rs = t->a_rs, a_cs = t->a_cs, a_tile = step * a_rs;
-        /* The next rows, to be packed next: while tiles are busy with these. */
-        const float *soon = a_rs == 1 && b->m1 < t->M ? a + (b->m1 - b->m0) : NULL;
-        if (a_cs != 1) {
-            isa->sgemm_pack_rows(own->rows, b->m1 - b->m0, step, depth, a, a_rs, a_cs);
-            a = own->rows, a_rs = 1, a_cs = SGEMM_LANES, a_tile = (ptrdiff_t)depth * SGEMM_LANES;
+        Operands  x = {.k = k, .k_end = int_min(k + j->cut.k_block, b->k1), .a_rs = t->a_rs, .a_cs = t->a_cs};
+        int       depth = x.k_end - k, fetched = 0;
+        ptrdiff_t a_tile = step * t->a_rs;
+        x.a = t->a + b->m0 * t->a_rs + k * t->a_cs;
+        /* The rows that are to be packed next are fetched while tiles are busy with these. */
+        const float *soon = t->a_rs == 1 && b->m1 < t->M ? x.a + rows : NULL;
+        if (t->a_cs != 1) {
+            isa->sgemm_pack_rows(own->rows, rows, step, depth, x.a, t->a_rs, t->a_cs);
+            x.a = own->rows, x.a_rs = 1, x.a_cs = SGEMM_LANES, a_tile = (ptrdiff_t)depth * SGEMM_LANES;
         } else if (rows_collide(t)) {
-            for (int m = 0; m < b->m1 - b->m0; m++)
-                memcpy(own->rows + m * (depth + ROW_PAD), a + m * a_rs, sizeof(float) * (size_t)depth);
-            a = own->rows, a_rs = depth + ROW_PAD, a_tile = step * a_rs;
+            for (int m = 0; m < rows; m++)
+                memcpy(own->rows + m * (depth + ROW_PAD), x.a + m * t->a_rs, sizeof(float) * (size_t)depth);
+            x.a = own->rows, x.a_rs = depth + ROW_PAD, a_tile = step * x.a_rs;
         }
-        int done = 0; /* columns of `soon` */
-        for (int m = b->m0; m < b->m1; m += step, a += a_tile)
-            for (int part = 0; part < j->cut.parts; part++)
-                for (int p = 0; p < part_panels(b); p++, done += SGEMM_PANEL)
-                    tile_run(j, b, part, p, m, int_min(step, b->m1 - m), k, k_end, a, a_rs, a_cs,
-                             soon && done < b->m1 - b->m0 ? soon + done : NULL, t->a_cs);
+        for (x.m = b->m0; x.m < b->m1; x.m += step, x.a += a_tile)
+            for (x.part = 0; x.part < j->cut.parts; x.part++)
+                for (x.p = 0; x.p < ceil_div(b->columns, SGEMM_PANEL); x.p++, fetched += SGEMM_PANEL) {
+                    x.rows = int_min(step, b->m1 - x.m);
+                    x.soon = soon && fetched < rows ? soon + fetched : NULL, x.ld_soon = t->a_cs;
+                    tile_run(j, b, &x);
+                }
     }
 }
 
-/* A few rows: every panel is read once and in order, what comes next is fetched meanwhile. */
+/* A few rows: every panel is read once and in order. */
 static void rows_stream(const Job *j, const Block *b) {
     const Product *t = j->t;
     int            step = rows_per_tile(b->m1 - b->m0, j->cpu->isa->tile_rows);
-    for (int part = 0; part < j->cut.parts; part++)
-        for (int p = 0; p < part_panels(b); p++)
-            for (int k = b->k0; k < b->k1; k += j->cut.k_block)
-                for (int m = b->m0; m < b->m1; m += step)
-                    tile_run(j, b, part, p, m, int_min(step, b->m1 - m), k, int_min(k + j->cut.k_block, b->k1),
-                             t->a + m * t->a_rs + k, t->a_rs, 1, NULL, 0);
+    Operands       x = {.a_rs = t->a_rs, .a_cs = 1};
+    for (x.part = 0; x.part < j->cut.parts; x.part++)
+        for (x.p = 0; x.p < ceil_div(b->columns, SGEMM_PANEL); x.p++)
+            for (x.k = b->k0; x.k < b->k1; x.k = x.k_end)
+                for (x.m = b->m0; x.m < b->m1; x.m += step) {
+                    x.k_end = int_min(x.k + j->cut.k_block, b->k1);
+                    x.rows = int_min(step, b->m1 - x.m);
+                    x.a = t->a + x.m * t->a_rs + x.k;
+                    tile_run(j, b, &x);
+                }
 }
 
 static void block_gate(const Job *j, const Block *b) {
@@ -144,21 +173,16 @@ static void block_gate(const Job *j, const Block *b) {
 /* Packs k [k0, k1) of the task's columns, part after part. */
 static void slab_pack(const Job *j, Block *b, Own *own) {
     const Product *t = j->t;
+    int            depth = b->k1 - b->k0;
     float         *to = own->slab;
-    if (t->panels) {
-        b->stride = (ptrdiff_t)t->K * SGEMM_PANEL;
-        b->panels = t->panels + (ptrdiff_t)b->n0 * t->K + (ptrdiff_t)b->k0 * SGEMM_PANEL;
-        return;
-    }
-    b->stride = (ptrdiff_t)(b->k1 - b->k0) * SGEMM_PANEL;
-    b->panels = own->slab;
-    if (own->packed == b->n0) return;
+    b->slab = t->panels ? NULL : own->slab;
+    if (t->panels || own->packed == b->n0) return;
     for (int part = 0; part < j->cut.parts; part++)
-        for (int n = 0; n < b->columns; n += SGEMM_PANEL, to += b->stride)
-            j->cpu->isa->sgemm_pack_panel(to, int_min(SGEMM_PANEL, b->columns - n), b->k1 - b->k0,
+        for (int n = 0; n < b->columns; n += SGEMM_PANEL, to += (ptrdiff_t)depth * SGEMM_PANEL)
+            j->cpu->isa->sgemm_pack_panel(to, int_min(SGEMM_PANEL, b->columns - n), depth,
                                           t->b + (part * (t->N / 2) + b->n0 + n) * t->b_cs + b->k0 * t->b_rs, t->b_rs,
                                           t->b_cs);
-    own->packed = b->k1 - b->k0 == t->K ? b->n0 : -1;
+    own->packed = depth == t->K ? b->n0 : -1;
 }
 
 /* Rows [m0, m1), columns [n0, n0 + columns) of each part. */

@@ -29,6 +29,22 @@ static inline Vec  v_max(Vec a, Vec b) { return _mm512_max_ps(a, b); } /* a > b 
 static inline Vec  v_min(Vec a, Vec b) { return _mm512_min_ps(a, b); } /* a < b ? a : b */
 static inline Vec  v_fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }   /* a * b + c */
 static inline Vec  v_fnma(Vec a, Vec b, Vec c) { return _mm512_fnmadd_ps(a, b, c); } /* c - a * b */
+/* Floats from the low or the high bfloat16 of sixteen words. */
+static inline Vec v_bf16_low(const void *p) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16));
+}
+static inline Vec v_bf16_high(const void *p) {
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32((int)0xFFFF0000)));
+}
+/* The lowest byte of every lane's bits. */
+static inline void v_low_bytes(uint8_t *out, Vec t) {
+    _mm_storeu_si128((__m128i *)out, _mm512_cvtepi32_epi8(_mm512_castps_si512(t)));
+}
+/* Floats of sixteen integers, or of a - b; b may be NULL. */
+static inline Vec v_from_int(const int32_t *a, const int32_t *b) {
+    __m512i x = _mm512_loadu_si512(a);
+    return _mm512_cvtepi32_ps(b ? _mm512_sub_epi32(x, _mm512_loadu_si512(b)) : x);
+}
 /* 2^n where the low bits of t hold the integer n, -127 (giving 0) <= n <= 128 (giving infinity) */
 static inline Vec v_exp2_bits(Vec t) {
     __m512i n = _mm512_add_epi32(_mm512_castps_si512(t), _mm512_set1_epi32(127));
@@ -108,6 +124,30 @@ static inline Vec v_fma(Vec a, Vec b, Vec c) {
 static inline Vec v_fnma(Vec a, Vec b, Vec c) {
     return v_of(_mm256_fnmadd_ps(a.lo, b.lo, c.lo), _mm256_fnmadd_ps(a.hi, b.hi, c.hi));
 }
+static inline __m256 v_bf16_low8(const void *p) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256((const __m256i *)p), 16));
+}
+static inline __m256 v_bf16_high8(const void *p) {
+    return _mm256_castsi256_ps(
+        _mm256_and_si256(_mm256_loadu_si256((const __m256i *)p), _mm256_set1_epi32((int)0xFFFF0000)));
+}
+static inline Vec    v_bf16_low(const void *p) { return v_of(v_bf16_low8(p), v_bf16_low8((const char *)p + 32)); }
+static inline Vec    v_bf16_high(const void *p) { return v_of(v_bf16_high8(p), v_bf16_high8((const char *)p + 32)); }
+static inline void v_low_bytes(uint8_t *out, Vec t) {
+    const __m256i byte = _mm256_set1_epi32(0xFF);
+    __m256i       words = _mm256_packus_epi32(_mm256_and_si256(_mm256_castps_si256(t.lo), byte),
+                                              _mm256_and_si256(_mm256_castps_si256(t.hi), byte));
+    words = _mm256_permute4x64_epi64(words, 0xD8); /* packing goes half by half */
+    _mm_storeu_si128((__m128i *)out,
+                     _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+}
+static inline __m256 v_from_int8(const int32_t *a, const int32_t *b) {
+    __m256i x = _mm256_loadu_si256((const __m256i *)a);
+    return _mm256_cvtepi32_ps(b ? _mm256_sub_epi32(x, _mm256_loadu_si256((const __m256i *)b)) : x);
+}
+static inline Vec v_from_int(const int32_t *a, const int32_t *b) {
+    return v_of(v_from_int8(a, b), v_from_int8(a + 8, b ? b + 8 : NULL));
+}
 static inline __m256 v_exp2_bits8(__m256 t) {
     __m256i n = _mm256_add_epi32(_mm256_castps_si256(t), _mm256_set1_epi32(127));
     return _mm256_castsi256_ps(_mm256_slli_epi32(n, 23));
@@ -182,6 +222,24 @@ V_FN Vec v_max(Vec a, Vec b) { V_EACH(a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
 V_FN Vec v_min(Vec a, Vec b) { V_EACH(a.v[i] < b.v[i] ? a.v[i] : b.v[i]); }
 V_FN Vec v_fma(Vec a, Vec b, Vec c) { V_EACH(fmaf(a.v[i], b.v[i], c.v[i])); }
 V_FN Vec v_fnma(Vec a, Vec b, Vec c) { V_EACH(fmaf(-a.v[i], b.v[i], c.v[i])); }
+static inline float v_word_float(const void *p, int i, int high) {
+    uint32_t word;
+    float    x;
+    memcpy(&word, (const char *)p + 4 * i, 4);
+    word = high ? word & 0xFFFF0000u : word << 16;
+    memcpy(&x, &word, 4);
+    return x;
+}
+V_FN Vec v_bf16_low(const void *p) { V_EACH(v_word_float(p, i, 0)); }
+V_FN Vec v_bf16_high(const void *p) { V_EACH(v_word_float(p, i, 1)); }
+V_FN void v_low_bytes(uint8_t *out, Vec t) {
+    for (int i = 0; i < VEC; i++) {
+        uint32_t bits;
+        memcpy(&bits, &t.v[i], 4);
+        out[i] = (uint8_t)bits;
+    }
+}
+V_FN Vec v_from_int(const int32_t *a, const int32_t *b) { V_EACH((float)(b ? a[i] - b[i] : a[i])); }
 V_FN Vec v_exp2_bits(Vec t) {
     Vec r;
     for (int i = 0; i < VEC; i++) {
