@@ -8,7 +8,7 @@
 #include <string.h>
 
 typedef struct {
-    const char *data, *split, *patient, *at, *device, *dtype, *clock, *out;
+    const char *data, *split, *patient, *at, *device, *dtype, *weights, *clock, *out;
     int64_t     samples, batch, seed, threads, horizon, max_tokens, history, top_k;
     double      temperature;
     int         json;
@@ -193,7 +193,7 @@ static Status generate(Session *s, const GenerateFlags *f, int split, FILE *out,
 }
 
 Status cmd_generate(int argc, char **argv, Err *err) {
-    GenerateFlags f = {.split = "held_out", .patient = "0", .at = "last-year", .device = "auto", .dtype = "auto", .clock = "quantile",
+    GenerateFlags f = {.split = "held_out", .patient = "0", .at = "last-year", .device = "auto", .dtype = "auto", .weights = "auto", .clock = "quantile",
                        .samples = 3, .batch = 256, .seed = 1, .horizon = 525600, .max_tokens = 2048, .history = 40,
                        .temperature = 1};
     Flag flags[] = {
@@ -217,6 +217,7 @@ Status cmd_generate(int argc, char **argv, Err *err) {
         {"--threads", FLAG_INT, &f.threads, 0, 4096, NULL, "CPU threads; 0 = all", 0},
         {"--device", FLAG_ENUM, &f.device, 0, 0, "auto|cpu|cuda", "where to compute; auto: on a GPU if there is one", 0},
         {"--dtype", FLAG_ENUM, &f.dtype, 0, 0, "auto|f32|bf16", "of weights and cache; auto: bf16 on a GPU, f32 on the CPU", 0},
+        {"--weights", FLAG_ENUM, &f.weights, 0, 0, "auto|f32|bf16|int8", "what matrices are kept in; int8 is fastest, and rounds", 0},
     };
     const int n = sizeof flags / sizeof *flags;
     const char *pos[1];
@@ -232,7 +233,7 @@ Status cmd_generate(int argc, char **argv, Err *err) {
     if (f.outcomes.n > SAMPLE_OUTCOMES_MAX) return err_set(err, ERR_USAGE, "--outcome: at most %d", SAMPLE_OUTCOMES_MAX);
     if (f.batch > f.samples) f.batch = f.samples;
     Session s;
-    st = session_open(&s, pos[0], f.data, f.device, f.dtype, (int)f.threads, err);
+    st = session_open(&s, pos[0], f.data, f.device, f.dtype, f.weights, (int)f.threads, err);
     if (!st) session_note(&s, stderr);
     if (!st) st = session_split(&s, f.split, &split, err);
     FILE *out = stdout;

@@ -6,7 +6,7 @@
 #include <string.h>
 
 typedef struct {
-    const char *data, *split, *estimator, *clock, *out, *device, *dtype;
+    const char *data, *split, *estimator, *clock, *out, *device, *dtype, *weights;
     StringList  labels;
     int64_t     samples, batch, seed, threads, limit, max_tokens;
 } RiskFlags;
@@ -98,7 +98,7 @@ static Status run_one(Session *s, const char *labels_path, const RiskFlags *f, c
 }
 
 Status cmd_risk(int argc, char **argv, Err *err) {
-    RiskFlags f = {.split = "held_out", .estimator = "reach", .clock = "quantile", .device = "auto", .dtype = "auto", .samples = 32,
+    RiskFlags f = {.split = "held_out", .estimator = "reach", .clock = "quantile", .device = "auto", .dtype = "auto", .weights = "auto", .samples = 32,
                    .batch = 256, .seed = 1, .max_tokens = 2048};
     Flag flags[] = {
         {"--data", FLAG_STRING, &f.data, 0, 0, NULL, "dataset folder", 0},
@@ -116,6 +116,7 @@ Status cmd_risk(int argc, char **argv, Err *err) {
         {"--threads", FLAG_INT, &f.threads, 0, 4096, NULL, "CPU threads; 0 = all", 0},
         {"--device", FLAG_ENUM, &f.device, 0, 0, "auto|cpu|cuda", "where to compute; auto: on a GPU if there is one", 0},
         {"--dtype", FLAG_ENUM, &f.dtype, 0, 0, "auto|f32|bf16", "of weights and cache; auto: bf16 on a GPU, f32 on the CPU", 0},
+        {"--weights", FLAG_ENUM, &f.weights, 0, 0, "auto|f32|bf16|int8", "what matrices are kept in; int8 is fastest, and rounds", 0},
     };
     const int n = sizeof flags / sizeof *flags;
     const char *pos[1];
@@ -135,12 +136,13 @@ Status cmd_risk(int argc, char **argv, Err *err) {
     fprintf(stderr, "ehr-infer risk %s\n", pos[0]);
     flags_print(flags, n, stderr);
     Session s;
-    st = session_open(&s, pos[0], f.data, f.device, f.dtype, (int)f.threads, err);
+    st = session_open(&s, pos[0], f.data, f.device, f.dtype, f.weights, (int)f.threads, err);
     if (!st) session_note(&s, stderr);
     /* What decides the numbers; --batch and --threads do not, and the file's bytes must not depend on them. */
-    char *settings = xasprintf("{\"samples\": %lld, \"seed\": %lld, \"clock\": \"%s\", \"max_tokens\": %lld, \"dtype\": \"%s\"}",
+    char *settings = xasprintf("{\"samples\": %lld, \"seed\": %lld, \"clock\": \"%s\", \"max_tokens\": %lld, \"dtype\": \"%s\", "
+                               "\"weights\": \"%s\"}",
                                (long long)f.samples, (long long)f.seed, f.clock, (long long)f.max_tokens,
-                               dtype_name(s.model.dtype));
+                               dtype_name(s.model.dtype), dtype_name(s.weights));
     for (int i = 0; !st && i < f.labels.n; i++) st = run_one(&s, f.labels.item[i], &f, settings, err);
     free(settings);
     session_close(&s);

@@ -7,7 +7,7 @@
 #include <string.h>
 
 typedef struct {
-    const char *data, *split, *out, *tokens, *device, *dtype;
+    const char *data, *split, *out, *tokens, *device, *dtype, *weights;
     int64_t     top, threads, limit, seq_len;
 } ScoreFlags;
 
@@ -94,7 +94,7 @@ static Status print_score(Session *s, int split, const Score *sc, Err *err) {
 }
 
 Status cmd_score(int argc, char **argv, Err *err) {
-    ScoreFlags f = {.split = "held_out", .device = "auto", .dtype = "auto", .top = 10};
+    ScoreFlags f = {.split = "held_out", .device = "auto", .dtype = "auto", .weights = "auto", .top = 10};
     Flag flags[] = {
         {"--data", FLAG_STRING, &f.data, 0, 0, NULL, "dataset folder", 0},
         {"--split", FLAG_ENUM, &f.split, 0, 0, "train|tuning|val|held_out|test", "patients to score", 0},
@@ -106,6 +106,7 @@ Status cmd_score(int argc, char **argv, Err *err) {
         {"--threads", FLAG_INT, &f.threads, 0, 4096, NULL, "CPU threads; 0 = all", 0},
         {"--device", FLAG_ENUM, &f.device, 0, 0, "auto|cpu|cuda", "where to compute; auto: on a GPU if there is one", 0},
         {"--dtype", FLAG_ENUM, &f.dtype, 0, 0, "auto|f32|bf16", "of weights and cache; auto: bf16 on a GPU, f32 on the CPU", 0},
+        {"--weights", FLAG_ENUM, &f.weights, 0, 0, "auto|f32|bf16|int8", "what matrices are kept in; int8 is fastest, and rounds", 0},
     };
     const int n = sizeof flags / sizeof *flags;
     const char *pos[1];
@@ -120,7 +121,7 @@ Status cmd_score(int argc, char **argv, Err *err) {
     if (n_pos != 1 || !f.data) return err_set(err, ERR_USAGE, "needs a CHECKPOINT and --data DATASET (--help)");
     Session s;
     Score sc;
-    st = session_open(&s, pos[0], f.data, f.device, f.dtype, (int)f.threads, err);
+    st = session_open(&s, pos[0], f.data, f.device, f.dtype, f.weights, (int)f.threads, err);
     if (!st) session_note(&s, stderr);
     if (!st) st = session_split(&s, f.split, &split, err);
     if (!st && f.seq_len > s.model.cfg.seq_len)

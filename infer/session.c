@@ -52,8 +52,8 @@ static Status open_device(Session *s, const char *device, const char *dtype, int
                    gpu ? "" : ", or --device cuda where there is a GPU");
 }
 
-Status session_open(Session *s, const char *path, const char *dataset, const char *device, const char *dtype, int threads,
-                    Err *err) {
+Status session_open(Session *s, const char *path, const char *dataset, const char *device, const char *dtype,
+                    const char *weights, int threads, Err *err) {
     *s = (Session){0};
     DType computes_in;
     Status st = find_checkpoint(path, &s->checkpoint, err);
@@ -72,13 +72,19 @@ Status session_open(Session *s, const char *path, const char *dataset, const cha
         st = file_sha256(weights, s->model_sha256, err);
         free(weights);
     }
-    if (!st) st = model_prepare(&s->model, err);
+    s->weights = !strcmp(weights, "int8")   ? DTYPE_I8
+                 : !strcmp(weights, "bf16") ? DTYPE_BF16
+                 : !strcmp(weights, "f32")  ? DTYPE_F32
+                                            : s->model.dtype;
+    if (!st) st = model_prepare(&s->model, s->weights, err);
     s->law = (Law){.model = &s->model, .seq_len = s->model.cfg.seq_len};
     return st;
 }
 
 void session_note(const Session *s, FILE *out) {
-    fprintf(out, "on %s, in %s\n", device_name(s->dev), dtype_name(s->model.dtype));
+    fprintf(out, "on %s, in %s", device_name(s->dev), dtype_name(s->model.dtype));
+    if (s->weights != s->model.dtype) fprintf(out, ", weights in %s", dtype_name(s->weights));
+    fprintf(out, "\n");
     if (s->why[0]) fprintf(out, "note: no GPU is used: %s\n", s->why);
     if (!s->checked)
         fprintf(out, "note: %s has no SHA256SUMS: whether its files are as they were saved could not be checked\n", s->checkpoint);

@@ -12,6 +12,7 @@ typedef struct {
     char        why[512]; /* "": all is well; else why "auto" left a GPU that is there unused */
     Model       model;
     int         model_open, dataset_open;
+    DType       weights; /* what the matrices of the blocks are kept in */
     Dataset     dataset;
     int         checked;          /* its files were compared with SHA256SUMS there; 0: a folder from elsewhere has none */
     char        model_sha256[65]; /* of model.safetensors: names the weights in results */
@@ -19,9 +20,10 @@ typedef struct {
 } Session;
 
 /* path: a checkpoint folder, or a run folder (its `latest` is taken).  dataset NULL: no dataset.  device: "auto" (a GPU if
- * there is one), "cpu", "cuda".  dtype: "auto" (bf16 on a GPU, f32 on the CPU), "f32", "bf16".  Refuses a file that differs from its checksum, and a dataset whose vocabulary is not the checkpoint's. */
-Status session_open(Session *s, const char *path, const char *dataset, const char *device, const char *dtype, int threads,
-                    Err *err);
+ * there is one), "cpu", "cuda".  dtype: "auto" (bf16 on a GPU, f32 on the CPU), "f32", "bf16".
+ * weights: "auto" (in dtype), "f32", "bf16", "int8".  Refuses a file that differs from its checksum, and a dataset whose vocabulary is not the checkpoint's. */
+Status session_open(Session *s, const char *path, const char *dataset, const char *device, const char *dtype,
+                    const char *weights, int threads, Err *err);
 void   session_close(Session *s);
 /* What computes, and whether the checkpoint came without checksums. */
 void   session_note(const Session *s, FILE *out);

@@ -82,8 +82,9 @@ typedef struct {
     /* Scratch the operations below need for any shape within the limits; pass it to device_reserve() at start-up. */
     size_t (*workspace_bytes)(const Device *dev, const KernelLimits *limits);
 
-    /* Re-lays a weight for inference, as dtype: the table's own, or DTYPE_I8 (symmetric, one scale a row of W; products
-     * then quantize each row of inp to int8 with one scale and sum exactly in int32).  out->data must hold
+    /* Re-lays a weight for inference, as dtype: the table's own, DTYPE_BF16 of float32 (products have the bits of products
+     * with the rounded weight in float32), or DTYPE_I8 (symmetric, one scale a row of W; products then quantize each row
+     * of inp to int8 with one scale and sum exactly in int32).  out->data must hold
      * weight_prepared_bytes(), out->scale points into it; src stays unchanged.  Products with the prepared weight have
      * the bits of products with src when the dtype is the same.  0 bytes: in the table's own dtype, out
      * becomes src itself, whose data must outlive it; in another, weight_prepare fails. */

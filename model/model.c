@@ -156,18 +156,29 @@ static Weight head_weight(const Model *m) {
     return m->prepared_weights ? m->prepared_weights->head : plain_head(m);
 }
 
-static size_t prepared_bytes(const Model *m, const Weight *w) {
-    return (m->k->weight_prepared_bytes(m->dev, w->rows, w->cols, w->dtype) + 255) / 256 * 256;
+static size_t prepared_bytes(const Model *m, const Weight *w, DType as) {
+    return (m->k->weight_prepared_bytes(m->dev, w->rows, w->cols, as) + 255) / 256 * 256;
 }
 
-Status model_prepare(Model *m, Err *err) {
+static Weight prepared_weight(Model *m, const Weight *w, DType as, char **at) {
+    Weight out;
+    m->k->weight_prepare(m->dev, &out, *at, as, w);
+    *at += prepared_bytes(m, w, as);
+    return out;
+}
+
+Status model_prepare(Model *m, DType weights, Err *err) {
     if (m->prepared_weights) return OK;
     const int n = m->cfg.n_layers * W_PER_LAYER;
     Weight head = plain_head(m);
-    size_t bytes = prepared_bytes(m, &head);
+    size_t bytes = prepared_bytes(m, &head, m->dtype);
     for (int i = 0; i < n; i++) {
         Weight w = plain_weight(m, i / W_PER_LAYER, i % W_PER_LAYER);
-        bytes += prepared_bytes(m, &w);
+        const size_t one = prepared_bytes(m, &w, weights);
+        if (!one && weights != m->dtype)
+            return err_set(err, ERR_USAGE, "%s does not multiply %s by weights in %s", device_name(m->dev),
+                           dtype_name(m->dtype), dtype_name(weights));
+        bytes += one;
     }
     if (!bytes) return OK; /* this backend multiplies by weights as they are */
     char *at = m->prepared = device_alloc(m->dev, bytes);
@@ -176,12 +187,10 @@ Status model_prepare(Model *m, Err *err) {
                        (double)bytes / 1048576);
     struct PreparedWeights *p = xcalloc(1, sizeof *p);
     p->layer = xcalloc((size_t)n, sizeof *p->layer);
-    m->k->weight_prepare(m->dev, &p->head, at, m->dtype, &head);
-    at += prepared_bytes(m, &head);
+    p->head = prepared_weight(m, &head, m->dtype, &at);
     for (int i = 0; i < n; i++) {
         Weight w = plain_weight(m, i / W_PER_LAYER, i % W_PER_LAYER);
-        m->k->weight_prepare(m->dev, &p->layer[i], at, m->dtype, &w);
-        at += prepared_bytes(m, &w);
+        p->layer[i] = prepared_weight(m, &w, weights, &at);
     }
     m->prepared_weights = p;
     return OK;

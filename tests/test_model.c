@@ -599,11 +599,14 @@ static void feed(Decoder *d, const int32_t *tokens, const int *n, int shared, ch
     free(got);
 }
 
-/* Full pass, one prefill, token by token, ragged pieces, with packed weights: the same logits, bit for bit. */
-static void check_decode(DType dtype) {
+/* Full pass, one prefill, token by token, ragged pieces, with packed weights: the same logits, bit for bit.  Weights
+ * narrower than dtype are packed from the start. */
+static void check_decode(DType dtype, DType weights) {
     Model m;
+    Err err;
     Device *dev = open_device(2);
     open_model(&m, dev, &FAST, 1, dtype);
+    if (weights != dtype) assert_int_equal(model_prepare(&m, weights, &err), OK);
     const int length[SEQ] = {LEN, LEN}, everything[SEQ] = {LEN, LEN}, one[SEQ] = {1, 1};
     const size_t bytes = (size_t)SEQ * LEN * (size_t)m.cfg.vocab_padded * real_size(&m);
     Batch b = make_batch(length, SEQ, 300, 8);
@@ -615,10 +618,7 @@ static void check_decode(DType dtype) {
     model_logits(&m, d.a, d.logits, NULL, b.N);
     char *full = download(&m, d.logits, bytes);
     for (int pass = 0; pass < 4; pass++) {
-        if (pass == 3) { /* packed weights from here on */
-            Err err;
-            assert_int_equal(model_prepare(&m, &err), OK);
-        }
+        if (pass == 3) assert_int_equal(model_prepare(&m, weights, &err), OK); /* packed weights from here on */
         memset(got, 0, bytes);
         memset(d.len, 0, sizeof d.len);
         if (pass == 0) feed(&d, b.tokens, everything, 0, got);
@@ -641,8 +641,10 @@ static void check_decode(DType dtype) {
 
 static void test_decode(void **state) {
     (void)state;
-    check_decode(DTYPE_F32);
-    check_decode(DTYPE_F64);
+    check_decode(DTYPE_F32, DTYPE_F32);
+    check_decode(DTYPE_F32, DTYPE_BF16);
+    check_decode(DTYPE_F32, DTYPE_I8);
+    check_decode(DTYPE_F64, DTYPE_F64);
 }
 
 /* ---- refusals -----------------------------------------------------------------------------------------------------

@@ -238,7 +238,7 @@ static Model open_model(Device *dev, int seq_len) {
     Model m;
     if (config_check(&cfg, &err) || model_open(&m, &cfg, dev, DTYPE_F32, 1, &err)) fail_msg("%s", err.msg);
     model_init(&m, 3);
-    if (model_prepare(&m, &err)) fail_msg("%s", err.msg);
+    if (model_prepare(&m, DTYPE_F32, &err)) fail_msg("%s", err.msg);
     return m;
 }
 
