@@ -21,7 +21,7 @@ CFLAGS_OPT    := $(if $(SAN),-O1 -fsanitize=address$(comma)undefined -fno-omit-f
 
 # ---- what is there -------------------------------------------------------------------------------------------------
 DETECT := $(BUILD)/detect.mk
-ifeq ($(filter clean help setup quickstart test format test-parity,$(MAKECMDGOALS)),)
+ifeq ($(filter clean help setup quickstart test format test-parity bundle,$(MAKECMDGOALS)),)
 -include $(DETECT)
 endif
 
@@ -192,6 +192,11 @@ test: setup
 test-parity: setup
 	@$(MAKE) --no-print-directory all
 	@bash tests/parity.sh
+# Programs, libraries and launcher in one folder, for machines that have none of them (scripts/bundle.sh).
+.PHONY: bundle
+bundle: setup
+	@$(MAKE) --no-print-directory all $(if $(shell command -v nvcc),cuda)
+	@bash scripts/bundle.sh $(BUILD)
 bench: all
 	@bash tests/bench.sh
 format:
@@ -206,6 +211,7 @@ help:
 	@echo 'make test-parity  a checkpoint in transformers gives our logits (installs torch)'
 	@echo 'make cuda         everything with the CUDA kernels, and a table of their registers and spills (needs nvcc)'
 	@echo 'make emulator     the CUDA backend on the CPU, into build/emulator/ (needs the CUDA headers)'
+	@echo 'make bundle       build/bundle/: programs, libraries and mpirun for machines that have none of them'
 	@echo 'make bench        measurements'
 	@echo 'make SAN=1 ...    under ASan and UBSan, in build-san/;  NO_MPI=1  NO_CUDA=1  NO_OPENMP=1'
 

@@ -43,13 +43,13 @@ def best_seconds(run, device, rounds=7, repeat=4):
 # ---- attention ---------------------------------------------------------------------------------------------------------
 
 
-def attention(T, rows, H, D, device):
-    """{backend: (forward s, backward s)} of causal attention, `rows` tokens in sequences of T, keys already repeated."""
+def attention(B, T, H, D, device):
+    """{backend: (forward s, backward s)} of causal attention over B sequences of T, keys already repeated per query head."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     out = {}
     dtype = torch.bfloat16
-    q, k, v = (torch.randn(max(rows // T, 1), H, T, D, device=device, dtype=dtype, requires_grad=True) for _ in range(3))
+    q, k, v = (torch.randn(B, H, T, D, device=device, dtype=dtype, requires_grad=True) for _ in range(3))
     grad = torch.randn_like(q)
     for name, backend in (("flash", SDPBackend.FLASH_ATTENTION), ("cudnn", SDPBackend.CUDNN_ATTENTION),
                           ("efficient", SDPBackend.EFFICIENT_ATTENTION)):
@@ -139,17 +139,20 @@ def step_rate(preset, batch, T, vocabulary, device, compiled):
 
 
 def attention_table(path):
-    """Lines of bench_ops: 'attention forward  T 1024 D 128  us ...'."""
-    print(f"{'attention':>10} {'T':>6} {'D':>4} {'ours us':>9} {'best us':>9} {'best is':>10} {'ratio':>6}")
-    rows = re.findall(r"attention (forward|backward) +T (\d+) D (\d+) +([\d.]+)", open(path).read())
+    """The table that bench_ops writes with --csv: rows 'preset,attention_forward,2 x 8192, H 6 G 2 D 128,us,...'."""
+    print(f"{'attention':>10} {'B':>3} {'T':>6} {'H':>3} {'D':>4} {'ours us':>9} {'best us':>9} {'best is':>10} {'ratio':>6}")
+    rows = re.findall(r",attention_(forward|backward),(\d+) x (\d+), H (\d+) G \d+ D (\d+),([\d.]+)", open(path).read())
+    if not rows:
+        raise SystemExit(f"rivals.py: no attention in {path}: did bench_ops fail?")
     done = {}
-    for way, T, D, ours in rows:
-        T, D = int(T), int(D)
-        if T not in done:
-            done[T] = attention(T, 16384, PRESETS["medium"][2], D, "cuda")
-        times = {name: t[way == "backward"] for name, t in done[T].items()}
+    for way, B, T, H, D, ours in rows:
+        shape = B, T, H, D = int(B), int(T), int(H), int(D)
+        if shape not in done:
+            done[shape] = attention(B, T, H, D, "cuda")
+        times = {name: t[way == "backward"] for name, t in done[shape].items()}
         name = min(times, key=times.get)
-        print(f"{way:>10} {T:6} {D:4} {float(ours):9.1f} {1e6 * times[name]:9.1f} {name:>10} {1e6 * times[name] / float(ours):6.2f}")
+        print(f"{way:>10} {B:3} {T:6} {H:3} {D:4} {float(ours):9.1f} {1e6 * times[name]:9.1f} {name:>10} "
+              f"{1e6 * times[name] / float(ours):6.2f}")
 
 
 def step_table(path):
@@ -172,7 +175,7 @@ def step_table(path):
 
 def smoke():
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    print("attention", attention(64, 128, 2, 64, device))
+    print("attention", attention(2, 64, 2, 64, device))
     print("step, eager", step_rate("tiny", 2, 64, 300, device, False))
 
 

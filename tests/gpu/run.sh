@@ -1,6 +1,6 @@
 #!/bin/bash
 # run.sh check|bench|rivals [PLACE] - what only a GPU can say, in at most 8 minutes each.  PLACE: a bundle (`make bundle`) or a
-# tree built with `make all cuda`; default: build/bundle, else build.  Needs a driver and a GPU from sm_80 on; no OpenMPI, no
+# tree built with `make all cuda`; default: the bundle this lies in, build/bundle, or build.  Needs a driver and a GPU from sm_80 on; no OpenMPI, no
 # HDF5, no toolkit when PLACE is a bundle.  Python with torch for `rivals`; compute-sanitizer and libnccl are used if found.
 #
 #   check   every CUDA test program on the real kernels, invariance and determinism among them; 100 steps of training
@@ -11,7 +11,11 @@ cd "$(dirname "$0")/../.." || exit 1
 mode=${1:-}
 place=${2:-}
 case $mode in check | bench | rivals) ;; *) sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2 ;; esac
-if [ -z "$place" ]; then [ -x build/bundle/bin/ehr-train ] && place=build/bundle || place=build; fi
+if [ -z "$place" ]; then
+    place=build
+    [ -x build/bundle/bin/ehr-train ] && place=build/bundle
+    [ -x bin/ehr-train ] && place=. # this script lies in a bundle itself
+fi
 bin=$place
 [ -d "$place/bin" ] && bin=$place/bin
 [ -x "$bin/ehr-train" ] || { echo "run.sh: no ehr-train in $bin: run \`make bundle\` or \`make all cuda\` where nvcc is" >&2; exit 1; }
@@ -22,6 +26,7 @@ tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 steps=${STEPS:-100} # fewer only to try this script itself
 passed=0 failed=0 skipped=0
+long=${EHR_TEST_LONG-1} # the long lists of shapes
 ok() { passed=$((passed + 1)); echo "ok - $*"; }
 not_ok() { failed=$((failed + 1)); echo "not ok - $*"; }
 skip() { skipped=$((skipped + 1)); echo "skip - $*"; }
@@ -41,11 +46,11 @@ say_gpu() {
 
 programs() { # every test program against the real kernels; the ranks' test has its own place below
     local t name
-    for t in "$place"/tests/test_cuda_*; do
+    for t in "$bin"/test_cuda_* "$place"/tests/test_cuda_*; do
         [ -x "$t" ] && [ ! -d "$t" ] || continue
         name=$(basename "$t")
         case $name in *.* | test_cuda_cublas | test_cuda_dist) continue ;; esac
-        EHR_TEST_LONG=1 timeout 150 "$t" > "$tmp/$name" 2>&1
+        EHR_TEST_LONG=$long timeout 150 "$t" > "$tmp/$name" 2>&1
         verdict $? "$name: $(grep -c '^\[       OK' "$tmp/$name") tests" || true
         grep -E '^\[  FAILED' "$tmp/$name" | sort -u | head -8 | sed 's/^/    /'
     done
@@ -72,7 +77,7 @@ near() { # near A B LIMIT WHAT: the largest relative difference of two runs' los
 }
 
 check() {
-    local sanitizer launch=()
+    local sanitizer rows launch=()
     programs
     if ! dataset; then not_ok "a dataset to train on"; tail -n 3 "$tmp/synth.log"; return; fi
     train "$tmp/cpu" --device cpu; verdict $? "$steps steps on the CPU"
@@ -106,8 +111,10 @@ check() {
     cmp -s "$tmp/g1" "$tmp/g2"; verdict $? "the same futures twice"
     sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2> /dev/null)
     if [ -n "$sanitizer" ]; then
+        rows=$bin/test_cuda_rows
+        [ -x "$rows" ] || rows=$place/tests/test_cuda_rows
         for tool in memcheck racecheck synccheck; do
-            timeout 90 "$sanitizer" --tool $tool --error-exitcode 9 "$place/tests/test_cuda_rows" > "$tmp/$tool" 2>&1
+            timeout 90 "$sanitizer" --target-processes all --tool $tool --error-exitcode 9 "$rows" > "$tmp/$tool" 2>&1
             verdict $? "compute-sanitizer $tool on the row kernels"
         done
     else
@@ -118,12 +125,8 @@ check() {
 # ---- bench and rivals -----------------------------------------------------------------------------------------------------
 
 bench() {
-    local p
-    for p in medium large; do
-        echo && "$bin/bench_ops" --preset $p
-        verdict $? "operations at $p"
-    done
-    for T in 1024 4096 16384; do echo && "$bin/bench_ops" --preset medium --rows 16384 --seq-len $T | grep -E 'preset|attention'; done
+    echo && "$bin/bench_ops" --presets medium,large
+    verdict $? "operations"
     echo && "$bin/bench_step" --device cuda --preset medium --batch 4 --seq-len 8192 --steps 8
     verdict $? "training step, medium, T = 8192"
     echo && "$bin/bench_step" --device cuda --preset large --batch 2 --seq-len 8192 --steps 5 --recompute mlp
@@ -136,14 +139,13 @@ rivals() {
     local python=${PYTHON:-python3} p
     "$python" -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' 2> /dev/null ||
         { skip "rivals: $python has no torch that sees the GPU (PYTHON names another)"; return; }
-    for T in 1024 2048 4096 8192 16384; do
-        "$bin/bench_ops" --preset medium --rows 16384 --seq-len $T | grep '^attention'
-    done > "$tmp/attention"
+    "$bin/bench_ops" --presets medium --csv "$tmp/operations" > /dev/null
+    verdict $? "our operations"
     for p in medium:4 large:2; do
         echo "${p%:*} $("$bin/bench_step" --device cuda --preset "${p%:*}" --batch "${p#*:}" --seq-len 8192 --steps 6 \
             $([ "${p%:*}" = large ] && echo --recompute mlp) | grep 'tokens/s' | tail -n 1)"
     done > "$tmp/steps"
-    timeout 360 "$python" tests/gpu/rivals.py --attention "$tmp/attention" --steps "$tmp/steps"
+    timeout 360 "$python" tests/gpu/rivals.py --attention "$tmp/operations" --steps "$tmp/steps"
     verdict $? "PyTorch beside"
 }
 
