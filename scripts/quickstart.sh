@@ -3,13 +3,15 @@
 #   QUICK=1          the short form, for a first look and for continuous checks
 #   DATA=omop:PATH   the same from an OMOP export (folder or .zip) instead of the synthetic cohort
 #   STEPS, PATIENTS, SAMPLES, RANKS, OUT override what the form chooses
+# Without STEPS the full form trains for as many steps as three minutes allow at the speed that the machine shows, in steps
+# of 500; the same STEPS give the same run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/env.sh
 start=$(date +%s.%N)
 out=${OUT:-build/quickstart}
 dataset=$out/dataset run=$out/run report=$out/report events=$out/events
-rm -rf "$dataset" "$run" "$report" "$events" "$out/risk"
+rm -rf "$dataset" "$run" "$report" "$events" "$out/risk" "$out/probe"
 mkdir -p "$events" "$out/risk"
 
 say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
@@ -28,14 +30,14 @@ if [ -z "${DATA:-}" ]; then
     if [ -n "${QUICK:-}" ]; then
         patients=${PATIENTS:-1500} steps=${STEPS:-80} samples=${SAMPLES:-4} limit=50 risk_samples=64 bootstrap=100
     else
-        patients=${PATIENTS:-16000} steps=${STEPS:-2100} samples=${SAMPLES:-12} limit=250 risk_samples=256 bootstrap=300
+        patients=${PATIENTS:-40000} steps=${STEPS:-} samples=${SAMPLES:-32} limit=250 risk_samples=256 bootstrap=300
     fi
     say "1/7 draw synthetic patients from a law whose true risks are known"
     show build/ehr-data synth --patients "$patients" --seed 1 --risk-samples "$risk_samples" --out "$events"
     say "2/7 tokenise: events -> HDF5 shards"
     show build/ehr-data tokenize "$events/events.h5" --vocabulary "$events/vocabulary.json" --out "$dataset"
-    # Two layers learn this law as well as four in the time there is.
-    train_flags=(--layers 2 --steps "$steps" --batch 4 --warmup-steps 20 --eval-every "$(((steps + 3) / 4))" --checkpoint-every "$(((steps + 3) / 4))")
+    # Two layers learn this law as well as four in the time there is; few rows a step make many steps.
+    train_flags=(--layers 2 --heads 4 --kv-heads 2 --batch 4 --learning-rate 4e-3 --min-lr-ratio 0.02)
     index=()
     outcomes=(death_1y=MEDS_DEATH admission_1y=VISIT//IN heart_failure_1y=ICD10CM//I50)
 else
@@ -48,7 +50,8 @@ else
     show build/ehr-data import omop "${DATA#omop:}" --out "$events/events.h5"
     say "2/7 tokenise: events -> HDF5 shards"
     show build/ehr-data tokenize "$events/events.h5" --out "$dataset"
-    train_flags=(--steps "${STEPS:-$([ -n "${QUICK:-}" ] && echo 30 || echo 200)}" --eval-every 50)
+    steps=${STEPS:-$([ -n "${QUICK:-}" ] && echo 30 || echo 200)}
+    train_flags=()
     index=(--index last-year)
     outcomes=(death_1y=MEDS_DEATH)
 fi
@@ -65,7 +68,18 @@ for o in "${outcomes[@]}"; do
 done
 
 say "5/7 train on $ranks ranks"
-mpirun_or_plain build/ehr-train --data "$dataset" --model nano --out "$run" "${train_flags[@]}"
+if [ -z "$steps" ]; then
+    mpirun_or_plain build/ehr-train --data "$dataset" --model nano --out "$out/probe" "${train_flags[@]}" --steps 60 \
+        --eval-tokens 2000 > "$out/probe.log" 2>&1 || { cat "$out/probe.log"; exit 1; }
+    speed=$(sed -n 's/.*"tokens_per_s": \([0-9]*\).*/\1/p' "$out/probe/summary.json" | head -n 1)
+    steps=$((speed * 170 / 2048 / 500 * 500))
+    steps=$((steps < 1000 ? 1000 : steps > 10000 ? 10000 : steps))
+    echo "60 steps ran at $speed tokens/s: $steps steps are about three minutes (STEPS=$steps to repeat this run exactly)"
+    rm -rf "$out/probe" "$out/probe.log"
+fi
+quarter=$(((steps + 3) / 4))
+mpirun_or_plain build/ehr-train --data "$dataset" --model nano --out "$run" "${train_flags[@]}" --steps "$steps" \
+    --warmup-steps "$((steps < 400 ? steps / 4 : 100))" --eval-every "$quarter" --checkpoint-every "$quarter"
 
 say "6/7 simulate futures of one held-out patient"
 show build/ehr-infer generate "$run/latest" --data "$dataset" --split held_out --patient 0 --samples 3
