@@ -3,8 +3,8 @@
 #   QUICK=1          the short form, for a first look and for continuous checks
 #   DATA=omop:PATH   the same from an OMOP export (folder or .zip) instead of the synthetic cohort
 #   STEPS, PATIENTS, SAMPLES, RANKS, OUT override what the form chooses
-# Without STEPS the full form trains for as many steps as three minutes allow at the speed that the machine shows, in steps
-# of 500; the same STEPS give the same run.
+# Without STEPS the full form trains for as many steps as 150 seconds allow at the speed that the machine shows in 60 of
+# them, a multiple of 500 from 1000 to 10000; the same STEPS give the same run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/env.sh
@@ -30,7 +30,7 @@ if [ -z "${DATA:-}" ]; then
     if [ -n "${QUICK:-}" ]; then
         patients=${PATIENTS:-1500} steps=${STEPS:-80} samples=${SAMPLES:-4} limit=50 risk_samples=64 bootstrap=100
     else
-        patients=${PATIENTS:-40000} steps=${STEPS:-} samples=${SAMPLES:-32} limit=250 risk_samples=256 bootstrap=300
+        patients=${PATIENTS:-40000} steps=${STEPS:-} samples=${SAMPLES:-24} limit=250 risk_samples=256 bootstrap=300
     fi
     say "1/7 draw synthetic patients from a law whose true risks are known"
     show build/ehr-data synth --patients "$patients" --seed 1 --risk-samples "$risk_samples" --out "$events"
@@ -72,9 +72,9 @@ if [ -z "$steps" ]; then
     mpirun_or_plain build/ehr-train --data "$dataset" --model nano --out "$out/probe" "${train_flags[@]}" --steps 60 \
         --eval-tokens 2000 > "$out/probe.log" 2>&1 || { cat "$out/probe.log"; exit 1; }
     speed=$(sed -n 's/.*"tokens_per_s": \([0-9]*\).*/\1/p' "$out/probe/summary.json" | head -n 1)
-    steps=$((speed * 170 / 2048 / 500 * 500))
+    steps=$((speed * 150 / 2048 / 500 * 500))
     steps=$((steps < 1000 ? 1000 : steps > 10000 ? 10000 : steps))
-    echo "60 steps ran at $speed tokens/s: $steps steps are about three minutes (STEPS=$steps to repeat this run exactly)"
+    echo "60 steps ran at $speed tokens/s: $steps steps take two to three minutes (STEPS=$steps repeats this very run)"
     rm -rf "$out/probe" "$out/probe.log"
 fi
 quarter=$(((steps + 3) / 4))

@@ -1,7 +1,7 @@
 #!/bin/bash
-# train_oracle.sh [OUT] - the longer recipe of the quickstart: many more synthetic patients (rare
-# events are learned from their number), more heads, more steps, to come close to the loss floor and to the AUROC of the
-# true risks.  An hour or two on two cores; resumes where it was stopped.
+# train_oracle.sh [OUT] - the longer recipe of the quickstart: many more synthetic patients (rare events are learned from
+# their number), more heads, more steps, to come close to the loss floor and to the AUROC of the true risks.  An hour or
+# two on two cores; resumes where it was stopped.
 #   PATIENTS (400000), STEPS (30000), RANKS (2), LIMIT (1000 held-out patients), SAMPLES (128) override the recipe.
 set -euo pipefail
 cd "$(dirname "$0")/.."
