@@ -10,7 +10,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { TASK_ROWS = 96 };
+enum { TASK_ROWS = 98, ROWS_AHEAD = 16 };
 
 /* The rows of a task: a thread's own memory. */
 typedef struct {
@@ -55,8 +55,9 @@ static void rows_meet_block(const CpuIsa *isa, const CpuOps *ops, const TaskRows
         for (int j = 0; j < KV_PAGE; j++) memcpy(t->values + j * ldv, values + j * D, sizeof(float) * (size_t)D);
         values = t->values;
     }
-    for (int i = row; i < row + n_rows; i += isa->tile_rows) {
-        int m = int_min(isa->tile_rows, row + n_rows - i), n = 0;
+    int step = ceil_div(n_rows, ceil_div(n_rows, isa->tile_rows)); /* evenly */
+    for (int i = row; i < row + n_rows; i += step) {
+        int m = int_min(step, row + n_rows - i), n = 0;
         for (int r = i; r < i + m; r++) n = int_max(n, int_min(t->visible[r] - block * KV_PAGE, KV_PAGE));
         if (n <= 0) continue;
         float *scores = t->scores + (ptrdiff_t)i * KV_PAGE;
@@ -88,8 +89,10 @@ static void task_run(const CpuIsa *isa, const CpuOps *ops, const Attention *a, c
     float     scale = 1.0f / sqrtf((float)D);
     while (a->q_offset[s0 + 1] <= n0) s0++;
     for (int n = n0, s = s0, row = 0; n < n1; n++) {
+        const float *ahead = a->qk + (ptrdiff_t)int_min(n + ROWS_AHEAD, n1 - 1) * ld + g * ratio * D;
         while (a->q_offset[s + 1] <= n) s++;
         for (int r = 0; r < ratio; r++, row++) {
+            for (int d = 0; d < D; d += 16) __builtin_prefetch(ahead + r * D + d);
             ops->scale(t->q + (ptrdiff_t)row * D, a->qk + (ptrdiff_t)n * ld + (g * ratio + r) * D, scale, D);
             memset(t->acc + (ptrdiff_t)row * D, 0, sizeof(float) * (size_t)D);
             t->max[row] = -INFINITY;
@@ -137,10 +140,11 @@ static void team_run(const CpuIsa *isa, const CpuOps *ops, const Attention *a, f
         int begin = a->q_offset[s0], end = a->q_offset[s1], parts = ceil_div(end - begin, most);
         int queries = parts ? ceil_div(end - begin, parts) : 0; /* evenly */
         while (mine < first + (int64_t)parts * a->G) {
-            int task = (int)(mine - first), part = parts - 1 - task / a->G; /* the longest (latest) rows first */
+            /* One head's keys after the other, while they are in the cache; the longest (latest) rows first. */
+            int task = (int)(mine - first), part = parts - 1 - task % parts;
             int n0 = begin + part * queries;
             if (n0 < end)
-                task_run(isa, ops, a, &t, n0, int_min(n0 + queries, end), s0, task % a->G,
+                task_run(isa, ops, a, &t, n0, int_min(n0 + queries, end), s0, task / parts,
                          a->group_shared ? a->group_shared[group] : 0);
 #pragma omp atomic capture
             mine = (*next)++;
@@ -188,6 +192,9 @@ static void pages_fill(Device *dev, const PackedPages *p, const float *qk, const
             for (int g = 0; g < G; g++) {
                 int    rows = int_min(KV_PAGE, cu_seqlens[s + 1] - n);
                 float *values = page_values(p->pool, page, g, G, D);
+                for (int j = 0; j < rows; j++)
+                    for (int d = 0; d < D; d += 16)
+                        __builtin_prefetch(qkv + (n + j) * ld_qkv + (H + G + g) * D + d, 0, 2);
                 ops->transpose(page_keys(p->pool, page, g, G, D), qk + n * ld_qk + (H + g) * D, ld_qk, rows, D);
                 for (int j = 0; j < rows; j++)
                     memcpy(values + j * D, qkv + (n + j) * ld_qkv + (H + G + g) * D, sizeof(float) * (size_t)D);

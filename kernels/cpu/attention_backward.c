@@ -8,7 +8,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { ROWS = KV_PAGE }; /* query rows a block */
+enum { ROWS = KV_PAGE, ROWS_AHEAD = 16 }; /* query rows a block */
 
 /* A thread's own memory.  Rows are padded to whole vectors of columns. */
 typedef struct {
@@ -77,6 +77,10 @@ static void tile(const Task *t, int m, int k, const float *a, ptrdiff_t a_rs, pt
 static void rows_meet_block(const Task *t, const Blocks *b, ptrdiff_t n, int rows, int h, int diagonal, int first) {
     const int D = t->D, step = t->isa->tile_rows;
     for (int i = 0; i < rows; i++) {
+        for (int d = 0; d < D; d += 16) {
+            __builtin_prefetch(t->qk + qk_at(t, n + i + ROWS_AHEAD, h) + d);
+            __builtin_prefetch(t->dout + out_at(t, n + i + ROWS_AHEAD, h) + d);
+        }
         t->ops->scale(b->q + i * b->ld, t->qk + qk_at(t, n + i, h), 1.0f / sqrtf((float)D), D);
         memcpy(b->dout + i * b->ld, t->dout + out_at(t, n + i, h), sizeof(float) * (size_t)D);
     }

@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-enum { CHUNK_FLOATS = 2 << 20, CHUNK_ROWS_MIN = 64, CHUNK_ROWS_MAX = 1024 };
+enum { CHUNK_FLOATS = 2 << 20, CHUNK_ROWS_MIN = 256, CHUNK_ROWS_MAX = 1024 };
 
 /* Rows a chunk: enough of them that passing over dweight once a chunk is cheap, few enough for the last cache. */
 static int chunk_rows(int N, int Vp) {

@@ -106,7 +106,7 @@ void *cpu_scratch(Device *dev, const char *op, size_t bytes) {
 static void *memory_alloc(Device *dev, size_t bytes) {
     (void)dev;
     enum { HUGE_PAGE = 2 << 20 };
-    int   huge = bytes >= 4 * (size_t)HUGE_PAGE;
+    int   huge = bytes >= HUGE_PAGE;
     void *p;
     if (posix_memalign(&p, huge ? HUGE_PAGE : 256, bytes)) return NULL;
     if (huge) madvise(p, bytes, MADV_HUGEPAGE); /* fewer TLB misses in products; where it is refused, nothing is lost */

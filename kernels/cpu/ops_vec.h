@@ -139,8 +139,10 @@ static void ops_transpose(float *dst, const float *src, ptrdiff_t row_stride, in
     for (int j = 0; j < KV_PAGE; j += VEC)
         for (int d = 0; d < D; d += VEC) {
             Vec r[VEC];
-            for (int i = 0; i < VEC; i++)
+            for (int i = 0; i < VEC; i++) {
                 r[i] = j + i < n_rows ? load_up_to(src + (j + i) * row_stride + d, D - d) : v_zero();
+                if (j + VEC + i < n_rows) __builtin_prefetch(src + (j + VEC + i) * row_stride + d);
+            }
             v_transpose(r);
             for (int i = 0; i < VEC && d + i < D; i++) v_store(dst + (d + i) * KV_PAGE + j, r[i]);
         }
