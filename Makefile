@@ -198,8 +198,7 @@ bundle: setup
 	@$(MAKE) --no-print-directory all $(if $(shell command -v nvcc),cuda)
 	@bash scripts/bundle.sh $(BUILD)
 bench: all
-	@$(BUILD)/bench_gemm
-	@for shape in gpt14m gpt124m llama134m; do $(BUILD)/bench_step --shape $$shape || exit 1; done
+	@bash tests/bench.sh
 format:
 	clang-format -i $$(git ls-files '*.c' '*.h')
 clean:
