@@ -1,24 +1,24 @@
 #!/bin/bash
-# train_oracle.sh [OUT] - the longer recipe of the quickstart: many more synthetic patients (rare events are learned from
-# their number), more heads, more steps, to come close to the loss floor and to the AUROC of the true risks.  An hour or
-# two on two cores; resumes where it was stopped.
-#   PATIENTS (400000), STEPS (30000), RANKS (2), LIMIT (1000 held-out patients), SAMPLES (128) override the recipe.
+# train_oracle.sh [OUT] - the longer recipe of the quickstart: more synthetic patients, more heads, more steps and a rate
+# that falls at the end, to come close to the loss floor and to the AUROC of the true risks.  An hour or two on two cores;
+# resumes where it was stopped.
+#   PATIENTS (100000), STEPS (20000), RANKS (2), LIMIT (1000 held-out patients), SAMPLES (64) override the recipe.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/env.sh
 out=${1:-build/oracle}
 mkdir -p "$out"
-[ -e "$out/vocabulary.json" ] || build/ehr-data synth --patients "${PATIENTS:-400000}" --seed 1 --risk-samples 256 --out "$out"
+[ -e "$out/vocabulary.json" ] || build/ehr-data synth --patients "${PATIENTS:-100000}" --seed 1 --risk-samples 256 --out "$out"
 [ -d "$out/dataset" ] || build/ehr-data tokenize "$out/events.h5" --vocabulary "$out/vocabulary.json" --out "$out/dataset"
 mpirun -np "${RANKS:-2}" build/ehr-train --data "$out/dataset" --model nano --layers 2 --heads 8 --kv-heads 2 --out "$out/run" \
-    --resume auto --steps "${STEPS:-30000}" --batch 8 --schedule wsd --warmup-steps 200 --decay-steps "$((${STEPS:-30000} / 2))" \
-    --min-lr-ratio 0.01 --eval-every 3000 --eval-tokens 500000 --checkpoint-every 1000
+    --resume auto --steps "${STEPS:-20000}" --batch 8 --schedule wsd --warmup-steps 200 --decay-steps "$((${STEPS:-20000} / 4))" \
+    --min-lr-ratio 0.01 --eval-every 2000 --eval-tokens 500000 --checkpoint-every 1000
 risks=()
 for o in death_1y=MEDS_DEATH admission_1y=VISIT//IN heart_failure_1y=ICD10CM//I50; do
     name=${o%%=*}
     build/ehr-data label "$out/events.h5" --data "$out/dataset" --outcome "$o" --horizon 365d
     build/ehr-infer risk "$out/run/best" --data "$out/dataset" --labels "$out/dataset/labels/$name.h5" --estimator reach \
-        --samples "${SAMPLES:-128}" --limit "${LIMIT:-1000}" --out "$out/$name.csv"
+        --samples "${SAMPLES:-64}" --limit "${LIMIT:-1000}" --out "$out/$name.csv"
     risks+=("$out/$name.csv")
 done
 scripts/evaluate.sh "$out/run" "$out/dataset" "$out/report" "${risks[@]}"
