@@ -66,7 +66,7 @@ FUZZERS  := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz_*.c))
 .PHONY: all programs tests benches detect setup quickstart test test-parity bench clean help format
 all: detect programs benches
 programs: $(PROGRAMS)
-tests: $(TESTS) $(FUZZERS) $(BUILD)/tests/check_rollout_law $(if $(HAVE_CUDA_HEADERS),emulator)
+tests: $(TESTS) $(FUZZERS) $(BUILD)/tests/check_rollout_law $(if $(SAN),,$(BUILD)/ehr) $(if $(HAVE_CUDA_HEADERS),emulator)
 benches: $(BENCHES)
 
 $(DETECT): Makefile scripts/detect.sh
@@ -114,6 +114,15 @@ $(BUILD)/tests/%: $(BUILD)/tests/%.o $(TRAIN_OBJ) $(INFER_OBJ) $(DATA_OBJ) $(MOD
 	$(call run,link,$@,$(CC) $(LDFLAGS) $^ -o $@ -lcmocka $(LIBS) $(MPI_LIBS) $(CUDA_LIBS))
 $(BUILD)/bench_%: $(BUILD)/tests/bench_%.o $(TRAIN_OBJ) $(INFER_OBJ) $(DATA_OBJ) $(MODEL_OBJ) $(KERNEL_OBJ) $(CUDA_OBJ)
 	$(call run,link,$@,$(CC) $(LDFLAGS) $^ -o $@ $(LIBS) $(MPI_LIBS) $(CUDA_LIBS))
+
+# All programs in one, for the bundle.
+MULTI      = ehr-data=data/main ehr-train=train/main ehr-infer=infer/main bench_step=tests/bench_step bench_ops=tests/bench_ops \
+             $(if $(HAVE_CUDA),$(foreach t,$(CUDA_TESTS),$(notdir $t)=tests/$(notdir $t)))
+MULTI_MAIN = $(foreach m,$(MULTI),$(BUILD)/$(lastword $(subst =, ,$m)).o)
+MULTI_OBJ  = $(foreach m,$(MULTI),$(BUILD)/multicall/$(firstword $(subst =, ,$m)).o) $(BUILD)/multicall/multicall.o
+$(BUILD)/ehr: $(MULTI_MAIN) $(TRAIN_OBJ) $(INFER_OBJ) $(DATA_OBJ) $(MODEL_OBJ) $(KERNEL_OBJ) $(CUDA_OBJ) scripts/multicall.sh
+	@CC="$(CC)" bash scripts/multicall.sh $(BUILD)/multicall $(foreach m,$(MULTI),$(firstword $(subst =, ,$m))=$(BUILD)/$(lastword $(subst =, ,$m)).o)
+	$(call run,link,$@,$(CC) $(LDFLAGS) $(MULTI_OBJ) $(filter-out $(MULTI_MAIN) %.sh,$^) -o $@ $(if $(HAVE_CUDA),-lcmocka) $(LIBS) $(MPI_LIBS) $(CUDA_LIBS))
 
 # ---- CUDA kernels by nvcc -----------------------------------------------------------------------------------------
 # Each file once, for all architectures.  What ptxas says of registers and spills stays beside the object, in *.ptxas.
@@ -195,7 +204,7 @@ test-parity: setup
 # Programs, libraries and launcher in one folder, for machines that have none of them (scripts/bundle.sh).
 .PHONY: bundle
 bundle: setup
-	@$(MAKE) --no-print-directory all $(if $(shell command -v nvcc),cuda)
+	@$(MAKE) --no-print-directory $(BUILD)/ehr
 	@bash scripts/bundle.sh $(BUILD)
 bench: all
 	@bash tests/bench.sh

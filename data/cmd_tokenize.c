@@ -13,8 +13,10 @@ enum { VALUES, MIN_PATIENTS, AGE_BIN, STATIC, EDGES, VOCABULARY_FLAGS };
 static char *find_edges(void) {
     static const char *const place[] = {"../scripts/tasks/value_edges.json", "../share/ehr.c/tasks/value_edges.json"};
     char program[4096];
-    ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
-    char *slash = n > 0 ? (program[n] = 0, strrchr(program, '/')) : NULL;
+    /* A bundle's script says where the program is; the process may be the C library's loader. */
+    const char *script = getenv("EHR_PROGRAM");
+    ssize_t n = script ? snprintf(program, sizeof program, "%s", script) : readlink("/proc/self/exe", program, sizeof program - 1);
+    char *slash = n > 0 && n < (ssize_t)sizeof program ? (program[n] = 0, strrchr(program, '/')) : NULL;
     for (int i = 0; slash && i < 2; i++) {
         char *path = xasprintf("%.*s/%s", (int)(slash - program), program, place[i]);
         char *found = realpath(path, NULL);

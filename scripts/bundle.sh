@@ -14,17 +14,16 @@ out=${2:-$build/bundle}
 fail() { echo "bundle: $1" >&2; exit 1; }
 command -v patchelf > /dev/null || fail "no patchelf here: apt-get install patchelf"
 [ "$(uname -m)" = x86_64 ] || fail "only x86-64 is known"
-for p in ehr-data ehr-train ehr-infer; do [ -x "$build/$p" ] || fail "no $build/$p: make programs first"; done
+[ -x "$build/ehr" ] || fail "no $build/ehr, all programs in one: \`make bundle\` builds it"
 rm -rf "$out"
 mkdir -p "$out"/bin "$out"/libexec "$out"/lib/libc "$out"/scripts
 
 # ---- programs ------------------------------------------------------------------------------------------------------------
-programs="$build/ehr-data $build/ehr-train $build/ehr-infer"
-for p in "$build"/bench_step "$build"/bench_ops "$build"/tests/test_cuda_*; do
-    [ -x "$p" ] && [ -f "$p" ] && case $p in *.o | *.d) ;; *) programs="$programs $p" ;; esac
-done
-for p in $programs; do cp "$p" "$out/libexec/"; done
-if mpirun=$(command -v mpirun) && ldd "$build/ehr-train" | grep -q libmpi; then
+# One file under several names, with the kernels in it once.
+cp "$build/ehr" "$out/libexec/ehr"
+programs=$("$build/ehr" 2>&1 | sed 's/.*one of: //') || true
+for p in $programs; do ln -s ehr "$out/libexec/$p"; done
+if mpirun=$(command -v mpirun) && ldd "$build/ehr" | grep -q libmpi; then
     cp "$(readlink -f "$mpirun")" "$out/libexec/mpirun"
     cp "$(readlink -f "$(command -v orted)")" "$out/libexec/orted"
 fi
@@ -32,7 +31,8 @@ fi
 # ---- libraries -----------------------------------------------------------------------------------------------------------
 # The C library's own parts belong together and stay out of lib/: the machine's are taken where they are new enough.
 c_library='^(libc|libm|libdl|librt|libpthread|libresolv|libutil|libmvec|libanl|ld-linux-x86-64)\.so'
-needed() { LD_LIBRARY_PATH='' ldd "$@" 2> /dev/null | awk '$2 == "=>" && $3 ~ /^\// { print $3 } $1 ~ /^\/.*ld-linux/ { print $1 }' | sort -u; }
+curl_stub=""
+needed() { LD_LIBRARY_PATH=$curl_stub ldd "$@" 2> /dev/null | awk '$2 == "=>" && $3 ~ /^\// { print $3 } $1 ~ /^\/.*ld-linux/ { print $1 }' | sort -u; }
 take() { # take FILE...: the libraries of programs or libraries
     local lib name
     for lib in $(needed "$@"); do
@@ -44,9 +44,21 @@ take() { # take FILE...: the libraries of programs or libraries
         fi
     done
 }
+# HDF5's driver for files on S3 asks for libcurl, with twenty more libraries behind it.  Nothing here opens such files: what
+# it asks for is there by name and does nothing.
+hdf5=$(needed "$build/ehr" | grep -m 1 libhdf5 || true)
+if [ -n "$hdf5" ] && objdump -p "$hdf5" | grep -q 'NEEDED *libcurl.so.4'; then
+    functions=$(objdump -T "$hdf5" | sed -n 's/.*UND.* \(curl_[a-z_]*\)$/\1/p')
+    version=$(objdump -T "$hdf5" | sed -n 's/.*UND.*(\(CURL_[A-Z0-9_]*\)) curl_.*/\1/p' | head -n 1)
+    curl_stub=$out/curl
+    mkdir "$curl_stub"
+    for f in $functions; do echo "void *$f(void) { return 0; }"; done > "$curl_stub/curl.c"
+    echo "${version:-CURL} { global: *; };" > "$curl_stub/curl.map"
+    ${CC:-gcc} -shared -fPIC "$curl_stub/curl.c" -o "$curl_stub/libcurl.so.4" -Wl,-soname,libcurl.so.4,--version-script,"$curl_stub/curl.map"
+fi
 take "$out"/libexec/*
 for name in libresolv.so.2 libdl.so.2 librt.so.1 libpthread.so.0 libutil.so.1; do # what a driver or a name server asks for
-    [ -e "$out/lib/libc/$name" ] || cp -L "$(dirname "$(needed "$build/ehr-train" | grep '/libc\.so')")/$name" "$out/lib/libc/"
+    [ -e "$out/lib/libc/$name" ] || cp -L "$(dirname "$(needed "$build/ehr" | grep '/libc\.so')")/$name" "$out/lib/libc/"
 done
 
 # Open MPI opens its components while running.  Those that want libraries for networks and managers that the programs do
@@ -67,7 +79,9 @@ components() { # components FROM TO
 }
 if [ -e "$out/libexec/mpirun" ]; then
     info=$(ompi_info --parsable --path pkglibdir --path pkgdatadir)
-    components "$(sed -n 's/^path:pkglibdir://p' <<< "$info")" "$out/lib/openmpi"
+    from=$(sed -n 's/^path:pkglibdir://p' <<< "$info")
+    take "$from/mca_pmix_ext3x.so" # the one that ranks are started with: its libraries are wanted
+    components "$from" "$out/lib/openmpi"
     mkdir -p "$out/share"
     cp -r "$(sed -n 's/^path:pkgdatadir://p' <<< "$info")" "$out/share/openmpi"
     rm -rf "$out"/share/openmpi/*wrapper-data* "$out"/share/openmpi/amca-param-sets "$out"/share/openmpi/*.supp
@@ -79,10 +93,11 @@ if [ -e "$out/libexec/mpirun" ]; then
         rm -f "$out"/share/pmix/*wrapper* "$out"/share/pmix/*.supp
     fi
 fi
-for f in "$out"/libexec/*; do patchelf --set-rpath "\$ORIGIN/../lib" "$f"; done
+[ -z "$curl_stub" ] || rm -r "$curl_stub"
+for f in $(find "$out/libexec" -type f); do patchelf --set-rpath "\$ORIGIN/../lib" "$f"; done
 for f in "$out"/lib/*.so*; do patchelf --set-rpath "\$ORIGIN" "$f"; done
 for f in "$out"/lib/openmpi/*.so "$out"/lib/pmix/*.so; do [ ! -e "$f" ] || patchelf --set-rpath "\$ORIGIN/.." "$f"; done
-strip --strip-unneeded "$out"/libexec/* "$out"/lib/*.so* $(find "$out/lib/openmpi" "$out/lib/pmix" -name '*.so' 2> /dev/null) 2> /dev/null || true
+strip --strip-unneeded $(find "$out/libexec" -type f) "$out"/lib/*.so* $(find "$out/lib/openmpi" "$out/lib/pmix" -name '*.so' 2> /dev/null) 2> /dev/null || true
 # Whether the machine's C library has what programs and libraries ask for.  On a much older one this does not even start.
 newest=$(find "$out/libexec" "$out/lib" -path "$out/lib/libc" -prune -o -type f -print0 | xargs -0 objdump -T 2> /dev/null |
     sed -n 's/.*[ (]GLIBC_2\.\([0-9]*\).*/\1/p' | sort -n | tail -n 1)
@@ -99,6 +114,10 @@ export PATH OPAL_PREFIX="$root" OPAL_LIBDIR="$root/lib" OPAL_PKGLIBDIR="$root/li
     OPAL_SYSCONFDIR="$root/etc" OPAL_BINDIR="$root/bin" OMPI_MCA_mca_base_component_path="$root/lib/openmpi" \
     PMIX_INSTALL_PREFIX="$root" PMIX_PKGLIBDIR="$root/lib/pmix" PMIX_PKGDATADIR="$root/share/pmix" \
     PMIX_MCA_mca_base_component_path="$root/lib/pmix"
+# Where there is no way to another host, Open MPI must not look for one.
+if [ -z "${OMPI_MCA_plm:-}${SLURM_JOB_ID:-}${OMPI_MCA_plm_rsh_agent:-}" ] && ! command -v ssh > /dev/null && ! command -v rsh > /dev/null; then
+    export OMPI_MCA_plm=isolated
+fi
 END
 cat > "$out/libexec/start" << 'END'
 #!/bin/sh
@@ -121,13 +140,23 @@ exec "$root/lib/libc/ld-linux-x86-64.so.2" --argv0 "$0" \
 END
 chmod +x "$out/libexec/start"
 for p in "$out"/libexec/*; do
-    case $(basename "$p") in start | probe) ;; *) cp "$out/libexec/start" "$out/bin/$(basename "$p")" ;; esac
+    case $(basename "$p") in start | probe | ehr) ;; *) cp "$out/libexec/start" "$out/bin/$(basename "$p")" ;; esac
 done
 rm "$out/libexec/start"
 cp -r scripts/cluster scripts/tasks "$out/scripts/"
 mkdir -p "$out/tests"
-[ ! -d tests/gpu ] || cp -r tests/gpu "$out/tests/gpu"
+cp -r tests/gpu tests/test_cuda_cli.sh "$out/tests/"
+cp scripts/env.sh "$out/scripts/"
 cp LICENSE "$out/"
+# Whose libraries these are.
+if command -v dpkg-query > /dev/null; then
+    mkdir -p "$out/licenses"
+    for f in $(needed "$build/ehr" "$out"/libexec/*) $(command -v mpirun || true); do
+        package=$(dpkg-query -S "$(readlink -f "$f")" 2> /dev/null | head -n 1 | cut -d : -f 1)
+        [ -e "$out/lib/$(basename "$f")" ] || [ "$(basename "$f")" = mpirun ] || continue
+        [ -z "$package" ] || [ "$package" = libcurl4 ] || cp "/usr/share/doc/$package/copyright" "$out/licenses/$package" 2> /dev/null || true
+    done
+fi
 
 echo "bundle: for machines with glibc 2.$newest or later, and with the one in lib/libc for older ones"
 echo "bundle: $out, $(du -sm --apparent-size "$out" | cut -f 1) MB: $(cd "$out/bin" && echo *)"

@@ -98,6 +98,8 @@ if grep -qw avx2 /proc/cpuinfo 2> /dev/null && grep -qw fma /proc/cpuinfo; then 
 nvcc=${NVCC:-$(command -v nvcc || echo "$cuda/bin/nvcc")}
 case $(readlink -f "$(command -v "${cc%% *}")") in */ccache) nvcc="ccache ${nvcc#ccache }" ;; esac
 arch="-gencode=arch=compute_80,code=sm_80 -gencode=arch=compute_90a,code=sm_90a -gencode=arch=compute_90,code=compute_90"
+# A fifth of the size, for a moment of unpacking when a program starts.
+if "${nvcc##* }" --help 2> /dev/null | grep -q -- '--compress-mode'; then arch="$arch --compress-mode=size"; fi
 cat > "$dir/probe.cu" << 'END'
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>

@@ -2,9 +2,9 @@
  * share of what this card was measured to do.
  *
  * The card's measures: memory by copying a gigabyte from place to place; arithmetic in bf16 by cuBLASLt's best square
- * product where that library is there (otherwise the data sheet says).  Products are also timed over cuBLASLt, one after
- * the other within the same second.  An operation is recorded twenty times in a row and launched as a whole, so that
- * launches cost nothing; data is random, because zeros let a card run faster than it does. */
+ * product where that library is there (otherwise the data sheet says).  Products are also timed over cuBLASLt, one
+ * after the other within the same second.  An operation is recorded twenty times in a row and launched as a whole, so
+ * that launches cost nothing; data is random, because zeros let a card run faster than it does. */
 #include "kernels/kernels.h"
 #include "kernels/philox.h"
 #include "model/base.h"
@@ -40,7 +40,8 @@ typedef struct {
     SampleSpec spec;
 } Case;
 
-/* ---- memory -------------------------------------------------------------------------------------------------------- */
+/* ---- memory --------------------------------------------------------------------------------------------------------
+ */
 
 static uint16_t bf16_bits(float x) {
     uint32_t u;
@@ -98,7 +99,8 @@ static int32_t *ends(Bench *b, int i, int n_seq, int per) {
     return p;
 }
 
-/* ---- time ---------------------------------------------------------------------------------------------------------- */
+/* ---- time ----------------------------------------------------------------------------------------------------------
+ */
 
 typedef void (*Body)(Bench *b, const Case *c);
 
@@ -136,7 +138,8 @@ static double seconds_of(Bench *b, const char *what, Body body, const Case *c) {
         check(c->dev, what);
         double took = clock_s() - start;
         if (s >= 0) sample[s] = took / (launches * n);
-        else if (!b->quick && took < 0.02) launches = (int)(0.02 / took) + 1; /* so that waiting at the end is nothing */
+        else if (!b->quick && took < 0.02)
+            launches = (int)(0.02 / took) + 1; /* so that waiting at the end is nothing */
     }
     device_graph_free(c->dev, graph);
     qsort(sample, SAMPLES, sizeof *sample, ascending);
@@ -144,8 +147,7 @@ static double seconds_of(Bench *b, const char *what, Body body, const Case *c) {
 }
 
 static void header(const Bench *b) {
-    if (b->csv)
-        fprintf(b->out, "preset,operation,shape,us,tflops,gbs,percent,bound,cublaslt_us\n");
+    if (b->csv) fprintf(b->out, "preset,operation,shape,us,tflops,gbs,percent,bound,cublaslt_us\n");
     else
         printf("%-6s %-34s %-30s %10s %9s %8s %6s %s\n", "preset", "operation", "shape", "us", "TFLOP/s", "GB/s",
                "of card", "  x cuBLASLt");
@@ -176,7 +178,8 @@ static void row(Bench *b, const char *name, const char *shape, Body body, Case *
     fflush(stdout);
 }
 
-/* ---- products ------------------------------------------------------------------------------------------------------ */
+/* ---- products ------------------------------------------------------------------------------------------------------
+ */
 
 enum { X, W, OUT, RESIDUAL, GATE_UP, GRAD, LO, HI, AUX, MORE, IDS, CU };
 
@@ -230,7 +233,8 @@ static void decoding(Bench *b, Case *c) {
         c->N = batch;
         random_slot(b, X, (size_t)(e * batch * cols), b->dtype);
         random_slot(b, OUT, (size_t)(e * batch * rows), b->dtype);
-        c->w = (Weight){random_slot(b, W, (size_t)(e * rows * cols), b->dtype), b->dtype, NULL, rows, cols, WEIGHT_ROWS};
+        c->w =
+            (Weight){random_slot(b, W, (size_t)(e * rows * cols), b->dtype), b->dtype, NULL, rows, cols, WEIGHT_ROWS};
         snprintf(shape, sizeof shape, "%d x %d x %d", batch, rows, cols);
         row(b, "matmul_forward gate_up", shape, do_forward, c, 2.0 * batch * rows * cols, e * rows * cols + io);
         size_t bytes = b->k->weight_prepared_bytes(b->dev, rows, cols, DTYPE_I8);
@@ -243,8 +247,8 @@ static void decoding(Bench *b, Case *c) {
 }
 
 static void do_classifier(Bench *b, const Case *c) {
-    c->k->classifier(c->dev, b->slot[AUX], b->slot[OUT], b->slot[GRAD], b->slot[X], &c->w, b->slot[LO], b->slot[HI], c->N,
-                     c->V);
+    c->k->classifier(c->dev, b->slot[AUX], b->slot[OUT], b->slot[GRAD], b->slot[X], &c->w, b->slot[LO], b->slot[HI],
+                     c->N, c->V);
 }
 static void classifier(Bench *b, Case *c) {
     const int Vp = (c->V + 63) / 64 * 64;
@@ -268,11 +272,12 @@ static void classifier(Bench *b, Case *c) {
     row(b, "logits_forward head", shape, do_logits, c, 2 * N * Vp * c->C, e * (N + Vp) * c->C + 4 * N * Vp);
 }
 
-/* ---- attention ----------------------------------------------------------------------------------------------------- */
+/* ---- attention -----------------------------------------------------------------------------------------------------
+ */
 
 static void do_attention(Bench *b, const Case *c) {
-    c->k->attention_forward(c->dev, b->slot[OUT], b->slot[AUX], b->slot[X], b->slot[W], b->slot[CU], c->n_seq, c->N, c->H,
-                            c->G, c->D);
+    c->k->attention_forward(c->dev, b->slot[OUT], b->slot[AUX], b->slot[X], b->slot[W], b->slot[CU], c->n_seq, c->N,
+                            c->H, c->G, c->D);
 }
 static void do_attention_backward(Bench *b, const Case *c) {
     c->k->attention_backward(c->dev, b->slot[GRAD], b->slot[GATE_UP], b->slot[RESIDUAL], b->slot[X], b->slot[W],
@@ -329,7 +334,8 @@ static void paged(Bench *b, Case *c, int patients, int samples, int shared_pages
                             .group_shared = uploaded(b, MORE, groups, (size_t)patients * sizeof *groups),
                             .n_group = patients};
     char shape[64];
-    snprintf(shape, sizeof shape, "%d x %d, %d + %d keys", patients, samples, shared_pages * KV_PAGE, own_pages * KV_PAGE);
+    snprintf(shape, sizeof shape, "%d x %d, %d + %d keys", patients, samples, shared_pages * KV_PAGE,
+             own_pages * KV_PAGE);
     row(b, "attention_paged", shape, do_paged, c, 4.0 * n * pages * KV_PAGE * c->H * c->D, n_pages * page);
     free(table);
     free(len);
@@ -337,7 +343,8 @@ static void paged(Bench *b, Case *c, int patients, int samples, int shared_pages
     c->N = N;
 }
 
-/* ---- rows ---------------------------------------------------------------------------------------------------------- */
+/* ---- rows ----------------------------------------------------------------------------------------------------------
+ */
 
 static void do_embedding(Bench *b, const Case *c) {
     c->k->embedding_forward(c->dev, b->slot[OUT], b->slot[IDS], b->slot[W], c->N, c->C);
@@ -349,12 +356,12 @@ static void do_rmsnorm(Bench *b, const Case *c) {
     c->k->rmsnorm_forward(c->dev, b->slot[OUT], b->slot[AUX], b->slot[X], b->slot[MORE], 1e-6f, c->N, c->C);
 }
 static void do_rmsnorm_backward(Bench *b, const Case *c) {
-    c->k->rmsnorm_backward(c->dev, b->slot[RESIDUAL], b->slot[GRAD], b->slot[OUT], b->slot[X], b->slot[MORE], b->slot[AUX],
-                           c->N, c->C);
+    c->k->rmsnorm_backward(c->dev, b->slot[RESIDUAL], b->slot[GRAD], b->slot[OUT], b->slot[X], b->slot[MORE],
+                           b->slot[AUX], c->N, c->C);
 }
 static void do_rope(Bench *b, const Case *c) {
-    c->k->qk_norm_rope_forward(c->dev, b->slot[OUT], b->slot[AUX], b->slot[W], b->slot[MORE], b->slot[MORE], b->slot[IDS],
-                               b->slot[RESIDUAL], 1e-6f, c->N, c->H, c->G, c->D);
+    c->k->qk_norm_rope_forward(c->dev, b->slot[OUT], b->slot[AUX], b->slot[W], b->slot[MORE], b->slot[MORE],
+                               b->slot[IDS], b->slot[RESIDUAL], 1e-6f, c->N, c->H, c->G, c->D);
 }
 static void do_rope_backward(Bench *b, const Case *c) {
     c->k->qk_norm_rope_backward(c->dev, b->slot[GATE_UP], b->slot[GRAD], b->slot[GRAD], b->slot[OUT], b->slot[W],
@@ -409,8 +416,13 @@ static void do_sum_squares(Bench *b, const Case *c) {
     c->k->sum_squares(c->dev, b->slot[AUX], b->slot[GRAD], c->count);
 }
 static void optimizer(Bench *b, Case *c, int64_t count) {
-    const AdamwStep step = {.learning_rate = 1e-4f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.1f,
-                            .grad_scale = 1, .step = 3};
+    const AdamwStep step = {.learning_rate = 1e-4f,
+                            .beta1 = 0.9f,
+                            .beta2 = 0.95f,
+                            .eps = 1e-8f,
+                            .weight_decay = 0.1f,
+                            .grad_scale = 1,
+                            .step = 3};
     const size_t bytes = (size_t)count * 4;
     char shape[64];
     c->count = count;
@@ -444,14 +456,16 @@ static void sampling(Bench *b, Case *c, int B) {
     random_slot(b, W, (size_t)c->V * 4, DTYPE_F32);
     device_zero(b->dev, b->slot[MORE], (size_t)c->V * 4);
     device_zero(b->dev, b->slot[W], (size_t)c->V * 4);
-    c->spec = (SampleSpec){.V = c->V, .Vp = Vp, .temperature = 1, .forbidden = b->slot[MORE], .outcome_bits = b->slot[W]};
+    c->spec =
+        (SampleSpec){.V = c->V, .Vp = Vp, .temperature = 1, .forbidden = b->slot[MORE], .outcome_bits = b->slot[W]};
     snprintf(shape, sizeof shape, "%d x %d", B, c->V);
     row(b, "sample", shape, do_sample, c, 10.0 * B * c->V, 4.0 * B * c->V);
     free(uniform);
     c->N = N;
 }
 
-/* ---- the card ------------------------------------------------------------------------------------------------------ */
+/* ---- the card ------------------------------------------------------------------------------------------------------
+ */
 
 static void do_copy(Bench *b, const Case *c) { device_copy(c->dev, b->slot[OUT], b->slot[X], (size_t)c->count); }
 
@@ -479,7 +493,7 @@ static void measure_card(Bench *b) {
            1e-9 * b->memory_peak, 1e-12 * b->flops_peak, source);
 }
 
-static Device *open_device(Bench *b, const char *kind, char *msg, size_t size) {
+static Device *open_device(Bench *b, const char *kind, int cublas, char *msg, size_t size) {
     Device *dev = device_open(!strcmp(kind, "cuda") ? DEVICE_CUDA : DEVICE_CPU, 0, 0, msg, size);
     if (!dev) return NULL;
     const KernelLimits most = {.N = 16384, .C = 2048, .F = 5632, .Vp = 7168, .H = 16, .G = 4, .D = 128, .n_seq = 16384};
@@ -487,6 +501,8 @@ static Device *open_device(Bench *b, const char *kind, char *msg, size_t size) {
     const KernelOps *k = kernels_get(dev, b->dtype);
     if (!k) {
         snprintf(msg, size, "%s does not compute in %s", device_name(dev), dtype_name(b->dtype));
+    } else if (cublas && device_use_cublas(dev, msg, size)) {
+        /* msg says why; before the workspace, which cuBLASLt wants more of */
     } else if (device_reserve(dev, k->workspace_bytes(dev, b->quick ? &least : &most))) {
         snprintf(msg, size, "%s has no memory for the operations' workspace", device_name(dev));
     } else {
@@ -500,8 +516,14 @@ static void measure_preset(Bench *b, const char *preset) {
     ModelConfig cfg;
     Err err = {OK, ""};
     if (config_preset(&cfg, preset, &err)) return;
-    Case c = {.preset = preset, .N = b->quick ? 128 : 8192, .C = cfg.d_model, .F = cfg.d_ff, .H = cfg.n_heads,
-              .G = cfg.n_kv_heads, .D = cfg.head_dim, .V = b->quick ? 500 : 7168};
+    Case c = {.preset = preset,
+              .N = b->quick ? 128 : 8192,
+              .C = cfg.d_model,
+              .F = cfg.d_ff,
+              .H = cfg.n_heads,
+              .G = cfg.n_kv_heads,
+              .D = cfg.head_dim,
+              .V = b->quick ? 500 : 7168};
     products(b, &c);
     classifier(b, &c);
     rows_of_model(b, &c);
@@ -526,11 +548,12 @@ int main(int argc, char **argv) {
     enum { N_FLAGS = sizeof flags / sizeof *flags };
     Status s = flags_parse(flags, N_FLAGS, argc - 1, argv + 1, NULL, 0, NULL, &help, &err);
     if (!s && help) {
-        flags_help(flags, N_FLAGS, "bench_ops [--presets medium,large] ...", "Every operation at the presets' shapes.", stdout);
+        flags_help(flags, N_FLAGS, "bench_ops [--presets medium,large] ...", "Every operation at the presets' shapes.",
+                   stdout);
         return 0;
     }
     b.dtype = !strcmp(dtype, "bf16") ? DTYPE_BF16 : DTYPE_F32;
-    if (!s && !(b.dev = open_device(&b, device, msg, sizeof msg))) s = err_set(&err, ERR_DEVICE, "%s", msg);
+    if (!s && !(b.dev = open_device(&b, device, 0, msg, sizeof msg))) s = err_set(&err, ERR_DEVICE, "%s", msg);
     if (!s && csv && !(b.out = fopen(csv, "w"))) s = err_set(&err, ERR_IO, "cannot write --csv %s", csv);
     if (s) {
         fprintf(stderr, "bench_ops: %s\n", err.msg);
@@ -539,11 +562,7 @@ int main(int argc, char **argv) {
     b.csv = csv != NULL;
     b.k = kernels_get(b.dev, b.dtype);
     if (!strcmp(device, "cuda")) {
-        b.rival = open_device(&b, device, msg, sizeof msg);
-        if (b.rival && device_use_cublas(b.rival, msg, sizeof msg)) {
-            device_close(b.rival);
-            b.rival = NULL;
-        }
+        b.rival = open_device(&b, device, 1, msg, sizeof msg);
         if (!b.rival) printf("no cuBLASLt beside ours: %s\n", msg);
     }
     b.rival_k = b.rival ? kernels_get(b.rival, b.dtype) : NULL;
@@ -558,7 +577,8 @@ int main(int argc, char **argv) {
     snprintf(list, sizeof list, "%s", presets);
     for (char *at = list, *one; (one = strsep(&at, ","));) measure_preset(&b, one);
     /* Head width 64, as in the small presets: attention alone differs. */
-    Case c = {.preset = "D 64", .N = b.quick ? 128 : 16384, .H = 16, .G = 4, .D = 64, .C = 1024, .V = b.quick ? 500 : 7168};
+    Case c = {
+        .preset = "D 64", .N = b.quick ? 128 : 16384, .H = 16, .G = 4, .D = 64, .C = 1024, .V = b.quick ? 500 : 7168};
     for (int T = b.quick ? 64 : 1024; T <= c.N; T *= b.quick ? 2 : 4) attention(&b, &c, T);
     c = (Case){.preset = "future", .N = 0, .H = 4, .G = 2, .D = 128, .C = 512, .V = b.quick ? 500 : 7168};
     paged(&b, &c, b.quick ? 2 : 32, b.quick ? 4 : 32, b.quick ? 1 : 16, b.quick ? 1 : 8);

@@ -58,7 +58,7 @@ trap 'kill -TERM $launcher' TERM INT
 ranks_here() { # whether mpirun has a rank on this machine
     local p
     for p in $(cat /proc/$launcher/task/*/children 2> /dev/null); do
-        [ "$(readlink "/proc/$p/exe")" = "$program" ] && return 0
+        [ "$(cat "/proc/$p/comm" 2> /dev/null)" = "$(basename "$program" | cut -c 1-15)" ] && return 0
     done
     return 1
 }

@@ -254,8 +254,11 @@ int emu_enqueue(void *handle, int (*work)(void *), void *data) {
     Call call;
     cudaStream_t stream;
     if (stream_of((cudaStream_t)handle, &stream)) return -1;
+    /* In a recording it has no turn to be asked about: it runs in one go, and EMU_AGAIN is an error. */
+    if (stream->capture)
+        return enqueue(stream, [work, data] { return work(data) ? cudaErrorLaunchFailure : cudaSuccess; }) ? -1 : 0;
     Op op;
-    if (enqueue(stream, nullptr, &op) || !op) return -1; /* what other processes take part in cannot be recorded */
+    if (enqueue(stream, nullptr, &op)) return -1;
     op->shared = [work, data] { return work(data); };
     return 0;
 }
