@@ -329,7 +329,10 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *out, int world, ncclUniqueId id,
     }
     *out = comm;
     faults_of_calls(comm);
-    if (comm->async) return comm->async;
+    if (comm->async) {
+        shm_unlink(id.internal); /* nobody will come as far as to do it */
+        return comm->async;
+    }
     if (atomic_fetch_add(&comm->shared->arrived, 1) == world - 1) shm_unlink(id.internal);
     while (comm->blocking && atomic_load(&comm->shared->arrived) < world) usleep(1000);
     return comm->blocking ? ncclSuccess : ncclInProgress;
