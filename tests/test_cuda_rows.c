@@ -137,6 +137,7 @@ static void test_rmsnorm(void **state) {
         for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++) rmsnorm_check(dtypes[i], shapes[k][0], shapes[k][1]);
         rmsnorm_check(dtypes[i], 1, 17);
         rmsnorm_check(dtypes[i], 19, 333);
+        rmsnorm_check(dtypes[i], 3, 1029);
         if (dtypes[i] == DTYPE_F32) rmsnorm_check(dtypes[i], 517, 514); /* more rows than blocks, teams of 8 warps */
         if (!test_long()) continue;
         for (size_t k = 0; k < sizeof longer / sizeof *longer; k++) rmsnorm_check(dtypes[i], longer[k][0], longer[k][1]);

@@ -16,7 +16,7 @@ struct Cell {
     uint32_t write_block, write_phase, write_place; /* blocks are counted from 1 */
     uint32_t read_block, read_phase, read_place;
     Record write, read;
-    bool other_readers; /* a second block reads it, too */
+    uint32_t other_bytes; /* read by blocks before read_block: rows of 16-bit elements may meet in a cell */
 };
 
 uint32_t launch_number;
@@ -49,7 +49,7 @@ void cell_access(Cell &c, const char *p, const Task *t, unsigned bytes, Access w
             race(p, t, what, place, thread_name(record_thread(c.write)), kind(c.write), c.write_place);
     }
     if (what == READ) {
-        c.other_readers |= c.read_block && c.read_block != here;
+        if (c.read_block != here) c.other_bytes |= record_bytes(c.read);
         c.read_block = here;
         c.read_phase = phase;
         c.read = record_of(t, bytes, what);
@@ -58,7 +58,7 @@ void cell_access(Cell &c, const char *p, const Task *t, unsigned bytes, Access w
     }
     if (c.read & bytes) {
         if (foreign(c.read_block, here)) race(p, t, what, place, block_name(c.read_block), READ, c.read_place);
-        if (c.other_readers && acquired.empty()) race(p, t, what, place, "another block", READ, c.read_place);
+        if ((c.other_bytes & bytes) && acquired.empty()) race(p, t, what, place, "another block", READ, c.read_place);
         if (c.read_block == here && c.read_phase == phase && unordered_read(c.read, t, bytes))
             race(p, t, what, place, thread_name(record_thread(c.read)), READ, c.read_place);
     }
