@@ -542,39 +542,46 @@ static void test_fork(void **state) {
 /* ---- order of execution, bad input ---------------------------------------------------------------------------------- */
 
 /* The same bits under every order of threads, blocks and async copies. */
+static void schedules_check(DType dtype, int H, int D) {
+    static const int lengths[] = {130, 0, 40};
+    Results          first = {NULL, NULL, NULL, NULL};
+    float           *paged = NULL;
+    FOR_SCHEDULES(schedule) {
+        CudaTest t = open_for(dtype, 795, H, 1, D, PAGED_SEQS);
+        Packed   p = packed_random(&t, lengths, 3, 2, 0, H, 1, D);
+        packed_forward(&t, &p);
+        packed_backward(&t, &p);
+        Results r = results_of(&t, &p);
+        if (schedule) {
+            check_rows(&p, &r, &first, 0, p.N, 1, label("schedule", schedule, D, 0));
+            results_free(&r);
+        } else {
+            first = r;
+        }
+        Paged  g = paged_random(&t, H, 1, D);
+        float *want = tensor_download(&t, &g.p.out);
+        int    from[PAGED_SEQS], end[PAGED_SEQS];
+        for (int s = 0; s < PAGED_SEQS; s++) end[s] = paged_lengths[s], from[s] = end[s] - 1;
+        paged_check(&t, &g, from, end, 1, want);
+        if (paged) assert_same_bits(want, paged, g.p.out.count, label("schedule, pages", schedule, D, 0));
+        free(paged);
+        paged = want;
+        paged_free(&t, &g);
+        packed_free(&t, &p);
+        cuda_test_close(&t);
+    }
+    results_free(&first);
+    free(paged);
+}
+
 static void test_schedules(void **state) {
     (void)state;
-    static const int lengths[] = {130, 0, 40};
-    FOR_DTYPES(i)
-        for (int D = 64; D <= 128; D += 64) {
-            Results first = {NULL, NULL, NULL, NULL};
-            float  *paged = NULL;
-            FOR_SCHEDULES(schedule) {
-                CudaTest t = open_for(dtypes[i], 795, 2, 1, D, PAGED_SEQS);
-                Packed   p = packed_random(&t, lengths, 3, 2, 0, 2, 1, D);
-                packed_forward(&t, &p);
-                packed_backward(&t, &p);
-                Results r = results_of(&t, &p);
-                if (schedule)
-                    check_rows(&p, &r, &first, 0, p.N, 1, label("schedule", schedule, D, 0));
-                else
-                    first = r;
-                if (schedule) results_free(&r);
-                Paged  g = paged_random(&t, 2, 1, D);
-                float *want = tensor_download(&t, &g.p.out);
-                int    from[PAGED_SEQS], end[PAGED_SEQS];
-                for (int s = 0; s < PAGED_SEQS; s++) end[s] = paged_lengths[s], from[s] = end[s] - 1;
-                paged_check(&t, &g, from, end, 1, want);
-                if (paged) assert_same_bits(want, paged, g.p.out.count, label("schedule, pages", schedule, D, 0));
-                free(paged);
-                paged = want;
-                paged_free(&t, &g);
-                packed_free(&t, &p);
-                cuda_test_close(&t);
-            }
-            results_free(&first);
-            free(paged);
-        }
+    schedules_check(DTYPE_BF16, 1, 128);
+    schedules_check(DTYPE_BF16, 1, 64);
+    schedules_check(DTYPE_F32, 1, 64);
+    if (!test_long()) return;
+    schedules_check(DTYPE_BF16, 3, 128);
+    schedules_check(DTYPE_F32, 2, 128);
 }
 
 static void test_head_sizes(void **state) {
