@@ -9,10 +9,10 @@ enum { SEQUENCES_MAX = 64 };
 
 /* Packed sequences, and room for `capacity` of them: the unused ones are empty and last. */
 typedef struct {
-    int      H, G, D, N, n_seq, capacity;
-    int32_t  cu[SEQUENCES_MAX + 1];
+    int H, G, D, N, n_seq, capacity;
+    int32_t cu[SEQUENCES_MAX + 1];
     int32_t *d_cu;
-    Tensor   qk, qkv, out, lse, dout, dqk, dqkv;
+    Tensor qk, qkv, out, lse, dout, dqk, dqkv;
 } Packed;
 
 static size_t width_qk(const Packed *p) { return (size_t)(p->H + p->G) * (size_t)p->D; }
@@ -20,7 +20,7 @@ static size_t width_qkv(const Packed *p) { return (size_t)(p->H + 2 * p->G) * (s
 static size_t width_out(const Packed *p) { return (size_t)p->H * (size_t)p->D; }
 
 static CudaTest open_for(DType dtype, int N, int H, int G, int D, int n_seq) {
-    CudaTest     t = cuda_test_open(dtype);
+    CudaTest t = cuda_test_open(dtype);
     KernelLimits limits = {.N = N, .C = H * D, .F = 64, .Vp = 64, .H = H, .G = G, .D = D, .n_seq = n_seq};
     cuda_test_reserve(&t, &limits);
     return t;
@@ -49,8 +49,8 @@ static void packed_free(CudaTest *t, Packed *p) {
 }
 
 static void packed_forward(CudaTest *t, Packed *p) {
-    t->ops[FAST]->attention_forward(t->dev[FAST], p->out.fast, p->lse.fast, p->qk.fast, p->qkv.fast, p->d_cu, p->capacity,
-                                    p->N, p->H, p->G, p->D);
+    t->ops[FAST]->attention_forward(t->dev[FAST], p->out.fast, p->lse.fast, p->qk.fast, p->qkv.fast, p->d_cu,
+                                    p->capacity, p->N, p->H, p->G, p->D);
 }
 
 static void packed_backward(CudaTest *t, Packed *p) {
@@ -63,9 +63,9 @@ static void packed_backward(CudaTest *t, Packed *p) {
  * they enter the next product.  All else is the formula of kernels/reference/attention.c. */
 
 static float score(const Packed *p, int64_t n, int64_t j, int h) {
-    int64_t      w = p->H + p->G, g = h / (p->H / p->G);
+    int64_t w = p->H + p->G, g = h / (p->H / p->G);
     const float *q = p->qk.naive + (n * w + h) * p->D, *k = p->qk.naive + (j * w + p->H + g) * p->D;
-    float        sum = 0;
+    float sum = 0;
     for (int d = 0; d < p->D; d++) sum += q[d] * k[d];
     return sum / sqrtf((float)p->D);
 }
@@ -92,13 +92,13 @@ static void bf16_forward(Packed *p) {
 }
 
 static void bf16_backward_pair(Packed *p, int64_t n, int64_t j, int h, float mean) {
-    const int    D = p->D;
-    int64_t      w = p->H + p->G, g = h / (p->H / p->G);
+    const int D = p->D;
+    int64_t w = p->H + p->G, g = h / (p->H / p->G);
     const float *dout = p->dout.naive + (n * p->H + h) * D, *v = value_row(p, p->qkv.naive, j, h);
     const float *q = p->qk.naive + (n * w + h) * D, *k = p->qk.naive + (j * w + p->H + g) * D;
-    float       *dq = p->dqk.naive + (n * w + h) * D, *dk = p->dqk.naive + (j * w + p->H + g) * D;
-    float       *dv = value_row(p, p->dqkv.naive, j, h), dp = 0;
-    float        weight = expf(score(p, n, j, h) - p->lse.naive[h * p->N + n]), scale = 1 / sqrtf((float)D);
+    float *dq = p->dqk.naive + (n * w + h) * D, *dk = p->dqk.naive + (j * w + p->H + g) * D;
+    float *dv = value_row(p, p->dqkv.naive, j, h), dp = 0;
+    float weight = expf(score(p, n, j, h) - p->lse.naive[h * p->N + n]), scale = 1 / sqrtf((float)D);
     for (int d = 0; d < D; d++) dp += dout[d] * v[d];
     float ds = rounded_to(DTYPE_BF16, weight * (dp - mean));
     for (int d = 0; d < D; d++) {
@@ -117,13 +117,14 @@ static void bf16_backward(Packed *p) {
         for (int64_t n = p->cu[s]; n < p->cu[s + 1]; n++)
             for (int h = 0; h < p->H; h++) {
                 const float *dout = p->dout.naive + (n * p->H + h) * p->D, *out = p->out.naive + (n * p->H + h) * p->D;
-                float        mean = 0;
+                float mean = 0;
                 for (int d = 0; d < p->D; d++) mean += dout[d] * out[d];
                 for (int64_t j = p->cu[s]; j <= n; j++) bf16_backward_pair(p, n, j, h, mean);
             }
 }
 
-/* ---- against the reference ------------------------------------------------------------------------------------------ */
+/* ---- against the reference ------------------------------------------------------------------------------------------
+ */
 
 /* A score's gradient is the difference of two products, which may cancel to nothing: the size of their terms, times q
  * or k. */
@@ -141,8 +142,8 @@ static void packed_check(DType dtype, const int *lengths, int n_seq, int spare, 
     int N = 0;
     for (int s = 0; s < n_seq; s++) N += lengths[s];
     CudaTest t = open_for(dtype, N, H, G, D, n_seq + spare);
-    Packed   p = packed_random(&t, lengths, n_seq, spare, 0, H, G, D);
-    Tensor   bare = tensor_poison(&t, dtype, p.out.count);
+    Packed p = packed_random(&t, lengths, n_seq, spare, 0, H, G, D);
+    Tensor bare = tensor_poison(&t, dtype, p.out.count);
     packed_forward(&t, &p);
     t.ops[FAST]->attention_forward(t.dev[FAST], bare.fast, NULL, p.qk.fast, p.qkv.fast, p.d_cu, p.capacity, N, H, G, D);
     packed_backward(&t, &p);
@@ -178,6 +179,12 @@ static void test_packed(void **state) {
         packed_check(dtypes[i], many, 20, 0, 2, 2, 64);
         packed_check(dtypes[i], tiles + 2, 1, 1, 4, 1, 64);
         packed_check(dtypes[i], edges, 1, 0, 1, 1, 128);
+        if (test_emulated()) { /* cards with less shared memory */
+            const int capability = emu_config()->compute_capability;
+            emu_config()->compute_capability = 86;
+            packed_check(dtypes[i], far + 1, 2, 0, 2, 1, 128);
+            emu_config()->compute_capability = capability;
+        }
         if (!test_long()) continue;
         for (int D = 64; D <= 128; D += 64)
             for (int ratio = 1; ratio <= 4; ratio++) {
@@ -192,7 +199,8 @@ static void test_packed(void **state) {
     }
 }
 
-/* ---- who may change whose bits -------------------------------------------------------------------------------------- */
+/* ---- who may change whose bits --------------------------------------------------------------------------------------
+ */
 
 /* A snapshot of a result on the GPU. */
 typedef struct {
@@ -226,15 +234,15 @@ static void check_rows(const Packed *p, const Results *got, const Results *want,
 /* Row r of q, k and v gets new values; only rows of its own sequence from r on may differ, and r itself must. */
 static void future_check(DType dtype, int H, int G, int D) {
     static const int lengths[] = {1, 63, 65, 150};
-    CudaTest         t = open_for(dtype, 279, H, G, D, 4);
-    Packed           p = packed_random(&t, lengths, 4, 0, 0, H, G, D);
-    size_t           a = width_qk(&p), b = width_qkv(&p), c = width_out(&p);
+    CudaTest t = open_for(dtype, 279, H, G, D, 4);
+    Packed p = packed_random(&t, lengths, 4, 0, 0, H, G, D);
+    size_t a = width_qk(&p), b = width_qkv(&p), c = width_out(&p);
     packed_forward(&t, &p);
     Results want = results_of(&t, &p);
     for (int s = 0; s < 4; s++)
         for (int i = 0; i < (test_long() ? 5 : 1 + (s == 3)); i++) {
             size_t row = (size_t)(p.cu[s] + (i * 67 + 130) % lengths[s]);
-            float  kept[2][1024];
+            float kept[2][1024];
             memcpy(kept[0], p.qk.naive + row * a, sizeof(float) * a);
             memcpy(kept[1], p.qkv.naive + row * b, sizeof(float) * b);
             for (size_t j = 0; j < a; j++) p.qk.naive[row * a + j] = rounded_to(dtype, 3 * random_value());
@@ -272,11 +280,11 @@ static void fill_rows(CudaTest *t, Tensor *x, size_t width, int first, int end, 
  * other sequences at the same place: a sequence has the bits it has alone. */
 static void neighbours_check(DType dtype, int H, int G, int D) {
     static const int lengths[] = {70, 100, 5, 90};
-    CudaTest         t = open_for(dtype, 265, H, G, D, 4);
-    Packed           p = packed_random(&t, lengths, 4, 0, 0, H, G, D);
+    CudaTest t = open_for(dtype, 265, H, G, D, 4);
+    Packed p = packed_random(&t, lengths, 4, 0, 0, H, G, D);
     packed_forward(&t, &p);
     packed_backward(&t, &p);
-    Results     want = results_of(&t, &p);
+    Results want = results_of(&t, &p);
     const float poison[] = {NAN, INFINITY, 7};
     for (int i = 0; i < 3; i++) {
         fill_rows(&t, &p.qk, width_qk(&p), p.cu[1], p.cu[2], poison[i]);
@@ -312,17 +320,18 @@ static void test_neighbours_do_not_meet(void **state) {
     }
 }
 
-/* Rows past the last sequence come back as zeros, whatever was there, also when the number of sequences is a capacity. */
+/* Rows past the last sequence come back as zeros, whatever was there, also when the number of sequences is a capacity.
+ */
 static void test_rows_of_no_sequence(void **state) {
     (void)state;
     FOR_DTYPES(i) {
         static const int lengths[] = {70, 9};
-        CudaTest         t = open_for(dtypes[i], 149, 2, 1, 64, 5);
-        Packed           p = packed_random(&t, lengths, 2, 3, 70, 2, 1, 64);
+        CudaTest t = open_for(dtypes[i], 149, 2, 1, 64, 5);
+        Packed p = packed_random(&t, lengths, 2, 3, 70, 2, 1, 64);
         packed_forward(&t, &p);
         packed_backward(&t, &p);
         Results r = results_of(&t, &p);
-        float  *before = p.dqkv.naive;
+        float *before = p.dqkv.naive;
         for (size_t n = 79; n < (size_t)p.N; n++) {
             for (size_t j = 0; j < width_out(&p); j++) assert_true(r.out[n * width_out(&p) + j] == 0);
             for (size_t j = 0; j < width_qk(&p); j++) assert_true(r.dqk[n * width_qk(&p) + j] == 0);
@@ -340,9 +349,9 @@ static void test_rows_of_no_sequence(void **state) {
 static void test_recorded(void **state) {
     (void)state;
     static const int lengths[] = {100, 30}, others[] = {3, 64, 0, 63};
-    CudaTest         t = open_for(DTYPE_BF16, 130, 2, 1, 64, 6);
-    Packed           p = packed_random(&t, lengths, 2, 4, 0, 2, 1, 64);
-    int32_t          cu[7] = {0};
+    CudaTest t = open_for(DTYPE_BF16, 130, 2, 1, 64, 6);
+    Packed p = packed_random(&t, lengths, 2, 4, 0, 2, 1, 64);
+    int32_t cu[7] = {0};
     for (int s = 0; s < 6; s++) cu[s + 1] = cu[s] + (s < 4 ? others[s] : 0);
     if (device_record(t.dev[FAST])) fail_msg("the device does not record");
     packed_forward(&t, &p);
@@ -363,38 +372,40 @@ static void test_recorded(void **state) {
     cuda_test_close(&t);
 }
 
-/* ---- pages ---------------------------------------------------------------------------------------------------------- */
+/* ---- pages ----------------------------------------------------------------------------------------------------------
+ */
 
 enum { PAGED_SEQS = 7, BLOCKS = 4, PAGES = PAGED_SEQS * BLOCKS };
 
 /* Sequences in groups whose first pages are the same, their keys and values in pages that held NaN before. */
 typedef struct {
-    Packed   p;
-    Tensor   pool, qk, out;
-    int32_t  table[PAGED_SEQS * BLOCKS], shared[PAGED_SEQS];
+    Packed p;
+    Tensor pool, qk, out;
+    int32_t table[PAGED_SEQS * BLOCKS], shared[PAGED_SEQS];
     int64_t *d_slot;
     int32_t *d_table, *d_q_offset, *d_kv_len, *d_groups, *d_shared, *d_alone, *d_none;
 } Paged;
 
 static const int32_t group_offset[] = {0, 3, 4, PAGED_SEQS}, group_shared[] = {2, 0, 1};
-static const int     paged_lengths[PAGED_SEQS] = {130, 140, 191, 3, 65, 66, 200};
+static const int paged_lengths[PAGED_SEQS] = {130, 140, 191, 3, 65, 66, 200};
 
 static void paged_append(CudaTest *t, Paged *g, int s, int first, int end) {
     Packed *p = &g->p;
-    size_t  n = (size_t)(p->cu[s] + first), size = dtype_size(t->dtype);
+    size_t n = (size_t)(p->cu[s] + first), size = dtype_size(t->dtype);
     t->ops[FAST]->kv_append(t->dev[FAST], g->pool.fast, (char *)p->qk.fast + n * width_qk(p) * size,
-                            (char *)p->qkv.fast + n * width_qkv(p) * size, g->d_slot + n, end - first, p->H, p->G, p->D);
+                            (char *)p->qkv.fast + n * width_qkv(p) * size, g->d_slot + n, end - first, p->H, p->G,
+                            p->D);
 }
 
 static Paged paged_random(CudaTest *t, int H, int G, int D) {
-    Paged   g = {.p = packed_random(t, paged_lengths, PAGED_SEQS, 0, 0, H, G, D)};
+    Paged g = {.p = packed_random(t, paged_lengths, PAGED_SEQS, 0, 0, H, G, D)};
     Packed *p = &g.p;
-    size_t  a = width_qk(p), b = width_qkv(p);
+    size_t a = width_qk(p), b = width_qkv(p);
     int64_t slot[1024];
     int32_t alone[PAGED_SEQS + 1], none[PAGED_SEQS] = {0};
     for (int s = 0, k = 0; s < PAGED_SEQS; s++) {
         k += s == group_offset[k + 1];
-        int    first = group_offset[k];
+        int first = group_offset[k];
         size_t rows = (size_t)group_shared[k] * 64;
         for (int i = 0; i < BLOCKS; i++)
             g.table[s * BLOCKS + i] = ((i < group_shared[k] ? first : s) * BLOCKS + i) * 5 % PAGES;
@@ -432,7 +443,7 @@ static void paged_free(CudaTest *t, Paged *g) {
  * form, `want`. */
 static void paged_check(CudaTest *t, Paged *g, const int *first, const int *end, int grouped, const float *want) {
     Packed *p = &g->p;
-    size_t  a = width_qk(p), c = width_out(p);
+    size_t a = width_qk(p), c = width_out(p);
     int32_t q_offset[PAGED_SEQS + 1] = {0}, kv_len[PAGED_SEQS];
     for (size_t i = 0; i < g->qk.count; i++) g->qk.naive[i] = NAN;
     for (int s = 0; s < PAGED_SEQS; s++) {
@@ -445,23 +456,26 @@ static void paged_check(CudaTest *t, Paged *g, const int *first, const int *end,
     tensor_push(t, &g->qk);
     device_upload(t->dev[FAST], g->d_q_offset, q_offset, sizeof q_offset);
     device_upload(t->dev[FAST], g->d_kv_len, kv_len, sizeof kv_len);
-    PagedBatch batch = {g->pool.fast, g->d_q_offset, g->d_kv_len, g->d_table, PAGED_SEQS, BLOCKS,
-                        g->d_alone,   g->d_none,     PAGED_SEQS};
+    PagedBatch batch = {g->pool.fast, g->d_q_offset, g->d_kv_len, g->d_table, PAGED_SEQS,
+                        BLOCKS,       g->d_alone,    g->d_none,   PAGED_SEQS};
     if (grouped) batch.group_offset = g->d_groups, batch.group_shared = g->d_shared, batch.n_group = 3;
-    t->ops[FAST]->attention_paged(t->dev[FAST], g->out.fast, g->qk.fast, &batch, q_offset[PAGED_SEQS], p->H, p->G, p->D);
+    t->ops[FAST]->attention_paged(t->dev[FAST], g->out.fast, g->qk.fast, &batch, q_offset[PAGED_SEQS], p->H, p->G,
+                                  p->D);
     float *got = tensor_download(t, &g->out);
     for (int s = 0; s < PAGED_SEQS; s++)
         assert_same_bits(got + (size_t)q_offset[s] * c, want + (size_t)(p->cu[s] + first[s]) * c,
-                         (size_t)(end[s] - first[s]) * c, label(grouped ? "grouped" : "each alone", s, first[s], end[s]));
+                         (size_t)(end[s] - first[s]) * c,
+                         label(grouped ? "grouped" : "each alone", s, first[s], end[s]));
     free(got);
 }
 
-/* The last rows of every sequence, one to three; chunks of a prefill; whole sequences; some sequences without a query. */
+/* The last rows of every sequence, one to three; chunks of a prefill; whole sequences; some sequences without a query.
+ */
 static void paged_is_packed(DType dtype, int H, int G, int D) {
     CudaTest t = open_for(dtype, 795, H, G, D, PAGED_SEQS);
-    Paged    g = paged_random(&t, H, G, D);
-    float   *want = tensor_download(&t, &g.p.out);
-    int      first[PAGED_SEQS], end[PAGED_SEQS];
+    Paged g = paged_random(&t, H, G, D);
+    float *want = tensor_download(&t, &g.p.out);
+    int first[PAGED_SEQS], end[PAGED_SEQS];
     for (int grouped = 0; grouped < 2; grouped++) {
         for (int rows = 1; rows <= (test_long() ? 3 : 1); rows++) {
             for (int s = 0; s < PAGED_SEQS; s++) end[s] = paged_lengths[s], first[s] = end[s] - rows;
@@ -503,52 +517,54 @@ static void test_paged_is_packed(void **state) {
 static void test_fork(void **state) {
     (void)state;
     FOR_DTYPES(i)
-        for (int D = 64; D <= 128; D += 64) {
-            CudaTest t = open_for(dtypes[i], 795, 2, 2, D, PAGED_SEQS);
-            Paged    g = paged_random(&t, 2, 2, D);
-            float   *want = tensor_download(&t, &g.p.out);
-            int      first[PAGED_SEQS], end[PAGED_SEQS], spare = PAGES - 1, n_keys[] = {1, 40, 63};
-            for (int page = 0; page < PAGES; page++) { /* one that no sequence uses */
-                int used = 0;
-                for (int k = 0; k < PAGED_SEQS * BLOCKS; k++)
-                    used |= g.table[k] == page && k % BLOCKS * 64 < paged_lengths[k / BLOCKS];
-                if (!used) spare = page;
-            }
-            const int old = g.table[6 * BLOCKS + 1]; /* keys 64 to 127 of the last sequence */
-            g.table[6 * BLOCKS + 1] = spare;
-            device_upload(t.dev[FAST], g.d_table, g.table, sizeof g.table);
-            for (int s = 0; s < PAGED_SEQS; s++) first[s] = 0, end[s] = s == 6 ? 128 : 0;
-            for (int k = 0; k < 3; k++) {
-                int64_t slot[1024];
-                for (int n = 0; n < 1024; n++) slot[n] = -1; /* rows that are not stored */
-                for (int n = n_keys[k]; n < 64; n++) slot[g.p.cu[6] + 64 + n] = (int64_t)spare * 64 + n;
-                device_upload(t.dev[FAST], g.d_slot, slot, sizeof *slot * (size_t)g.p.N);
-                paged_append(&t, &g, 6, 0, 200);
-                t.ops[FAST]->kv_copy_page(t.dev[FAST], g.pool.fast, spare, old, n_keys[k], 2, D);
-                paged_check(&t, &g, first, end, 0, want);
-                fill_rows(&t, &g.pool, (size_t)(2 * 2 * 64 * D), 0, 0, 0); /* all pages NaN again, then back */
-                for (int s = 0; s < PAGED_SEQS; s++)
-                    for (int n = 0; n < paged_lengths[s]; n++)
-                        slot[g.p.cu[s] + n] = (int64_t)(s == 6 && n / 64 == 1 ? old : g.table[s * BLOCKS + n / 64]) * 64 + n % 64;
-                device_upload(t.dev[FAST], g.d_slot, slot, sizeof *slot * (size_t)g.p.N);
-                for (int s = 0; s < PAGED_SEQS; s++) paged_append(&t, &g, s, 0, paged_lengths[s]);
-            }
-            free(want);
-            paged_free(&t, &g);
-            cuda_test_close(&t);
+    for (int D = 64; D <= 128; D += 64) {
+        CudaTest t = open_for(dtypes[i], 795, 2, 2, D, PAGED_SEQS);
+        Paged g = paged_random(&t, 2, 2, D);
+        float *want = tensor_download(&t, &g.p.out);
+        int first[PAGED_SEQS], end[PAGED_SEQS], spare = PAGES - 1, n_keys[] = {1, 40, 63};
+        for (int page = 0; page < PAGES; page++) { /* one that no sequence uses */
+            int used = 0;
+            for (int k = 0; k < PAGED_SEQS * BLOCKS; k++)
+                used |= g.table[k] == page && k % BLOCKS * 64 < paged_lengths[k / BLOCKS];
+            if (!used) spare = page;
         }
+        const int old = g.table[6 * BLOCKS + 1]; /* keys 64 to 127 of the last sequence */
+        g.table[6 * BLOCKS + 1] = spare;
+        device_upload(t.dev[FAST], g.d_table, g.table, sizeof g.table);
+        for (int s = 0; s < PAGED_SEQS; s++) first[s] = 0, end[s] = s == 6 ? 128 : 0;
+        for (int k = 0; k < 3; k++) {
+            int64_t slot[1024];
+            for (int n = 0; n < 1024; n++) slot[n] = -1; /* rows that are not stored */
+            for (int n = n_keys[k]; n < 64; n++) slot[g.p.cu[6] + 64 + n] = (int64_t)spare * 64 + n;
+            device_upload(t.dev[FAST], g.d_slot, slot, sizeof *slot * (size_t)g.p.N);
+            paged_append(&t, &g, 6, 0, 200);
+            t.ops[FAST]->kv_copy_page(t.dev[FAST], g.pool.fast, spare, old, n_keys[k], 2, D);
+            paged_check(&t, &g, first, end, 0, want);
+            fill_rows(&t, &g.pool, (size_t)(2 * 2 * 64 * D), 0, 0, 0); /* all pages NaN again, then back */
+            for (int s = 0; s < PAGED_SEQS; s++)
+                for (int n = 0; n < paged_lengths[s]; n++)
+                    slot[g.p.cu[s] + n] =
+                        (int64_t)(s == 6 && n / 64 == 1 ? old : g.table[s * BLOCKS + n / 64]) * 64 + n % 64;
+            device_upload(t.dev[FAST], g.d_slot, slot, sizeof *slot * (size_t)g.p.N);
+            for (int s = 0; s < PAGED_SEQS; s++) paged_append(&t, &g, s, 0, paged_lengths[s]);
+        }
+        free(want);
+        paged_free(&t, &g);
+        cuda_test_close(&t);
+    }
 }
 
-/* ---- order of execution, bad input ---------------------------------------------------------------------------------- */
+/* ---- order of execution, bad input ----------------------------------------------------------------------------------
+ */
 
 /* The same bits under every order of threads, blocks and async copies. */
 static void schedules_check(DType dtype, int H, int D) {
     static const int lengths[] = {130, 0, 40};
-    Results          first = {NULL, NULL, NULL, NULL};
-    float           *paged = NULL;
+    Results first = {NULL, NULL, NULL, NULL};
+    float *paged = NULL;
     FOR_SCHEDULES(schedule) {
         CudaTest t = open_for(dtype, 795, H, 1, D, PAGED_SEQS);
-        Packed   p = packed_random(&t, lengths, 3, 2, 0, H, 1, D);
+        Packed p = packed_random(&t, lengths, 3, 2, 0, H, 1, D);
         packed_forward(&t, &p);
         packed_backward(&t, &p);
         Results r = results_of(&t, &p);
@@ -558,9 +574,9 @@ static void schedules_check(DType dtype, int H, int D) {
         } else {
             first = r;
         }
-        Paged  g = paged_random(&t, H, 1, D);
+        Paged g = paged_random(&t, H, 1, D);
         float *want = tensor_download(&t, &g.p.out);
-        int    from[PAGED_SEQS], end[PAGED_SEQS];
+        int from[PAGED_SEQS], end[PAGED_SEQS];
         for (int s = 0; s < PAGED_SEQS; s++) end[s] = paged_lengths[s], from[s] = end[s] - 1;
         paged_check(&t, &g, from, end, 1, want);
         if (paged) assert_same_bits(want, paged, g.p.out.count, label("schedule, pages", schedule, D, 0));
@@ -590,7 +606,8 @@ static void test_head_sizes(void **state) {
         CudaTest t = open_for(dtypes[i], 64, 2, 1, 64, 1);
         t.ops[FAST]->attention_forward(t.dev[FAST], NULL, NULL, NULL, NULL, NULL, 1, 64, 2, 1, 96);
         assert_int_not_equal(device_sync(t.dev[FAST]), 0);
-        assert_non_null(strstr(device_error(t.dev[FAST]), "attention_forward: the CUDA backend takes head sizes 64 and 128"));
+        assert_non_null(
+            strstr(device_error(t.dev[FAST]), "attention_forward: the CUDA backend takes head sizes 64 and 128"));
         device_close(t.dev[FAST]);
         device_close(t.dev[DOUBLE]);
     }

@@ -1,10 +1,11 @@
-/* attention.cu - causal attention over packed sequences, forward, in bf16 (Dao 2023; attention.cuh has the order of sums).
+/* attention.cu - causal attention over packed sequences, forward, in bf16 (Dao 2023; attention.cuh has the order of
+ * sums).
  *
- * A block of four warps takes 128 query rows of one head, 32 a warp, so that each fragment of keys or values that a warp
- * reads from shared memory feeds two products.  Keys and values come as one stream of tiles k0 v0 k1 v1 ... through a
- * ring of three, two tiles ahead: 80 KB at D = 128, two thread blocks on every multiprocessor from sm_80 on.  Queries stay
- * in shared memory, for the accumulators fill the registers.  The last query tiles of a sequence, which meet the most
- * keys, come first in the grid. */
+ * A block of four warps takes 128 query rows of one head, 32 a warp, so that each fragment of keys or values that a
+ * warp reads from shared memory feeds two products.  Keys and values come as one stream of tiles k0 v0 k1 v1 ...
+ * through a ring of three, two tiles ahead: 80 KB at D = 128, two thread blocks on every multiprocessor from sm_80 on.
+ * Queries stay in shared memory, for the accumulators fill the registers.  The last query tiles of a sequence, which
+ * meet the most keys, come first in the grid. */
 #include "kernels/cuda/attention.cuh"
 
 #include <math.h>
@@ -16,7 +17,7 @@ template <int D> struct ForwardShared {
     bf16 ring[RING][KEYS * D];
     /* What is needed once a block of keys, or after them all, waits here: the accumulators fill the registers. */
     const bf16 *keys, *values;
-    int         first, rows, head;
+    int first, rows, head;
 };
 
 /* scores of the warp's 32 rows and the 64 keys of the tile */
@@ -84,22 +85,22 @@ static __device__ __forceinline__ void values_merge(float (*out)[D / 8][4], cons
 
 template <int D>
 __global__ void __launch_bounds__(THREADS, 2)
-    attention_forward_kernel(bf16 *out, float *lse, const bf16 *qk, const bf16 *qkv, const int32_t *cu_seqlens, int n_seq,
-                             int N, int H, int G, float scale) {
+    attention_forward_kernel(bf16 *out, float *lse, const bf16 *qk, const bf16 *qkv, const int32_t *cu_seqlens,
+                             int n_seq, int N, int H, int G, float scale) {
     DYNAMIC_SHARED(ForwardShared<D>, shared);
-    const int    tiles = gridDim.x / H, head = blockIdx.x % H, g = head / (H / G);
-    const int    warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const Lanes  lanes = lanes_of<D>(lane);
+    const int tiles = gridDim.x / H, head = blockIdx.x % H, g = head / (H / G);
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const Lanes lanes = lanes_of<D>(lane);
     const RowTile t = row_tile([=](int u) { return cu_seqlens[u]; }, n_seq, N, ROWS, tiles - 1 - blockIdx.x / H);
     if (t.first >= t.end) return;
     const size_t ld_qk = (size_t)(H + G) * D, ld_qkv = (size_t)(H + 2 * G) * D, ld_out = (size_t)H * D;
-    const int    rows = min(ROWS, t.end - t.first), at = t.first - t.begin; /* of the sequence */
-    bf16        *dst = out + t.first * ld_out + head * D;
+    const int rows = min(ROWS, t.end - t.first), at = t.first - t.begin; /* of the sequence */
+    bf16 *dst = out + t.first * ld_out + head * D;
     if (t.unit == n_seq) { /* rows of no sequence */
         rows_zero<D>(dst, ld_out, rows);
         return;
     }
-    const int   length = t.end - t.begin, blocks = (at + rows + KEYS - 1) / KEYS;
+    const int length = t.end - t.begin, blocks = (at + rows + KEYS - 1) / KEYS;
     const bf16 *keys = qk + t.begin * ld_qk + (H + g) * D, *values = qkv + t.begin * ld_qkv + (H + G + g) * D;
     tile_load<D, ROWS, THREADS>(shared->q, qk + t.first * ld_qk + head * D, ld_qk, rows);
     tile_load<D, KEYS, THREADS>(shared->ring[0], keys, ld_qk, length);
@@ -124,12 +125,12 @@ __global__ void __launch_bounds__(THREADS, 2)
             tile_load<D, KEYS, THREADS>(shared->ring[spare], shared->keys + after * ld_qk, ld_qk, length - after);
         cp_async_commit();
         uint32_t p[2][KEYS / 16][4];
-        Merge    merge[2][2];
-        float    s[2][KEYS / 8][4];
+        Merge merge[2][2];
+        float s[2][KEYS / 8][4];
         scores_of<D>(s, shared->q, shared->ring[slot], row, lanes);
 #pragma unroll
         for (int m = 0; m < 2; m++) {
-            int   i = at + row + 16 * m + lane / 4, visible[2] = {i + 1, i + 9};
+            int i = at + row + 16 * m + lane / 4, visible[2] = {i + 1, i + 9};
             float block_max[2], block_sum[2];
             if (after > at + row + 16 * m + 1) block_mask(s[m], first, visible, lane);
             block_softmax(s[m], scale, block_max, block_sum);
@@ -186,6 +187,5 @@ void cuda_attention_forward<bf16>(Device *dev, void *out, void *lse, const void 
     if (N < 1 || !attention_head_size_fits(dev, "attention_forward", D)) return;
     if (D == 64)
         forward<64>(dev, (bf16 *)out, (float *)lse, (const bf16 *)qk, (const bf16 *)qkv, cu_seqlens, n_seq, N, H, G);
-    else
-        forward<128>(dev, (bf16 *)out, (float *)lse, (const bf16 *)qk, (const bf16 *)qkv, cu_seqlens, n_seq, N, H, G);
+    else forward<128>(dev, (bf16 *)out, (float *)lse, (const bf16 *)qk, (const bf16 *)qkv, cu_seqlens, n_seq, N, H, G);
 }

@@ -3,14 +3,14 @@
  * The order of every forward sum, the same on every path.  A row of queries meets the blocks of 64 keys of its sequence
  * one by one, and a block gives it three things that depend on no other block:
  *     max_b = log2(e) / sqrt(D) * max_j score_j    sum_b = sum_j p_j    out_b = sum_j bf16(p_j) value_j
- * with p_j = exp2(log2(e) / sqrt(D) * score_j - max_b), the products from zero, in MMA steps of 16.  block_merge() joins
- * them to what is there, in ascending order of blocks.  So it does not matter who computes a block, with which other
- * rows, or when: packed, prefilled, decoded, forked and grouped rows have the same bits, and decoding may spread the
- * blocks of one row over warps.  The price against the recurrence of Dao (2023), whose products go on from the block
- * before: its one multiplication an output element and block (the rescaling) becomes one fused multiply-add here, and a
- * second one in the blocks where the largest score of a row grows; no register more, for out_b is made 16 columns at a
- * time.  Cutting the keys into longer spans, merged after each, would save that too, but keep two sets of accumulators
- * alive, which 32 rows a warp at D = 128 have no registers for.
+ * with p_j = exp2(log2(e) / sqrt(D) * score_j - max_b), the products from zero, in MMA steps of 16.  block_merge()
+ * joins them to what is there, in ascending order of blocks.  So it does not matter who computes a block, with which
+ * other rows, or when: packed, prefilled, decoded, forked and grouped rows have the same bits, and decoding may spread
+ * the blocks of one row over warps.  The price against the recurrence of Dao (2023), whose products go on from the
+ * block before: its one multiplication an output element and block (the rescaling) becomes one fused multiply-add here,
+ * and a second one in the blocks where the largest score of a row grows; no register more, for out_b is made 16 columns
+ * at a time.  Cutting the keys into longer spans, merged after each, would save that too, but keep two sets of
+ * accumulators alive, which 32 rows a warp at D = 128 have no registers for.
  *
  * Every sum over rows of keys in the backward kernels is likewise of one thread, in a fixed order: no atomics. */
 #ifndef EHR_KERNELS_CUDA_ATTENTION_CUH
@@ -39,11 +39,12 @@ static inline size_t attention_paged_scratch(int N, int H, int D) {
     return sizeof(float) * (size_t)(N < PAGED_GROUP_ROWS ? N : PAGED_GROUP_ROWS) * (size_t)H * (size_t)(STATE_HEAD + D);
 }
 
-/* ---- who works on what --------------------------------------------------------------------------------------------- */
+/* ---- who works on what ---------------------------------------------------------------------------------------------
+ */
 
-/* Rows of packed units (sequences, or groups of them), a tile of `rows` a block.  The grid cannot know the lengths, so it
- * has total / rows + n_units + 1 tiles: unit u owns tiles offset(u) / rows + u up to those of u + 1, which are always
- * enough, and the rows past the last unit count as unit n_units.  Tiles without rows have first >= end. */
+/* Rows of packed units (sequences, or groups of them), a tile of `rows` a block.  The grid cannot know the lengths, so
+ * it has total / rows + n_units + 1 tiles: unit u owns tiles offset(u) / rows + u up to those of u + 1, which are
+ * always enough, and the rows past the last unit count as unit n_units.  Tiles without rows have first >= end. */
 struct RowTile {
     int unit;
     int begin, end; /* the unit's rows */
@@ -59,19 +60,18 @@ static __device__ __forceinline__ RowTile row_tile(Offset offset, int n_units, i
     int lo = 0, hi = n_units;
     while (lo < hi) {
         int mid = (lo + hi + 1) / 2;
-        if (offset(mid) / rows + mid <= tile)
-            lo = mid;
-        else
-            hi = mid - 1;
+        if (offset(mid) / rows + mid <= tile) lo = mid;
+        else hi = mid - 1;
     }
     int begin = offset(lo), end = lo < n_units ? offset(lo + 1) : total;
     return RowTile{lo, begin, end, begin + (tile - begin / rows - lo) * rows};
 }
 
-/* ---- bf16 tiles in shared memory ----------------------------------------------------------------------------------- */
+/* ---- bf16 tiles in shared memory -----------------------------------------------------------------------------------
+ */
 
-/* Element of 16-byte chunk `chunk` of a row: chunks are exchanged inside their 128 bytes so that eight rows' same chunk,
- * which is what ldmatrix reads, lie in different banks. */
+/* Element of 16-byte chunk `chunk` of a row: chunks are exchanged inside their 128 bytes so that eight rows' same
+ * chunk, which is what ldmatrix reads, lie in different banks. */
 template <int D> static __device__ __forceinline__ int swizzle(int row, int chunk) {
     return row * D + (chunk ^ (row & 7)) * 8;
 }
@@ -105,12 +105,14 @@ template <int D>
 static __device__ __forceinline__ void fragment_rows(uint32_t *a, const bf16 *tile, int row, int k, Lanes lanes) {
     ldmatrix_x4(a, tile + (lanes.rows ^ 16 * k) + row * D);
 }
-/* Right operand, the tile's rows being its columns (q k^T): rows [row, row + 16) as two operands of 8, columns 16 k... */
+/* Right operand, the tile's rows being its columns (q k^T): rows [row, row + 16) as two operands of 8, columns 16 k...
+ */
 template <int D>
 static __device__ __forceinline__ void fragment_columns(uint32_t *b, const bf16 *tile, int row, int k, Lanes lanes) {
     ldmatrix_x4(b, tile + (lanes.columns ^ 16 * k) + row * D);
 }
-/* Right operand, the tile's rows being summed over (p v): rows [row, row + 16), columns [16 n, 16 n + 16) as two of 8. */
+/* Right operand, the tile's rows being summed over (p v): rows [row, row + 16), columns [16 n, 16 n + 16) as two of 8.
+ */
 template <int D>
 static __device__ __forceinline__ void fragment_summed(uint32_t *b, const bf16 *tile, int row, int n, Lanes lanes) {
     ldmatrix_x4_trans(b, tile + (lanes.rows ^ 16 * n) + row * D);
@@ -118,7 +120,7 @@ static __device__ __forceinline__ void fragment_summed(uint32_t *b, const bf16 *
 
 static __device__ __forceinline__ uint32_t pack_bf16(float lo, float hi) {
     __nv_bfloat162 pair = __floats2bfloat162_rn(lo, hi);
-    uint32_t       bits;
+    uint32_t bits;
     memcpy(&bits, &pair, sizeof bits);
     return bits;
 }
@@ -131,14 +133,14 @@ static __device__ __forceinline__ void fragment_of(uint32_t *a, const float *c0,
     a[3] = pack_bf16(c1[2], c1[3]);
 }
 
-/* A warp's accumulator of 16 rows (at `row` of the tile) and COLUMNS columns (part of D), scaled by row, as bf16 rows of
- * the swizzled tile. */
+/* A warp's accumulator of 16 rows (at `row` of the tile) and COLUMNS columns (part of D), scaled by row, as bf16 rows
+ * of the swizzled tile. */
 template <int D, int COLUMNS>
 static __device__ __forceinline__ void accumulator_store(bf16 *tile, int row, int part, const float (*acc)[4],
                                                          float scale0, float scale1, int lane) {
 #pragma unroll
     for (int n = 0; n < COLUMNS / 8; n++) { /* + 0: no negative zeros, whichever way a sum vanished */
-        int   chunk = part * (COLUMNS / 8) + n;
+        int chunk = part * (COLUMNS / 8) + n;
         bf16 *top = tile + swizzle<D>(row + lane / 4, chunk) + lane % 4 * 2;
         bf16 *low = tile + swizzle<D>(row + lane / 4 + 8, chunk) + lane % 4 * 2;
         *(uint32_t *)top = pack_bf16(acc[n][0] * scale0 + 0.0f, acc[n][1] * scale0 + 0.0f);
@@ -147,7 +149,8 @@ static __device__ __forceinline__ void accumulator_store(bf16 *tile, int row, in
 }
 /* A warp writes rows [row, row + ROWS) of the tile to dst, those below `valid` only. */
 template <int D, int ROWS>
-static __device__ __forceinline__ void rows_write(bf16 *dst, size_t ld, const bf16 *tile, int row, int valid, int lane) {
+static __device__ __forceinline__ void rows_write(bf16 *dst, size_t ld, const bf16 *tile, int row, int valid,
+                                                  int lane) {
 #pragma unroll
     for (int i = 0; i < ROWS * (D / 8) / 32; i++) {
         int r = (lane + i * 32) / (D / 8), chunk = (lane + i * 32) % (D / 8);
@@ -161,7 +164,8 @@ template <int D> static __device__ __forceinline__ void rows_zero(bf16 *dst, siz
         *(uint4 *)(dst + i / (D / 8) * ld + i % (D / 8) * 8) = make_uint4(0, 0, 0, 0);
 }
 
-/* ---- softmax ------------------------------------------------------------------------------------------------------- */
+/* ---- softmax -------------------------------------------------------------------------------------------------------
+ */
 
 /* Scores of 16 rows and 64 keys, in place: p.  Of rows lane / 4 and lane / 4 + 8: max_b, and the part of sum_b of the
  * columns that this lane holds; the four lanes of a row add up at the very end (row_sum). */
@@ -203,7 +207,8 @@ static __device__ __forceinline__ Merge block_merge(float *max, float *sum, floa
     return m;
 }
 
-/* Keys from visible[row] on are none of the row's business.  first: of the 64 keys.  visible: of rows lane / 4 and + 8. */
+/* Keys from visible[row] on are none of the row's business.  first: of the 64 keys.  visible: of rows lane / 4 and + 8.
+ */
 static __device__ __forceinline__ void block_mask(float (*s)[4], int first, const int *visible, int lane) {
 #pragma unroll
     for (int n = 0; n < KEYS / 8; n++)

@@ -1,13 +1,13 @@
 /* attention_paged.cu - the cache of keys and values, and attention over it, in bf16.
  *
  * A page keeps a head's 64 keys (and values) in the order in which mma.sync takes them: a unit of 16 bytes is what one
- * lane holds of two steps of a product, 32 units, one a lane, lie side by side.  So a warp takes a block of keys straight
- * from global memory into registers, each byte once, and shared memory is free for what the blocks give.
+ * lane holds of two steps of a product, 32 units, one a lane, lie side by side.  So a warp takes a block of keys
+ * straight from global memory into registers, each byte once, and shared memory is free for what the blocks give.
  *
- * The rows of a tile are queries times the heads that share a key/value head, of one sequence or of a group of them.  Each
- * warp takes a block of keys for all rows of the tile; then the warps' results are merged through shared memory, in
- * ascending order of the blocks, 16 or 64 rows by as many columns as fit at a time: one decoded token is spread over as
- * many warps as it has blocks, and has the bits of attention_forward (attention.cuh).
+ * The rows of a tile are queries times the heads that share a key/value head, of one sequence or of a group of them.
+ * Each warp takes a block of keys for all rows of the tile; then the warps' results are merged through shared memory,
+ * in ascending order of the blocks, 16 or 64 rows by as many columns as fit at a time: one decoded token is spread over
+ * as many warps as it has blocks, and has the bits of attention_forward (attention.cuh).
  *
  * Groups: one launch goes over the shared pages, with the rows of all the group's sequences in one product, and leaves
  * max, sum and output of each row in scratch memory; the next goes on from there with the sequences' own pages. */
@@ -15,7 +15,8 @@
 
 #include <math.h>
 
-/* ---- pages --------------------------------------------------------------------------------------------------------- */
+/* ---- pages ---------------------------------------------------------------------------------------------------------
+ */
 
 enum { UNIT = 8 }; /* elements */
 
@@ -36,16 +37,16 @@ template <int D> static __device__ __forceinline__ size_t page_at(int64_t page, 
 
 /* A thread has eight d of a row and head: a unit of the key, and one element of each of eight units of the values. */
 template <int D>
-__global__ void __launch_bounds__(256) kv_append_kernel(bf16 *pool, const bf16 *qk, const bf16 *qkv, const int64_t *slot,
-                                                        int N, int H, int G) {
+__global__ void __launch_bounds__(256)
+    kv_append_kernel(bf16 *pool, const bf16 *qk, const bf16 *qkv, const int64_t *slot, int N, int H, int G) {
     const int64_t at = (int64_t)blockIdx.x * 256 + threadIdx.x;
-    const int     part = at % (D / 8), g = at / (D / 8) % G;
+    const int part = at % (D / 8), g = at / (D / 8) % G;
     const int64_t n = at / (D / 8 * G);
     if (n >= N || slot[n] < 0) return;
-    const int   i = (int)(slot[n] % KEYS), d32 = part / 4, quad = part % 4;
+    const int i = (int)(slot[n] % KEYS), d32 = part / 4, quad = part % 4;
     const bf16 *k = qk + (n * (H + G) + H + g) * D, *v = qkv + (n * (H + 2 * G) + H + G + g) * D;
-    bf16       *keys = pool + page_at<D>(slot[n] / KEYS, 0, g, G), *values = pool + page_at<D>(slot[n] / KEYS, 1, g, G);
-    uint32_t    unit[4];
+    bf16 *keys = pool + page_at<D>(slot[n] / KEYS, 0, g, G), *values = pool + page_at<D>(slot[n] / KEYS, 1, g, G);
+    uint32_t unit[4];
     for (int r = 0; r < 4; r++) unit[r] = *(const uint32_t *)(k + 32 * d32 + unit_member(quad, 2 * r));
     *(uint4 *)(keys + key_unit<D>(i, d32, quad) * UNIT) = make_uint4(unit[0], unit[1], unit[2], unit[3]);
     const int in = i % 32; /* unit_member's inverse */
@@ -57,22 +58,23 @@ template <int D>
 __global__ void __launch_bounds__(256) kv_copy_page_kernel(bf16 *pool, int dst, int src, int n_keys, int G) {
     const int unit = blockIdx.x * 256 + threadIdx.x, g = blockIdx.y, quad = unit % 4; /* KEYS * D / UNIT of them */
     const bf16 *k = pool + page_at<D>(src, 0, g, G), *v = pool + page_at<D>(src, 1, g, G);
-    bf16       *to_k = pool + page_at<D>(dst, 0, g, G), *to_v = pool + page_at<D>(dst, 1, g, G);
+    bf16 *to_k = pool + page_at<D>(dst, 0, g, G), *to_v = pool + page_at<D>(dst, 1, g, G);
     if (unit / 32 / (D / 32) * 8 + unit % 32 / 4 < n_keys) ((uint4 *)to_k)[unit] = ((const uint4 *)k)[unit];
     const int first = unit / 32 % (KEYS / 32) * 32;
     for (int e = 0; e < UNIT; e++)
         if (first + unit_member(quad, e) < n_keys) to_v[unit * UNIT + e] = v[unit * UNIT + e];
 }
 
-/* ---- attention over pages ------------------------------------------------------------------------------------------ */
+/* ---- attention over pages ------------------------------------------------------------------------------------------
+ */
 
 /* What one launch goes over: the shared pages of groups, or what remains of each sequence. */
 struct Pages {
-    const bf16    *pool;
+    const bf16 *pool;
     const int32_t *q_offset, *kv_len, *block_table;
-    int            n_seq, max_blocks;
+    int n_seq, max_blocks;
     const int32_t *group_offset, *group_shared; /* NULL: no sequence shares anything */
-    int            n_group, shared;             /* shared: this launch is the first of the two */
+    int n_group, shared;                        /* shared: this launch is the first of the two */
 };
 
 /* Rows of a tile are MT pieces of 16; WARPS blocks of keys are under way at once. */
@@ -90,16 +92,17 @@ template <int D, int MT> struct PagedShape {
 
 template <int D, int MT> struct PagedShared {
     using S = PagedShape<D, MT>;
-    bf16  q[S::ROWS * D];
+    bf16 q[S::ROWS * D];
     float part[S::WARPS][S::ROWS][S::COLUMNS]; /* out_b, groups of four columns exchanged as in swizzle() */
     float max[S::WARPS][S::ROWS], sum[S::WARPS][S::ROWS][4];
     Merge merge[S::WARPS][S::ROWS];
-    int   visible[S::ROWS];
+    int visible[S::ROWS];
 };
 
 /* Scores of the tile's rows and the keys of a page. */
 template <int D, int MT>
-static __device__ __forceinline__ void page_scores(float (*s)[KEYS / 8][4], const bf16 *q, const uint4 *keys, Lanes lanes) {
+static __device__ __forceinline__ void page_scores(float (*s)[KEYS / 8][4], const bf16 *q, const uint4 *keys,
+                                                   Lanes lanes) {
 #pragma unroll
     for (int m = 0; m < MT; m++)
 #pragma unroll
@@ -115,7 +118,7 @@ static __device__ __forceinline__ void page_scores(float (*s)[KEYS / 8][4], cons
             for (int m = 0; m < MT; m++) fragment_rows<D>(a[k][m], q, 16 * m, 2 * d + k, lanes);
 #pragma unroll
         for (int n = 0; n < KEYS / 8; n++) {
-            uint4    unit = __ldg(keys + (n * (D / 32) + d) * 32 + lanes.lane);
+            uint4 unit = __ldg(keys + (n * (D / 32) + d) * 32 + lanes.lane);
             uint32_t b[4] = {unit.x, unit.y, unit.z, unit.w};
 #pragma unroll
             for (int k = 0; k < 2; k++)
@@ -125,7 +128,8 @@ static __device__ __forceinline__ void page_scores(float (*s)[KEYS / 8][4], cons
     }
 }
 
-/* part = p v of columns [first, first + COLUMNS).  keys: how many of the page's are there; the rest may hold anything. */
+/* part = p v of columns [first, first + COLUMNS).  keys: how many of the page's are there; the rest may hold anything.
+ */
 template <int D, int MT>
 static __device__ __forceinline__ void page_values(float (*part)[PagedShape<D, MT>::COLUMNS],
                                                    const uint32_t (*p)[KEYS / 16][4], const uint4 *values, int first,
@@ -136,7 +140,7 @@ static __device__ __forceinline__ void page_values(float (*part)[PagedShape<D, M
         float out[MT][4] = {};
 #pragma unroll
         for (int h = 0; h < KEYS / 32; h++) {
-            uint4    unit = __ldg(values + ((first / 8 + n) * (KEYS / 32) + h) * 32 + lane);
+            uint4 unit = __ldg(values + ((first / 8 + n) * (KEYS / 32) + h) * 32 + lane);
             uint32_t b[4] = {unit.x, unit.y, unit.z, unit.w};
             if (keys < KEYS) /* 0 times what is no number would still be none */
 #pragma unroll
@@ -171,10 +175,8 @@ static __device__ __forceinline__ PagedRow paged_row(int row, int ratio, int g) 
 static __device__ __forceinline__ int owner_of(const int32_t *offset, int lo, int hi, int x) {
     while (hi - lo > 1) {
         int mid = (lo + hi) / 2;
-        if (offset[mid] <= x)
-            lo = mid;
-        else
-            hi = mid;
+        if (offset[mid] <= x) lo = mid;
+        else hi = mid;
     }
     return lo;
 }
@@ -197,24 +199,26 @@ __global__ void __launch_bounds__(PagedShape<D, MT>::THREADS, MT == 1 ? 4 : 1)
     using S = PagedShape<D, MT>;
     using Shared = PagedShared<D, MT>;
     DYNAMIC_SHARED(Shared, shared);
-    const int     g = blockIdx.x % G, ratio = H / G, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const Lanes   lanes = lanes_of<D>(lane);
-    auto          offset = [&](int u) { return pages.q_offset[pages.shared ? pages.group_offset[u] : u] * ratio; };
-    const int     n_units = pages.shared ? pages.n_group : pages.n_seq;
+    const int g = blockIdx.x % G, ratio = H / G, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const Lanes lanes = lanes_of<D>(lane);
+    auto offset = [&](int u) { return pages.q_offset[pages.shared ? pages.group_offset[u] : u] * ratio; };
+    const int n_units = pages.shared ? pages.n_group : pages.n_seq;
     const RowTile t = row_tile(offset, n_units, N * ratio, S::ROWS, blockIdx.x / G);
     if (t.first >= t.end || t.unit == n_units) return;
     if (pages.shared && pages.group_shared[t.unit] == 0) return;
     const int rows = min((int)S::ROWS, t.end - t.first);
 
     for (int i = threadIdx.x; i < S::ROWS * (D / 8); i += S::THREADS) {
-        int      row = i / (D / 8), chunk = i % (D / 8);
+        int row = i / (D / 8), chunk = i % (D / 8);
         PagedRow r = paged_row(t.first + min(row, rows - 1), ratio, g);
-        cp_async_16(shared->q + swizzle<D>(row, chunk), qk + ((size_t)r.n * (H + G) + r.head) * D + chunk * 8, row < rows);
+        cp_async_16(shared->q + swizzle<D>(row, chunk), qk + ((size_t)r.n * (H + G) + r.head) * D + chunk * 8,
+                    row < rows);
     }
     cp_async_commit();
     if (threadIdx.x < S::ROWS) {
         int n = paged_row(t.first + min((int)threadIdx.x, rows - 1), ratio, g).n;
-        int s = pages.shared ? owner_of(pages.q_offset, pages.group_offset[t.unit], pages.group_offset[t.unit + 1], n) : t.unit;
+        int s = pages.shared ? owner_of(pages.q_offset, pages.group_offset[t.unit], pages.group_offset[t.unit + 1], n)
+                             : t.unit;
         shared->visible[threadIdx.x] = pages.kv_len[s] - (pages.q_offset[s + 1] - n) + 1;
     }
     cp_async_wait<0>();
@@ -230,11 +234,11 @@ __global__ void __launch_bounds__(PagedShape<D, MT>::THREADS, MT == 1 ? 4 : 1)
     }
     const BlockRange range = block_range(pages, t.unit, most);
 
-    /* Of the rows' state, thread 4 row + i keeps max, and sum of lane i of four; of the output each thread keeps its own
-     * groups of four columns. */
+    /* Of the rows' state, thread 4 row + i keeps max, and sum of lane i of four; of the output each thread keeps its
+     * own groups of four columns. */
     float4 acc[S::PASSES][S::OWN];
-    float  max = -INFINITY, sum = 0;
-    auto   state_of = [&](int row) {
+    float max = -INFINITY, sum = 0;
+    auto state_of = [&](int row) {
         PagedRow r = paged_row(t.first + min(row, rows - 1), ratio, g);
         return state + ((size_t)r.n * H + r.head) * (STATE_HEAD + D);
     };
@@ -253,18 +257,18 @@ __global__ void __launch_bounds__(PagedShape<D, MT>::THREADS, MT == 1 ? 4 : 1)
     }
 
     for (int first = range.first; first < range.end; first += S::WARPS) {
-        const int    under_way = min((int)S::WARPS, range.end - first), b = first + warp;
-        const bool   mine = warp < under_way;
+        const int under_way = min((int)S::WARPS, range.end - first), b = first + warp;
+        const bool mine = warp < under_way;
         const uint4 *values = NULL;
-        uint32_t     p[MT][KEYS / 16][4] = {};
+        uint32_t p[MT][KEYS / 16][4] = {};
         if (mine) {
             int64_t page = pages.block_table[(size_t)range.sequence * pages.max_blocks + b];
-            float   s[MT][KEYS / 8][4];
+            float s[MT][KEYS / 8][4];
             values = (const uint4 *)(pages.pool + page_at<D>(page, 1, g, G));
             page_scores<D, MT>(s, shared->q, (const uint4 *)(pages.pool + page_at<D>(page, 0, g, G)), lanes);
 #pragma unroll
             for (int m = 0; m < MT; m++) {
-                int   row = 16 * m + lane / 4, visible[2] = {shared->visible[row], shared->visible[row + 8]};
+                int row = 16 * m + lane / 4, visible[2] = {shared->visible[row], shared->visible[row + 8]};
                 float block_max[2], block_sum[2];
                 if ((b + 1) * KEYS > least) block_mask(s[m], b * KEYS, visible, lane);
                 block_softmax(s[m], scale, block_max, block_sum);
@@ -279,7 +283,7 @@ __global__ void __launch_bounds__(PagedShape<D, MT>::THREADS, MT == 1 ? 4 : 1)
         __syncthreads();
         if (threadIdx.x < 4 * S::ROWS)
             for (int w = 0; w < under_way; w++) {
-                int   row = threadIdx.x / 4;
+                int row = threadIdx.x / 4;
                 Merge m = block_merge(&max, &sum, shared->max[w][row], shared->sum[w][row][threadIdx.x % 4]);
                 if (threadIdx.x % 4 == 0) shared->merge[w][row] = m;
             }
@@ -291,7 +295,7 @@ __global__ void __launch_bounds__(PagedShape<D, MT>::THREADS, MT == 1 ? 4 : 1)
             for (int i = 0; i < S::OWN; i++) {
                 int row = own_row(i), quad = threadIdx.x % S::QUADS ^ (row & 7);
                 for (int w = 0; w < under_way; w++) {
-                    Merge  m = shared->merge[w][row];
+                    Merge m = shared->merge[w][row];
                     float4 x = *(const float4 *)(shared->part[w][row] + quad * 4), &y = acc[pass][i];
                     y.x = fmaf(x.x, m.given, y.x * m.kept);
                     y.y = fmaf(x.y, m.given, y.y * m.kept);
@@ -325,10 +329,10 @@ __global__ void __launch_bounds__(PagedShape<D, MT>::THREADS, MT == 1 ? 4 : 1)
     for (int pass = 0; pass < S::PASSES; pass++)
 #pragma unroll
         for (int i = 0; i < S::OWN; i++) {
-            int      row = own_row(i);
+            int row = own_row(i);
             PagedRow r = paged_row(t.first + row, ratio, g);
-            float    scale_row = shared->max[0][row];
-            float4   x = acc[pass][i];
+            float scale_row = shared->max[0][row];
+            float4 x = acc[pass][i];
             if (row < rows) /* + 0: as in accumulator_store() */
                 *(uint2 *)(out + ((size_t)r.n * H + r.head) * D + own_quad(pass) * 4) =
                     make_uint2(pack_bf16(x.x * scale_row + 0.0f, x.y * scale_row + 0.0f),
@@ -336,10 +340,12 @@ __global__ void __launch_bounds__(PagedShape<D, MT>::THREADS, MT == 1 ? 4 : 1)
         }
 }
 
-/* ---- operations ---------------------------------------------------------------------------------------------------- */
+/* ---- operations ----------------------------------------------------------------------------------------------------
+ */
 
 template <int D, int MT>
-static void paged_launch(Device *dev, bf16 *out, float *state, const bf16 *qk, const Pages *pages, int N, int H, int G) {
+static void paged_launch(Device *dev, bf16 *out, float *state, const bf16 *qk, const Pages *pages, int N, int H,
+                         int G) {
     int tiles = row_tiles(N * (H / G), PagedShape<D, MT>::ROWS, pages->shared ? pages->n_group : pages->n_seq);
     CUDA_LAUNCH(dev, "attention_paged", (attention_paged_kernel<D, MT>), tiles * G, (PagedShape<D, MT>::THREADS),
                 (sizeof(PagedShared<D, MT>)), out, state, qk, *pages, N, H, G, LOG2_E / sqrtf((float)D));
@@ -347,8 +353,9 @@ static void paged_launch(Device *dev, bf16 *out, float *state, const bf16 *qk, c
 
 template <int D>
 static void paged(Device *dev, bf16 *out, const bf16 *qk, const PagedBatch *batch, int N, int H, int G) {
-    Pages pages = {(const bf16 *)batch->pool, batch->q_offset,     batch->kv_len,       batch->block_table, batch->n_seq,
-                   batch->max_blocks,         batch->group_offset, batch->group_shared, batch->n_group,     1};
+    Pages pages = {
+        (const bf16 *)batch->pool, batch->q_offset,     batch->kv_len,       batch->block_table, batch->n_seq,
+        batch->max_blocks,         batch->group_offset, batch->group_shared, batch->n_group,     1};
     float *state = NULL;
     /* Groups of one sequence gain nothing, and a call of so many rows is a prefill, which does not share. */
     if (batch->n_group < batch->n_seq && N <= PAGED_GROUP_ROWS) {
@@ -359,10 +366,8 @@ static void paged(Device *dev, bf16 *out, const bf16 *qk, const PagedBatch *batc
         pages.group_offset = NULL;
     }
     pages.shared = 0;
-    if ((int64_t)N * (H / G) <= 16 * (int64_t)batch->n_seq)
-        paged_launch<D, 1>(dev, out, state, qk, &pages, N, H, G);
-    else
-        paged_launch<D, 4>(dev, out, state, qk, &pages, N, H, G);
+    if ((int64_t)N * (H / G) <= 16 * (int64_t)batch->n_seq) paged_launch<D, 1>(dev, out, state, qk, &pages, N, H, G);
+    else paged_launch<D, 4>(dev, out, state, qk, &pages, N, H, G);
 }
 
 template <>
@@ -390,6 +395,5 @@ template <> void cuda_kv_copy_page<bf16>(Device *dev, void *pool, int dst, int s
     const dim3 grid((unsigned)(KEYS * D / UNIT / 256), (unsigned)G);
     if (D == 64)
         CUDA_LAUNCH(dev, "kv_copy_page", kv_copy_page_kernel<64>, grid, 256, 0, (bf16 *)pool, dst, src, n_keys, G);
-    else
-        CUDA_LAUNCH(dev, "kv_copy_page", kv_copy_page_kernel<128>, grid, 256, 0, (bf16 *)pool, dst, src, n_keys, G);
+    else CUDA_LAUNCH(dev, "kv_copy_page", kv_copy_page_kernel<128>, grid, 256, 0, (bf16 *)pool, dst, src, n_keys, G);
 }

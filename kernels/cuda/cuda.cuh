@@ -32,6 +32,12 @@ typedef __nv_bfloat16 bf16;
 cudaStream_t cuda_compute_stream(const Device *dev);
 int          cuda_sm_count(const Device *dev);
 int          cuda_compute_capability(const Device *dev); /* 80, 90, ... */
+/* Shared memory of a multiprocessor, by compute capability; one block may have 1 KiB less. */
+static inline int shared_per_sm(int capability) {
+    return capability == 80 || capability == 87   ? 164 << 10
+           : capability >= 90 && capability < 120 ? 228 << 10
+                                                  : 100 << 10;
+}
 /* 1 = go; 0 = the device has failed already, or refuses so much shared memory (then it has now). */
 int          cuda_launch_ready(Device *dev, const char *op, const void *kernel, size_t smem);
 void         cuda_launch_check(Device *dev, const char *op);

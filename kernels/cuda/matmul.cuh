@@ -68,13 +68,6 @@ static inline int64_t tile_clocks(const TileShape *t, MathRate rate, int M, int 
     return step * steps + rounds * (1000 + t->m * t->n / 32);
 }
 
-/* Shared memory of a multiprocessor, by compute capability; one block may have 1 KiB less. */
-static inline int shared_per_sm(int capability) {
-    return capability == 80 || capability == 87   ? 164 << 10
-           : capability >= 90 && capability < 120 ? 228 << 10
-                                                  : 100 << 10;
-}
-
 struct TileChoice {
     int tile, splits;
 };
