@@ -123,8 +123,7 @@ static void bf16_backward(Packed *p) {
             }
 }
 
-/* ---- against the reference ------------------------------------------------------------------------------------------
- */
+/* ---- against the reference -------------------------------------------------------------------------------------- */
 
 /* A score's gradient is the difference of two products, which may cancel to nothing: the size of their terms, times q
  * or k. */
@@ -199,8 +198,7 @@ static void test_packed(void **state) {
     }
 }
 
-/* ---- who may change whose bits --------------------------------------------------------------------------------------
- */
+/* ---- who may change whose bits ---------------------------------------------------------------------------------- */
 
 /* A snapshot of a result on the GPU. */
 typedef struct {
@@ -372,8 +370,7 @@ static void test_recorded(void **state) {
     cuda_test_close(&t);
 }
 
-/* ---- pages ----------------------------------------------------------------------------------------------------------
- */
+/* ---- pages ------------------------------------------------------------------------------------------------------ */
 
 enum { PAGED_SEQS = 7, BLOCKS = 4, PAGES = PAGED_SEQS * BLOCKS };
 
@@ -535,9 +532,13 @@ static void test_fork(void **state) {
         for (int k = 0; k < 3; k++) {
             int64_t slot[1024];
             for (int n = 0; n < 1024; n++) slot[n] = -1; /* rows that are not stored */
-            for (int n = n_keys[k]; n < 64; n++) slot[g.p.cu[6] + 64 + n] = (int64_t)spare * 64 + n;
+            for (int n = n_keys[k]; n < 64; n++) {
+                slot[g.p.cu[6] + 64 + n] = (int64_t)spare * 64 + n;
+                slot[g.p.cu[2] + 64 + n] = (int64_t)old * 64 + n; /* what a copy of too much would bring */
+            }
             device_upload(t.dev[FAST], g.d_slot, slot, sizeof *slot * (size_t)g.p.N);
             paged_append(&t, &g, 6, 0, 200);
+            paged_append(&t, &g, 2, 0, 191);
             t.ops[FAST]->kv_copy_page(t.dev[FAST], g.pool.fast, spare, old, n_keys[k], 2, D);
             paged_check(&t, &g, first, end, 0, want);
             fill_rows(&t, &g.pool, (size_t)(2 * 2 * 64 * D), 0, 0, 0); /* all pages NaN again, then back */
@@ -554,8 +555,7 @@ static void test_fork(void **state) {
     }
 }
 
-/* ---- order of execution, bad input ----------------------------------------------------------------------------------
- */
+/* ---- order of execution, bad input ------------------------------------------------------------------------------ */
 
 /* The same bits under every order of threads, blocks and async copies. */
 static void schedules_check(DType dtype, int H, int D) {

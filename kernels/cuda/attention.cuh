@@ -39,8 +39,7 @@ static inline size_t attention_paged_scratch(int N, int H, int D) {
     return sizeof(float) * (size_t)(N < PAGED_GROUP_ROWS ? N : PAGED_GROUP_ROWS) * (size_t)H * (size_t)(STATE_HEAD + D);
 }
 
-/* ---- who works on what ---------------------------------------------------------------------------------------------
- */
+/* ---- who works on what ------------------------------------------------------------------------------------------ */
 
 /* Rows of packed units (sequences, or groups of them), a tile of `rows` a block.  The grid cannot know the lengths, so
  * it has total / rows + n_units + 1 tiles: unit u owns tiles offset(u) / rows + u up to those of u + 1, which are
@@ -67,8 +66,7 @@ static __device__ __forceinline__ RowTile row_tile(Offset offset, int n_units, i
     return RowTile{lo, begin, end, begin + (tile - begin / rows - lo) * rows};
 }
 
-/* ---- bf16 tiles in shared memory -----------------------------------------------------------------------------------
- */
+/* ---- bf16 tiles in shared memory -------------------------------------------------------------------------------- */
 
 /* Element of 16-byte chunk `chunk` of a row: chunks are exchanged inside their 128 bytes so that eight rows' same
  * chunk, which is what ldmatrix reads, lie in different banks. */
@@ -164,8 +162,7 @@ template <int D> static __device__ __forceinline__ void rows_zero(bf16 *dst, siz
         *(uint4 *)(dst + i / (D / 8) * ld + i % (D / 8) * 8) = make_uint4(0, 0, 0, 0);
 }
 
-/* ---- softmax -------------------------------------------------------------------------------------------------------
- */
+/* ---- softmax ---------------------------------------------------------------------------------------------------- */
 
 /* Scores of 16 rows and 64 keys, in place: p.  Of rows lane / 4 and lane / 4 + 8: max_b, and the part of sum_b of the
  * columns that this lane holds; the four lanes of a row add up at the very end (row_sum). */

@@ -28,6 +28,7 @@ template <int D> struct Team {
         WARPS = D / COLUMNS, /* that share rows */
         SLICE = WARPS * PART /* rows of the other side that a team takes at once */
     };
+    static_assert(WARPS == 1 || SLICE == STEP, "a team's weights are written once a step");
 };
 
 /* Of a thread block: ROWS rows of its own side.  Cards with 100 KB of shared memory a multiprocessor take half of them
@@ -52,7 +53,8 @@ template <int D> static __device__ __forceinline__ void team_sync(Member w) {
     else barrier_sync(1 + w.team, 32 * Team<D>::WARPS);
 }
 
-/* A team's weights, as left operands: of 16 rows of the other side (k) and 16 of its own (m), 16 bytes a lane. */
+/* A team's weights, as left operands: of 16 rows of the other side (k) and 16 of its own (m), 16 bytes a lane.  Those
+ * of one step; the barrier between steps keeps them until everybody has read them. */
 template <int D, int ROWS> struct Weights {
     uint4 of[Team<D>::WARPS == 1 ? 1 : ROWS / PART][Team<D>::SLICE / 16][MT][32];
 };
@@ -90,8 +92,7 @@ static __device__ __forceinline__ void add_product(float (*c)[COLUMNS / 8][4], c
         for (int i = 0; i < 2; i++) mma_m16n8k16_bf16(c[m][2 * n + i], a[m], b + 2 * i, c[m][2 * n + i]);
 }
 
-/* ---- row sums ------------------------------------------------------------------------------------------------------
- */
+/* ---- row sums --------------------------------------------------------------------------------------------------- */
 
 /* real mean (H, N) = rowsum(dout out)   real lse2 (H, N) = lse, to the base 2; D / 8 lanes a row */
 template <int D>
@@ -117,8 +118,7 @@ __global__ void __launch_bounds__(256) attention_backward_rows_kernel(float *mea
     }
 }
 
-/* ---- keys and values -----------------------------------------------------------------------------------------------
- */
+/* ---- keys and values -------------------------------------------------------------------------------------------- */
 
 template <int D, int ROWS> struct KeyShared {
     bf16 k[ROWS * D], v[ROWS * D];
@@ -204,7 +204,6 @@ static __device__ __forceinline__ void keys_meet_queries(float (*dk)[COLUMNS / 8
             add_product(dk, as, bq, n);
         }
     }
-    if (Team<D>::WARPS > 1) team_sync<D>(me);
 }
 
 template <int D, int ROWS>
@@ -281,8 +280,7 @@ __global__ void __launch_bounds__(BackwardTile<D, ROWS>::THREADS, BackwardTile<D
     rows_write<D, PART / Team<D>::WARPS>(dqkv + n * ld_qkv + (h + G) * D, ld_qkv, shared->v, row, left, lane);
 }
 
-/* ---- queries -------------------------------------------------------------------------------------------------------
- */
+/* ---- queries ---------------------------------------------------------------------------------------------------- */
 
 template <int D, int ROWS> struct QueryShared {
     bf16 dout[ROWS * D];
@@ -346,7 +344,6 @@ queries_meet_keys(float (*dq)[COLUMNS / 8][4], const uint32_t (*q)[D / 16][4], Q
             add_product(dq, as, bk, n);
         }
     }
-    if (Team<D>::WARPS > 1) team_sync<D>(me);
 }
 
 template <int D, int ROWS>
@@ -417,8 +414,7 @@ __global__ void __launch_bounds__(BackwardTile<D, ROWS>::THREADS, BackwardTile<D
                                          lane);
 }
 
-/* ---- the operation -------------------------------------------------------------------------------------------------
- */
+/* ---- the operation ---------------------------------------------------------------------------------------------- */
 
 template <int D, int ROWS>
 static void backward(Device *dev, bf16 *dqk, bf16 *dqkv, const bf16 *dout, const bf16 *qk, const bf16 *qkv,

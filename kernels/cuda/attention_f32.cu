@@ -85,8 +85,7 @@ static __device__ __forceinline__ HeadRow head_row(int row, int ratio, int g) {
     return HeadRow{row / ratio, g * ratio + row % ratio};
 }
 
-/* ---- forward, over packed sequences (pool NULL) or pages ------------------------------------------------------------
- */
+/* ---- forward, over packed sequences (pool NULL) or pages -------------------------------------------------------- */
 
 struct KeysF32 {
     const float *qkv; /* packed: keys are in qk itself */
@@ -188,8 +187,7 @@ __global__ void __launch_bounds__(THREADS, 1)
     }
 }
 
-/* ---- backward: as in attention_backward.cu
- * --------------------------------------------------------------------------- */
+/* ---- backward: as in attention_backward.cu ---------------------------------------------------------------------- */
 
 /* real mean (H, N) = rowsum(dout out); a warp a row */
 template <int D>
@@ -313,8 +311,7 @@ __global__ void __launch_bounds__(THREADS, 1) attention_backward_queries_f32_ker
             *(float4 *)(a.dqk + (t.first + R * y + i) * ld_qk + head * D + 4 * x + 64 * j) = scaled(dq[i][j], a.scale);
 }
 
-/* ---- pages: (KEYS, D) row-major
- * -------------------------------------------------------------------------------------- */
+/* ---- pages: (KEYS, D) row-major --------------------------------------------------------------------------------- */
 
 __global__ void __launch_bounds__(THREADS, 1) kv_append_f32_kernel(float *pool, const float *qk, const float *qkv,
                                                                    const int64_t *slot, int N, int H, int G, int D) {
@@ -333,8 +330,7 @@ __global__ void __launch_bounds__(THREADS, 1)
     if (head < 2 * G && i / D < n_keys) pool[dst * page + at] = pool[src * page + at];
 }
 
-/* ---- operations ----------------------------------------------------------------------------------------------------
- */
+/* ---- operations ------------------------------------------------------------------------------------------------- */
 
 static void attend(Device *dev, const char *op, float *out, float *lse, const float *qk, const KeysF32 *keys, int N,
                    int H, int G, int D) {

@@ -15,8 +15,7 @@
 
 #include <math.h>
 
-/* ---- pages ---------------------------------------------------------------------------------------------------------
- */
+/* ---- pages ------------------------------------------------------------------------------------------------------ */
 
 enum { UNIT = 8 }; /* elements */
 
@@ -65,8 +64,7 @@ __global__ void __launch_bounds__(256) kv_copy_page_kernel(bf16 *pool, int dst, 
         if (first + unit_member(quad, e) < n_keys) to_v[unit * UNIT + e] = v[unit * UNIT + e];
 }
 
-/* ---- attention over pages ------------------------------------------------------------------------------------------
- */
+/* ---- attention over pages --------------------------------------------------------------------------------------- */
 
 /* What one launch goes over: the shared pages of groups, or what remains of each sequence. */
 struct Pages {
@@ -340,8 +338,7 @@ __global__ void __launch_bounds__(PagedShape<D, MT>::THREADS, MT == 1 ? 4 : 1)
         }
 }
 
-/* ---- operations ----------------------------------------------------------------------------------------------------
- */
+/* ---- operations ------------------------------------------------------------------------------------------------- */
 
 template <int D, int MT>
 static void paged_launch(Device *dev, bf16 *out, float *state, const bf16 *qk, const Pages *pages, int N, int H,
