@@ -56,7 +56,7 @@ void check_warp_sync(Warp &warp, uint32_t mask) {
 }
 
 /* Those who wait learn what everybody who came knows, and what those did before they came. */
-void check_barrier(Barrier &b, int id) {
+void check_barrier(Barrier &b, int id, bool wait) {
     if (!checking) return;
     unsigned latest = 0, joined[WARPS_MAX] = {};
     for (unsigned w = 0; w < m.n_warps; w++) {
@@ -68,7 +68,7 @@ void check_barrier(Barrier &b, int id) {
     if (!id) phase++;
     if (latest + 2 >= TIME_MAX) return history_restart();
     for (unsigned w = 0; w < m.n_warps; w++)
-        if (b.waiting[w] || (current->linear / WARP == w && b.from[w]))
+        if (b.waiting[w] || (wait && current->linear / WARP == w))
             for (unsigned v = 0; v < m.n_warps; v++) m.warps[w].known[v] = std::max(m.warps[w].known[v], joined[v]);
 }
 

@@ -25,7 +25,7 @@ extern bool checking; /* some kernels of this program have the hooks */
 void check_launch(const KernelSymbols &symbols);
 void check_block();
 void check_warp_sync(Warp &warp, uint32_t mask);
-void check_barrier(Barrier &b, int id);
+void check_barrier(Barrier &b, int id, bool wait); /* wait: of the thread that completes it */
 void check_copy_starts(Task *t, void *shared, unsigned bytes, Site site);
 void check_copy_ends(Task *t, const AsyncCopy &copy);
 void check_freed(int device, size_t offset, size_t bytes); /* in the GPU's memory */

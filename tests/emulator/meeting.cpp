@@ -29,12 +29,12 @@ Meeting *meeting_for(Warp &warp, const WarpOp *op, uint32_t mask, Site site) {
     return o;
 }
 
-void barrier_complete(Barrier &b, int id, Site site) {
+void barrier_complete(Barrier &b, int id, bool wait, Site site) {
     if (id)
         for (unsigned w = 0; w < m.n_warps; w++)
             if (b.from[w] && b.from[w] != m.warps[w].lanes)
                 fault(site, "barrier %d: lanes %08x of warp %u came without the rest of their warp", id, b.from[w], w);
-    check_barrier(b, id);
+    check_barrier(b, id, wait);
     for (unsigned w = 0; w < m.n_warps; w++) {
         for (uint32_t rest = b.waiting[w]; rest; rest &= rest - 1) wake(&m.tasks[w * WARP + __builtin_ctz(rest)]);
         b.from[w] = b.waiting[w] = 0;
@@ -74,7 +74,7 @@ void barrier_arrival(int id, unsigned threads, bool wait, bool vote, const char 
     if (t->time > b.time[w]) b.time[w] = t->time;
     t->time++;
     if (++b.arrived == threads) {
-        barrier_complete(b, id, site);
+        barrier_complete(b, id, wait, site);
         yield();
     } else if (!wait) {
         yield();

@@ -87,7 +87,9 @@ cudaError_t emu::submit(const Launch *launch, void (*destroy)(const void *), cud
                     "%s: kernel %s: %zu bytes of static and %zu of dynamic shared memory; granted: %d", l.op, l.kernel,
                     fixed, l.shared, granted(l.function));
     l.device = stream->device;
-    return enqueue(stream, [l, args]() -> cudaError_t {
+    return enqueue(stream, [queued = l, op = std::string(l.op), args]() -> cudaError_t {
+        Launch l = queued;
+        l.op = op.c_str();
         for (unsigned i = 0; i < l.n_pointers; i++) {
             const Allocation *a = memory_find(l.pointers[i], 0);
             if (!l.pointers[i] || (a && (a->place == ON_HOST || a->device == l.device))) continue;
