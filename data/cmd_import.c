@@ -5,12 +5,49 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char about[] =
-    "Reads records and writes an events file: every event with the time it happened and the time it was known.\n"
-    "  omop PATH   a folder or a .zip of OMOP CDM 5.3/5.4 CSV files; any table may be missing.  Codes get their names "
-    "and\n"
-    "              parents from CONCEPT and CONCEPT_ANCESTOR (or CONCEPT_RELATIONSHIP) when these are there.\n"
-    "The data-quality report goes to stdout; every row is emitted, or dropped for a reason that is counted there.";
+/* The formats: one row each. */
+static const struct {
+    const char *name;
+    Status (*import)(const ImportOptions *options, ImportReport *r, Err *err);
+    const char *help;
+} formats[] = {
+    {"omop", import_omop,
+     "a folder or a .zip of OMOP CDM 5.3/5.4 CSV files; any table may be missing.  Codes get their\n"
+     "                 names and parents from CONCEPT and CONCEPT_ANCESTOR (or CONCEPT_RELATIONSHIP) when these are "
+     "there"},
+    {"synthea", import_synthea, "a folder or a .zip of Synthea's CSV files, of any release"},
+};
+enum { N_FORMATS = sizeof formats / sizeof *formats };
+
+static char *about_text(void) {
+    char *text = xstrdup("Reads records and writes an events file: every event with the time it happened and the time "
+                         "it was known.\n");
+    for (int k = 0; k < N_FORMATS; k++) {
+        char *more = xasprintf("%s  %-8s PATH  %s\n", text, formats[k].name, formats[k].help);
+        free(text);
+        text = more;
+    }
+    char *all =
+        xasprintf("%sThe data-quality report goes to stdout; every row is emitted, or dropped for a reason that "
+                  "is counted there.",
+                  text);
+    free(text);
+    return all;
+}
+
+static int format_find(const char *name) {
+    for (int k = 0; k < N_FORMATS; k++)
+        if (!strcmp(formats[k].name, name)) return k;
+    return -1;
+}
+
+static Status format_usage(const char *given, Err *err) {
+    char names[200] = "";
+    for (int k = 0; k < N_FORMATS; k++)
+        snprintf(names + strlen(names), sizeof names - strlen(names), "%s%s", k ? "|" : "", formats[k].name);
+    if (given) return err_set(err, ERR_USAGE, "unknown format %s: expected ehr-data import %s PATH", given, names);
+    return err_set(err, ERR_USAGE, "what to import is missing: expected ehr-data import %s PATH", names);
+}
 
 static Status report_write(const ImportReport *r, const char *path, Err *err) {
     char *json = import_report_json(r, 1);
@@ -21,6 +58,7 @@ static Status report_write(const ImportReport *r, const char *path, Err *err) {
 
 Status cmd_import(int argc, char **argv, Err *err) {
     const char *pos[3], *report_path = NULL;
+    int64_t lab_lag_min = 0;
     int n_pos, help, overwrite = 0, quiet = 0;
     ImportOptions o = {
         .out = "events.h5", .memory = 512 << 20, .max_line = 16 << 20, .max_errors = -1, .progress = stderr};
@@ -48,6 +86,17 @@ Status cmd_import(int argc, char **argv, Err *err) {
          .type = FLAG_STRING,
          .value = &o.extract_date,
          .help = "day the data were pulled, YYYY-MM-DD; default: as the source says, or its last date"},
+        {.name = "--lab-lag",
+         .type = FLAG_DURATION,
+         .value = &lab_lag_min,
+         .min = 0,
+         .max = 60 * 24 * 365,
+         .help = "time from a sample to its result, for laboratory results without a result time (6h)"},
+        {.name = "--utc-offset",
+         .type = FLAG_STRING,
+         .value = &o.utc_offset,
+         .help = "clock of dates without time where times are UTC, as -05:00; default: any, so that such a date is "
+                 "over only when it is over everywhere"},
         {.name = "--report", .type = FLAG_STRING, .value = &report_path, .help = "also write the report as JSON"},
         {.name = "--overwrite", .type = FLAG_BOOL, .value = &overwrite, .help = "replace an events file that exists"},
         {.name = "--quiet", .type = FLAG_BOOL, .value = &quiet, .help = "no settings, no progress"},
@@ -56,14 +105,14 @@ Status cmd_import(int argc, char **argv, Err *err) {
     Status status = flags_parse(flags, n, argc, argv, pos, 3, &n_pos, &help, err);
     if (status) return status;
     if (help) {
-        flags_help(flags, n, "ehr-data import omop PATH [--out events.h5]", about, stdout);
+        char *about = about_text();
+        flags_help(flags, n, "ehr-data import FORMAT PATH [--out events.h5]", about, stdout);
+        free(about);
         return OK;
     }
-    if (n_pos != 2 || strcmp(pos[0], "omop"))
-        return err_set(err, ERR_USAGE,
-                       n_pos && strcmp(pos[0], "omop") ? "unknown format %s: expected omop PATH"
-                                                       : "%s: expected ehr-data import omop PATH",
-                       n_pos ? pos[0] : "what to import is missing");
+    int format = n_pos ? format_find(pos[0]) : -1;
+    if (n_pos != 2 || format < 0) return format_usage(n_pos && format < 0 ? pos[0] : NULL, err);
+    o.lab_lag = lab_lag_min * US_PER_MINUTE;
     o.path = pos[1];
     if (path_exists(o.out) && (path_is_dir(o.out) || !overwrite))
         return err_set(err, ERR_USAGE, "--out %s exists%s", o.out,
@@ -73,7 +122,7 @@ Status cmd_import(int argc, char **argv, Err *err) {
     if (o.max_line > o.memory / 4) o.max_line = o.memory / 4;
 
     ImportReport r;
-    status = import_omop(&o, &r, err);
+    status = formats[format].import(&o, &r, err);
     if (r.n_tables) import_report_print(&r, stdout);
     Err report_err = {0};
     if (report_path && r.n_tables && report_write(&r, report_path, status ? &report_err : err) && !status)

@@ -13,6 +13,12 @@ typedef enum {
     DROP_OPEN_QUOTE,
     DROP_PERSON_ID,
     DROP_NO_DATE,
+    DROP_JSON,
+    DROP_JSON_DEEP,
+    DROP_JSON_TWICE,
+    DROP_JSON_CUT,
+    DROP_NOT_RESOURCE,
+    DROP_NO_SUBJECT,
     DROP_BAD_DATE, /* count as errors */
     DROP_PLACEHOLDER_DATE,
     DROP_NO_CODE,
@@ -23,6 +29,15 @@ typedef enum {
     DROP_FUTURE,
     DROP_SAME_ID,
     DROP_NOT_ICU,
+    DROP_AMENDED,
+    DROP_IN_ERROR,
+    DROP_NOT_FINAL,
+    DROP_NOT_DONE,
+    DROP_REFUTED,
+    DROP_PANEL,
+    DROP_DOCUMENT,
+    DROP_GENERATOR,
+    DROP_NOT_EVENT,
     NOTE_DATE_ONLY,
     NOTE_MIDNIGHT,
     NOTE_DATES_DIFFER,
@@ -50,6 +65,25 @@ typedef enum {
     NOTE_BAD_ID,
     NOTE_UTF8,
     NOTE_NUL,
+    NOTE_PARTIAL_DATE,
+    NOTE_UTC,
+    NOTE_NO_ZONE,
+    NOTE_NO_START,
+    NOTE_KNOWN_BEFORE,
+    NOTE_LAG,
+    NOTE_DEAD_UNDATED,
+    NOTE_ABSOLUTE,
+    NOTE_CONTAINED,
+    NOTE_UNRESOLVED,
+    NOTE_COMPONENTS,
+    NOTE_PART_DROPPED,
+    NOTE_CODINGS,
+    NOTE_NO_SYSTEM,
+    NOTE_VALUE_TYPE,
+    NOTE_VALUE_ABSENT,
+    NOTE_UNCONFIRMED,
+    NOTE_UNIT_TEXT,
+    NOTE_UNIT_CONVERTED,
     REPORT_REASONS,
     DROP_ERRORS_END = DROP_PLACEHOLDER_DATE,
     DROP_END = NOTE_DATE_ONLY
@@ -92,20 +126,25 @@ typedef struct {
     int64_t memory, max_line;
     int64_t max_errors;       /* rows; -1 = 1% of the rows, at least 100 */
     const char *extract_date; /* YYYY-MM-DD, NULL = from the data */
+    const char *utc_offset;   /* "-05:00": clock of dates without time where times are UTC; NULL = any */
+    int64_t lab_lag;          /* us from sample to result, for results without a time of their own */
     FILE *progress;           /* NULL = silent */
 } ImportOptions;
 
 /* OMOP CDM 5.3 / 5.4 CSV files.  Memory: a quarter for sorting rows by person, a quarter for codes and concepts, a
  * quarter for the events writer; the rest for read buffers.  r is valid also after an error; import_report_free it. */
 Status import_omop(const ImportOptions *options, ImportReport *r, Err *err);
+/* Synthea's CSV export, of any release. */
+Status import_synthea(const ImportOptions *options, ImportReport *r, Err *err);
 
 /* ---- fields: 1 = read, 0 = empty (also NULL, \N, NA), -1 = not what it should be
  * ------------------------------------- */
 typedef struct {
     int64_t us;
-    int precision; /* PRECISION_DAY when there is no time of day, or it is midnight */
-    int midnight;  /* a time of day was given and is 00:00:00 */
-    int zone;      /* a time zone was given; it is ignored: the record's clock is kept */
+    int precision;  /* PRECISION_DAY when there is no time of day, or it is midnight */
+    int midnight;   /* a time of day was given and is 00:00:00 */
+    int zone;       /* a time zone was given; it is not applied: us is what the record's clock shows */
+    int offset_min; /* of that zone, east of UTC */
 } FieldTime;
 
 int field_time(const char *text, FieldTime *out); /* YYYY-MM-DD[ HH:MM[:SS[.f]][zone]], YYYYMMDD */

@@ -52,15 +52,19 @@ static int clock_read(const char **s, int *h, int *m, int *sec, int *has_seconds
 }
 
 /* "", "Z", "+01:00", "-0500", " UTC" */
-static int zone_read(const char *s, int *zone) {
+static int zone_read(const char *s, int *zone, int *offset_min) {
     s = skip_blanks(s);
     *zone = *s != 0;
+    *offset_min = 0;
     if (!*s) return 1;
     if (!strcmp(s, "Z") || !strcmp(s, "UTC")) return 1;
-    int h, m = 0;
+    int h, m = 0, west = *s == '-';
     if ((*s != '+' && *s != '-') || (s++, !digits(&s, 2, &h))) return 0;
     if (*s == ':') s++;
-    return !*s || (digits(&s, 2, &m) && !*skip_blanks(s));
+    if (*s && (!digits(&s, 2, &m) || *skip_blanks(s))) return 0;
+    if (h > 15 || m > 59) return 0;
+    *offset_min = west ? -(60 * h + m) : 60 * h + m;
+    return 1;
 }
 
 int field_time(const char *text, FieldTime *out) {
@@ -81,7 +85,7 @@ int field_time(const char *text, FieldTime *out) {
         out->midnight = !h && !mi && !sec;
         if (!out->midnight) out->precision = has_seconds ? PRECISION_SECOND : PRECISION_MINUTE;
     }
-    if (!zone_read(s, &out->zone)) return -1;
+    if (!zone_read(s, &out->zone, &out->offset_min)) return -1;
     out->us = time_from_civil(y, mo, d, h, mi, sec);
     return 1;
 }

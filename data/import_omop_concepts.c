@@ -75,10 +75,10 @@ static Status scan_open(Omop *o, Scan *s, const char *table, const char *const c
                         Err *err) {
     int entry;
     *open = 0;
-    Status status = omop_find_table(o, table, &entry, err);
+    Status status = import_table_find(&o->im, table, &entry, err);
     if (status || entry < 0) return status;
-    if ((status = stream_open(&s->stream, &o->archive, entry, err))) return status;
-    if ((status = csv_open(&s->csv, &s->stream, (size_t)o->options->max_line, err))) {
+    if ((status = stream_open(&s->stream, &o->im.archive, entry, err))) return status;
+    if ((status = csv_open(&s->csv, &s->stream, (size_t)o->im.options->max_line, err))) {
         stream_close(&s->stream);
         return status;
     }
@@ -87,7 +87,7 @@ static Status scan_open(Omop *o, Scan *s, const char *table, const char *const c
         if ((s->column[i] = csv_column(&s->csv, columns[i])) < 0)
             status = err_set(err, ERR_FORMAT, "%s has no column %s; is it an OMOP %s table?", s->stream.name,
                              columns[i], table);
-    progress_open(&o->progress, o->options->progress, "read vocabulary", "MiB", s->stream.size >> 20);
+    progress_open(&o->im.progress, o->im.options->progress, "read vocabulary", "MiB", s->stream.size >> 20);
     *open = !status;
     if (status) {
         csv_close(&s->csv);
@@ -98,15 +98,15 @@ static Status scan_open(Omop *o, Scan *s, const char *table, const char *const c
 
 static Status scan_next(Omop *o, Scan *s, int *got, Err *err) {
     Status status = csv_next(&s->csv, got, err);
-    if (!(++s->rows & 65535)) progress_update(&o->progress, s->stream.done >> 20);
-    if (!status && o->concepts.bytes > (size_t)o->options->memory / 4)
+    if (!(++s->rows & 65535)) progress_update(&o->im.progress, s->stream.done >> 20);
+    if (!status && o->concepts.bytes > (size_t)o->im.options->memory / 4)
         status = err_set(err, ERR_NOMEM, "%s: %u concepts do not fit into a quarter of --memory %lld; give more",
-                         s->stream.name, o->concepts.n, (long long)o->options->memory);
+                         s->stream.name, o->concepts.n, (long long)o->im.options->memory);
     return status;
 }
 
 static void scan_close(Omop *o, Scan *s) {
-    progress_close(&o->progress, s->stream.done >> 20);
+    progress_close(&o->im.progress, s->stream.done >> 20);
     csv_close(&s->csv);
     stream_close(&s->stream);
 }
@@ -230,7 +230,7 @@ static Status chain_write(Omop *o, uint32_t concept, int kind, Err *err) {
         const Concept *c = &t->item[i];
         uint32_t id;
         if (c->used) continue; /* has a kind of its own */
-        status = event_writer_code(o->writer, c->code, kind, c->name,
+        status = event_writer_code(o->im.writer, c->code, kind, c->name,
                                    c->parent == INTERN_NONE ? NULL : t->item[c->parent].code, &id, err);
     }
     return status;
@@ -275,9 +275,9 @@ static Status clinical_resolve(Omop *o, CodeKey *k, Err *err) {
     } else if (k->concept) {
         snprintf(base, sizeof base, "OMOP//%lld", (long long)k->concept);
     } else {
-        snprintf(base, sizeof base, "%s//%s", table_names[k->table], o->texts.item[k->text]);
+        snprintf(base, sizeof base, "%s//%s", table_names[k->table], o->im.texts.item[k->text]);
     }
-    Status status = event_writer_code(o->writer, base, k->kind, name, parent, &k->code, err);
+    Status status = event_writer_code(o->im.writer, base, k->kind, name, parent, &k->code, err);
     if (!status && parent) status = chain_write(o, concept, k->kind, err);
     if (status || !k->value_concept) return status;
 
@@ -289,7 +289,16 @@ static Status clinical_resolve(Omop *o, CodeKey *k, Err *err) {
     else snprintf(text, sizeof text, "%s=OMOP//%lld", base, (long long)k->value_concept);
     text[utf8_cut(text, EVENT_STRING_MAX)] = 0;
     snprintf(both, sizeof both, "%s: %s", name ? name : base, v->name ? v->name : "?");
-    return event_writer_code(o->writer, text, k->kind, both, base, &k->code, err);
+    return event_writer_code(o->im.writer, text, k->kind, both, base, &k->code, err);
+}
+
+static int is_inpatient(int64_t concept) {
+    static const int64_t concepts[] = {9201, 262,   8717,  8920,
+                                       8971, 32037, 581379}; /* inpatient, ER and inpatient, hospital,
+                rehabilitation, psychiatric, intensive care, critical care facility */
+    for (size_t i = 0; i < sizeof concepts / sizeof *concepts; i++)
+        if (concepts[i] == concept) return 1;
+    return 0;
 }
 
 static Status visit_resolve(Omop *o, CodeKey *k, Err *err) {
@@ -316,12 +325,13 @@ static Status visit_resolve(Omop *o, CodeKey *k, Err *err) {
             if (!name) name = standard[j].name;
         }
     code[utf8_cut(code, EVENT_STRING_MAX - 12)] = 0;
+    k->mark = (uint8_t)is_inpatient(k->concept);
     snprintf(end, sizeof end, "VISIT//%s", code);
-    Status status = event_writer_code(o->writer, end, KIND_VISIT_START, name, NULL, &k->code, err);
+    Status status = event_writer_code(o->im.writer, end, KIND_VISIT_START, name, NULL, &k->code, err);
     if (status) return status;
     snprintf(end, sizeof end, "VISIT_END//%s", code);
     snprintf(text, sizeof text, "End: %s", name ? name : code);
-    return event_writer_code(o->writer, end, KIND_VISIT_END, text, NULL, &k->end_code, err);
+    return event_writer_code(o->im.writer, end, KIND_VISIT_END, text, NULL, &k->end_code, err);
 }
 
 /* Person concepts that every site has, so that their codes do not depend on a vocabulary being there. */
@@ -345,7 +355,7 @@ static const struct {
 static Status person_resolve(Omop *o, CodeKey *k, Err *err) {
     const char *prefix = k->role == KEY_SEX ? "SEX" : k->role == KEY_RACE ? "RACE" : "ETHNICITY", *name = NULL;
     char code[EVENT_STRING_MAX + 1];
-    const char *text = k->text == INTERN_NONE ? "" : o->texts.item[k->text];
+    const char *text = k->text == INTERN_NONE ? "" : o->im.texts.item[k->text];
     snprintf(code, sizeof code, "%s//UNKNOWN", prefix);
     uint32_t i = k->concept ? concept_find(&o->concepts, k->concept) : INTERN_NONE;
     if (i != INTERN_NONE && o->concepts.item[i].code) {
@@ -360,7 +370,7 @@ static Status person_resolve(Omop *o, CodeKey *k, Err *err) {
             snprintf(code, sizeof code, "%s", person_codes[j].code);
             name = person_codes[j].name;
         }
-    return event_writer_code(o->writer, code, KIND_STATIC, name, NULL, &k->code, err);
+    return event_writer_code(o->im.writer, code, KIND_STATIC, name, NULL, &k->code, err);
 }
 
 static Status unit_resolve(Omop *o, CodeKey *k, Err *err) {
@@ -369,9 +379,9 @@ static Status unit_resolve(Omop *o, CodeKey *k, Err *err) {
     if (i != INTERN_NONE && o->concepts.item[i].code)
         snprintf(unit, sizeof unit, "%s", strstr(o->concepts.item[i].code, "//") + 2);
     else if (k->concept) snprintf(unit, sizeof unit, "OMOP//%lld", (long long)k->concept);
-    else snprintf(unit, sizeof unit, "%s", k->text == INTERN_NONE ? "{unmapped}" : o->texts.item[k->text]);
+    else snprintf(unit, sizeof unit, "%s", k->text == INTERN_NONE ? "{unmapped}" : o->im.texts.item[k->text]);
     uint16_t id = 0;
-    Status status = event_writer_unit(o->writer, unit, &id, err);
+    Status status = event_writer_unit(o->im.writer, unit, &id, err);
     k->code = id;
     return status;
 }
@@ -381,7 +391,7 @@ static Status key_resolve(Omop *o, CodeKey *k, Err *err) {
     case KEY_CLINICAL: return clinical_resolve(o, k, err);
     case KEY_VISIT: return visit_resolve(o, k, err);
     case KEY_DETAIL:
-        k->icu = k->concept
+        k->mark = k->concept
         &&o->concepts.item[concept_find(&o->concepts, k->concept)].icu;
         return OK;
     case KEY_UNIT: return unit_resolve(o, k, err);
@@ -401,8 +411,8 @@ static Status hierarchy_read(Omop *o, Err *err) {
 
 Status omop_resolve_codes(Omop *o, Err *err) {
     ConceptTable *t = &o->concepts;
-    for (uint32_t i = 0; i < o->keys.n; i++) {
-        const CodeKey *k = &o->keys.key[i];
+    for (uint32_t i = 0; i < o->im.keys.n; i++) {
+        const CodeKey *k = &o->im.keys.key[i];
         if (k->value_concept) concept_add(t, k->value_concept);
         if (!k->concept) continue;
         uint32_t c = concept_add(t, k->concept);
@@ -414,12 +424,12 @@ Status omop_resolve_codes(Omop *o, Err *err) {
     if (status) return status;
     parents_choose(t);
     icu_mark(t);
-    for (uint32_t i = 0; i < o->keys.n && !status; i++) status = key_resolve(o, &o->keys.key[i], err);
+    for (uint32_t i = 0; i < o->im.keys.n && !status; i++) status = key_resolve(o, &o->im.keys.key[i], err);
     for (uint32_t i = 0; i < t->n; i++) {
         if (!t->item[i].used) continue;
-        o->report->codes++;
-        o->report->codes_with_parent += t->item[i].parent != INTERN_NONE;
-        o->report->concepts_missing += !t->item[i].code;
+        o->im.report->codes++;
+        o->im.report->codes_with_parent += t->item[i].parent != INTERN_NONE;
+        o->im.report->concepts_missing += !t->item[i].code;
     }
     return status;
 }

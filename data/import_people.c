@@ -1,4 +1,4 @@
-/* import_omop_people.c - the second pass: the sorted rows person by person -> events.
+/* import_people.c - the second pass: the sorted rows person by person -> events.
  *
  * A person's rows come as person, periods, deaths, visits, ICU stays, then everything else (StageKind), so that
  * whatever a row must be judged by is known when it comes.  What makes a time *known*:
@@ -6,12 +6,10 @@
  * day;
  *   - a diagnosis of an inpatient stay: the end of the stay, unless its type says it was known before;
  *   - a visit's start without time of day: no later than the first event of that visit on that day. */
-#include "data/import_omop.h"
+#include "data/import_stage.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define END_OF_DAY (US_PER_DAY - US_PER_MINUTE) /* 23:59 */
 
 typedef struct {
     StageRow row;
@@ -24,29 +22,33 @@ typedef struct {
 typedef struct {
     int64_t id, birth, death, death_known, period_end, last_known;
     StageRow row; /* STAGE_PERSON */
-    int has_row, has_period, kept, visits_ready, period_table_row;
-    Visit *visit; /* by visit id */
+    int has_row, has_period, kept, visits_ready, period_table_row, dead_undated;
+    uint16_t check;
+    StageResource last; /* of a versioned source: the version that counts */
+    Visit *visit;       /* by visit id */
     size_t n_visits, visit_capacity;
     ReportReason why; /* its rows are dropped, when not kept */
 } Person;
 
 typedef struct {
-    Omop *o;
+    Import *im;
     Person p;
     uint32_t birth_code, death_code, icu_in, icu_out;
     int64_t persons;
 } Writer;
 
-static int64_t end_of_day(int64_t us) { return day_of(us) * US_PER_DAY + END_OF_DAY; }
+/* When a day is over, by the last clock that may have written its date. */
+static int64_t end_of_day(const Writer *w, int64_t us) { return day_of(us) * US_PER_DAY + END_OF_DAY + w->im->west; }
 
 static void note(Writer *w, const StageRow *row, ReportReason reason) {
-    import_report_count(w->o->report, row->table, reason, row->row);
+    if (reason < DROP_END && row->flags & ROW_MORE) return; /* source rows are accounted for once */
+    import_report_count(w->im->report, row->table, reason, row->row);
 }
 
 /* An event of a row.  recorded: its available time is the record's own. */
 static Status emit(Writer *w, const StageRow *row, uint32_t code, int kind, int64_t time, int64_t available,
                    int precision, uint32_t visit, int recorded, Err *err) {
-    ImportReport *r = w->o->report;
+    ImportReport *r = w->im->report;
     Event e = {.subject = row->person,
                .time = time,
                .available = available,
@@ -56,7 +58,7 @@ static Status emit(Writer *w, const StageRow *row, uint32_t code, int kind, int6
                .source_row = row->row,
                .comparator = row->comparator,
                .precision = (uint8_t)precision};
-    if (row->unit != INTERN_NONE) e.unit = (uint16_t)w->o->keys.key[row->unit].code;
+    if (row->unit != INTERN_NONE) e.unit = (uint16_t)w->im->keys.key[row->unit].code;
     r->table[row->table].events++;
     if (recorded) r->recorded[kind]++;
     else r->assumed[kind]++;
@@ -65,10 +67,12 @@ static Status emit(Writer *w, const StageRow *row, uint32_t code, int kind, int6
     } else if (available > w->p.last_known) {
         w->p.last_known = available;
     }
-    return event_writer_add(w->o->writer, &e, err);
+    return event_writer_add(w->im->writer, &e, err);
 }
 
-static void keep(Writer *w, const StageRow *row) { w->o->report->table[row->table].emitted++; }
+static void keep(Writer *w, const StageRow *row) {
+    if (!(row->flags & ROW_MORE)) w->im->report->table[row->table].emitted++;
+}
 
 /* ---- a person ------------------------------------------------------------------------------------------------------
  */
@@ -97,7 +101,9 @@ static void person_row(Writer *w, const StageRow *row) {
     p->has_row = 1;
     p->row = *row;
     p->birth = row->start;
-    if (row->start != TIME_NONE && day_of(row->start) * US_PER_DAY <= w->o->extract) {
+    p->dead_undated = row->flags & ROW_DEAD_UNDATED;
+    if (p->dead_undated) note(w, row, NOTE_DEAD_UNDATED);
+    if (row->start != TIME_NONE && day_of(row->start) * US_PER_DAY <= w->im->extract) {
         keep(w, row);
         return;
     }
@@ -111,7 +117,7 @@ static Status site_emit(Writer *w, const StageRow *row, Err *err) {
     char code[48];
     uint32_t id;
     snprintf(code, sizeof code, "CARE_SITE//%lld", (long long)row->visit);
-    Status status = event_writer_code(w->o->writer, code, KIND_STATIC, NULL, NULL, &id, err);
+    Status status = event_writer_code(w->im->writer, code, KIND_STATIC, NULL, NULL, &id, err);
     return status ? status : emit(w, row, id, KIND_STATIC, TIME_NONE, TIME_NONE, PRECISION_NONE, 0, 1, err);
 }
 
@@ -124,7 +130,7 @@ static Status person_emit(Writer *w, Err *err) {
     row.unit = INTERN_NONE;
     for (int k = 0; k < 3 && !status; k++)
         if (keys[k] != INTERN_NONE)
-            status = emit(w, &row, w->o->keys.key[keys[k]].code, KIND_STATIC, TIME_NONE, TIME_NONE, PRECISION_NONE, 0,
+            status = emit(w, &row, w->im->keys.key[keys[k]].code, KIND_STATIC, TIME_NONE, TIME_NONE, PRECISION_NONE, 0,
                           1, err);
     if (!status && row.visit) status = site_emit(w, &row, err);
     /* Known from its first minute: a newborn's own events of that day come after it. */
@@ -132,12 +138,14 @@ static Status person_emit(Writer *w, Err *err) {
     return status;
 }
 
-static int in_future(const Writer *w, const StageRow *row) { return row->start >= w->o->extract + US_PER_DAY; }
+static int in_future(const Writer *w, const StageRow *row) {
+    return row->start >= w->im->extract + US_PER_DAY + w->im->west;
+}
 
 /* Drops what no honest record holds. */
 static int row_judge(Writer *w, const StageRow *row) {
     Person *p = &w->p;
-    if (p->birth != TIME_NONE && day_of(row->start) < day_of(p->birth)) {
+    if (p->birth != TIME_NONE && day_of(row->start + w->im->east) < day_of(p->birth)) {
         note(w, row, DROP_BEFORE_BIRTH);
         return 0;
     }
@@ -161,7 +169,7 @@ static Status death_row(Writer *w, const StageRow *row, Err *err) {
     if (mo == 12 && d == 31 && row->start_precision == PRECISION_DAY) note(w, row, NOTE_IMPRECISE_DEATH);
     int timed = row->start_precision != PRECISION_DAY;
     if (!timed) note(w, row, NOTE_DATE_ONLY);
-    int64_t known = timed ? row->start : end_of_day(row->start);
+    int64_t known = timed ? row->start : end_of_day(w, row->start);
     p->death = row->start;
     p->death_known = known;
     return emit(w, row, w->death_code, KIND_DEATH, row->start, known, row->start_precision, 0, timed, err);
@@ -169,16 +177,6 @@ static Status death_row(Writer *w, const StageRow *row, Err *err) {
 
 /* ---- visits --------------------------------------------------------------------------------------------------------
  */
-
-static int is_inpatient(const Omop *o, const StageRow *row) {
-    static const int64_t concepts[] = {9201, 262,   8717,  8920,
-                                       8971, 32037, 581379}; /* inpatient, ER and inpatient, hospital,
-                rehabilitation, psychiatric, intensive care, critical care facility */
-    int64_t id = row->key == INTERN_NONE ? 0 : o->keys.key[row->key].concept;
-    for (size_t i = 0; i < sizeof concepts / sizeof *concepts; i++)
-        if (concepts[i] == id) return 1;
-    return 0;
-}
 
 /* End of a stay and when it is known; TIME_NONE for both while it is open or when it cannot be true. */
 static void stay_end(Writer *w, const StageRow *row, int inpatient, int64_t *end, int64_t *known) {
@@ -189,12 +187,12 @@ static void stay_end(Writer *w, const StageRow *row, int inpatient, int64_t *end
     } else if (timed && row->start_precision != PRECISION_DAY ? row->end < row->start
                                                               : day_of(row->end) < day_of(row->start)) {
         note(w, row, NOTE_END_BEFORE_START);
-    } else if (row->end >= w->o->extract + (inpatient ? 0 : US_PER_DAY)) {
+    } else if (row->end >= w->im->extract + (inpatient && !w->im->zoned ? 0 : US_PER_DAY + w->im->west)) {
         note(w, row, NOTE_OPEN_STAY); /* whoever is still in gets the day of the extract as the end */
     } else {
         if (row->end == row->start) note(w, row, NOTE_ZERO_LENGTH);
         *end = row->end;
-        *known = timed ? row->end : end_of_day(row->end);
+        *known = timed ? row->end : end_of_day(w, row->end);
     }
 }
 
@@ -207,14 +205,15 @@ static Status visit_row(Writer *w, const StageRow *row, Err *err) {
     }
     if (p->n_visits == p->visit_capacity) {
         p->visit_capacity = p->visit_capacity ? 2 * p->visit_capacity : 256;
-        if (p->visit_capacity * sizeof *p->visit > (size_t)w->o->options->memory / 8 && p->visit_capacity > 4096)
+        if (p->visit_capacity * sizeof *p->visit > (size_t)w->im->options->memory / 8 && p->visit_capacity > 4096)
             return err_set(err, ERR_NOMEM,
                            "person %lld has more than %zu visits, which do not fit into an eighth of --memory",
                            (long long)p->id, p->n_visits);
         p->visit = xrealloc(p->visit, p->visit_capacity * sizeof *p->visit);
     }
     Visit *v = &p->visit[p->n_visits++];
-    *v = (Visit){.row = *row, .inpatient = (uint8_t)is_inpatient(w->o, row), .first_known = INT64_MAX};
+    *v = (Visit){
+        .row = *row, .inpatient = row->key != INTERN_NONE && w->im->keys.key[row->key].mark, .first_known = INT64_MAX};
     stay_end(w, row, v->inpatient, &v->end, &v->known_end);
     keep(w, row);
     return OK;
@@ -249,18 +248,43 @@ static Visit *visit_find(Writer *w, const StageRow *row) {
         else hi = mid;
     }
     if (lo < p->n_visits && p->visit[lo].row.visit == row->visit) return &p->visit[lo];
-    if (w->o->report->table[TABLE_VISIT].present) note(w, row, NOTE_NO_VISIT);
+    if (w->im->table_visit >= 0 && w->im->report->table[w->im->table_visit].present) note(w, row, NOTE_NO_VISIT);
     return NULL;
 }
 
-/* When something of a known date became known; notes how. */
-static int64_t time_known(Writer *w, const StageRow *row, const Visit *v) {
+/* Dates and times are on different clocks: a date may be the day before or after its visit's.  What belongs to a short
+ * visit about that day is known at its end, and *time is told on the visit's clock. */
+static int64_t zoned_date_known(const Writer *w, const StageRow *row, const Visit *v, int64_t *time) {
+    int64_t over = end_of_day(w, row->start), days = day_of(v->row.start) - day_of(row->start);
+    if (v->row.start_precision == PRECISION_DAY) return over;
+    if (days >= -1 && days <= 1 && v->known_end != TIME_NONE && v->row.end_precision != PRECISION_DAY &&
+        v->known_end - v->row.start < US_PER_DAY) {
+        *time = day_of(v->row.start) * US_PER_DAY;
+        return v->known_end;
+    }
+    return over > v->row.start ? over : v->row.start;
+}
+
+/* When something of a known date became known; notes how.  *time: when it happened. */
+static int64_t time_known(Writer *w, const StageRow *row, const Visit *v, int64_t *time) {
+    *time = row->start;
     if (row->start_precision != PRECISION_DAY) return row->start;
     note(w, row, NOTE_DATE_ONLY);
+    if (v && w->im->zoned && row->stage != STAGE_VISIT) return zoned_date_known(w, row, v, time);
     if (v && v->known_end != TIME_NONE && v->row.end_precision != PRECISION_DAY &&
         day_of(v->known_end) == day_of(row->start))
         return v->known_end;
-    return end_of_day(row->start);
+    return end_of_day(w, row->start);
+}
+
+/* Of a row whose source says when it was known; *recorded: to the minute. */
+static int64_t recorded_known(Writer *w, const StageRow *row, int64_t known, int *recorded) {
+    *recorded = row->end_precision != PRECISION_DAY;
+    int64_t said = *recorded ? row->end : end_of_day(w, row->end);
+    if (said < row->start) note(w, row, NOTE_KNOWN_BEFORE);
+    /* A date that is known at a time of that day needs no guess. */
+    if (*recorded && row->start_precision == PRECISION_DAY) return said > row->start ? said : known;
+    return said > known ? said : known;
 }
 
 static void visit_touch(Visit *v, int64_t known) {
@@ -271,9 +295,9 @@ static Status visits_emit(Writer *w, Err *err) {
     Status status = OK;
     for (size_t i = 0; i < w->p.n_visits && !status; i++) {
         const Visit *v = &w->p.visit[i];
-        const CodeKey *k = &w->o->keys.key[v->row.key];
+        const CodeKey *k = &w->im->keys.key[v->row.key];
         int timed = v->row.start_precision != PRECISION_DAY;
-        int64_t known = time_known(w, &v->row, v);
+        int64_t time, known = time_known(w, &v->row, v, &time);
         if (!timed && v->first_known < known) known = v->first_known;
         status = emit(w, &v->row, k->code, KIND_VISIT_START, v->row.start, known, v->row.start_precision, v->ordinal,
                       timed, err);
@@ -290,7 +314,7 @@ static Status visits_emit(Writer *w, Err *err) {
  */
 
 static Status detail_row(Writer *w, const StageRow *row, Err *err) {
-    if (row->key == INTERN_NONE || !w->o->keys.key[row->key].icu) {
+    if (row->key == INTERN_NONE || !w->im->keys.key[row->key].mark) {
         note(w, row, DROP_NOT_ICU);
         return OK;
     }
@@ -298,12 +322,12 @@ static Status detail_row(Writer *w, const StageRow *row, Err *err) {
     keep(w, row);
     visits_ready(w);
     Visit *v = visit_find(w, row);
-    int64_t end, known_end, known = time_known(w, row, v);
+    int64_t time, end, known_end, known = time_known(w, row, v, &time);
     int timed = row->start_precision != PRECISION_DAY;
     stay_end(w, row, 1, &end, &known_end);
     visit_touch(v, known);
     Status status =
-        emit(w, row, w->icu_in, KIND_TRANSFER, row->start, known, row->start_precision, v ? v->ordinal : 0, timed, err);
+        emit(w, row, w->icu_in, KIND_TRANSFER, time, known, row->start_precision, v ? v->ordinal : 0, timed, err);
     if (status || end == TIME_NONE) return status;
     if (known_end < known) known_end = known;
     return emit(w, row, w->icu_out, KIND_TRANSFER, end, known_end, row->end_precision, v ? v->ordinal : 0,
@@ -315,22 +339,30 @@ static Status clinical_row(Writer *w, const StageRow *row, Err *err) {
     keep(w, row);
     visits_ready(w);
     Visit *v = visit_find(w, row);
-    const CodeKey *k = &w->o->keys.key[row->key];
+    const CodeKey *k = &w->im->keys.key[row->key];
     int recorded = row->start_precision != PRECISION_DAY;
-    int64_t known = time_known(w, row, v);
+    int64_t time, known = time_known(w, row, v, &time);
+    if (row->end != TIME_NONE) {
+        known = recorded_known(w, row, known, &recorded);
+    } else if (row->flags & ROW_LAG) {
+        if (recorded) known += w->im->options->lab_lag;
+        recorded = 0;
+        note(w, row, NOTE_LAG);
+    }
     if (k->kind == KIND_DIAGNOSIS && row->flags & ROW_ON_ADMISSION) {
         note(w, row, NOTE_ON_ADMISSION);
     } else if (k->kind == KIND_DIAGNOSIS) {
-        recorded = 0;
+        if (row->end == TIME_NONE) recorded = 0;
         if (v && v->inpatient) {
+            recorded = 0;
             /* Coded at discharge; of a stay still open we know only that it was in the extract. */
-            int64_t coded = v->known_end != TIME_NONE ? v->known_end : w->o->extract + END_OF_DAY;
+            int64_t coded = v->known_end != TIME_NONE ? v->known_end : w->im->extract + END_OF_DAY + w->im->west;
             if (coded > known) known = coded;
             note(w, row, NOTE_HELD_BACK);
         }
     }
     visit_touch(v, known);
-    return emit(w, row, k->code, k->kind, row->start, known, row->start_precision, v ? v->ordinal : 0, recorded, err);
+    return emit(w, row, k->code, k->kind, time, known, row->start_precision, v ? v->ordinal : 0, recorded, err);
 }
 
 /* ---- all of them ---------------------------------------------------------------------------------------------------
@@ -338,28 +370,49 @@ static Status clinical_row(Writer *w, const StageRow *row, Err *err) {
 
 static Status person_end(Writer *w, Err *err) {
     Person *p = &w->p;
-    Omop *o = w->o;
+    Import *im = w->im;
     if (!p->kept) return OK;
     visits_ready(w);
     Status status = visits_emit(w, err);
     if (!status && p->has_row) status = person_emit(w, err);
-    int64_t end = o->extract + END_OF_DAY;
-    if (p->period_end != TIME_NONE && end_of_day(p->period_end) < end) end = end_of_day(p->period_end);
+    int64_t end = im->extract + END_OF_DAY + im->west;
+    if (p->dead_undated && p->last_known != TIME_NONE) end = p->last_known;
+    if (p->period_end != TIME_NONE && end_of_day(w, p->period_end) < end) end = end_of_day(w, p->period_end);
     if (p->last_known > end) { /* whoever has events was observed */
-        if (p->has_period) import_report_count(o->report, TABLE_PERIOD, NOTE_AFTER_PERIOD, p->period_table_row);
+        if (p->has_period) import_report_count(im->report, im->table_period, NOTE_AFTER_PERIOD, p->period_table_row);
         end = p->last_known;
     }
     w->persons++;
-    return status ? status : event_writer_subject(o->writer, p->id, end, SPLIT_UNSET, err);
+    return status ? status : event_writer_subject(im->writer, p->id, end, SPLIT_UNSET, err);
+}
+
+/* Rows of one record come together, its newest version first: the others are dropped, and all of it when that version
+ * says that it is void. */
+static int superseded(Writer *w, const StageRow *row) {
+    const StageResource *x = (const StageResource *)row, *last = &w->p.last;
+    if (last->row.row && last->resource == x->resource && last->row.stage == row->stage &&
+        (last->row.row != row->row || last->row.table != row->table)) {
+        note(w, row, x->version < last->version ? DROP_AMENDED : DROP_SAME_ID);
+        return 1;
+    }
+    w->p.last = *x;
+    if (x->drop < 0) return 0;
+    note(w, row, (ReportReason)x->drop);
+    return 1;
 }
 
 static Status row_write(Writer *w, const StageRow *row, Err *err) {
     Person *p = &w->p;
+    if (row->person_check != p->check)
+        return err_set(err, ERR_FORMAT,
+                       "%s: two persons' ids have the same hash %lld; give one of them another id and import again",
+                       w->im->options->path, (long long)row->person);
+    if (w->im->versioned && superseded(w, row)) return OK;
     if (row->stage == STAGE_PERSON) {
         person_row(w, row);
         return OK;
     }
-    if (w->o->has_person && !p->has_row) {
+    if (w->im->has_person && !p->has_row) {
         p->kept = 0;
         p->why = DROP_NO_PERSON;
     }
@@ -383,39 +436,40 @@ static Status row_write(Writer *w, const StageRow *row, Err *err) {
     }
 }
 
-Status omop_write_people(Omop *o, Err *err) {
-    Writer w = {.o = o};
+Status import_write_people(Import *im, Err *err) {
+    Writer w = {.im = im};
     const StageRow *row = NULL;
     const void *next = NULL;
     int64_t rows = 0, total = 0;
     int begun = 0;
-    for (int i = 0; i < o->report->n_tables; i++)
-        total += o->report->table[i].read - import_report_dropped(&o->report->table[i]);
-    Status status = event_writer_code(o->writer, "MEDS_BIRTH", KIND_BIRTH, "Birth", NULL, &w.birth_code, err);
-    if (!status) status = event_writer_code(o->writer, "MEDS_DEATH", KIND_DEATH, "Death", NULL, &w.death_code, err);
+    for (int i = 0; i < im->report->n_tables; i++)
+        total += im->report->table[i].read - import_report_dropped(&im->report->table[i]);
+    Status status = event_writer_code(im->writer, "MEDS_BIRTH", KIND_BIRTH, "Birth", NULL, &w.birth_code, err);
+    if (!status) status = event_writer_code(im->writer, "MEDS_DEATH", KIND_DEATH, "Death", NULL, &w.death_code, err);
     if (!status)
         status =
-            event_writer_code(o->writer, "ICU_IN", KIND_TRANSFER, "Admission to intensive care", NULL, &w.icu_in, err);
+            event_writer_code(im->writer, "ICU_IN", KIND_TRANSFER, "Admission to intensive care", NULL, &w.icu_in, err);
     if (!status)
-        status = event_writer_code(o->writer, "ICU_OUT", KIND_TRANSFER, "Discharge from intensive care", NULL,
+        status = event_writer_code(im->writer, "ICU_OUT", KIND_TRANSFER, "Discharge from intensive care", NULL,
                                    &w.icu_out, err);
-    if (!status) status = sorter_finish(o->stage, err);
-    if (!status) status = sorter_rewind(o->stage, err);
-    progress_open(&o->progress, o->options->progress, "write events", "rows", total);
-    while (!status && !(status = sorter_next(o->stage, &next, err)) && (row = next)) {
+    if (!status) status = sorter_finish(im->stage, err);
+    if (!status) status = sorter_rewind(im->stage, err);
+    progress_open(&im->progress, im->options->progress, "write events", "rows", total);
+    while (!status && !(status = sorter_next(im->stage, &next, err)) && (row = next)) {
         if (!begun || row->person != w.p.id) {
             if (begun && (status = person_end(&w, err))) break;
             person_begin(&w, row->person);
+            w.p.check = row->person_check;
             begun = 1;
         }
         status = row_write(&w, row, err);
-        if (!(++rows & 4095)) progress_update(&o->progress, rows);
+        if (!(++rows & 4095)) progress_update(&im->progress, rows);
     }
     if (!status && begun) status = person_end(&w, err);
-    progress_close(&o->progress, rows);
+    progress_close(&im->progress, rows);
     free(w.p.visit);
     if (!status && !w.persons)
         status = err_set(err, ERR_FORMAT, "%s has no person to import: every row was dropped; the report says why",
-                         o->options->path);
+                         im->options->path);
     return status;
 }
