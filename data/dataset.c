@@ -21,8 +21,7 @@ struct DatasetImpl {
     const char ***label;         /* (n_groups)(n_labels) into root */
 };
 
-/* ---- what was given instead of a dataset --------------------------------------------------------------------------
- */
+/* ---- what was given instead of a dataset ------------------------------------------------------------------------- */
 
 static int has(const char *folder, const char *name) {
     char *path = xasprintf("%s/%s", folder, name);
@@ -80,8 +79,7 @@ static Status not_a_dataset(const char *path, Err *err) {
     return status;
 }
 
-/* ---- dataset.json ---------------------------------------------------------------------------------------------------
- */
+/* ---- dataset.json ------------------------------------------------------------------------------------------------ */
 
 static Status json_wrong(const Dataset *d, const char *what, Err *err) {
     return err_set(err, ERR_FORMAT, "%s/dataset.json: %s (damaged? run `ehr-data tokenize` again)", d->path, what);
@@ -157,8 +155,7 @@ static Status read_groups(Dataset *d, Err *err) {
     return OK;
 }
 
-/* ---- shards -------------------------------------------------------------------------------------------------------
- */
+/* ---- shards ------------------------------------------------------------------------------------------------------ */
 
 static Status check_counts(const char *what, int64_t patients, int64_t tokens, const json_t *entry, Err *err) {
     int64_t want_patients = json_integer_value(json_object_get(entry, "patients"));
@@ -245,8 +242,7 @@ void dataset_close(Dataset *d) {
     memset(d, 0, sizeof *d);
 }
 
-/* ---- patients -----------------------------------------------------------------------------------------------------
- */
+/* ---- patients ---------------------------------------------------------------------------------------------------- */
 
 /* Once a patient: whatever is built on it may then index by token and subtract times without looking again. */
 static Status check_patient(const Dataset *d, Shard *s, int64_t p, Err *err) {

@@ -74,8 +74,7 @@ const char *dataset_group_label(const Dataset *d, int group, int code);
  * end). Writes at most max ids, returns how many (= 2 + n_static). */
 int dataset_prefix(const Dataset *d, const PatientView *p, int64_t at, int32_t *out, int max);
 
-/* ---- writing, by tokenize ------------------------------------------------------------------------------------------
- */
+/* ---- writing, by tokenize ---------------------------------------------------------------------------------------- */
 typedef struct ShardWriter ShardWriter;
 Status shard_writer_open(ShardWriter **out, const char *path, int wide, int n_static, int n_groups, int with_oracle,
                          Err *err);

@@ -55,8 +55,7 @@ typedef struct {
     uint8_t comparator, precision;
 } Event;
 
-/* ---- writing: any order in, sorted out of core --------------------------------------------------------------------
- */
+/* ---- writing: any order in, sorted out of core ------------------------------------------------------------------- */
 typedef struct EventWriter EventWriter;
 
 /* memory: bytes the writer may use, at least 1 MiB; spills sorted runs beside path.  Nothing appears under `path`
@@ -78,8 +77,7 @@ Status event_writer_close(EventWriter *w, const char *source, const char *proven
                           int64_t *n_events, int64_t *n_duplicates, Err *err);
 void event_writer_abort(EventWriter *w); /* removes everything it wrote */
 
-/* ---- reading: patient by patient, memory bounded by the longest patient --------------------------------------------
- */
+/* ---- reading: patient by patient, memory bounded by the longest patient ------------------------------------------ */
 typedef struct {
     char *path, *source, *provenance;
     int64_t n_patients, n_events;

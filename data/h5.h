@@ -25,8 +25,7 @@ Status h5_write_at(int fd, const char *path, const void *data, size_t size, int6
 /* fsync, close fd, rename; removes tmp when given a status that is not OK or when it fails itself.  fd may be -1. */
 Status h5_publish(int fd, const char *tmp, const char *path, Status status, Err *err);
 
-/* ---- reading -------------------------------------------------------------------------------------------------------
- */
+/* ---- reading ----------------------------------------------------------------------------------------------------- */
 
 Status h5_open(hid_t *file, const char *path, Err *err); /* read only; ERR_FORMAT when it is not HDF5 */
 /* Opens a dataset and refuses whatever could make reading it run code or touch other files: external and soft links,

@@ -74,8 +74,7 @@ static void keep(Writer *w, const StageRow *row) {
     if (!(row->flags & ROW_MORE)) w->im->report->table[row->table].emitted++;
 }
 
-/* ---- a person ------------------------------------------------------------------------------------------------------
- */
+/* ---- a person ---------------------------------------------------------------------------------------------------- */
 
 static void person_begin(Writer *w, int64_t id) {
     Person *p = &w->p;
@@ -175,8 +174,7 @@ static Status death_row(Writer *w, const StageRow *row, Err *err) {
     return emit(w, row, w->death_code, KIND_DEATH, row->start, known, row->start_precision, 0, timed, err);
 }
 
-/* ---- visits --------------------------------------------------------------------------------------------------------
- */
+/* ---- visits ------------------------------------------------------------------------------------------------------ */
 
 /* End of a stay and when it is known; TIME_NONE for both while it is open or when it cannot be true. */
 static void stay_end(Writer *w, const StageRow *row, int inpatient, int64_t *end, int64_t *known) {
@@ -310,8 +308,7 @@ static Status visits_emit(Writer *w, Err *err) {
     return status;
 }
 
-/* ---- what happens in them ------------------------------------------------------------------------------------------
- */
+/* ---- what happens in them ---------------------------------------------------------------------------------------- */
 
 static Status detail_row(Writer *w, const StageRow *row, Err *err) {
     if (row->key == INTERN_NONE || !w->im->keys.key[row->key].mark) {
@@ -365,8 +362,7 @@ static Status clinical_row(Writer *w, const StageRow *row, Err *err) {
     return emit(w, row, k->code, k->kind, time, known, row->start_precision, v ? v->ordinal : 0, recorded, err);
 }
 
-/* ---- all of them ---------------------------------------------------------------------------------------------------
- */
+/* ---- all of them ------------------------------------------------------------------------------------------------- */
 
 static Status person_end(Writer *w, Err *err) {
     Person *p = &w->p;

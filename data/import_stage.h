@@ -125,8 +125,7 @@ int64_t import_id_hash(const char *id, uint16_t *check);
 /* For sources with times in UTC and dates on local clocks: west and east in minutes, unless --utc-offset says more. */
 Status import_zone(Import *im, int west_min, int east_min, Err *err);
 
-/* ---- words of sources (import_codes.c) ----------------------------------------------------------------------------
- */
+/* ---- words of sources (import_codes.c) --------------------------------------------------------------------------- */
 /* "SNOMED" of "http://snomed.info/sct"; NULL: not known.  *rank: the smaller, the better where there are several. */
 const char *import_vocabulary(const char *system, int *rank);
 Status import_visit_class(Import *im, const char *source, uint32_t *key, Err *err); /* "inpatient", "IMP" */

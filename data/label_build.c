@@ -11,8 +11,7 @@
 #include "data/oracle_file.h"
 #include "kernels/philox.h"
 
-/* ---- codes ---------------------------------------------------------------------------------------------------------
- */
+/* ---- codes ------------------------------------------------------------------------------------------------------- */
 
 static int matches(const LabelPredicate *p, const char *code) {
     for (int i = 0; i < p->n; i++)
@@ -99,8 +98,7 @@ static Status expressible_check(const LabelTask *t, const Dataset *d, json_t *co
                    near);
 }
 
-/* ---- the oracle ----------------------------------------------------------------------------------------------------
- */
+/* ---- the oracle -------------------------------------------------------------------------------------------------- */
 
 /* The stored outcome that this task asks for: same codes of this file, same horizon; -1 = none. */
 static int oracle_outcome(const LabelTask *t, const EventFile *f, const OracleFile *oracle, const uint32_t *mark) {
@@ -114,8 +112,7 @@ static int oracle_outcome(const LabelTask *t, const EventFile *f, const OracleFi
     return -1;
 }
 
-/* ---- the run -------------------------------------------------------------------------------------------------------
- */
+/* ---- the run ----------------------------------------------------------------------------------------------------- */
 
 typedef struct {
     LabelTask *t;

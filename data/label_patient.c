@@ -44,8 +44,7 @@ static int is_stop(const LabelTask *t, const EventFile *f, const uint32_t *marks
     return 0;
 }
 
-/* ---- index times ---------------------------------------------------------------------------------------------------
- */
+/* ---- index times ------------------------------------------------------------------------------------------------- */
 
 /* When the stay that event `start` opens was over; TIME_NONE: not recorded. */
 static int64_t stay_end(const EventFile *f, const EventPatient *p, int64_t start) {
@@ -112,8 +111,7 @@ static void find_at_times(const LabelTask *t, const EventFile *f, const EventPat
     }
 }
 
-/* ---- outcomes ------------------------------------------------------------------------------------------------------
- */
+/* ---- outcomes ---------------------------------------------------------------------------------------------------- */
 
 typedef struct {
     int64_t event, stop; /* us, INT64_MAX = none */

@@ -14,8 +14,7 @@ char *linkage_path_of(const char *events, const char *dataset_sha256) {
     return xasprintf("%.*s.linkage-%.16s.h5", stem_length(events), events, dataset_sha256);
 }
 
-/* ---- writing --------------------------------------------------------------------------------------------------------
- */
+/* ---- writing ----------------------------------------------------------------------------------------------------- */
 
 /* Labels of an earlier dataset stay possible: its linkage is not lost when the same events are tokenised again. */
 static Status keep_former(const char *path, const char *events, const char *dataset_sha256, const char *replaced,
@@ -47,8 +46,7 @@ Status linkage_write(const Table *t, const char *events, const char *replaced, E
     return s;
 }
 
-/* ---- reading --------------------------------------------------------------------------------------------------------
- */
+/* ---- reading ----------------------------------------------------------------------------------------------------- */
 
 static Status columns_find(Linkage *l, const char *path, Err *err) {
     l->subject = table_get(&l->table, "subject_id", COLUMN_I64);

@@ -83,8 +83,7 @@ void loader_close(Loader *ld) {
     free(ld);
 }
 
-/* ---- filling --------------------------------------------------------------------------------------------------------
- */
+/* ---- filling ----------------------------------------------------------------------------------------------------- */
 
 /* Elements [first, end) of the tokens: ids to `ids` (inputs and targets are the same run, one slot apart). */
 static void copy_ids(int32_t *ids, const PatientView *p, int64_t first, int64_t end) {

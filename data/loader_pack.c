@@ -32,8 +32,7 @@ Stream stream_of(const Vocabulary *v, const PatientView *p) {
     return s;
 }
 
-/* ---- windows ------------------------------------------------------------------------------------------------------
- */
+/* ---- windows ----------------------------------------------------------------------------------------------------- */
 
 typedef struct {
     Window *item;
@@ -86,8 +85,7 @@ static void sort_windows(WindowList *w, int T) {
     w->item = sorted;
 }
 
-/* ---- best fit -------------------------------------------------------------------------------------------------------
- */
+/* ---- best fit ---------------------------------------------------------------------------------------------------- */
 
 /* Rows by the slots they have left; a bitmap of the lists that are not empty finds the smallest that fits. */
 typedef struct {

@@ -64,8 +64,7 @@ static double severity(const OracleState *s) {
     return sev;
 }
 
-/* ---- how things are written ----------------------------------------------------------------------------------------
- */
+/* ---- how things are written -------------------------------------------------------------------------------------- */
 
 OracleItem oracle_item(int what) {
     static const OracleItem marks[] = {
@@ -114,8 +113,7 @@ int32_t oracle_gap_hi(int what) {
     return bin < GAP_BINS ? GAP_MINUTES[bin + 1] : GAP_MINUTES[bin];
 }
 
-/* ---- state ---------------------------------------------------------------------------------------------------------
- */
+/* ---- state ------------------------------------------------------------------------------------------------------- */
 
 /* What depends on the prefix, the conditions and the drugs alone. */
 static void drugs_refresh(OracleState *s) {
@@ -291,8 +289,7 @@ void oracle_feed(OracleState *s, int what, int level) {
     if (at >= s->position) s->position = (uint8_t)(at + 1);
 }
 
-/* ---- the next token ------------------------------------------------------------------------------------------------
- */
+/* ---- the next token ---------------------------------------------------------------------------------------------- */
 
 int oracle_list_runs(const OracleState *s, OracleRun *run) {
     if (s->stage != STAGE_LIST) return 0;
@@ -497,8 +494,7 @@ int oracle_level_draw(const OracleState *s, int lab, double u, double *p) {
     return k + 1;
 }
 
-/* ---- randomness ----------------------------------------------------------------------------------------------------
- */
+/* ---- randomness -------------------------------------------------------------------------------------------------- */
 
 void oracle_rng_init(OracleRng *r, uint64_t key, uint64_t stream) { *r = (OracleRng){.key = key, .stream = stream}; }
 

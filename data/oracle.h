@@ -65,8 +65,7 @@ static inline int oracle_is_lab(int what) { return what >= ORACLE_LAB && what < 
 int32_t oracle_gap_lo(int what);
 int32_t oracle_gap_hi(int what);
 
-/* ---- state ---------------------------------------------------------------------------------------------------------
- */
+/* ---- state ------------------------------------------------------------------------------------------------------- */
 typedef enum {
     ORACLE_MODE_START,
     ORACLE_MODE_OUT,
@@ -107,8 +106,7 @@ void oracle_start(OracleState *s, int sex, int race, int age_bin);
 /* Total: a token that the law would not give here updates what it tells (a drug at home: that it is taken). */
 void oracle_feed(OracleState *s, int what, int level);
 
-/* ---- the next token ------------------------------------------------------------------------------------------------
- */
+/* ---- the next token ---------------------------------------------------------------------------------------------- */
 enum { ORACLE_CHOICES_MAX = 16 };
 typedef struct {
     int n;
@@ -145,8 +143,7 @@ void oracle_what_probs(OracleState *s, double *p);
 int oracle_what_draw(OracleState *s, double u, double *p);
 int oracle_level_draw(const OracleState *s, int lab, double u, double *p);
 
-/* ---- randomness: stream `key` of counter-based numbers -------------------------------------------------------------
- */
+/* ---- randomness: stream `key` of counter-based numbers ----------------------------------------------------------- */
 typedef struct {
     uint64_t key, stream, counter;
     double spare;
@@ -157,8 +154,7 @@ double oracle_rng_uniform(OracleRng *r);
 /* Whole minutes of a gap token: uniform in its bin. */
 int32_t oracle_gap_draw(int what, OracleRng *r);
 
-/* ---- outcomes and true risks ---------------------------------------------------------------------------------------
- */
+/* ---- outcomes and true risks ------------------------------------------------------------------------------------- */
 typedef struct {
     const char *name;    /* "death_1y" */
     const char *pattern; /* of codes: "ICD10CM//I50" */
@@ -179,8 +175,7 @@ void oracle_risk(const OracleState *at, const uint8_t *mark, int64_t horizon_min
 void oracle_risk_counted(const OracleState *at, const uint8_t *mark, int64_t horizon_minutes, int samples, uint64_t key,
                          double *p, double *se);
 
-/* ---- in terms of a vocabulary --------------------------------------------------------------------------------------
- */
+/* ---- in terms of a vocabulary ------------------------------------------------------------------------------------ */
 /* The law over token ids, prefix included; works for fused and for separate value tokens. */
 typedef struct {
     int n;       /* ids */

@@ -32,8 +32,7 @@ void oracle_record_free(OracleRecord *r);
 /* split (patients): 80/10/10 by the rank of a keyed hash of the subject. */
 void oracle_split(const OracleCohortOptions *o, uint8_t *split);
 
-/* ---- figures: what ORACLE.md's realism paragraph asks about --------------------------------------------------------
- */
+/* ---- figures: what ORACLE.md's realism paragraph asks about ------------------------------------------------------ */
 typedef struct OracleFigures OracleFigures;
 typedef struct {
     int64_t patients, tokens, indices, whats, stays, discharges;
@@ -51,16 +50,14 @@ void oracle_figures_add(OracleFigures *f, const OracleRecord *r);
 void oracle_figures_table(const OracleFigures *f, OracleFigureTable *t);
 void oracle_figures_free(OracleFigures *f);
 
-/* ---- the cohort ----------------------------------------------------------------------------------------------------
- */
+/* ---- the cohort -------------------------------------------------------------------------------------------------- */
 /* Draws the cohort; with path, writes the events file there.  figures may be NULL. */
 Status oracle_cohort_draw(const OracleCohortOptions *o, const char *path, OracleFigures *figures, double *risk_s,
                           Err *err);
 /* The cohort's own frozen vocabulary.json, with fused or separate values; free() it. */
 char *oracle_vocabulary_format(int separate_values);
 
-/* ---- checks of a tokenised cohort, from its shards alone -----------------------------------------------------------
- */
+/* ---- checks of a tokenised cohort, from its shards alone --------------------------------------------------------- */
 typedef struct {
     int64_t patients, tokens, counted;
     double floor;       /* mean of -log p recomputed, nats a counted token */

@@ -32,8 +32,7 @@ int oracle_file_present(const char *path) {
     return present;
 }
 
-/* ---- writing -------------------------------------------------------------------------------------------------------
- */
+/* ---- writing ----------------------------------------------------------------------------------------------------- */
 
 static int slab_io(hid_t set, hid_t type, hsize_t first, hsize_t n, void *data, int write) {
     hid_t space = H5Dget_space(set), mem = H5Screate_simple(1, &n, NULL);
@@ -157,8 +156,7 @@ Status oracle_file_write(const OracleFileContent *c, const char *path, Err *err)
     return status;
 }
 
-/* ---- reading -------------------------------------------------------------------------------------------------------
- */
+/* ---- reading ----------------------------------------------------------------------------------------------------- */
 
 static Status bad_shape(const char *path, const char *name, Err *err) {
     return err_set(err, ERR_FORMAT,

@@ -25,8 +25,7 @@ void oracle_outcome_mark(const OracleOutcome *o, uint8_t *mark) {
         mark[what] = !oracle_is_gap(what) && code_matches(oracle_item(what).code, o->pattern);
 }
 
-/* ---- one future, the outcome suppressed ----------------------------------------------------------------------------
- */
+/* ---- one future, the outcome suppressed -------------------------------------------------------------------------- */
 
 /* Four 32-bit numbers a block: enough for one choice each. */
 typedef struct {
@@ -196,8 +195,7 @@ static double future(const OracleState *at, const uint8_t *mark, int64_t horizon
     return 1 - f.absent;
 }
 
-/* ---- one future, token by token ------------------------------------------------------------------------------------
- */
+/* ---- one future, token by token ---------------------------------------------------------------------------------- */
 
 static double future_counted(const OracleState *at, const uint8_t *mark, int64_t horizon, uint64_t key,
                              uint64_t sample) {

@@ -24,8 +24,7 @@ static OracleRng stream(const OracleCohortOptions *o, int64_t subject, int which
     return r;
 }
 
-/* ---- splits --------------------------------------------------------------------------------------------------------
- */
+/* ---- splits ------------------------------------------------------------------------------------------------------ */
 
 typedef struct {
     uint64_t hash;
@@ -49,8 +48,7 @@ void oracle_split(const OracleCohortOptions *o, uint8_t *split) {
     free(rank);
 }
 
-/* ---- one record ----------------------------------------------------------------------------------------------------
- */
+/* ---- one record -------------------------------------------------------------------------------------------------- */
 
 static int categorical(double u, double (*share)(int), int n) {
     int k = 0;
@@ -146,8 +144,7 @@ void oracle_record_risks(OracleRecord *r, const OracleCohortOptions *o) {
     oracle_state_risks(&s, seen, history, o, r->risk);
 }
 
-/* ---- the events file -----------------------------------------------------------------------------------------------
- */
+/* ---- the events file --------------------------------------------------------------------------------------------- */
 
 typedef struct {
     EventWriter *w;
@@ -289,8 +286,7 @@ static Status file_finish(CohortFile *c, const OracleCohortOptions *o, const cha
     return s;
 }
 
-/* ---- the cohort ----------------------------------------------------------------------------------------------------
- */
+/* ---- the cohort -------------------------------------------------------------------------------------------------- */
 
 static void block_draw(OracleRecord *r, const uint8_t *split, int64_t first, int64_t n, const OracleCohortOptions *o,
                        double *risk_s) {

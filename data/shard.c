@@ -20,8 +20,7 @@
 #error "shards are little-endian and mapped as they are"
 #endif
 
-/* ---- writing ------------------------------------------------------------------------------------------------------
- */
+/* ---- writing ----------------------------------------------------------------------------------------------------- */
 
 typedef struct {
     char *data;
@@ -255,8 +254,7 @@ void shard_writer_abort(ShardWriter *w) {
     if (w) writer_free(w);
 }
 
-/* ---- mapping ------------------------------------------------------------------------------------------------------
- */
+/* ---- mapping ----------------------------------------------------------------------------------------------------- */
 
 /* Points *out at the data of a dataset: inside the map when HDF5 says where they lie, read into memory otherwise. */
 static Status shard_array(Shard *s, hid_t file, const char *name, hid_t type, size_t item, int ndim, hsize_t *dim,

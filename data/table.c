@@ -69,8 +69,7 @@ const char *table_attribute(const Table *t, const char *name) {
     return NULL;
 }
 
-/* ---- HDF5 ---------------------------------------------------------------------------------------------------------
- */
+/* ---- HDF5 -------------------------------------------------------------------------------------------------------- */
 
 static hid_t column_h5_type(ColumnType type) {
     return type == COLUMN_I64 ? H5T_STD_I64LE : type == COLUMN_U64 ? H5T_STD_U64LE : H5T_IEEE_F64LE;
@@ -204,8 +203,7 @@ Status table_read_h5(Table *t, const char *path, Err *err) {
     return status;
 }
 
-/* ---- CSV ----------------------------------------------------------------------------------------------------------
- */
+/* ---- CSV --------------------------------------------------------------------------------------------------------- */
 
 static void print_cell(FILE *f, const Column *c, int64_t row) {
     if (c->type == COLUMN_I64) fprintf(f, "%lld", (long long)((const int64_t *)c->data)[row]);

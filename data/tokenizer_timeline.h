@@ -9,8 +9,7 @@
 #include "data/oracle_file.h"
 #include "data/vocabulary.h"
 
-/* ---- the events that count, one by one ------------------------------------------------------------------------------
- */
+/* ---- the events that count, one by one --------------------------------------------------------------------------- */
 typedef struct {
     const EventFile *f;
     const EventPatient *p;

@@ -40,8 +40,7 @@ typedef struct {
     SampleSpec spec;
 } Case;
 
-/* ---- memory --------------------------------------------------------------------------------------------------------
- */
+/* ---- memory ------------------------------------------------------------------------------------------------------ */
 
 static uint16_t bf16_bits(float x) {
     uint32_t u;
@@ -99,8 +98,7 @@ static int32_t *ends(Bench *b, int i, int n_seq, int per) {
     return p;
 }
 
-/* ---- time ----------------------------------------------------------------------------------------------------------
- */
+/* ---- time -------------------------------------------------------------------------------------------------------- */
 
 typedef void (*Body)(Bench *b, const Case *c);
 
@@ -178,8 +176,7 @@ static void row(Bench *b, const char *name, const char *shape, Body body, Case *
     fflush(stdout);
 }
 
-/* ---- products ------------------------------------------------------------------------------------------------------
- */
+/* ---- products ---------------------------------------------------------------------------------------------------- */
 
 enum { X, W, OUT, RESIDUAL, GATE_UP, GRAD, LO, HI, AUX, MORE, IDS, CU };
 
@@ -272,8 +269,7 @@ static void classifier(Bench *b, Case *c) {
     row(b, "logits_forward head", shape, do_logits, c, 2 * N * Vp * c->C, e * (N + Vp) * c->C + 4 * N * Vp);
 }
 
-/* ---- attention -----------------------------------------------------------------------------------------------------
- */
+/* ---- attention --------------------------------------------------------------------------------------------------- */
 
 static void do_attention(Bench *b, const Case *c) {
     c->k->attention_forward(c->dev, b->slot[OUT], b->slot[AUX], b->slot[X], b->slot[W], b->slot[CU], c->n_seq, c->N,
@@ -343,8 +339,7 @@ static void paged(Bench *b, Case *c, int patients, int samples, int shared_pages
     c->N = N;
 }
 
-/* ---- rows ----------------------------------------------------------------------------------------------------------
- */
+/* ---- rows -------------------------------------------------------------------------------------------------------- */
 
 static void do_embedding(Bench *b, const Case *c) {
     c->k->embedding_forward(c->dev, b->slot[OUT], b->slot[IDS], b->slot[W], c->N, c->C);
@@ -464,8 +459,7 @@ static void sampling(Bench *b, Case *c, int B) {
     c->N = N;
 }
 
-/* ---- the card ------------------------------------------------------------------------------------------------------
- */
+/* ---- the card ---------------------------------------------------------------------------------------------------- */
 
 static void do_copy(Bench *b, const Case *c) { device_copy(c->dev, b->slot[OUT], b->slot[X], (size_t)c->count); }
 

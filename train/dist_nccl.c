@@ -71,8 +71,7 @@ int dist_nccl_missing(char *why, size_t why_size) {
     return library_open(&nccl, why, why_size);
 }
 
-/* ---- failures ------------------------------------------------------------------------------------------------------
- */
+/* ---- failures ---------------------------------------------------------------------------------------------------- */
 
 typedef struct {
     Library nccl;
@@ -137,8 +136,7 @@ static void nccl_late(Dist *d) {
     free(queued);
 }
 
-/* ---- collectives ---------------------------------------------------------------------------------------------------
- */
+/* ---- collectives ------------------------------------------------------------------------------------------------- */
 
 /* The last call has to be through before the next; only the first collectives, which connect the ranks, take time. */
 static int ready(Dist *d) {
@@ -186,8 +184,7 @@ static Status nccl_wait(Dist *d, Err *err) {
     return d->host->wait(d, err);
 }
 
-/* ---- start and end -------------------------------------------------------------------------------------------------
- */
+/* ---- start and end ----------------------------------------------------------------------------------------------- */
 
 static void nccl_abort(Dist *d) {
     Nccl *n = d->device_state;

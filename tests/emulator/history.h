@@ -56,8 +56,7 @@ template <class F> inline void each_cell(const char *p, size_t offset, size_t by
     }
 }
 
-/* ---- check_report.cpp ----------------------------------------------------------------------------------------------
- */
+/* ---- check_report.cpp -------------------------------------------------------------------------------------------- */
 /* A place in the source in 32 bits: of an instruction, or of an operation that the emulator carries out. */
 extern const char *image_low, *image_high; /* where the program lies */
 inline uint32_t place_of(const void *pc) { return (uint32_t)(static_cast<const char *>(pc) - image_low); }
@@ -71,15 +70,13 @@ std::string memory_name(const char *p);
 [[noreturn, gnu::cold]] void bad_access(const Task *t, const void *p, size_t bytes, Access what, uint32_t place,
                                         const std::string &why);
 
-/* ---- check_shared.cpp ----------------------------------------------------------------------------------------------
- */
+/* ---- check_shared.cpp -------------------------------------------------------------------------------------------- */
 void shared_launch(const KernelSymbols &symbols);
 /* true = p is in shared memory, and looked at. */
 bool shared_access(const Task *t, const char *p, size_t bytes, Access what, uint32_t place);
 std::string shared_name(const char *p); /* empty = not there */
 
-/* ---- check_global.cpp ----------------------------------------------------------------------------------------------
- */
+/* ---- check_global.cpp -------------------------------------------------------------------------------------------- */
 void global_launch(int device);
 void global_block();
 bool global_access(const Task *t, const char *p, size_t bytes, Access what, uint32_t place);

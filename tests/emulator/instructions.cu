@@ -21,8 +21,7 @@ uint32_t mixed(uint32_t x) {
     return x ^ x >> 16;
 }
 
-/* ---- shuffles, votes, reductions -----------------------------------------------------------------------------------
- */
+/* ---- shuffles, votes, reductions --------------------------------------------------------------------------------- */
 __global__ void shuffles_kernel(int *out, int width) {
     int t = (int)threadIdx.x, v = 100 + t;
     out[t] = __shfl_sync(~0u, v, 5, width);
@@ -125,8 +124,7 @@ int block_votes() {
     return 0;
 }
 
-/* ---- tensor cores and their loads ----------------------------------------------------------------------------------
- */
+/* ---- tensor cores and their loads -------------------------------------------------------------------------------- */
 /* Fragments loaded element by element, as the PTX manual draws them; then through ldmatrix. */
 __global__ void mma_bf16_kernel(const bf16 *a, const bf16 *b, const float *c, float *by_element, float *by_ldmatrix) {
     __shared__ __align__(16) bf16 as[16 * 16], bt[16 * 8]; /* b as (k, n), n contiguous */
@@ -256,8 +254,7 @@ int async_copies() {
     return 0;
 }
 
-/* ---- atomics, indices, arithmetic ----------------------------------------------------------------------------------
- */
+/* ---- atomics, indices, arithmetic -------------------------------------------------------------------------------- */
 __global__ void atomics_kernel(int *a, unsigned *u, unsigned long long *l) {
     int t = (int)(blockIdx.x * blockDim.x + threadIdx.x);
     atomicAdd(&a[0], t);

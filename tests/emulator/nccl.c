@@ -92,8 +92,7 @@ static ncclResult_t fail(ncclResult_t rc, const char *why) {
     return rc;
 }
 
-/* ---- faults to order -----------------------------------------------------------------------------------------------
- */
+/* ---- faults to order --------------------------------------------------------------------------------------------- */
 
 static int fault(const ncclComm_t comm, const char *kind) {
     const char *text = getenv("EHR_NCCL_FAULT");
@@ -110,8 +109,7 @@ static void faults_of_calls(ncclComm_t comm) {
         comm->async = fail(ncclRemoteError, "the link to a peer failed, as EHR_NCCL_FAULT ordered");
 }
 
-/* ---- pieces --------------------------------------------------------------------------------------------------------
- */
+/* ---- pieces ------------------------------------------------------------------------------------------------------ */
 
 static size_t type_size(ncclDataType_t t) { return t == ncclFloat64 ? 8 : t == ncclFloat32 || t == ncclInt32 ? 4 : 1; }
 
@@ -204,8 +202,7 @@ static int collective_run(void *arg) {
     return 0;
 }
 
-/* ---- calls ---------------------------------------------------------------------------------------------------------
- */
+/* ---- calls ------------------------------------------------------------------------------------------------------- */
 
 static ncclResult_t put_on_stream(Collective *c) {
     int (*enqueue)(void *, int (*)(void *), void *);
@@ -290,8 +287,7 @@ ncclResult_t ncclGroupEnd(void) {
     return rc;
 }
 
-/* ---- communicators -------------------------------------------------------------------------------------------------
- */
+/* ---- communicators ----------------------------------------------------------------------------------------------- */
 
 ncclResult_t ncclGetVersion(int *version) {
     *version = 22809;
