@@ -56,7 +56,7 @@ typedef struct {
     _Alignas(64) char slot[2][SLOT_BYTES];
 } Corner;
 typedef struct {
-    _Atomic int arrived;
+    _Atomic int opened, arrived;
     Corner corner[RANKS_MAX];
 } Shared;
 
@@ -324,12 +324,10 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *out, int world, ncclUniqueId id,
         return fail(ncclSystemError, "the shared memory cannot be mapped");
     }
     *out = comm;
+    if (atomic_fetch_add(&comm->shared->opened, 1) == world - 1) shm_unlink(id.internal);
     faults_of_calls(comm);
-    if (comm->async) {
-        shm_unlink(id.internal); /* nobody will come as far as to do it */
-        return comm->async;
-    }
-    if (atomic_fetch_add(&comm->shared->arrived, 1) == world - 1) shm_unlink(id.internal);
+    if (comm->async) return comm->async;
+    atomic_fetch_add(&comm->shared->arrived, 1);
     while (comm->blocking && atomic_load(&comm->shared->arrived) < world) usleep(1000);
     return comm->blocking ? ncclSuccess : ncclInProgress;
 }
