@@ -24,16 +24,21 @@ static void entry_add(Archive *a, const char *name, int64_t size, int64_t index)
     a->entry[a->n++] = (ArchiveEntry){xstrdup(name), size, index};
 }
 
-static Status folder_list(Archive *a, Err *err) {
-    DIR *dir = opendir(a->path);
-    if (!dir) return err_set(err, ERR_IO, "cannot read folder %s: %s", a->path, strerror(errno));
-    for (struct dirent *d; (d = readdir(dir)) && a->n < ARCHIVE_ENTRIES_MAX;) {
+/* prefix: "" or "hosp/" */
+static Status folder_list(Archive *a, const char *prefix, Err *err) {
+    char *path = xasprintf("%s/%s", a->path, prefix);
+    DIR *dir = opendir(path);
+    Status status = dir ? OK : err_set(err, ERR_IO, "cannot read folder %s: %s", path, strerror(errno));
+    for (struct dirent *d; dir && (d = readdir(dir)) && a->n < ARCHIVE_ENTRIES_MAX;) {
         struct stat st;
-        if (d->d_name[0] != '.' && !fstatat(dirfd(dir), d->d_name, &st, 0) && S_ISREG(st.st_mode))
-            entry_add(a, d->d_name, (int64_t)st.st_size, 0);
+        if (d->d_name[0] == '.' || fstatat(dirfd(dir), d->d_name, &st, 0) || !S_ISREG(st.st_mode)) continue;
+        char *name = xasprintf("%s%s", prefix, d->d_name);
+        entry_add(a, name, (int64_t)st.st_size, 0);
+        free(name);
     }
-    closedir(dir);
-    return OK;
+    if (dir) closedir(dir);
+    free(path);
+    return status;
 }
 
 /* A path that would leave the folder it is unpacked in.  We never unpack, but such an archive was made to harm. */
@@ -102,9 +107,19 @@ Status archive_open(Archive *a, const char *path, Err *err) {
     *a = (Archive){.path = xstrdup(path)};
     Status status;
     if (!path_exists(path)) status = err_set(err, ERR_IO, "cannot read %s: %s", path, strerror(ENOENT));
-    else status = path_is_dir(path) ? folder_list(a, err) : zip_list(a, err);
+    else status = path_is_dir(path) ? folder_list(a, "", err) : zip_list(a, err);
     if (status) archive_close(a);
     else if (a->n) qsort(a->entry, (size_t)a->n, sizeof *a->entry, entry_compare);
+    return status;
+}
+
+Status archive_add_folder(Archive *a, const char *name, Err *err) {
+    if (a->zip) return OK;
+    char *path = xasprintf("%s/%s", a->path, name), *prefix = xasprintf("%s/", name);
+    Status status = path_is_dir(path) ? folder_list(a, prefix, err) : OK;
+    if (a->n) qsort(a->entry, (size_t)a->n, sizeof *a->entry, entry_compare);
+    free(prefix);
+    free(path);
     return status;
 }
 
@@ -118,23 +133,53 @@ void archive_close(Archive *a) {
 
 /* ---- streams ----------------------------------------------------------------------------------------------------- */
 
-Status stream_open(Stream *s, const Archive *a, int entry, Err *err) {
-    const ArchiveEntry *e = &a->entry[entry];
-    *s = (Stream){.fd = -1, .size = e->size, .name = xasprintf(a->zip ? "%s:%s" : "%s/%s", a->path, e->name)};
-    if (a->zip) {
-        s->zip_file = zip_fopen_index(a->zip, (zip_uint64_t)e->index, 0);
-        if (s->zip_file) return OK;
-        Status status = err_set(err, ERR_FORMAT, "cannot read %s: %s", s->name, zip_strerror(a->zip));
-        stream_close(s);
-        return status;
-    }
+static int is_gz(const char *name) {
+    size_t n = strlen(name);
+    return n > 3 && !strcasecmp(name + n - 3, ".gz");
+}
+
+/* s->name is the path. */
+static Status file_open(Stream *s, Err *err) {
     s->fd = open(s->name, O_RDONLY | O_CLOEXEC);
-    size_t n = strlen(s->name);
-    if (s->fd >= 0 && n > 3 && !strcasecmp(s->name + n - 3, ".gz") && (s->gz = gzdopen(s->fd, "rb"))) s->fd = -1;
+    if (s->fd >= 0 && is_gz(s->name) && (s->gz = gzdopen(s->fd, "rb"))) s->fd = -1;
     if (s->fd >= 0 || s->gz) return OK;
     Status status = err_set(err, ERR_IO, "cannot read %s: %s", s->name, strerror(errno));
     stream_close(s);
     return status;
+}
+
+/* What a .gz entry of a zip is unpacked with. */
+enum { PACKED = 1 << 16 };
+typedef struct {
+    z_stream z;
+    int64_t packed_done; /* of the entry */
+    int at_start;        /* of a member: nothing of it has been read */
+    unsigned char in[PACKED];
+} Inflate;
+
+Status stream_open(Stream *s, const Archive *a, int entry, Err *err) {
+    const ArchiveEntry *e = &a->entry[entry];
+    *s = (Stream){.fd = -1, .size = e->size, .name = xasprintf(a->zip ? "%s:%s" : "%s/%s", a->path, e->name)};
+    if (!a->zip) return file_open(s, err);
+    s->zip_file = zip_fopen_index(a->zip, (zip_uint64_t)e->index, 0);
+    if (!s->zip_file) {
+        Status status = err_set(err, ERR_FORMAT, "cannot read %s: %s", s->name, zip_strerror(a->zip));
+        stream_close(s);
+        return status;
+    }
+    if (is_gz(s->name)) {
+        Inflate *x = s->inflate = xcalloc(1, sizeof *x);
+        x->at_start = 1;
+        REQUIRE(inflateInit2(&x->z, 16 + MAX_WBITS) == Z_OK);
+    }
+    return OK;
+}
+
+Status stream_open_path(Stream *s, const char *path, Err *err) {
+    struct stat st;
+    *s = (Stream){.fd = -1, .name = xstrdup(path)};
+    if (!stat(path, &st)) s->size = (int64_t)st.st_size;
+    return file_open(s, err);
 }
 
 void stream_memory(Stream *s, const char *name, const void *data, int64_t size) {
@@ -145,8 +190,57 @@ void stream_close(Stream *s) {
     if (s->fd >= 0) close(s->fd);
     if (s->gz) gzclose(s->gz);
     if (s->zip_file) zip_fclose(s->zip_file);
+    if (s->inflate) inflateEnd(&((Inflate *)s->inflate)->z);
+    free(s->inflate);
     free(s->name);
     *s = (Stream){.fd = -1};
+}
+
+/* Bytes of a zip entry as they lie in it; *done counts them. */
+static Status entry_read(Stream *s, int64_t *done, void *out, size_t n, int64_t *got, Err *err) {
+    *got = zip_fread(s->zip_file, out, n);
+    if (*got < 0)
+        return err_set(err, ERR_FORMAT, "%s is damaged after %lld bytes: %s", s->name, (long long)*done,
+                       zip_file_strerror(s->zip_file));
+    if (*done + *got > s->size || (*got == 0 && n && *done != s->size))
+        return err_set(err, ERR_FORMAT, "%s is damaged: it does not unpack to the %lld bytes it declares", s->name,
+                       (long long)s->size);
+    *done += *got;
+    return OK;
+}
+
+static Status ratio_stop(const Stream *s, int64_t unpacked, Err *err) {
+    if (unpacked <= ARCHIVE_SMALL || unpacked / ARCHIVE_RATIO_MAX <= s->size) return OK;
+    return err_set(err, ERR_FORMAT, "%s unpacks to more than %d times its %lld bytes: it looks like a bomb", s->name,
+                   ARCHIVE_RATIO_MAX, (long long)s->size);
+}
+
+static Status inflate_read(Stream *s, void *out, size_t n, int64_t *got, Err *err) {
+    Inflate *x = s->inflate;
+    size_t room = n > 1 << 30 ? 1 << 30 : n;
+    x->z.next_out = out;
+    x->z.avail_out = (unsigned)room;
+    while (x->z.avail_out == room && room) {
+        int64_t packed = x->z.avail_in;
+        if (!packed) {
+            Status status = entry_read(s, &x->packed_done, x->in, PACKED, &packed, err);
+            if (status) return status;
+            x->z.next_in = x->in;
+            x->z.avail_in = (unsigned)packed;
+        }
+        if (!packed && x->at_start) break;
+        x->at_start = 0;
+        int code = packed ? inflate(&x->z, Z_NO_FLUSH) : Z_BUF_ERROR;
+        if (code == Z_STREAM_END) { /* more members may follow */
+            x->at_start = 1;
+            inflateReset(&x->z);
+        } else if (code != Z_OK) {
+            return err_set(err, ERR_FORMAT, "%s is damaged after %lld bytes: %s", s->name, (long long)s->done,
+                           packed ? x->z.msg ? x->z.msg : "no gzip data" : "it ends in the middle");
+        }
+    }
+    *got = (int64_t)(room - x->z.avail_out);
+    return ratio_stop(s, s->done + *got, err);
 }
 
 Status stream_read(Stream *s, void *out, size_t n, size_t *got, Err *err) {
@@ -155,23 +249,21 @@ Status stream_read(Stream *s, void *out, size_t n, size_t *got, Err *err) {
     if (s->memory) {
         r = s->size - s->done < (int64_t)n ? s->size - s->done : (int64_t)n;
         memcpy(out, s->memory + s->done, (size_t)r);
+    } else if (s->inflate) {
+        Status status = inflate_read(s, out, n, &r, err);
+        if (status) return status;
     } else if (s->zip_file) {
-        r = zip_fread(s->zip_file, out, n);
-        if (r < 0)
-            return err_set(err, ERR_FORMAT, "%s is damaged after %lld bytes: %s", s->name, (long long)s->done,
-                           zip_file_strerror(s->zip_file));
-        if (s->done + r > s->size || (r == 0 && n && s->done != s->size))
-            return err_set(err, ERR_FORMAT, "%s is damaged: it does not unpack to the %lld bytes it declares", s->name,
-                           (long long)s->size);
+        Status status = entry_read(s, &s->done, out, n, &r, err);
+        *got = status ? 0 : (size_t)r;
+        return status;
     } else if (s->gz) {
         r = gzread(s->gz, out, n > 1 << 30 ? 1 << 30 : (unsigned)n);
         int code = 0;
         const char *text = gzerror(s->gz, &code);
         if (r < 0 || (r == 0 && code != Z_OK && code != Z_STREAM_END))
             return err_set(err, ERR_FORMAT, "%s is damaged after %lld bytes: %s", s->name, (long long)s->done, text);
-        if (s->done + r > ARCHIVE_SMALL && (s->done + r) / ARCHIVE_RATIO_MAX > s->size)
-            return err_set(err, ERR_FORMAT, "%s unpacks to more than %d times its %lld bytes: it looks like a bomb",
-                           s->name, ARCHIVE_RATIO_MAX, (long long)s->size);
+        Status status = ratio_stop(s, s->done + r, err);
+        if (status) return status;
     } else {
         do r = read(s->fd, out, n);
         while (r < 0 && errno == EINTR);

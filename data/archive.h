@@ -29,16 +29,20 @@ typedef struct {
 
 Status archive_open(Archive *a, const char *path, Err *err);
 void archive_close(Archive *a);
+/* Adds the files of a folder inside the folder; nothing happens when it is not there, or when it is an archive. */
+Status archive_add_folder(Archive *a, const char *name, Err *err);
 
 typedef struct {
     char *name; /* for messages: "ARCHIVE:ENTRY" or the path */
     int64_t size, done;
     int fd;              /* plain file */
     void *gz, *zip_file; /* .gz file; zip entry */
+    void *inflate;       /* zip entry that is a .gz itself */
     const char *memory;  /* bytes in memory */
 } Stream;
 
 Status stream_open(Stream *s, const Archive *a, int entry, Err *err);
+Status stream_open_path(Stream *s, const char *path, Err *err); /* a file alone, plain or .gz */
 void stream_memory(Stream *s, const char *name, const void *data, int64_t size); /* data is borrowed */
 /* Up to n bytes into out; *got = 0 at the end. */
 Status stream_read(Stream *s, void *out, size_t n, size_t *got, Err *err);

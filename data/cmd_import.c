@@ -15,6 +15,9 @@ static const struct {
      "a folder or a .zip of OMOP CDM 5.3/5.4 CSV files; any table may be missing.  Codes get their\n"
      "                 names and parents from CONCEPT and CONCEPT_ANCESTOR (or CONCEPT_RELATIONSHIP) when these are "
      "there"},
+    {"mimic", import_mimic,
+     "MIMIC-IV's hosp and icu tables, .csv or .csv.gz, in a folder (with hosp/ and icu/ or without) or a\n"
+     "                 .zip; any table may be missing.  --map turns ICD-9 into ICD-10 and drug names into ATC"},
     {"synthea", import_synthea, "a folder or a .zip of Synthea's CSV files, of any release"},
 };
 enum { N_FORMATS = sizeof formats / sizeof *formats };
@@ -97,6 +100,10 @@ Status cmd_import(int argc, char **argv, Err *err) {
          .value = &o.utc_offset,
          .help = "clock of dates without time where times are UTC, as -05:00; default: any, so that such a date is "
                  "over only when it is over everywhere"},
+        {.name = "--map",
+         .type = FLAG_LIST,
+         .value = &o.maps,
+         .help = "CSV that maps or names codes, may be repeated: icd_9,icd_10 | drug,atc_code | source,target"},
         {.name = "--report", .type = FLAG_STRING, .value = &report_path, .help = "also write the report as JSON"},
         {.name = "--overwrite", .type = FLAG_BOOL, .value = &overwrite, .help = "replace an events file that exists"},
         {.name = "--quiet", .type = FLAG_BOOL, .value = &quiet, .help = "no settings, no progress"},

@@ -66,6 +66,7 @@ Status event_writer_open(EventWriter **out, const char *path, int64_t memory, Er
  * ERR_NOMEM when the distinct codes take more than half of the memory. */
 Status event_writer_code(EventWriter *w, const char *code, int kind, const char *name, const char *parent, uint32_t *id,
                          Err *err);
+int event_writer_knows(const EventWriter *w, const char *code); /* whether it was interned */
 Status event_writer_unit(EventWriter *w, const char *unit, uint16_t *id, Err *err); /* "" = 0 */
 /* time and available are both TIME_NONE (static) or both set; value is finite or NaN. */
 Status event_writer_add(EventWriter *w, const Event *e, Err *err);

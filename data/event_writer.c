@@ -134,6 +134,8 @@ Status event_writer_code(EventWriter *w, const char *code, int kind, const char 
     return OK;
 }
 
+int event_writer_knows(const EventWriter *w, const char *code) { return intern_find(&w->codes, code) != INTERN_NONE; }
+
 Status event_writer_unit(EventWriter *w, const char *unit, uint16_t *id, Err *err) {
     uint32_t i = intern_find(&w->units, unit);
     if (i == INTERN_NONE) {

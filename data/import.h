@@ -5,6 +5,7 @@
 #ifndef EHR_DATA_IMPORT_H
 #define EHR_DATA_IMPORT_H
 #include "data/event.h"
+#include "model/flags.h"
 
 /* Why rows are dropped, and what is noted about rows that stay.  Texts are in import_report.c. */
 typedef enum {
@@ -26,6 +27,10 @@ typedef enum {
     DROP_NO_BIRTH,
     DROP_PERSON_DROPPED,
     DROP_BEFORE_BIRTH,
+    DROP_NO_STAY,
+    DROP_DUPLICATE,
+    DROP_CROSS_TABLE,
+    DROP_NOT_GIVEN,
     DROP_FUTURE,
     DROP_SAME_ID,
     DROP_NOT_ICU,
@@ -53,6 +58,20 @@ typedef enum {
     NOTE_IMPRECISE_DEATH,
     NOTE_AFTER_DEATH,
     NOTE_AFTER_PERIOD,
+    NOTE_SPREADSHEET,
+    NOTE_STORED_BEFORE,
+    NOTE_NOT_STORED,
+    NOTE_DIED_IN_STAY,
+    NOTE_DEATH_BY_STAY,
+    NOTE_DEATH_DIFFERS,
+    NOTE_OVER_89,
+    NOTE_STATIC_DIFFERS,
+    NOTE_TWO_VALUES,
+    NOTE_WORD_VALUE,
+    NOTE_BAD_CODE,
+    NOTE_MAPPED,
+    NOTE_MAPPED_WIDER,
+    NOTE_NOT_MAPPED,
     NOTE_BAD_NUMBER,
     NOTE_NUMBER_FROM_TEXT,
     NOTE_TEXT_VALUE,
@@ -108,6 +127,7 @@ typedef struct {
     int64_t n_patients, n_events, n_duplicates; /* of the file written */
     char extract_date[16];
     const char *extract_from; /* where it comes from */
+    char *missing;            /* tables that the format has and the source has not; NULL = not told */
     char *unused;             /* tables that are there and are not read: "note, cost" */
 } ImportReport;
 
@@ -123,6 +143,7 @@ void import_report_free(ImportReport *r);
 
 typedef struct {
     const char *path, *out;
+    StringList maps; /* files for code_map.h */
     int64_t memory, max_line;
     int64_t max_errors;       /* rows; -1 = 1% of the rows, at least 100 */
     const char *extract_date; /* YYYY-MM-DD, NULL = from the data */
@@ -131,6 +152,8 @@ typedef struct {
     FILE *progress;           /* NULL = silent */
 } ImportOptions;
 
+/* MIMIC-IV's hosp and icu modules as CSV files, .gz or not, in a folder or a zip. */
+Status import_mimic(const ImportOptions *options, ImportReport *r, Err *err);
 /* OMOP CDM 5.3 / 5.4 CSV files.  Memory: a quarter for sorting rows by person, a quarter for codes and concepts, a
  * quarter for the events writer; the rest for read buffers.  r is valid also after an error; import_report_free it. */
 Status import_omop(const ImportOptions *options, ImportReport *r, Err *err);

@@ -23,6 +23,10 @@ static const char *const reason_text[REPORT_REASONS] = {
     [DROP_NO_BIRTH] = "no usable year of birth",
     [DROP_PERSON_DROPPED] = "its person was dropped",
     [DROP_BEFORE_BIRTH] = "before birth",
+    [DROP_NO_STAY] = "no time of its own, and its stay is unknown or has no end",
+    [DROP_DUPLICATE] = "the same event again in its table",
+    [DROP_CROSS_TABLE] = "told by another table already",
+    [DROP_NOT_GIVEN] = "not given (held, refused, stopped, rewritten)",
     [DROP_FUTURE] = "after the extract date",
     [DROP_SAME_ID] = "another row has the same id",
     [DROP_NOT_ICU] = "not an ICU stay",
@@ -50,6 +54,20 @@ static const char *const reason_text[REPORT_REASONS] = {
     [NOTE_IMPRECISE_DEATH] = "death on a December 31: may be a year only",
     [NOTE_AFTER_DEATH] = "after death: in the file, never told to a model",
     [NOTE_AFTER_PERIOD] = "observation period ends before the last event: prolonged",
+    [NOTE_SPREADSHEET] = "date as a spreadsheet writes it (month/day/year)",
+    [NOTE_STORED_BEFORE] = "stored before it happened: available when it happened",
+    [NOTE_NOT_STORED] = "no readable time of storing: available when it happened",
+    [NOTE_DIED_IN_STAY] = "stay ended by death: no discharge is told",
+    [NOTE_DEATH_BY_STAY] = "died in hospital without a time of death: the end of the stay is used",
+    [NOTE_DEATH_DIFFERS] = "date of death is not the day of the death in hospital, which is used",
+    [NOTE_OVER_89] = "age over 89, given as 91: born at least that long ago",
+    [NOTE_STATIC_DIFFERS] = "race differs from that of the first stay, which is used",
+    [NOTE_TWO_VALUES] = "two values in one field (120/80): two events",
+    [NOTE_WORD_VALUE] = "result in words: part of the code",
+    [NOTE_BAD_CODE] = "too short or too long for an ICD code: kept as it is",
+    [NOTE_MAPPED] = "code mapped (--map)",
+    [NOTE_MAPPED_WIDER] = "code mapped to what its several targets have in common (--map)",
+    [NOTE_NOT_MAPPED] = "no single code to map to: kept (--map)",
     [NOTE_BAD_NUMBER] = "unreadable number: kept without value",
     [NOTE_NUMBER_FROM_TEXT] = "number read from text",
     [NOTE_TEXT_VALUE] = "free text value left out",
@@ -142,6 +160,7 @@ char *import_report_json(const ImportReport *r, int rows) {
                   "extract_date_from", r->extract_from ? r->extract_from : "", "tables", tables, "kinds", kinds,
                   "codes", (json_int_t)r->codes, "codes_with_parent", (json_int_t)r->codes_with_parent,
                   "concepts_missing", (json_int_t)r->concepts_missing, "tables_not_used", r->unused ? r->unused : "");
+    if (r->missing) json_object_set_new(all, "tables_missing", json_string(r->missing));
     if (rows) {
         json_object_set_new(all, "patients", json_integer((json_int_t)r->n_patients));
         json_object_set_new(all, "events", json_integer((json_int_t)r->n_events));
@@ -171,14 +190,19 @@ void import_report_print(const ImportReport *r, FILE *out) {
         if (r->recorded[k] || r->assumed[k])
             fprintf(out, "%-22s %12lld %12lld\n", event_kind_name(k), (long long)r->recorded[k],
                     (long long)r->assumed[k]);
-    fprintf(out,
-            "\nextract date %s (%s); %lld codes, %lld with a parent; %lld concepts without a row in the vocabulary\n",
-            r->extract_date, r->extract_from ? r->extract_from : "", (long long)r->codes,
-            (long long)r->codes_with_parent, (long long)r->concepts_missing);
+    if (!*r->extract_date) fprintf(out, "\nno extract date: %s\n", r->extract_from ? r->extract_from : "");
+    else
+        fprintf(out,
+                "\nextract date %s (%s); %lld codes, %lld with a parent; %lld concepts without a row in the "
+                "vocabulary\n",
+                r->extract_date, r->extract_from ? r->extract_from : "", (long long)r->codes,
+                (long long)r->codes_with_parent, (long long)r->concepts_missing);
+    if (r->missing && *r->missing) fprintf(out, "tables that are not there: %s\n", r->missing);
     if (r->unused && *r->unused) fprintf(out, "tables that are not read: %s\n", r->unused);
 }
 
 void import_report_free(ImportReport *r) {
+    free(r->missing);
     free(r->unused);
-    r->unused = NULL;
+    r->missing = r->unused = NULL;
 }

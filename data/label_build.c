@@ -276,6 +276,11 @@ static Status run_open(Run *r, Err *err) {
     if (r->has_oracle) s = oracle_file_open(&r->oracle, r->o->events, r->f.n_patients, r->f.n_events, err);
     if (!s && r->t->index == INDEX_ORACLE && !r->has_oracle)
         s = err_set(err, ERR_USAGE, "--index oracle: %s is no oracle cohort; give another --index", r->o->events);
+    if (!s && r->t->index == INDEX_LAST_YEAR && !strcmp(r->f.source, "mimic"))
+        s = err_set(err, ERR_USAGE,
+                    "task %s: the index last-year looks at everybody a year before the calendar of the whole file ends, and "
+                    "the dates of %s are shifted by patient; give --index discharge, visit-end, admission+24h or age:65",
+                    r->t->name, r->f.path);
     if (s) return s;
     r->mark = label_marks(r->t, &r->f);
     if (r->t->first < 0) r->t->first = all_diagnoses(&r->f, r->mark);

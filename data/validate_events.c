@@ -23,7 +23,8 @@ static int before(const EventFile *f, const Event *a, const Event *b) {
 }
 
 static void check_times(const Check *c, const EventPatient *p) {
-    const int64_t earliest = time_from_civil(1850, 1, 1, 0, 0, 0), latest = time_from_civil(2200, 1, 1, 0, 0, 0);
+    /* Dates of MIMIC are shifted into 2100 to 2212. */
+    const int64_t earliest = time_from_civil(1850, 1, 1, 0, 0, 0), latest = time_from_civil(2300, 1, 1, 0, 0, 0);
     for (int64_t i = 0; i < p->n; i++) {
         const Event *e = &p->event[i];
         if (i && before(c->f, e, &p->event[i - 1])) report_add(c->r, FIND_ORDER, PLACE, AT(c, i));
