@@ -47,7 +47,7 @@ static const struct {
     [FIND_BEFORE_BIRTH] = {"event.before_birth", SEVERITY_WARNING, "something happens before birth"},
     [FIND_POSTHUMOUS] = {"event.after_death", SEVERITY_WARNING,
                          "something happens after the day of death (tokenize drops it)"},
-    [FIND_IMPLAUSIBLE_TIME] = {"time.implausible", SEVERITY_WARNING, "an event is dated before 1850 or after 2200"},
+    [FIND_IMPLAUSIBLE_TIME] = {"time.implausible", SEVERITY_WARNING, "an event is dated before 1850 or after 2300"},
     [FIND_END_UNKNOWN] = {"observation_end.unknown", SEVERITY_WARNING,
                           "the end of observation is not known: it is taken to be the last event"},
 };
