@@ -33,7 +33,7 @@ endif
 
 CFLAGS  = $(CFLAGS_COMMON) $(if $(HAVE_CUDA),-DHAVE_CUDA) $(CFLAGS_OPT) $(OPENMP_CFLAGS) $(HDF5_CFLAGS)
 LDFLAGS = $(CFLAGS_OPT) $(OPENMP_CFLAGS)
-LIBS    = $(HDF5_LIBS) -ljansson -lzip -lz -lsodium -lm -lpthread -ldl
+LIBS    = $(HDF5_LIBS) -ljansson -lzip -lz -lsodium -lpcre2-8 -lm -lpthread -ldl
 
 KERNEL_SRC := $(wildcard kernels/*.c kernels/reference/*.c kernels/cpu/*.c)
 MODEL_SRC  := $(wildcard model/*.c)

@@ -72,6 +72,7 @@ static void print_counts(const TokenizeReport *r) {
         if (line[i].n) printf("  %lld %s\n", (long long)line[i].n, line[i].what);
     if (r->oracle)
         printf("  oracle cohort: loss floor %s%s\n", r->floor_valid ? "valid" : "NOT valid: ", r->floor_reason);
+    printf("  de-identification: %s\n", r->level);
     printf("  linkage (stays with the steward): %s\n", r->linkage);
 }
 
@@ -94,6 +95,9 @@ static void print_warnings(const TokenizeReport *r, int frozen) {
                     "standard ones, or lower --min-patients\n",
                     100 * share, event_kind_name(k), (long long)r->min_patients);
     }
+    if (r->n_exclude_unknown)
+        fprintf(stderr, "warning: %lld ids of --exclude are nobody's here%s\n", (long long)r->n_exclude_unknown,
+                r->released ? "; ids of the source need the --linkage that deidentify wrote" : "");
     int shifted = 0, worst = -1;
     for (int i = 0; i < r->n_drift; i++) {
         shifted += r->drift[i].psi > 0.25;
@@ -138,6 +142,10 @@ Status cmd_tokenize(int argc, char **argv, Err *err) {
          0},
         {"--key", FLAG_STRING, &o.key_file, 0, 0, NULL, "file with the split key (default: a fixed public key)", 0},
         {"--exclude", FLAG_STRING, &o.exclude_file, 0, 0, NULL, "file of subject ids to leave out, one a line", 0},
+        {"--linkage", FLAG_STRING, &o.release_linkage, 0, 0, NULL,
+         "of released events (deidentify): the ids of --exclude are the source's", 0},
+        {"--attestation", FLAG_STRING, &o.attestation, 0, 0, NULL,
+         "of these released events, signed by a person (ehr-data attest): gives the dataset its level", 0},
         {"--seed", FLAG_INT, &o.seed, 0, 9e15, NULL, "of the order of patients", 0},
         {"--shard-size", FLAG_SIZE, &o.shard_size, 1024, 1e12, NULL, "bytes after which a new shard begins", 0},
         {"--overwrite", FLAG_BOOL, &o.overwrite, 0, 0, NULL, "replace an existing dataset", 0},
@@ -153,6 +161,8 @@ Status cmd_tokenize(int argc, char **argv, Err *err) {
     if (n_pos != 1)
         return err_set(err, ERR_USAGE, "one events file was expected: ehr-data tokenize EVENTS.h5 --out DATASET");
     if (!o.out || !o.out[0]) return err_set(err, ERR_USAGE, "--out DATASET is missing: the folder to write");
+    if (o.release_linkage && !o.exclude_file)
+        return err_set(err, ERR_USAGE, "--linkage goes with --exclude: it says whom the source's ids mean");
     if (o.vocabulary && (status = conflicts(flags, err))) return status;
     o.events = events[0];
     o.separate_values = values[0] == 's';

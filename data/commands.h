@@ -5,9 +5,12 @@
 
 Status cmd_import(int argc, char **argv, Err *err);
 Status cmd_synth(int argc, char **argv, Err *err);
+Status cmd_deidentify(int argc, char **argv, Err *err);
 Status cmd_tokenize(int argc, char **argv, Err *err);
 Status cmd_label(int argc, char **argv, Err *err);
 Status cmd_validate(int argc, char **argv, Err *err);
 Status cmd_inspect(int argc, char **argv, Err *err);
+Status cmd_attest(int argc, char **argv, Err *err);
+Status cmd_whereis(int argc, char **argv, Err *err);
 
 #endif

@@ -1,6 +1,7 @@
 /* dataset.c - opening a dataset folder and reading patients from it.  dataset.json names the files; nothing outside the
  * folder is ever opened. */
 #include "data/dataset.h"
+#include "data/deidentify_record.h"
 #include "data/h5.h"
 #include "data/shard.h"
 #include <dirent.h>
@@ -112,7 +113,7 @@ static Status read_json(Dataset *d, Err *err) {
     const char *level = text_of(json_object_get(root, "deidentification"), "level");
     d->deidentification = xstrdup(level ? level : "none");
     d->floor_valid = json_is_true(json_object_get(root, "floor_valid"));
-    return OK;
+    return deidentify_claim_check(json_object_get(root, "deidentification"), text_of(root, "events_sha256"), d->path, err);
 }
 
 static Status read_vocabulary(Dataset *d, Err *err) {

@@ -15,7 +15,7 @@
  * dataset.json: {"format": "ehr.c dataset", "format_version": 1, "source": ..., "splits": {"train": {"patients": N,
  *   "tokens": N, "shards": [{"file": "train-00000.h5", "sha256", "patients", "tokens"}]}, ...}, "vocabulary": {"file":
  *   "vocabulary.json", "sha256"}, "groups": [{"name": "SEX", "labels": ["", "F", "M"]}], "deidentification": {"level":
- *   "synthetic"|"structural", ...}, "floor_valid": true|false, "floor_note", "statistics": {...}, "settings": {...}} */
+ *   "synthetic"|"structural"|"safe-harbor-rules"|"safe-harbor"|"expert", "record", "attestation", ...}, "floor_valid": true|false, "floor_note", "statistics": {...}, "settings": {...}} */
 #ifndef EHR_DATA_DATASET_H
 #define EHR_DATA_DATASET_H
 #include "data/event.h"

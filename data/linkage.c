@@ -101,3 +101,34 @@ int64_t linkage_find(const Linkage *l, int64_t subject) {
     }
     return lo < l->table.n && l->subject[lo] == subject ? lo : -1;
 }
+
+/* ---- releases -------------------------------------------------------------------------------------------------------
+ */
+
+static int compare_i64(const void *a, const void *b) {
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return (x > y) - (x < y);
+}
+
+Status linkage_translate(int64_t *id, int64_t *n, int64_t *n_unknown, const char *path, const char *events_sha256,
+                         Err *err) {
+    Table t;
+    Status s = table_read_h5(&t, path, err);
+    if (s) return s;
+    const int64_t *subject = table_get(&t, "subject_id", COLUMN_I64);
+    const uint64_t *key = table_get(&t, "patient_key", COLUMN_U64);
+    const char *name = table_attribute(&t, "name"), *released = table_attribute(&t, "released_sha256");
+    int64_t kept = 0;
+    *n_unknown = 0;
+    if (!subject || !key || !name || strcmp(name, RELEASE_LINKAGE) || !released || strcmp(released, events_sha256))
+        s = err_set(err, ERR_FORMAT, "--linkage %s is not the linkage of these events: deidentify wrote it with them", path);
+    for (int64_t i = 0; !s && i < *n; i++) {
+        const int64_t *at = bsearch(&id[i], subject, (size_t)t.n, sizeof *subject, compare_i64);
+        if (at) id[kept++] = (int64_t)key[at - subject];
+        else ++*n_unknown;
+    }
+    if (!s) *n = kept;
+    if (!s && kept) qsort(id, (size_t)kept, sizeof *id, compare_i64);
+    table_free(&t);
+    return s;
+}

@@ -4,10 +4,15 @@
  * EVENTS.linkage.h5 belongs to the dataset made last from EVENTS.h5; that of an earlier dataset is kept as
  * EVENTS.linkage-SHA.h5, SHA the first 16 digits of that dataset's dataset.json.  A table (table.h), ascending by
  * subject: subject_id i64 | patient_key u64 | split i64 | patient_row i64 (rank in the split) | origin_us i64 (minute
- * 0) attributes: name, events_sha256, dataset_sha256. */
+ * 0) attributes: name, events_sha256, dataset_sha256.
+ *
+ * The linkage of a release, which `deidentify` writes where --linkage says, is such a table without patient_row: its
+ * attributes are name "release linkage", release, events_sha256, released_sha256. */
 #ifndef EHR_DATA_LINKAGE_H
 #define EHR_DATA_LINKAGE_H
 #include "data/table.h"
+
+#define RELEASE_LINKAGE "release linkage"
 
 typedef struct {
     Table table;
@@ -26,6 +31,10 @@ Status linkage_write(const Table *t, const char *events, const char *replaced, E
 Status linkage_open(Linkage *l, const char *path, const char *events, const char *dataset_sha256,
                     const char *dataset_path, Err *err);
 void linkage_close(Linkage *l);
+/* Source ids to the ids of released events, by the linkage file of the release; sorted again.  Those that are not in
+ * the release are left out and counted. */
+Status linkage_translate(int64_t *id, int64_t *n, int64_t *n_unknown, const char *path, const char *events_sha256,
+                         Err *err);
 int64_t linkage_find(const Linkage *l, int64_t subject); /* row of the table, -1: none */
 
 #endif

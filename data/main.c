@@ -6,9 +6,12 @@
 static const Command commands[] = {
     {"import", "records (omop PATH: a folder or .zip of CDM 5.3/5.4 CSVs) -> events.h5", cmd_import},
     {"synth", "draw the oracle cohort: synthetic patients whose true risks and loss floor are known", cmd_synth},
+    {"deidentify", "events.h5 -> the events file of a release: random keys, relative time, no rare codes", cmd_deidentify},
     {"tokenize", "events.h5 -> a dataset: vocabulary, splits and HDF5 shards of token timelines", cmd_tokenize},
     {"label", "index times and outcomes of a task -> DATASET/labels/NAME.h5", cmd_label},
     {"validate", "check an events file or a dataset: formats, hashes, order, leaks", cmd_validate},
+    {"attest", "a person's signed statement about a release; its keys and its check", cmd_attest},
+    {"whereis", "which datasets and checkpoints contain a patient", cmd_whereis},
     {"inspect", "a readable timeline of one patient, or statistics of a dataset", cmd_inspect},
 };
 

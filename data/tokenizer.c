@@ -1,6 +1,7 @@
 /* tokenizer.c - see tokenizer.h.  Survey (who is there), fit (train patients), emit (everybody, in dataset order):
  * three passes over the events, and no memory that grows with them but a few words a patient. */
 #include "data/tokenizer.h"
+#include "data/deidentify_record.h"
 #include "data/linkage.h"
 #include "data/oracle.h"
 #include "data/table.h"
@@ -177,13 +178,14 @@ static Status emit_patient(Run *run, int64_t place, int64_t at, const LinkageCol
     for (int k = 0; k < KIND_COUNT; k++) after += r->counts.events[k];
     groups_of(&run->groups, t, run->v.n_static, group);
     link->subject[at] = p.subject;
-    link->key[at] = (uint64_t)place;
+    uint64_t key = r->released ? (uint64_t)p.subject : (uint64_t)place;
+    link->key[at] = key;
     link->split[at] = split;
     link->patient_row[at] = r->n_patients[split]++;
     link->origin[at] = t->origin_us;
     r->n_events[split] += after - before;
     r->n_tokens[split] += t->n;
-    return split_shards_add(&run->shards[split], (uint64_t)place, t, group, err);
+    return split_shards_add(&run->shards[split], key, t, group, err);
 }
 
 /* The linkage ascends by subject, like the events file; patients are emitted in dataset order. */
@@ -259,11 +261,18 @@ static Status write_linkage(Run *run, const char *dataset_json, Err *err) {
 static Status prepare(Run *run, Err *err) {
     const TokenizeOptions *o = run->o;
     Status status = event_file_open(&run->f, o->events, err);
+    json_t *record = status ? NULL : deidentify_record_of(&run->f);
+    run->r->released = record != NULL;
+    json_decref(record);
     if (!status) status = check_codes(&run->f, err);
     if (!status && o->key_file) status = split_key_read(o->key_file, &run->key, &run->key_size, err);
     if (!status && o->exclude_file) status = excluded_read(o->exclude_file, &run->excluded, &run->n_excluded, err);
+    int64_t absent = 0;
+    if (!status && o->release_linkage)
+        status = linkage_translate(run->excluded, &run->n_excluded, &absent, o->release_linkage, run->f.sha256, err);
     CohortOptions co = {o->split, run->key, run->key_size, o->seed, run->excluded, run->n_excluded};
     if (!status) status = cohort_open(&run->cohort, &run->f, &co, o->progress, err);
+    if (!status) run->r->n_exclude_unknown = absent + run->n_excluded - run->cohort.n_excluded;
     if (!status) status = o->vocabulary ? load_frozen(run, err) : fit(run, err);
     if (!status) status = token_map_open(&run->map, &run->v, &run->f, err);
     if (!status) status = check_floor(run, err);
@@ -288,7 +297,8 @@ static Status write_dataset(Run *run, Err *err) {
     fill_report(run);
     groups_init(&run->groups, &run->v);
     timeline_init(&run->timeline, &run->v);
-    run->deidentification = deidentification_format(run->r, o->key_file != NULL);
+    Status status = deidentification_format(&run->deidentification, run->r, &run->f, o->attestation, o->key_file != NULL, err);
+    if (status) return status;
     for (int s = 0; s < SPLIT_COUNT; s++)
         run->shards[s] = (SplitShards){.folder = run->tmp,
                                        .split = s,
@@ -299,7 +309,7 @@ static Status write_dataset(Run *run, Err *err) {
                                        .shard_size = o->shard_size,
                                        .deidentification = run->deidentification,
                                        .vocabulary_sha256 = run->v.sha256};
-    Status status = write_text(run->tmp, "vocabulary.json", run->v.json, strlen(run->v.json), err);
+    status = write_text(run->tmp, "vocabulary.json", run->v.json, strlen(run->v.json), err);
     if (!status) status = emit(run, err);
     if (status) return status;
     measure_drift(run);

@@ -18,6 +18,8 @@ typedef struct {
     int64_t min_patients;                /* 0: min(11, max(1, 1% of the train patients)) */
     const char *split;                   /* NULL, "patient", "given", "time:DATE", "site:COLUMN" (tokenizer_split.h) */
     const char *key_file, *exclude_file; /* NULL: none */
+    const char *release_linkage;         /* the ids of exclude_file are the source's: translate them; NULL: no */
+    const char *attestation;             /* a person's signed statement about released events; NULL: none */
     int64_t seed, shard_size;
     int overwrite;
     FILE *progress;
@@ -30,12 +32,13 @@ typedef struct {
 } Drift;
 
 typedef struct {
-    char source[32], split_method[200], vocabulary_sha256[65], floor_reason[256], linkage[1024];
+    char source[32], split_method[200], level[32], vocabulary_sha256[65], floor_reason[256], linkage[1024];
     int64_t min_patients; /* 0 with a frozen vocabulary */
     int64_t n_patients[SPLIT_COUNT], n_events[SPLIT_COUNT], n_tokens[SPLIT_COUNT];
-    int64_t n_untimed, n_no_site, n_excluded;
+    int64_t n_untimed, n_no_site, n_excluded, n_exclude_unknown; /* the last: ids to exclude that nobody has */
     int n_vocabulary, tokens_by_kind[7]; /* TokenKind */
     int oracle, floor_valid, separate_values;
+    int released; /* the events went through deidentify: their subject ids are the patient keys */
     TokenizeCounts counts;
     int n_drift;
     Drift *drift; /* by code; frozen vocabularies that recorded their shares only */

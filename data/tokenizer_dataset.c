@@ -1,5 +1,6 @@
 /* tokenizer_dataset.c - see tokenizer_dataset.h. */
 #include "data/tokenizer_dataset.h"
+#include "data/deidentify_record.h"
 #include <dirent.h>
 #include <errno.h>
 #include <jansson.h>
@@ -113,16 +114,24 @@ void split_shards_free(SplitShards *s) {
 /* ---- dataset.json
  * ---------------------------------------------------------------------------------------------------------- */
 
-char *deidentification_format(const TokenizeReport *r, int own_key) {
-    json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:s}", "level", r->oracle ? "synthetic" : "structural", "time",
-                          "minutes since the patient's first event", "age",
-                          r->oracle ? "whole years at the first event"
-                                    : "whole years at the first event; a record that passes 89 is shifted to end at 90",
-                          "patient_key", "place after a keyed shuffle", "split_key", own_key ? "own" : "public");
+Status deidentification_format(char **text, TokenizeReport *r, const EventFile *f, const char *attestation, int own_key,
+                               Err *err) {
+    json_t *o;
+    *text = NULL;
+    Status status = deidentify_dataset_object(&o, f, r->oracle, attestation, err);
+    if (status) return status;
+    json_t *told = json_pack("{s:s, s:s, s:s, s:s}", "time", "minutes since the patient's first event", "age",
+                             r->oracle ? "whole years at the first event"
+                                       : "whole years at the first event; a record that passes 89 is shifted to end at 90",
+                             "patient_key", r->released ? "random, of the release" : "place after a keyed shuffle",
+                             "split_key", own_key ? "own" : "public");
+    json_object_update(o, told);
+    json_decref(told);
     if (r->min_patients) json_object_set_new(o, "min_patients_per_token", json_integer(r->min_patients));
-    char *text = json_dumps(o, 0);
+    snprintf(r->level, sizeof r->level, "%s", json_string_value(json_object_get(o, "level")));
+    *text = json_dumps(o, JSON_REAL_PRECISION(10));
     json_decref(o);
-    return text;
+    return OK;
 }
 
 static json_t *settings_json(const TokenizeOptions *o, const TokenizeReport *r, const Vocabulary *v,

@@ -41,8 +41,10 @@ void split_shards_free(SplitShards *s);              /* also after a failure */
 
 /* ---- dataset.json and the folder
  * ------------------------------------------------------------------------------------------ */
-/* What was done about identity, time and age, as JSON text for shards and dataset.json; free() it. */
-char *deidentification_format(const TokenizeReport *r, int own_key);
+/* What was done about identity, time and age, as JSON text for shards and dataset.json, around the record of released
+ * events and what a person attests of it (NULL: nothing); free() it. */
+Status deidentification_format(char **text, TokenizeReport *r, const EventFile *f, const char *attestation, int own_key,
+                               Err *err);
 /* The text of dataset.json; free() it. */
 char *dataset_json_format(const TokenizeOptions *o, const TokenizeReport *r, const EventFile *f, const Vocabulary *v,
                           const Groups *g, const SplitShards *shards, const char *deidentification,

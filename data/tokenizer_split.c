@@ -382,6 +382,10 @@ Status excluded_read(const char *path, int64_t **ids, int64_t *n, Err *err) {
     }
     free(text);
     if (*n) qsort(*ids, (size_t)*n, sizeof **ids, compare_i64);
+    int64_t distinct = 0;
+    for (int64_t i = 0; i < *n; i++)
+        if (!distinct || (*ids)[i] != (*ids)[distinct - 1]) (*ids)[distinct++] = (*ids)[i];
+    *n = distinct;
     if (status) {
         free(*ids);
         *ids = NULL;

@@ -47,7 +47,7 @@ else
     echo "\$(error no serial HDF5 (libhdf5-dev): run \`make setup\`)"
     row HDF5 NO "needed: run \`make setup\`"
 fi
-for lib in jansson zip z sodium; do
+for lib in jansson zip z sodium pcre2-8; do
     case $lib in
     jansson) src='#include <jansson.h>
 int main(void){json_decref(json_object());return 0;}' ;;
@@ -57,6 +57,9 @@ int main(void){return zip_libzip_version()==0;}' ;;
 int main(void){return zlibVersion()==0;}' ;;
     sodium) src='#include <sodium.h>
 int main(void){return sodium_init()<0;}' ;;
+    pcre2-8) src='#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+int main(void){return pcre2_config(PCRE2_CONFIG_VERSION,0)<0;}' ;;
     esac
     if try "lib$lib" "$src" "-l$lib"; then
         row "lib$lib" yes ""

@@ -1,4 +1,5 @@
 /* main.c - ehr-train: from a dataset to a trained model.  The order of steps; each lives in a file of its own. */
+#include "data/deidentify_record.h"
 #include "train/dryrun.h"
 #include "train/memory.h"
 #include "train/metrics.h"
@@ -59,6 +60,9 @@ static Status open_data(Run *r, Err *err) {
     int gpu = device_kind(r->place.dev) == DEVICE_CUDA;
     r->micro_batch_given = o->micro_batch > 0;
     Status s = dataset_open(&r->data, o->data, err);
+    if (!s && o->require_deidentified && !deidentify_level_is_release(r->data.deidentification))
+        s = err_set(err, ERR_USAGE, "--require-deidentified: --data %s is %s: run ehr-data deidentify on its events and tokenize the result",
+                    o->data, r->data.deidentification);
     if (!s && r->data.n_patients[SPLIT_TRAIN] == 0)
         s = err_set(err, ERR_USAGE, "--data %s has no patients in its train split", o->data);
     if (!s) s = options_model(o, r->data.vocabulary.n, &r->cfg, err);
@@ -128,6 +132,9 @@ static void print_banner(const Run *r) {
     fprintf(stderr, "ranks   %d on %s, transport %s; a step = %d x %d passes x %lld rows of %lld tokens\n", dist_world(r->dist),
             device_name(r->place.dev), dist_transport(r->dist), dist_world(r->dist), r->stepper.passes, (long long)o->micro_batch,
             (long long)o->seq_len);
+    fprintf(stderr, "privacy de-identification: %s\n", r->data.deidentification);
+    if (!deidentify_level_is_release(r->data.deidentification))
+        fprintf(stderr, "warning: these records did not go through ehr-data deidentify: the checkpoints must not leave the steward\n");
     if (r->place.why[0]) fprintf(stderr, "note: no GPU is used: %s\n", r->place.why);
     if (r->place.sharers > 1)
         fprintf(stderr, "note: %d ranks share a GPU and exchange through host memory\n", r->place.sharers);

@@ -54,6 +54,7 @@ static void circumstance_flags(TrainOptions *o) {
     const double big = 1e12;
     add(o, "--data", FLAG_STRING, &o->data, 0, 0, NULL, "dataset folder, from ehr-data tokenize");
     add(o, "--out", FLAG_STRING, &o->out, 0, 0, NULL, "run folder: step-N/, latest, best, log.jsonl");
+    add(o, "--require-deidentified", FLAG_BOOL, &o->require_deidentified, 0, 0, NULL, "refuse data that did not go through ehr-data deidentify");
     add(o, "--resume", FLAG_STRING, &o->resume, 0, 0, NULL, "auto: go on from the newest checkpoint in --out; none; or a checkpoint folder");
     add(o, "--micro-batch", FLAG_INT, &o->micro_batch, 1, 1 << 20, NULL, "rows a pass of one rank; fitted to --batch if left out");
     add(o, "--recompute", FLAG_ENUM, &o->recompute, 0, 0, "none|mlp|block", "activations rebuilt in the backward pass, for memory");

@@ -19,7 +19,7 @@ typedef struct {
     const char *data, *out, *resume, *device, *dtype, *matmul, *transport, *recompute;
     int64_t micro_batch, checkpoint_every, keep, eval_every, eval_tokens, threads, max_skipped, world;
     double  timeout;
-    int     dry_run, graphs;
+    int     dry_run, graphs, require_deidentified;
 
     Flag flags[TRAIN_FLAGS_MAX];
     int  n_flags, n_recipe; /* the recipe's flags come first */

@@ -31,6 +31,9 @@ char *state_json(const TrainState *s, const TrainOptions *o, const Dataset *d) {
                                    "vocabulary_sha256", d->vocabulary.sha256, "deidentification", d->deidentification, "parent",
                                    s->parent);
     REQUIRE(provenance != NULL);
+    json_t *dataset = json_loads(d->json, 0, NULL), *record = json_object_get(dataset, "deidentification");
+    if (record) json_object_set(provenance, "deidentification_record", record);
+    json_decref(dataset);
     json_object_set_new(j, "provenance", provenance);
     char *text = json_dumps(j, JSON_INDENT(1) | JSON_PRESERVE_ORDER);
     json_decref(j);

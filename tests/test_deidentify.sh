@@ -1,0 +1,80 @@
+#!/bin/bash
+# test_deidentify.sh BUILD - a release as a steward makes it, through the programs: report, linkage, dataset, checkpoint,
+# attestation, withdrawal of a patient.  Prints "ok - name", "not ok - name" or "skip - name: why".
+cd "$(dirname "$0")/.." || exit 1
+root=$PWD
+build=$(cd "${1:-build}" && pwd) || exit 1
+. scripts/env.sh
+export OMP_NUM_THREADS=1 ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=0}
+work=$(mktemp -d "${TMPDIR:-/tmp}/ehr-deidentify-XXXXXX") || exit 1
+trap 'rm -rf "$work"' EXIT
+data=$build/ehr-data train=$build/ehr-train infer=$build/ehr-infer
+failed=0
+cd "$work" && ln -s "$root/scripts" scripts || exit 1
+
+verdict() { # verdict RC NAME [LOG]
+    if [ "$1" = 0 ]; then echo "ok - $2"; else
+        echo "not ok - $2"
+        failed=1
+        [ -n "$3" ] && tail -n 12 "$3" | sed 's/^/    /'
+    fi
+}
+refused() { # refused CODE WORDS COMMAND...: ends with CODE, says WORDS
+    local code=$1 words=$2 rc
+    shift 2
+    "$@" > refused.log 2>&1
+    rc=$?
+    [ $rc = "$code" ] && grep -q -i -e "$words" refused.log
+}
+
+"$data" import omop "$root/tests/fixtures/omop-synthea27nj.zip" --out e.h5 --quiet > import.log 2>&1
+verdict $? "import" import.log
+"$data" deidentify e.h5 --dry-run > page.log 2> settings.log && grep -q 'residual risk' page.log && grep -q 'dry run' page.log &&
+    [ "$(wc -l < page.log)" -le 60 ] && [ "$(find . -name '*.h5' | wc -l)" = 1 ]
+verdict $? "a dry run prints one page and writes nothing" page.log
+refused 2 'linkage' "$data" deidentify e.h5 --out r.h5 && [ ! -e r.h5 ]
+verdict $? "a release without a linkage file is refused" refused.log
+"$data" deidentify e.h5 --out r.h5 --linkage who.h5 > page.log 2> settings.log && grep -q 'level safe-harbor-rules' page.log &&
+    [ "$(stat -c %a who.h5)" = 600 ]
+verdict $? "deidentify; the linkage is the steward's alone" page.log
+sha256sum r.h5 who.h5 > sums
+refused 2 'exists' "$data" deidentify e.h5 --out r2.h5 --linkage who.h5 && refused 2 'exists' "$data" deidentify e.h5 --out r.h5 --linkage who2.h5 && sha256sum -c --quiet sums
+verdict $? "a release and its linkage are not overwritten" refused.log
+"$data" validate r.h5 --strict > validate.log 2>&1 && "$data" tokenize r.h5 --out d > tokenize.log 2>&1 && "$data" validate d --strict >> validate.log 2>&1
+verdict $? "the release and its dataset are valid, strictly" validate.log
+"$data" label r.h5 --data d --outcome visit_1y=VISIT --horizon 365d --index last-year > label.log 2>&1 && [ -s d/labels/visit_1y.h5 ]
+verdict $? "label" label.log
+flags="--model nano --layers 1 --seq-len 128 --batch 4 --steps 20"
+"$train" --data d $flags --out run --require-deidentified > train.log 2>&1 && ! grep -q 'warning: these records' train.log &&
+    grep -q '"deidentification": "safe-harbor-rules"' run/latest/trainer.json && grep -q '"three_codes"' run/latest/trainer.json
+verdict $? "20 steps of training; the record is in the checkpoint" train.log
+"$infer" info run > info.log 2>&1 && grep -q 'safe-harbor-rules' info.log
+verdict $? "info tells the level" info.log
+grep -q '"three_codes"' d/dataset.json && strings -a d/train-00000.h5 | grep -q three_codes
+verdict $? "the record is in the dataset and in its shards"
+"$data" tokenize e.h5 --out s > tokenize.log 2>&1 && "$train" --data s $flags --out rs > train.log 2>&1 && grep -q 'warning: these records did not go through' train.log
+verdict $? "training on data that is only tokenised warns" train.log
+refused 2 'require-deidentified' "$train" --data s $flags --out rs2 --require-deidentified && [ ! -e rs2 ]
+verdict $? "and is refused on request" refused.log
+sed 's/"level": "safe-harbor-rules"/"level": "expert"/' d/dataset.json > forged && cp -r d f && cp forged f/dataset.json
+refused 1 'attestation\|release' "$train" --data f $flags --out rf
+verdict $? "a level that nobody attested is refused" refused.log
+
+"$data" attest --new-key key > key.log && refused 2 'exists' "$data" attest --new-key key && [ "$(stat -c %a key)" = 600 ] &&
+    "$data" attest r.h5 --level expert --name 'A. Person' --role statistician --signing-key key --out a.json > attest.log 2>&1 &&
+    "$data" tokenize r.h5 --out da --attestation a.json > tokenize.log 2>&1 && "$data" attest --verify da --trusted-key key.pub > verify.log 2>&1 &&
+    grep -q 'expert, by A. Person, statistician' verify.log
+verdict $? "a signed statement gives the dataset its level" tokenize.log
+"$data" attest --new-key other > key.log && refused 1 'not by the key' "$data" attest --verify da --trusted-key other.pub &&
+    refused 2 'no de-identification record' "$data" attest e.h5 --level expert --name B --role r --signing-key key --out b.json
+verdict $? "another key, and a source that was not de-identified" refused.log
+
+"$data" whereis --linkage who.h5 --subject 3 . > where.log 2>&1
+[ "$(grep -c '^dataset      \./d' where.log)" = 2 ] && grep -q '^events       ./r.h5' where.log && grep -q '^events       ./e.h5' where.log && grep -q '^checkpoint   ./run/step-' where.log && ! grep -q '\./s' where.log
+verdict $? "whereis lists what has a patient" where.log
+echo 3 > gone
+"$data" deidentify e.h5 --out g.h5 --linkage gone.h5 --exclude gone > page.log 2>&1 && "$data" tokenize r.h5 --out dg --exclude gone --linkage who.h5 > tokenize.log 2>&1 &&
+    grep -q '1 patients excluded' tokenize.log && refused 0 'not in' "$data" whereis --linkage gone.h5 --subject 3 g.h5 &&
+    "$data" whereis --linkage who.h5 --subject 3 dg > where.log && ! grep -q '^dataset' where.log
+verdict $? "a patient who withdrew is in no new release or dataset" where.log
+exit $failed
