@@ -145,7 +145,7 @@ done
 rm "$out/libexec/start"
 cp -r scripts/cluster scripts/tasks "$out/scripts/"
 mkdir -p "$out/tests"
-cp -r tests/gpu tests/test_cuda_cli.sh "$out/tests/"
+cp -r tests/gpu tests/test_cuda_cli.sh tests/shell.sh "$out/tests/"
 cp scripts/env.sh "$out/scripts/"
 cp LICENSE "$out/"
 # Whose libraries these are.

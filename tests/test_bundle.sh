@@ -1,26 +1,13 @@
 #!/bin/bash
 # test_bundle.sh BUILD - the bundle (scripts/bundle.sh) in a root folder of its own, with nothing but a shell beside it and
 # no network: from synthetic records to a model and futures, 2 ranks, an Open MPI that has its help texts, with the
-# machine's C library and with the bundle's.  Prints "ok - name", "not ok - name" or "skip - name: why".
-cd "$(dirname "$0")/.." || exit 1
-build=$(cd "${1:-build}" && pwd) || exit 1
-work=$(mktemp -d "${TMPDIR:-/tmp}/ehr-bundle-XXXXXX") || exit 1
-trap 'rm -rf "$work"' EXIT
-failed=0
-verdict() { # verdict RC NAME [LOG]
-    if [ "$1" = 0 ]; then echo "ok - $2"; else
-        echo "not ok - $2"
-        failed=1
-        [ -n "$3" ] && tail -n 12 "$3" | sed 's/^/    /'
-    fi
-}
+# machine's C library and with the bundle's.
+. "$(dirname "$0")/shell.sh"
 if ! command -v patchelf > /dev/null; then
-    echo "skip - the bundle: no patchelf here"
-    exit 0
+    skip_all "the bundle" "no patchelf here"
 fi
 if ! { unshare --mount --net --pid --fork true && ip -V; } > "$work/log" 2>&1; then
-    echo "skip - the bundle: no root folders or networks of its own here ($(tail -n 1 "$work/log"))"
-    exit 0
+    skip_all "the bundle" "no root folders or networks of its own here ($(tail -n 1 "$work/log"))"
 fi
 root=$work/root
 mkdir -p "$root"/{bin,tmp,proc,sys,dev,lib,lib64,opt}

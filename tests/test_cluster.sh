@@ -1,17 +1,14 @@
 #!/bin/bash
 # test_cluster.sh BUILD - scripts/cluster/: ranks on two hosts that are network namespaces of this machine, with a rank's
 # host name and address of its own and nothing but TCP between them; and the Slurm script with stand-ins for srun and
-# scontrol.  Prints "ok - name", "not ok - name" or "skip - name: why".
-cd "$(dirname "$0")/.." || exit 1
-build=$(cd "${1:-build}" && pwd) || exit 1
-root=$PWD
+# scontrol.
+. "$(dirname "$0")/shell.sh"
 train=$build/ehr-train
-export OMP_NUM_THREADS=1 ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=0}
+export OMP_NUM_THREADS=1
 # Not scripts/env.sh: that is for one machine.  What a test adds: more ranks than cores, and little patience.
 unset OMPI_MCA_btl
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
 export OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_odls_base_sigkill_timeout=1
-work=$(mktemp -d "${TMPDIR:-/tmp}/ehr-cluster-XXXXXX") || exit 1
 a=ehr-a-$$ b=ehr-b-$$
 cleanup() {
     for space in $a $b; do
@@ -22,20 +19,11 @@ cleanup() {
     rm -rf "$work"
 }
 trap cleanup EXIT
-failed=0
-verdict() { # verdict RC NAME [LOG]
-    if [ "$1" = 0 ]; then echo "ok - $2"; else
-        echo "not ok - $2"
-        failed=1
-        [ -n "$3" ] && tail -n 12 "$3" | sed 's/^/    /'
-    fi
-}
-"$build/tests/test_train" --make-dataset "$work/data" 80 || { echo "not ok - make a dataset"; exit 1; }
+"$build/tests/test_train" --make-dataset "$work/data" 80 || { not_ok "make a dataset"; exit 1; }
 cd "$work" || exit 1
 small="--data $work/data --layers 2 --d-model 64 --heads 1 --kv-heads 1 --d-ff 128 --seq-len 64 --batch 12 --seed 7"
 if ! mpirun -np 2 "$train" $small --dry-run > mpi.log 2>&1; then
-    echo "skip - clusters: $(grep -q 'no MPI' mpi.log && echo 'built without MPI' || echo 'mpirun does not work here')"
-    exit 0
+    skip_all "clusters" "$(grep -q 'no MPI' mpi.log && echo 'built without MPI' || echo 'mpirun does not work here')"
 fi
 
 # ---- Slurm, with stand-ins ---------------------------------------------------------------------------------------------------

@@ -1,20 +1,8 @@
 #!/bin/bash
 # test_cuda_build.sh BUILD - what nvcc made: no warnings, no spilled registers where that would hurt, both architectures in
-# every kernel file, and programs that need no CUDA library and start without a GPU.  Prints "ok - name", "not ok - name" or
-# "skip - name: why".
-cd "$(dirname "$0")/.." || exit 1
-build=${1:-build}
+# every kernel file, and programs that need no CUDA library and start without a GPU.
+. "$(dirname "$0")/shell.sh"
 train=$build/ehr-train infer=$build/ehr-infer
-export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=0}
-work=$(mktemp -d "${TMPDIR:-/tmp}/ehr-cuda-build-XXXXXX") || exit 1
-trap 'rm -rf "$work"' EXIT
-
-check() { # check NAME OFFENDERS
-    if [ -z "$2" ]; then echo "ok - $1"; else
-        echo "not ok - $1"
-        printf '%s\n' "$2" | sed 's/^/    /'
-    fi
-}
 
 # ---- true of every build -------------------------------------------------------------------------------------------
 check "programs need no CUDA library to start" \
@@ -51,3 +39,4 @@ check "matrix products and attention spill no registers" \
     "$(grep -E '^(matmul|attention|classifier)[a-z_0-9]*: ' "$report" | awk '$NF > 0 || $(NF - 1) > 0')"
 check "row kernels spill no registers" \
     "$(grep -E '^(embedding|rmsnorm|rope|rows|swiglu|optimizer|sample|quantize): ' "$report" | awk '$NF > 0')"
+exit $failed

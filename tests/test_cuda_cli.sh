@@ -1,36 +1,18 @@
 #!/bin/bash
 # test_cuda_cli.sh BUILD - ehr-train and ehr-infer over emulated CUDA (BUILD/emulator/), from the outside: runs, resumes, two
 # ranks on one GPU, futures and risks on the GPU, and what is said when there is no GPU, an old one, or too little memory.
-# On a machine with a GPU, tests/gpu/run.sh gives the real programs: EHR_PROGRAMS=DIR.  Prints "ok - name", "not ok - name"
-# or "skip - name: why".
-cd "$(dirname "$0")/.." || exit 1
-build=$(cd "${1:-build}" && pwd) || exit 1
-. scripts/env.sh
-export OMP_NUM_THREADS=1
-export OMPI_MCA_odls_base_sigkill_timeout=1
-export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=0}
+# On a machine with a GPU, tests/gpu/run.sh gives the real programs: EHR_PROGRAMS=DIR.
+. "$(dirname "$0")/shell.sh"
+local_ranks
 programs=${EHR_PROGRAMS:-$build/emulator}
 train=$programs/ehr-train infer=$programs/ehr-infer data=$build/ehr-data
 emulated=1
 [ -n "$EHR_PROGRAMS" ] && emulated=0
 if [ ! -x "$train" ]; then
-    echo "skip - the CUDA backend from the outside: no $train (no CUDA headers here)"
-    exit 0
+    skip_all "the CUDA backend from the outside" "no $train (no CUDA headers here)"
 fi
-work=$(mktemp -d "${TMPDIR:-/tmp}/ehr-cuda-cli-XXXXXX") || exit 1
-trap 'rm -rf "$work"' EXIT
-failed=0
 cd "$work" || exit 1
 
-ok() { echo "ok - $1"; }
-not_ok() { # not_ok NAME [LOG]
-    echo "not ok - $1"
-    failed=1
-    [ -n "$2" ] && tail -n 12 "$2" | sed 's/^/    /'
-}
-verdict() { # verdict RC NAME [LOG]
-    if [ "$1" = 0 ]; then ok "$2"; else not_ok "$2" "$3"; fi
-}
 field() { sed -n "s/^{\"step\":\\([0-9]*\\),.*\"$2\":\\([-0-9.e]*\\)[,}].*/\\1 \\2/p" "$1/log.jsonl"; } # field RUN NAME: "step value" lines
 close_to() { # close_to RUN RUN NAME FIRST LATER: the first step's values differ by less than FIRST, the others by less than LATER
     paste <(field "$1" "$3") <(field "$2" "$3") | awk -v first="$4" -v later="$5" '

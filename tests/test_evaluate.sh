@@ -1,36 +1,14 @@
 #!/bin/bash
-# test_evaluate.sh BUILD - scripts/metrics.py against slow definitions, scripts/evaluate.py on tables made by hand.  Prints
-# "ok - name", "not ok - name" or "skip - name: why".
-cd "$(dirname "$0")/.." || exit 1
-root=$PWD
+# test_evaluate.sh BUILD - scripts/metrics.py against slow definitions, scripts/evaluate.py on tables made by hand.
+. "$(dirname "$0")/shell.sh"
 python=$root/.venv/bin/python
 if [ ! -x "$python" ]; then
-    echo "skip - evaluation: no .venv"
-    exit 0
+    skip_all "evaluation" "no .venv"
 fi
-work=$(mktemp -d "${TMPDIR:-/tmp}/ehr-evaluate-XXXXXX") || exit 1
-trap 'rm -rf "$work"' EXIT
-failed=0
 cd "$work" || exit 1
 export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-ok() { echo "ok - $1"; }
-not_ok() { # not_ok NAME [LOG]
-    echo "not ok - $1"
-    failed=1
-    [ -n "$2" ] && tail -n 12 "$2" | sed 's/^/    /'
-}
-verdict() { # verdict RC NAME [LOG]
-    if [ "$1" = 0 ]; then ok "$2"; else not_ok "$2" "$3"; fi
-}
 evaluate() { sh "$root/scripts/evaluate.sh" "$@"; }
-refused() { # refused CODE WORDS COMMAND...: ends with CODE, says WORDS, and not in a traceback
-    local code=$1 words=$2 rc
-    shift 2
-    "$@" > refused.log 2>&1
-    rc=$?
-    [ $rc = "$code" ] && grep -q -e "$words" refused.log && ! grep -q Traceback refused.log
-}
 holds() { # holds REPORT EXPRESSION: of r, the report, and o, its first outcome
     "$python" -c 'import json, sys
 def bad(x): raise ValueError(x)

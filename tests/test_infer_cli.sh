@@ -1,28 +1,12 @@
 #!/bin/bash
 # test_infer_cli.sh BUILD - ehr-infer from the outside: the same bytes whatever the batch, futures and their times, losses
-# that agree with training, damaged checkpoints and labels, bad usage.  Prints "ok - name", "not ok - name" or
-# "skip - name: why".
-cd "$(dirname "$0")/.." || exit 1
-root=$PWD
-build=$(cd "${1:-build}" && pwd) || exit 1
+# that agree with training, damaged checkpoints and labels, bad usage.
+. "$(dirname "$0")/shell.sh"
 . scripts/env.sh
 export OMP_NUM_THREADS=2
-export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=0}
-work=$(mktemp -d "${TMPDIR:-/tmp}/ehr-infer-cli-XXXXXX") || exit 1
-trap 'rm -rf "$work"' EXIT
 data=$build/ehr-data infer=$build/ehr-infer python=$root/.venv/bin/python
-failed=0
 cd "$work" || exit 1
 
-ok() { echo "ok - $1"; }
-not_ok() { # not_ok NAME [LOG]
-    echo "not ok - $1"
-    failed=1
-    [ -n "$2" ] && tail -n 12 "$2" | sed 's/^/    /'
-}
-verdict() { # verdict RC NAME [LOG]
-    if [ "$1" = 0 ]; then ok "$2"; else not_ok "$2" "$3"; fi
-}
 column() { awk -F, -v name="$2" '/^#/ { next } !at { for (i = 1; i <= NF; i++) if ($i == name) at = i; next } { print $at }' "$1"; }
 near() { awk -v a="$1" -v b="$2" -v limit="$3" 'BEGIN { d = a - b; if (d < 0) d = -d; exit !(a != "" && b != "" && d <= limit) }'; }
 

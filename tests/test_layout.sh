@@ -1,14 +1,8 @@
 #!/bin/bash
 # test_layout.sh - the walls of the house (README, "layout"): who may include whom, who may exit or print, which files are
 # in their place.  Reads the sources; builds nothing.
-cd "$(dirname "$0")/.." || exit 1
+. "$(dirname "$0")/shell.sh"
 
-check() { # check NAME OFFENDERS
-    if [ -z "$2" ]; then echo "ok - $1"; else
-        echo "not ok - $1"
-        printf '%s\n' "$2" | sed 's/^/    /'
-    fi
-}
 includes() { grep -nE '^#include "' "$@" /dev/null; }
 
 check "kernels/ includes only kernels/" \
@@ -43,3 +37,4 @@ check "no unfinished work is marked" \
     "$(grep -rnE '\b(TODO|FIXME|XXX|HACK)\b' --include='*.c' --include='*.h' --include='*.cu' --include='*.cuh' --include='*.cpp' --include='*.sh' --include='*.py' kernels model data train infer scripts tests | grep -v tests/test_layout.sh)"
 check "every header has an include guard or pragma" \
     "$(for h in $(find kernels model data train infer -name "*.h" ! -name "*_tile.h" -o -name "*.cuh"); do grep -qE "^#(ifndef|pragma once)" "$h" || echo "$h"; done)"
+exit $failed

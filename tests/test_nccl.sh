@@ -1,32 +1,16 @@
 #!/bin/bash
 # test_nccl.sh BUILD - ehr-train over NCCL, every rank with an emulated GPU of its own and the stand-in libnccl.so.2
-# (BUILD/emulator/): the losses of one rank and of MPI, killed ranks, failed links, no library.  Prints "ok - name",
-# "not ok - name" or "skip - name: why".
-cd "$(dirname "$0")/.." || exit 1
-build=$(cd "${1:-build}" && pwd) || exit 1
-. scripts/env.sh
-export OMP_NUM_THREADS=1
-export OMPI_MCA_odls_base_sigkill_timeout=1
-export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=0}
+# (BUILD/emulator/): the losses of one rank and of MPI, killed ranks, failed links, no library.
+. "$(dirname "$0")/shell.sh"
+local_ranks
 train=$build/emulator/ehr-train
 if [ ! -x "$train" ]; then
-    echo "skip - training over NCCL: no $train (no CUDA headers here)"
-    exit 0
+    skip_all "training over NCCL" "no $train (no CUDA headers here)"
 fi
-work=$(mktemp -d "${TMPDIR:-/tmp}/ehr-nccl-XXXXXX") || exit 1
-trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 1
-"$build/tests/test_train" --make-dataset data 40 || { echo "not ok - make a dataset"; exit 1; }
+"$build/tests/test_train" --make-dataset data 40 || { not_ok "make a dataset"; exit 1; }
 export EHR_EMULATE=devices=4 LD_LIBRARY_PATH=$build/emulator:$LD_LIBRARY_PATH
-failed=0
 
-verdict() { # verdict RC NAME [LOG]
-    if [ "$1" = 0 ]; then echo "ok - $2"; else
-        echo "not ok - $2"
-        failed=1
-        [ -n "$3" ] && tail -n 12 "$3" | sed 's/^/    /'
-    fi
-}
 # In float, so that ranks differ by the order of sums only.
 small="--data data --device cuda --dtype f32 --layers 1 --d-model 64 --heads 1 --kv-heads 1 --head-dim 64 --d-ff 64 --seq-len 32
        --batch 4 --micro-batch 1 --eval-tokens 64 --eval-every 1000 --seed 7"
@@ -43,8 +27,7 @@ close_to() { # close_to RUN RUN NAME LIMIT
 }
 
 if ! mpirun -np 2 "$train" $small --dry-run > mpi.log 2>&1; then
-    echo "skip - training over NCCL: $(grep -q 'no MPI' mpi.log && echo 'built without MPI' || echo 'mpirun does not work here')"
-    exit 0
+    skip_all "training over NCCL" "$(grep -q 'no MPI' mpi.log && echo 'built without MPI' || echo 'mpirun does not work here')"
 fi
 
 # ---- the same losses -------------------------------------------------------------------------------------------------------

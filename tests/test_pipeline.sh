@@ -1,38 +1,13 @@
 #!/bin/bash
 # test_pipeline.sh BUILD - OMOP records to forecasts and a report, through the programs as a user types them, and what
-# happens when a step gets another step's file, a damaged one or nothing.  Prints "ok - name", "not ok - name" or
-# "skip - name: why".
-cd "$(dirname "$0")/.." || exit 1
-root=$PWD
-build=$(cd "${1:-build}" && pwd) || exit 1
-. scripts/env.sh
-export OMP_NUM_THREADS=1
-export OMPI_MCA_odls_base_sigkill_timeout=1
-export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=0}
-work=$(mktemp -d "${TMPDIR:-/tmp}/ehr-pipeline-XXXXXX") || exit 1
-trap 'rm -rf "$work"' EXIT
+# happens when a step gets another step's file, a damaged one or nothing.
+. "$(dirname "$0")/shell.sh"
+local_ranks
 data=$build/ehr-data train=$build/ehr-train infer=$build/ehr-infer
 zip=$root/tests/fixtures/omop-synthea27nj.zip
-failed=0
 # Relative paths below; scripts/tasks is what the programs read from where they are started.
 cd "$work" && ln -s "$root/scripts" scripts || exit 1
 
-ok() { echo "ok - $1"; }
-not_ok() { # not_ok NAME [LOG]
-    echo "not ok - $1"
-    failed=1
-    [ -n "$2" ] && tail -n 12 "$2" | sed 's/^/    /'
-}
-verdict() { # verdict RC NAME [LOG]
-    if [ "$1" = 0 ]; then ok "$2"; else not_ok "$2" "$3"; fi
-}
-refused() { # refused CODE WORDS COMMAND...: ends with CODE, says WORDS
-    local code=$1 words=$2 rc
-    shift 2
-    "$@" > refused.log 2>&1
-    rc=$?
-    [ $rc = "$code" ] && grep -q -i -e "$words" refused.log
-}
 sums() { (cd "$1" && find . -type f | sort | xargs sha256sum); }
 flip() { printf '\252\125\252' | dd of="$1" bs=1 seek="$2" conv=notrunc status=none; }
 

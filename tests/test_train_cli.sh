@@ -1,29 +1,11 @@
 #!/bin/bash
 # test_train_cli.sh BUILD - ehr-train from the outside: ranks, accumulation, kill and resume, signals, a full disk, bad
-# usage.  Prints "ok - name", "not ok - name" or "skip - name: why".
-cd "$(dirname "$0")/.." || exit 1
-build=$(cd "${1:-build}" && pwd) || exit 1
-. scripts/env.sh
-export OMP_NUM_THREADS=1
-# After any failure mpirun waits twice this long before it returns; here nothing needs the time.
-export OMPI_MCA_odls_base_sigkill_timeout=1
-export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=0}
-work=$(mktemp -d "${TMPDIR:-/tmp}/ehr-train-cli-XXXXXX") || exit 1
-trap 'rm -rf "$work"' EXIT
+# usage.
+. "$(dirname "$0")/shell.sh"
+local_ranks
 train=$build/ehr-train
-failed=0
-"$build/tests/test_train" --make-dataset "$work/data" 80 || { echo "not ok - make a dataset"; exit 1; }
+"$build/tests/test_train" --make-dataset "$work/data" 80 || { not_ok "make a dataset"; exit 1; }
 cd "$work" || exit 1
-
-ok() { echo "ok - $1"; }
-not_ok() { # not_ok NAME [LOG]
-    echo "not ok - $1"
-    failed=1
-    [ -n "$2" ] && tail -n 12 "$2" | sed 's/^/    /'
-}
-verdict() { # verdict RC NAME [LOG]
-    if [ "$1" = 0 ]; then ok "$2"; else not_ok "$2" "$3"; fi
-}
 
 # A model small enough for a step in a few milliseconds.
 small="--data data --layers 2 --d-model 64 --heads 1 --kv-heads 1 --d-ff 128 --seq-len 64 --batch 12 --seed 7"
