@@ -19,6 +19,8 @@ static const struct {
      "MIMIC-IV's hosp and icu tables, .csv or .csv.gz, in a folder (with hosp/ and icu/ or without) or a\n"
      "                 .zip; any table may be missing.  --map turns ICD-9 into ICD-10 and drug names into ATC"},
     {"synthea", import_synthea, "a folder or a .zip of Synthea's CSV files, of any release"},
+    {"fhir", import_fhir,
+     "a folder, a .zip or a file of FHIR R4 JSON: bulk exports (.ndjson), bundles and resources (.json), also .gz"},
 };
 enum { N_FORMATS = sizeof formats / sizeof *formats };
 

@@ -3,6 +3,7 @@
  * A record is first looked for in the buffer of raw bytes (record_scan), which is refilled or grown until it is whole;
  * then it is cut into fields in place (record_cut), which only ever shortens it. */
 #include "data/csv.h"
+#include "data/intern.h"
 #include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
@@ -95,18 +96,6 @@ static void record_cut(Csv *c, char *p, size_t n) {
     }
 }
 
-/* Bytes of a valid UTF-8 character at s, 0 if there is none. */
-static int utf8_length(const unsigned char *s) {
-    if (s[0] < 0x80) return 1;
-    int n = s[0] >= 0xC2 && s[0] <= 0xDF ? 2 : (s[0] & 0xF0) == 0xE0 ? 3 : s[0] >= 0xF0 && s[0] <= 0xF4 ? 4 : 0;
-    for (int i = 1; i < n; i++)
-        if ((s[i] & 0xC0) != 0x80) return 0;
-    if ((s[0] == 0xE0 && s[1] < 0xA0) || (s[0] == 0xED && s[1] > 0x9F) || (s[0] == 0xF0 && s[1] < 0x90) ||
-        (s[0] == 0xF4 && s[1] > 0x8F))
-        return 0;
-    return n;
-}
-
 /* Rewrites every field that is not UTF-8, its stray bytes taken as Latin-1. */
 static void record_repair(Csv *c) {
     size_t need = 0, used = 0;
@@ -123,13 +112,7 @@ static void record_repair(Csv *c) {
     for (int i = 0; i < c->n_fields; i++) {
         const unsigned char *s = (const unsigned char *)c->field[i];
         c->field[i] = c->clean + used;
-        for (int n; *s; s += n ? n : 1) {
-            n = utf8_length(s);
-            for (int k = 0; k < n; k++) c->clean[used++] = (char)s[k];
-            if (n) continue;
-            c->clean[used++] = (char)(0xC0 | *s >> 6);
-            c->clean[used++] = (char)(0x80 | (*s & 0x3F));
-        }
+        used += utf8_repair((const char *)s, strlen((const char *)s), c->clean + used);
         c->clean[used++] = 0;
     }
 }

@@ -42,6 +42,8 @@ typedef enum {
     DROP_PANEL,
     DROP_DOCUMENT,
     DROP_GENERATOR,
+    DROP_UNRESOLVED,
+    DROP_MODIFIED,
     DROP_NOT_EVENT,
     NOTE_DATE_ONLY,
     NOTE_MIDNIGHT,
@@ -93,7 +95,6 @@ typedef enum {
     NOTE_DEAD_UNDATED,
     NOTE_ABSOLUTE,
     NOTE_CONTAINED,
-    NOTE_UNRESOLVED,
     NOTE_COMPONENTS,
     NOTE_PART_DROPPED,
     NOTE_CODINGS,
@@ -159,6 +160,8 @@ Status import_mimic(const ImportOptions *options, ImportReport *r, Err *err);
 Status import_omop(const ImportOptions *options, ImportReport *r, Err *err);
 /* Synthea's CSV export, of any release. */
 Status import_synthea(const ImportOptions *options, ImportReport *r, Err *err);
+/* FHIR R4: bulk exports in lines, bundles, single resources. */
+Status import_fhir(const ImportOptions *options, ImportReport *r, Err *err);
 
 /* ---- fields: 1 = read, 0 = empty (also NULL, \N, NA), -1 = not what it should be
  * ------------------------------------- */

@@ -332,6 +332,16 @@ static Status detail_row(Writer *w, const StageRow *row, Err *err) {
 }
 
 static Status clinical_row(Writer *w, const StageRow *row, Err *err) {
+    StageRow own;
+    if (w->im->versioned && ((const StageResource *)row)->refers) {
+        own = *row;
+        own.key = import_referred(w->im, ((const StageResource *)row)->refers);
+        if (own.key == INTERN_NONE) {
+            note(w, row, DROP_UNRESOLVED);
+            return OK;
+        }
+        row = &own;
+    }
     if (!row_judge(w, row)) return OK;
     keep(w, row);
     visits_ready(w);

@@ -85,6 +85,36 @@ static int stage_compare(const void *a, const void *b, void *import) {
     return c ? c : key_compare(im, x->key, y->key);
 }
 
+/* ---- codes that are referred to ---------------------------------------------------------------------------------- */
+
+static struct CodeRef *ref_probe(const RefTable *t, uint64_t resource) {
+    size_t mask = t->n_slots - 1, i = (size_t)philox_mix(resource, 0) & mask;
+    while (t->item[i].resource && t->item[i].resource != resource) i = (i + 1) & mask;
+    return &t->item[i];
+}
+
+void import_refer(Import *im, uint64_t resource, int64_t version, uint32_t key) {
+    RefTable *t = &im->refs;
+    if (2 * t->n >= t->n_slots) {
+        RefTable old = *t;
+        t->n_slots = old.n_slots ? 2 * old.n_slots : 256;
+        t->item = xcalloc(t->n_slots, sizeof *t->item);
+        for (size_t i = 0; i < old.n_slots; i++)
+            if (old.item[i].resource) *ref_probe(t, old.item[i].resource) = old.item[i];
+        free(old.item);
+    }
+    struct CodeRef *r = ref_probe(t, resource);
+    if (!r->resource) t->n++;
+    else if (r->version > version) return;
+    *r = (struct CodeRef){resource, version, key};
+}
+
+uint32_t import_referred(const Import *im, uint64_t resource) {
+    if (!im->refs.n_slots) return INTERN_NONE;
+    const struct CodeRef *r = ref_probe(&im->refs, resource);
+    return r->resource ? r->key : INTERN_NONE;
+}
+
 /* ---- one import -------------------------------------------------------------------------------------------------- */
 
 Status import_begin(Import *im, const ImportOptions *options, ImportReport *r, const char *source, size_t row_size,
@@ -169,6 +199,7 @@ void import_end(Import *im) {
     intern_free(&im->texts);
     free(im->keys.key);
     free(im->keys.slot);
+    free(im->refs.item);
     free(im->day_rows);
     archive_close(&im->archive);
 }
@@ -179,7 +210,7 @@ Status import_stage(Import *im, const StageRow *row, Err *err) {
         if (status) return status;
     }
     sorter_add(im->stage, row);
-    if (im->keys.bytes + im->texts.bytes > (size_t)im->options->memory / 4)
+    if (im->keys.bytes + im->texts.bytes + im->refs.n_slots * sizeof *im->refs.item > (size_t)im->options->memory / 4)
         return err_set(err, ERR_NOMEM,
                        "%s: %u distinct codes do not fit into a quarter of --memory %lld; give more, or check that the "
                        "codes of table %s do not hold identifiers",
@@ -218,7 +249,8 @@ Status import_code(Import *im, KeyRole role, int kind, const char *code, const c
         snprintf(text, sizeof text, "VISIT//%s", code);
         status = event_writer_code(im->writer, text, KIND_VISIT_START, name, NULL, &k.code, err);
         snprintf(text, sizeof text, "VISIT_END//%s", code);
-        snprintf(ending, sizeof ending, "End: %s", name ? name : code);
+        if (!name) name = code;
+        snprintf(ending, sizeof ending, "End: %.*s", (int)utf8_cut(name, 250), name);
         if (!status) status = event_writer_code(im->writer, text, KIND_VISIT_END, ending, NULL, &k.end_code, err);
     } else {
         status = event_writer_code(im->writer, code, kind, name, NULL, &k.code, err);
@@ -230,8 +262,10 @@ Status import_code(Import *im, KeyRole role, int kind, const char *code, const c
 Status import_answer(Import *im, int kind, const char *code, const char *name, const char *answer,
                      const char *answer_name, uint32_t *key, Err *err) {
     char text[400], both[600];
-    snprintf(text, sizeof text, "%.160s=%.160s", code, answer);
-    snprintf(both, sizeof both, "%.250s: %.250s", name && *name ? name : code, answer_name);
+    if (!name || !*name) name = code;
+    snprintf(text, sizeof text, "%s=%.*s", code, (int)utf8_cut(answer, 160), answer);
+    snprintf(both, sizeof both, "%.*s: %.*s", (int)utf8_cut(name, 250), name, (int)utf8_cut(answer_name, 250),
+             answer_name);
     CodeKey k = {.role = KEY_CLINICAL, .kind = (uint8_t)kind, .text = import_text_add(im, text)};
     Status status = event_writer_code(im->writer, im->texts.item[k.text], kind, both, code, &k.code, err);
     *key = key_add(&im->keys, &k);

@@ -62,8 +62,19 @@ typedef struct {
     StageRow row;
     uint64_t resource; /* hash of type and id */
     int64_t version;   /* us, TIME_NONE = none given */
+    uint64_t refers;   /* hash of the record that holds its code (import_refer), 0 = none: key is its own */
     int32_t drop;      /* ReportReason, -1 = keep */
 } StageResource;
+
+/* Codes that other records refer to. */
+typedef struct {
+    struct CodeRef {
+        uint64_t resource;
+        int64_t version;
+        uint32_t key;
+    } * item;
+    size_t n, n_slots; /* open addressing; resource 0 = free */
+} RefTable;
 
 /* ---- one import -------------------------------------------------------------------------------------------------- */
 static inline int64_t day_of(int64_t us) { return us / US_PER_DAY - (us % US_PER_DAY < 0); }
@@ -78,6 +89,7 @@ typedef struct {
     Sorter *stage;
     int versioned; /* rows are StageResource */
     KeyTable keys;
+    RefTable refs;
     Intern texts;
     EventWriter *writer;
     uint32_t *day_rows;                   /* (DAY_COUNT) rows dated on each day, for the extract date */
@@ -119,6 +131,9 @@ Status import_code(Import *im, KeyRole role, int kind, const char *code, const c
 Status import_answer(Import *im, int kind, const char *code, const char *name, const char *answer,
                      const char *answer_name, uint32_t *key, Err *err);
 Status import_unit(Import *im, const char *unit, uint32_t *key, Err *err); /* "" = INTERN_NONE */
+/* The code of a record that others refer to; the newest version stays. */
+void import_refer(Import *im, uint64_t resource, int64_t version, uint32_t key);
+uint32_t import_referred(const Import *im, uint64_t resource); /* INTERN_NONE: not there */
 /* A positive id from a text id (a UUID), by a hash with a fixed public key; check: 16 more bits of it. */
 int64_t import_id_hash(const char *id, uint16_t *check);
 

@@ -126,7 +126,8 @@ static Status code_read(TableReader *r, int kind, uint32_t *key, char code[256],
         table_count(r, NOTE_NO_SYSTEM);
         vocabulary = system;
     }
-    snprintf(code, 256, "%s%.60s//%.100s", t->prefix, vocabulary, text);
+    snprintf(code, 256, "%s%.*s//%.*s", t->prefix, (int)utf8_cut(vocabulary, 40), vocabulary, (int)utf8_cut(text, 100),
+             text);
     return import_code(r->im, KEY_CLINICAL, kind, code, field(r, COL_NAME), 0, key, err);
 }
 

@@ -65,3 +65,33 @@ size_t utf8_cut(const char *s, size_t max) {
     }
     return n;
 }
+
+int utf8_length(const unsigned char *s) {
+    if (s[0] < 0x80) return 1;
+    int n = s[0] >= 0xC2 && s[0] <= 0xDF ? 2 : (s[0] & 0xF0) == 0xE0 ? 3 : s[0] >= 0xF0 && s[0] <= 0xF4 ? 4 : 0;
+    for (int i = 1; i < n; i++)
+        if ((s[i] & 0xC0) != 0x80) return 0;
+    if ((s[0] == 0xE0 && s[1] < 0xA0) || (s[0] == 0xED && s[1] > 0x9F) || (s[0] == 0xF0 && s[1] < 0x90) ||
+        (s[0] == 0xF4 && s[1] > 0x8F))
+        return 0;
+    return n;
+}
+
+size_t utf8_repair(const char *text, size_t n, char *out) {
+    const unsigned char *s = (const unsigned char *)text, *end = s + n;
+    size_t used = 0;
+    while (s < end) {
+        unsigned char character[5] = {0}; /* what is left of the text, so that a last character that is cut is seen */
+        memcpy(character, s, end - s < 4 ? (size_t)(end - s) : 4);
+        int length = *s ? utf8_length(character) : 1;
+        if (length) {
+            memcpy(out + used, s, (size_t)length);
+            used += (size_t)length;
+            s += length;
+            continue;
+        }
+        out[used++] = (char)(0xC0 | *s >> 6);
+        out[used++] = (char)(0x80 | (*s++ & 0x3F));
+    }
+    return used;
+}

@@ -24,5 +24,9 @@ uint32_t *intern_ranks(const Intern *t);
 
 /* Bytes of s up to `max`, not ending inside a UTF-8 character. */
 size_t utf8_cut(const char *s, size_t max);
+/* Bytes of a valid UTF-8 character at s, 0 if there is none. */
+int utf8_length(const unsigned char *s);
+/* The n bytes at text with those that are not UTF-8 taken as Latin-1 -> out (2 n), returns how many. */
+size_t utf8_repair(const char *text, size_t n, char *out);
 
 #endif
