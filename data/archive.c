@@ -19,9 +19,37 @@ static const char *base_name(const char *path) {
     return slash ? slash + 1 : path;
 }
 
-static void entry_add(Archive *a, const char *name, int64_t size, int64_t index) {
+static void entry_add(Archive *a, const char *name, int64_t size, int64_t index, int64_t changed) {
     if (!(a->n & (a->n - 1))) a->entry = xrealloc(a->entry, (size_t)(a->n ? 2 * a->n : 1) * sizeof *a->entry);
-    a->entry[a->n++] = (ArchiveEntry){xstrdup(name), size, index};
+    a->entry[a->n++] = (ArchiveEntry){xstrdup(name), size, index, changed};
+}
+
+static int64_t changed_ns(const struct stat *st) {
+    return (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec;
+}
+
+/* A file that is read on its own, by its name. */
+static int is_single(const char *path) {
+    static const char *const endings[] = {".json", ".ndjson", ".jsonl", ".json.gz", ".ndjson.gz", ".jsonl.gz"};
+    size_t n = strlen(path);
+    for (size_t i = 0; i < sizeof endings / sizeof *endings; i++) {
+        size_t m = strlen(endings[i]);
+        if (n > m && !strcasecmp(path + n - m, endings[i])) return 1;
+    }
+    return 0;
+}
+
+/* The folder becomes the archive, the file its only entry. */
+static Status single_list(Archive *a, Err *err) {
+    struct stat st;
+    if (stat(a->path, &st)) return err_set(err, ERR_IO, "cannot read %s: %s", a->path, strerror(errno));
+    char *slash = strrchr(a->path, '/');
+    entry_add(a, base_name(a->path), (int64_t)st.st_size, 0, changed_ns(&st));
+    if (slash) *slash = 0;
+    char *folder = xstrdup(!slash ? "." : *a->path ? a->path : "/");
+    free(a->path);
+    a->path = folder;
+    return OK;
 }
 
 /* prefix: "" or "hosp/" */
@@ -33,7 +61,7 @@ static Status folder_list(Archive *a, const char *prefix, Err *err) {
         struct stat st;
         if (d->d_name[0] == '.' || fstatat(dirfd(dir), d->d_name, &st, 0) || !S_ISREG(st.st_mode)) continue;
         char *name = xasprintf("%s%s", prefix, d->d_name);
-        entry_add(a, name, (int64_t)st.st_size, 0);
+        entry_add(a, name, (int64_t)st.st_size, 0, changed_ns(&st));
         free(name);
     }
     if (dir) closedir(dir);
@@ -75,7 +103,7 @@ static Status zip_entry_add(Archive *a, zip_int64_t i, Err *err) {
                        a->path, st.name);
     if (st.size > INT64_MAX)
         return err_set(err, ERR_FORMAT, "%s: entry %.200s has an impossible size", a->path, st.name);
-    entry_add(a, st.name, (int64_t)st.size, i);
+    entry_add(a, st.name, (int64_t)st.size, i, 0);
     return ratio_check(a, st.name, st.size, st.comp_size, err);
 }
 
@@ -107,7 +135,8 @@ Status archive_open(Archive *a, const char *path, Err *err) {
     *a = (Archive){.path = xstrdup(path)};
     Status status;
     if (!path_exists(path)) status = err_set(err, ERR_IO, "cannot read %s: %s", path, strerror(ENOENT));
-    else status = path_is_dir(path) ? folder_list(a, "", err) : zip_list(a, err);
+    else if (path_is_dir(path)) status = folder_list(a, "", err);
+    else status = is_single(path) ? single_list(a, err) : zip_list(a, err);
     if (status) archive_close(a);
     else if (a->n) qsort(a->entry, (size_t)a->n, sizeof *a->entry, entry_compare);
     return status;
@@ -159,7 +188,10 @@ typedef struct {
 
 Status stream_open(Stream *s, const Archive *a, int entry, Err *err) {
     const ArchiveEntry *e = &a->entry[entry];
-    *s = (Stream){.fd = -1, .size = e->size, .name = xasprintf(a->zip ? "%s:%s" : "%s/%s", a->path, e->name)};
+    *s = (Stream){.fd = -1,
+                  .size = e->size,
+                  .changed = e->changed,
+                  .name = xasprintf(a->zip ? "%s:%s" : "%s/%s", a->path, e->name)};
     if (!a->zip) return file_open(s, err);
     s->zip_file = zip_fopen_index(a->zip, (zip_uint64_t)e->index, 0);
     if (!s->zip_file) {
@@ -178,7 +210,10 @@ Status stream_open(Stream *s, const Archive *a, int entry, Err *err) {
 Status stream_open_path(Stream *s, const char *path, Err *err) {
     struct stat st;
     *s = (Stream){.fd = -1, .name = xstrdup(path)};
-    if (!stat(path, &st)) s->size = (int64_t)st.st_size;
+    if (!stat(path, &st)) {
+        s->size = (int64_t)st.st_size;
+        s->changed = changed_ns(&st);
+    }
     return file_open(s, err);
 }
 
@@ -243,6 +278,14 @@ static Status inflate_read(Stream *s, void *out, size_t n, int64_t *got, Err *er
     return ratio_stop(s, s->done + *got, err);
 }
 
+/* What is read last does not belong to what was read first when the file has changed between. */
+static Status unchanged_check(const Stream *s, Err *err) {
+    struct stat st;
+    if (!stat(s->name, &st) && (int64_t)st.st_size == s->size && changed_ns(&st) == s->changed) return OK;
+    return err_set(err, ERR_IO, "%s changed while it was read; wait until the export is finished and import again",
+                   s->name);
+}
+
 Status stream_read(Stream *s, void *out, size_t n, size_t *got, Err *err) {
     int64_t r = 0;
     *got = 0;
@@ -271,5 +314,5 @@ Status stream_read(Stream *s, void *out, size_t n, size_t *got, Err *err) {
     }
     s->done += r;
     *got = (size_t)r;
-    return OK;
+    return r || s->memory || s->zip_file || !n ? OK : unchanged_check(s, err);
 }

@@ -1,4 +1,5 @@
-/* archive.h - the files of a folder or of a .zip, read as streams; nothing is ever unpacked to disk.
+/* archive.h - the files of a folder or of a .zip, or one file of JSON, read as streams; nothing is ever unpacked to
+ * disk.  A file that changes while it is read is an error.
  *
  * A zip is not trusted: names that point outside it, encrypted entries, entries that unpack to more than they declare
  * or to more than ARCHIVE_RATIO_MAX times their packed size, and archives that do so in sum, are refused.  Resource
@@ -15,9 +16,10 @@ enum {
 };
 
 typedef struct {
-    char *name;    /* path inside the folder or archive */
-    int64_t size;  /* unpacked bytes; of a .gz file its packed bytes */
-    int64_t index; /* in the zip */
+    char *name;      /* path inside the folder or archive */
+    int64_t size;    /* unpacked bytes; of a .gz file its packed bytes */
+    int64_t index;   /* in the zip */
+    int64_t changed; /* of a file: when, ns since 1970 */
 } ArchiveEntry;
 
 typedef struct {
@@ -34,7 +36,7 @@ Status archive_add_folder(Archive *a, const char *name, Err *err);
 
 typedef struct {
     char *name; /* for messages: "ARCHIVE:ENTRY" or the path */
-    int64_t size, done;
+    int64_t size, done, changed;
     int fd;              /* plain file */
     void *gz, *zip_file; /* .gz file; zip entry */
     void *inflate;       /* zip entry that is a .gz itself */

@@ -98,3 +98,12 @@ Status import_person_code(Import *im, KeyRole role, const char *source, uint32_t
                                           : "ETHNICITY//UNKNOWN",
                        NULL, 0, key, err);
 }
+
+int import_asks_identity(const char *code) {
+    static const char *const codes[] = {"LOINC//56799-0" /* address */, "LOINC//54125-0" /* patient name */,
+                                        "LOINC//21112-8" /* birth date */, "LOINC//45401-7" /* ZIP code */,
+                                        "LOINC//45396-3" /* social security number */};
+    for (size_t i = 0; i < sizeof codes / sizeof *codes; i++)
+        if (!strcmp(code, codes[i])) return 1;
+    return 0;
+}

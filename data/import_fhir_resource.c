@@ -380,6 +380,10 @@ static Status value_read(FhirRow *r, const json_t *o, int kind, const FhirCode *
     if (json_is_object(value = json_object_get(o, "valueCodeableConcept"))) {
         fhir_code(r, value, &answer);
         if (!*answer.code) return OK;
+        if (!strncmp(answer.code, "TEXT//", 6)) {
+            s->key = import_words(&r->f->im, s->key, answer.code + 6);
+            return OK;
+        }
         return import_answer(&r->f->im, kind, code->code, code->name, answer.code, answer.name, &s->key, err);
     }
     if (json_is_boolean(value = json_object_get(o, "valueBoolean"))) {
@@ -425,7 +429,7 @@ static Status measured(FhirRow *r, const json_t *o, int kind, int *told, Err *er
     int has;
     *told = 0;
     fhir_code(r, json_object_get(o, "code"), &code);
-    if (!*code.code) return OK;
+    if (!*code.code || import_asks_identity(code.code)) return OK;
     Status status = import_code(&r->f->im, KEY_CLINICAL, kind, code.code, code.name, 0, &s.row.key, err);
     if (!status) status = value_read(r, o, kind, &code, &s.row, &has, err);
     if (status) return status;

@@ -369,6 +369,7 @@ static Status clinical_row(Writer *w, const StageRow *row, Err *err) {
         }
     }
     visit_touch(v, known);
+    if (k->words && k->mark) note(w, row, NOTE_RARE_WORDS);
     return emit(w, row, k->code, k->kind, time, known, row->start_precision, v ? v->ordinal : 0, recorded, err);
 }
 
@@ -442,6 +443,34 @@ static Status row_write(Writer *w, const StageRow *row, Err *err) {
     }
 }
 
+/* Which answers in words are told: see import_words.  The rows come by person, so that persons are easily counted. */
+static Status words_resolve(Import *im, Err *err) {
+    struct {
+        int64_t last, persons;
+    } *seen = xcalloc(im->keys.n, sizeof *seen);
+    const void *next = NULL;
+    Status status = OK;
+    while (!status && !(status = sorter_next(im->stage, &next, err)) && next) {
+        const StageRow *row = next;
+        if (row->stage != STAGE_CLINICAL || row->key == INTERN_NONE || !im->keys.key[row->key].words) continue;
+        if (seen[row->key].persons && seen[row->key].last == row->person) continue;
+        seen[row->key].last = row->person;
+        seen[row->key].persons++;
+    }
+    for (uint32_t i = 0; i < im->keys.n && !status; i++) {
+        CodeKey *k = &im->keys.key[i];
+        if (!k->words) continue;
+        const CodeKey *question = &im->keys.key[k->words - 1];
+        const char *text = im->texts.item[k->text], *code = im->texts.item[question->text];
+        k->mark = seen[i].persons < WORDS_PATIENTS_MIN;
+        k->code = question->code;
+        if (!k->mark)
+            status = event_writer_code(im->writer, text, k->kind, text + strlen(code) + 1, code, &k->code, err);
+    }
+    free(seen);
+    return status ? status : sorter_rewind(im->stage, err);
+}
+
 Status import_write_people(Import *im, Err *err) {
     Writer w = {.im = im};
     const StageRow *row = NULL;
@@ -460,6 +489,7 @@ Status import_write_people(Import *im, Err *err) {
                                    &w.icu_out, err);
     if (!status) status = sorter_finish(im->stage, err);
     if (!status) status = sorter_rewind(im->stage, err);
+    if (!status && im->has_words) status = words_resolve(im, err);
     progress_open(&im->progress, im->options->progress, "write events", "rows", total);
     while (!status && !(status = sorter_next(im->stage, &next, err)) && (row = next)) {
         if (!begun || row->person != w.p.id) {

@@ -272,6 +272,16 @@ Status import_answer(Import *im, int kind, const char *code, const char *name, c
     return status;
 }
 
+uint32_t import_words(Import *im, uint32_t question, const char *words) {
+    char text[400];
+    CodeKey k = {.role = KEY_CLINICAL, .kind = im->keys.key[question].kind, .words = question + 1};
+    const char *code = im->texts.item[im->keys.key[question].text];
+    snprintf(text, sizeof text, "%s=%.*s", code, (int)utf8_cut(words, 160), words);
+    k.text = import_text_add(im, text);
+    im->has_words = 1;
+    return key_add(&im->keys, &k);
+}
+
 Status import_unit(Import *im, const char *unit, uint32_t *key, Err *err) {
     CodeKey k = {.role = KEY_UNIT, .text = import_text_add(im, unit)};
     uint16_t id = 0;

@@ -21,6 +21,7 @@ typedef struct {
     uint32_t text;                  /* in Import.texts, INTERN_NONE = none */
     uint8_t role, kind, table;      /* KeyRole, EventKind, table of the source text */
     uint8_t mark;                   /* KEY_DETAIL: an intensive care unit; KEY_VISIT: a stay in a bed (inpatient) */
+    uint32_t words;                 /* an answer in words to a question: 1 + the key of the question alone; else 0 */
     uint32_t code, end_code;        /* of the writer, once resolved; end_code: of KEY_VISIT.  KEY_UNIT: a unit id */
 } CodeKey;
 
@@ -89,6 +90,7 @@ typedef struct {
     Sorter *stage;
     int versioned; /* rows are StageResource */
     KeyTable keys;
+    int has_words; /* some key is an answer in words */
     RefTable refs;
     Intern texts;
     EventWriter *writer;
@@ -130,6 +132,12 @@ Status import_code(Import *im, KeyRole role, int kind, const char *code, const c
 /* A code that is a question and its answer, "LOINC//72166-2=SNOMED//266919005", which rolls up to the question. */
 Status import_answer(Import *im, int kind, const char *code, const char *name, const char *answer,
                      const char *answer_name, uint32_t *key, Err *err);
+/* The same of an answer that is words of the source, not a code: only what WORDS_PATIENTS_MIN patients answered is
+ * told, of the others the question alone: what one patient has alone may name him.  question: key of the question. */
+enum { WORDS_PATIENTS_MIN = 2 };
+uint32_t import_words(Import *im, uint32_t question, const char *words);
+/* Codes of questions whose answers identify a person: address, name, birth date, ... */
+int import_asks_identity(const char *code);
 Status import_unit(Import *im, const char *unit, uint32_t *key, Err *err); /* "" = INTERN_NONE */
 /* The code of a record that others refer to; the newest version stays. */
 void import_refer(Import *im, uint64_t resource, int64_t version, uint32_t key);

@@ -62,7 +62,7 @@ static const SourceTable tables[] = {
      {[COL_PERSON] = "PATIENT", [COL_VISIT] = "ENCOUNTER", [COL_START] = "DATE", [COL_CODE] = "PROCEDURE_CODE"}},
 };
 /* clang-format on */
-enum { N_TABLES = sizeof tables / sizeof *tables, TABLE_PATIENTS = 0, TABLE_ENCOUNTERS = 1, ANSWER_MAX = 100 };
+enum { N_TABLES = sizeof tables / sizeof *tables, TABLE_PATIENTS = 0, TABLE_ENCOUNTERS = 1, ANSWER_MAX = 150 };
 
 static const SourceTable *source_of(const TableReader *r) { return r->source; }
 static const char *field(const TableReader *r, ColumnRole role) { return table_field(r, (int)role); }
@@ -150,7 +150,7 @@ static Status visit_row(TableReader *r, StageRow *s, Err *err) {
 }
 
 /* A number, or one of a few answers in words, which become part of the code. */
-static Status value_read(TableReader *r, StageRow *s, int kind, const char *code, Err *err) {
+static Status value_read(TableReader *r, StageRow *s, Err *err) {
     const char *text = field(r, COL_VALUE);
     int comparator, got = field_limit(text, &s->value, &comparator);
     if (got > 0) {
@@ -169,7 +169,8 @@ static Status value_read(TableReader *r, StageRow *s, int kind, const char *code
         table_count(r, NOTE_TEXT_VALUE);
         return OK;
     }
-    return import_answer(r->im, kind, code, field(r, COL_NAME), text, text, &s->key, err);
+    s->key = import_words(r->im, s->key, text);
+    return OK;
 }
 
 static Status clinical_row(TableReader *r, StageRow *s, Err *err) {
@@ -186,7 +187,8 @@ static Status clinical_row(TableReader *r, StageRow *s, Err *err) {
     Status status = code_read(r, kind, &s->key, code, err);
     if (status) return status;
     if (s->key == INTERN_NONE) return table_count(r, DROP_NO_CODE), OK;
-    if (r->bound[COL_VALUE] >= 0) status = value_read(r, s, kind, code, err);
+    if (import_asks_identity(code)) return table_count(r, DROP_IDENTITY), OK;
+    if (r->bound[COL_VALUE] >= 0) status = value_read(r, s, err);
     return status ? status : import_stage(r->im, s, err);
 }
 
