@@ -221,7 +221,7 @@ help:
 	@echo 'make cuda         everything with the CUDA kernels, and a table of their registers and spills (needs nvcc)'
 	@echo 'make emulator     the CUDA backend on the CPU, into build/emulator/ (needs the CUDA headers)'
 	@echo 'make bundle       build/bundle/: programs, libraries and mpirun for machines that have none of them'
-	@echo 'make bench        measurements'
+	@echo 'make bench        measurements beside OpenBLAS, oneDNN and PyTorch where they are, appended to BENCHMARKS.md'
 	@echo 'make SAN=1 ...    under ASan and UBSan, in build-san/;  NO_MPI=1  NO_CUDA=1  NO_OPENMP=1'
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -22,6 +22,30 @@ static inline double bench_now(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+/* ---- repetitions ---------------------------------------------------------------------------------------------------- */
+
+enum { BENCH_TIMES = 512 };
+typedef struct {
+    double seconds[BENCH_TIMES];
+    int n; /* later ones are not kept */
+} BenchTimes;
+
+static inline int bench_ascending(const void *a, const void *b) {
+    const double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+static inline void bench_add(BenchTimes *t, double seconds) {
+    if (t->n < BENCH_TIMES) t->seconds[t->n++] = seconds;
+}
+static inline double bench_median(BenchTimes *t) {
+    qsort(t->seconds, (size_t)t->n, sizeof *t->seconds, bench_ascending);
+    return t->n ? t->seconds[t->n / 2] : INFINITY;
+}
+static inline double bench_best(BenchTimes *t) {
+    bench_median(t);
+    return t->n ? t->seconds[0] : INFINITY;
+}
+
 /* ---- multiply-adds in registers ------------------------------------------------------------------------------------ */
 
 enum { BENCH_PEAK_STEPS = 1 << 16 };
@@ -98,6 +122,7 @@ static inline double bench_read_bytes(const float *x, size_t count, int threads)
 typedef struct {
     int threads; /* 0: 1 and 2 */
     int isa;     /* -1: the best */
+    int smoke;   /* 1: few rows, to see that it runs */
     double seconds;
     const char *filter;
 } BenchFlags;
@@ -111,10 +136,12 @@ static inline int bench_flags(BenchFlags *f, int argc, char **argv, const char *
         if (value && !strcmp(argv[i], "--threads")) f->threads = atoi(value), known = 1;
         else if (value && !strcmp(argv[i], "--seconds")) f->seconds = atof(value), known = 1;
         else if (value && !strcmp(argv[i], "--filter")) f->filter = value, known = 1;
+        else if (value && !strcmp(argv[i], "--smoke")) f->smoke = atoi(value), known = 1;
         for (int k = 0; value && k < 3 && !strcmp(argv[i], "--isa"); k++)
             if (!strcmp(value, isa[k])) f->isa = k, known = 1;
         if (known) continue;
-        fprintf(stderr, "usage: %s [--threads N] [--seconds S] [--filter NAME] [--isa portable|avx2|avx512]\n", program);
+        fprintf(stderr, "usage: %s [--threads N] [--seconds S] [--filter NAME] [--isa portable|avx2|avx512] [--smoke 1]\n",
+                program);
         return -1;
     }
     return 0;
@@ -129,7 +156,7 @@ static inline Device *bench_device(int threads, const BenchFlags *f) {
         device_close(dev);
         dev = NULL;
     }
-    bench_clock = threads == 1 ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC;
+    bench_clock = threads == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC;
     return dev;
 }
 

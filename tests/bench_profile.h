@@ -72,6 +72,12 @@ static double profile_pairs(const int32_t *cu_seqlens, int n_seq) { /* query and
     return pairs;
 }
 
+static double profile_elements(const AdamwRange *ranges, int n_ranges) {
+    double n = 0;
+    for (int i = 0; i < n_ranges; i++) n += (double)ranges[i].count;
+    return n;
+}
+
 static double profile_product(int N, double rows, double cols) { return N * cols + rows * cols + N * rows; }
 
 PROFILED(embedding_forward, PROFILE_EMBEDDING,
@@ -139,7 +145,8 @@ PROFILED(sum_squares, PROFILE_NORM, (Device * dev, double *sum, const void *x, i
 PROFILED(adamw, PROFILE_ADAMW,
          (Device * dev, void *param, void *out, void *m, void *v, const void *grad, const AdamwRange *ranges,
           int n_ranges, const AdamwStep *step),
-         (dev, param, out, m, v, grad, ranges, n_ranges, step), 0, 0)
+         (dev, param, out, m, v, grad, ranges, n_ranges, step), 12.0 * profile_elements(ranges, n_ranges),
+         7.0 * profile_elements(ranges, n_ranges))
 
 /* The table to compute with from here on.  One thread is timed by its own clock, which stands still while others have
  * the core. */
@@ -168,18 +175,25 @@ static const KernelOps *profile_table(const KernelOps *real, int threads) {
     return &table;
 }
 
-/* Where the time of `steps` steps went. */
-static void profile_print(FILE *out, int steps) {
-    double all = 0, flops = 0;
+/* Where the time of `steps` steps went.  At the ceiling: what of a row's time its arithmetic at the multiply-add peak, or its
+ * memory traffic at the bandwidth of reading, would have taken, whichever is longer; over 100% when it stays in caches. */
+static void profile_print(FILE *out, int steps, double peak, double read) {
+    double all = 0, flops = 0, ceiling = 0;
     for (int i = 0; i < PROFILE_ROWS; i++) all += profile.row[i].seconds, flops += profile.row[i].flops;
-    fprintf(out, "  %-26s %7s %10s %7s %9s %7s\n", "operation", "calls", "ms", "share", "GFLOP/s", "GB/s");
+    fprintf(out, "  where a step's time goes; ceilings: %.1f GFLOP/s, %.1f GB/s\n", 1e-9 * peak, 1e-9 * read);
+    fprintf(out, "  %-26s %7s %10s %7s %9s %7s  %s\n", "operation", "calls", "ms", "share", "GFLOP/s", "GB/s", "at the ceiling");
     for (int i = 0; i < PROFILE_ROWS; i++) {
         const ProfileRow *r = &profile.row[i];
         if (!r->calls) continue;
-        fprintf(out, "  %-26s %7ld %10.3f %6.1f%% %9.1f %7.1f\n", r->name, r->calls / steps, 1e3 * r->seconds / steps,
-                100 * r->seconds / all, 1e-9 * r->flops / r->seconds, 1e-9 * r->bytes / r->seconds);
+        const double arithmetic = r->flops / peak, traffic = r->bytes / read;
+        const double least = arithmetic > traffic ? arithmetic : traffic;
+        ceiling += least < r->seconds ? least : r->seconds;
+        fprintf(out, "  %-26s %7ld %10.3f %6.1f%% %9.1f %7.1f  %4.0f%% of %s\n", r->name, r->calls / steps,
+                1e3 * r->seconds / steps, 100 * r->seconds / all, 1e-9 * r->flops / r->seconds, 1e-9 * r->bytes / r->seconds,
+                100 * least / r->seconds, arithmetic > traffic ? "arithmetic" : "memory");
     }
-    fprintf(out, "  %-26s %7s %10.3f %7s %9.1f\n", "all operations", "", 1e3 * all / steps, "", 1e-9 * flops / all);
+    fprintf(out, "  %-26s %7s %10.3f %7s %9.1f %7s  %4.0f%%\n", "all operations", "", 1e3 * all / steps, "", 1e-9 * flops / all,
+            "", 100 * ceiling / all);
 }
 
 #endif

@@ -4,9 +4,9 @@
 #include "kernels/philox.h"
 #include "model/flags.h"
 #include "train/optimizer.h"
+#include "tests/bench_process.h"
 #include "tests/bench_profile.h"
-#include <stdlib.h>
-#include <string.h>
+#include "tests/bench_rivals.h"
 #include <sys/resource.h>
 
 /* The GPT shapes are GPT-2's: learned positions, LayerNorm, a GELU MLP of 4C.  Ours is the Qwen3 block with F = 2/3 *
@@ -49,21 +49,10 @@ static const Shape SHAPES[] = {
 };
 enum { N_SHAPES = sizeof SHAPES / sizeof *SHAPES, PHASES = 4, STEPS_MAX = 1000 };
 
-/* Published or measured elsewhere, two cores of a 2.5 GHz AVX-512 Xeon, fp32, batch 4 x 256, 2026-11-20 (+-30%). */
-static const struct {
-    const char *shape, *rival, *tokens_per_s, *memory;
-} RIVALS[] = {
-    {"gpt14m", "llm.c (gcc, OpenMP)", "141-170", "0.80 GiB"},
-    {"gpt14m", "PyTorch 1.13 (OpenBLAS), mean and best", "1012, 1196", "0.92 GiB"},
-    {"gpt124m", "llm.c (gcc, OpenMP)", "16", "4.47 GiB"},
-    {"gpt124m", "PyTorch 1.13 (OpenBLAS), mean and best", "105, 106", "4.19 GiB"},
-    {"llama134m", "llama.cpp, forward only: prefill of 512", "355", ""},
-};
-
 static const char *const PHASE_NAME[PHASES] = {"forward", "loss", "backward", "update"};
 
 typedef struct {
-    const char *shape, *device, *dtype;
+    const char *shape, *device, *dtype, *rival;
     int rows, T, steps, threads, vocab_size, sequences, profile;
     Recompute level;
 } BenchOptions;
@@ -114,7 +103,7 @@ static Status device_status(const Bench *x, Err *err) {
     return device_sync(x->dev) ? err_set(err, ERR_DEVICE, "%s", device_error(x->dev)) : OK;
 }
 
-static Status bench_open(Bench *x, const ModelConfig *cfg, const BenchOptions *o, Err *err) {
+static Status step_open(Bench *x, const ModelConfig *cfg, const BenchOptions *o, Err *err) {
     const OptimizerOptions adamw = {.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1};
     const int gpu = !strcmp(o->device, "cuda");
     char msg[512];
@@ -123,6 +112,8 @@ static Status bench_open(Bench *x, const ModelConfig *cfg, const BenchOptions *o
     x->dtype = !strcmp(o->dtype, "bf16") || (gpu && !strcmp(o->dtype, "auto")) ? DTYPE_BF16 : DTYPE_F32;
     x->dev = device_open(gpu ? DEVICE_CUDA : DEVICE_CPU, 0, o->threads, msg, sizeof msg);
     if (!x->dev) return err_set(err, ERR_DEVICE, "%s", msg);
+    /* One thread is timed by the process's own clock, which stands still while others have the core. */
+    bench_clock = !gpu && device_threads(x->dev) == 1 ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC;
     device_memory(x->dev, &x->free_before, &total);
     Status s = dist_open(&x->dist, "none", 1, err);
     if (!s) s = model_open(&x->m, cfg, x->dev, x->dtype, 16, err);
@@ -135,7 +126,7 @@ static Status bench_open(Bench *x, const ModelConfig *cfg, const BenchOptions *o
     return s;
 }
 
-static void bench_close(Bench *x) {
+static void step_close(Bench *x) {
     if (!x->dev) return;
     int32_t *arrays[] = {x->batch.tokens, x->batch.positions, x->batch.target_lo, x->batch.target_hi,
                          x->batch.cu_seqlens};
@@ -151,23 +142,23 @@ static void bench_close(Bench *x) {
 static Status bench_phases(Bench *x, int step, double out[PHASES], Err *err) {
     Model *m = &x->m;
     double at[PHASES + 1];
-    at[0] = clock_s();
+    at[0] = bench_now();
     model_upload(m, x->acts, &x->batch);
     model_forward(m, x->acts);
     device_sync(x->dev);
-    at[1] = clock_s();
+    at[1] = bench_now();
     model_loss(m, x->acts, &x->optimizer.grads);
     device_sync(x->dev);
-    at[2] = clock_s();
+    at[2] = bench_now();
     model_backward(m, x->acts, &x->optimizer.grads, NULL, NULL);
     device_sync(x->dev);
-    at[3] = clock_s();
+    at[3] = bench_now();
     optimizer_queue_norm(&x->optimizer);
     optimizer_norm(&x->optimizer);
     optimizer_update(&x->optimizer, 1e-4, 1.0 / x->batch.n_targets, step);
     optimizer_zero_grad(&x->optimizer);
     Status s = device_status(x, err);
-    at[4] = clock_s();
+    at[4] = bench_now();
     for (int i = 0; i < PHASES; i++) out[i] = at[i + 1] - at[i];
     return s;
 }
@@ -179,7 +170,7 @@ static Status bench_whole(Bench *x, int n, double *seconds, Err *err) {
         if (step == 0) {
             Status s = device_status(x, err);
             if (s) return s;
-            start = clock_s();
+            start = bench_now();
         }
         optimizer_zero_grad(&x->optimizer);
         model_upload(&x->m, x->acts, &x->batch);
@@ -189,13 +180,8 @@ static Status bench_whole(Bench *x, int n, double *seconds, Err *err) {
         optimizer_update(&x->optimizer, 1e-4, 1.0 / x->batch.n_targets, step + 3);
     }
     Status s = device_status(x, err);
-    *seconds = (clock_s() - start) / n;
+    *seconds = (bench_now() - start) / n;
     return s;
-}
-
-static int ascending(const void *a, const void *b) {
-    const double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
 }
 
 static void report_memory(const Bench *x) {
@@ -232,11 +218,11 @@ static void report(const Bench *x, double steps[][PHASES], int n, double whole) 
         total[i] = 0;
         for (int p = 0; p < PHASES; p++) total[i] += steps[i][p];
     }
-    qsort(total, (size_t)n, sizeof *total, ascending);
+    qsort(total, (size_t)n, sizeof *total, bench_ascending);
     printf("  %-10s %12s %12s %10s\n", "phase", "median ms", "best ms", "share");
     for (int p = 0; p < PHASES; p++) {
         for (int i = 0; i < n; i++) column[i] = steps[i][p];
-        qsort(column, (size_t)n, sizeof *column, ascending);
+        qsort(column, (size_t)n, sizeof *column, bench_ascending);
         printf("  %-10s %12.2f %12.2f %9.1f%%\n", PHASE_NAME[p], 1e3 * column[n / 2], 1e3 * column[0],
                100 * column[n / 2] / total[n / 2]);
     }
@@ -246,21 +232,109 @@ static void report(const Bench *x, double steps[][PHASES], int n, double whole) 
         report_rate(x, "step", whole, whole);
     }
     report_memory(x);
-    int shown = 0;
-    for (size_t i = 0; i < sizeof RIVALS / sizeof *RIVALS; i++) {
-        if (strcmp(RIVALS[i].shape, x->o->shape) || device_kind(x->dev) == DEVICE_CUDA) continue;
-        if (!shown++) printf("  others, 2 threads, batch 4 x 256, measured 2026-11-20 on such a machine (+-30%%):\n");
-        printf("    %-42s %12s tok/s   %s\n", RIVALS[i].rival, RIVALS[i].tokens_per_s, RIVALS[i].memory);
+}
+
+/* The machine's ceilings, measured beside the steps. */
+typedef struct {
+    Rivals libraries;
+    float *memory;
+    BenchTimes peak, read, sgemm; /* seconds a FLOP or byte */
+} Ceilings;
+enum { CEILING_FLOATS = 32 << 20 };
+
+static void ceilings_measure(Ceilings *c, const Bench *x) {
+    bench_add(&c->peak, 1 / bench_peak_flops(x->dev));
+    bench_add(&c->read, 1 / bench_read_bytes(c->memory, CEILING_FLOATS, device_threads(x->dev)));
+    bench_add(&c->sgemm, 1 / rivals_sgemm_rate(&c->libraries, x->dev, c->memory));
+}
+
+/* Forward and loss without gradient: what scoring does. */
+static Status bench_forward(Bench *x, double *seconds, Err *err) {
+    const double start = bench_now();
+    model_upload(&x->m, x->acts, &x->batch);
+    model_forward(&x->m, x->acts);
+    model_loss(&x->m, x->acts, NULL);
+    *seconds = bench_now() - start;
+    return device_status(x, err);
+}
+
+static void report_turn(const char *name, BenchTimes *step, BenchTimes *forward, const RivalProcess *r, double step_best,
+                        double forward_best, double step_median) {
+    printf("  %-58s %9.1f %9.1f %9.1f", name, 1e3 * bench_median(step), 1e3 * bench_best(step), 1e3 * bench_best(forward));
+    if (r)
+        printf("   %5.2fx  %5.2fx  %5.2fx   %5.2f GiB", bench_best(step) / step_best, bench_median(step) / step_median,
+               bench_best(forward) / forward_best, r->memory / 1073741824.0);
+    printf("\n");
+}
+
+/* Our steps and the rivals', in turn.  o->rival: command of a process as tests/bench_torch.py, which gets the shape. */
+static Status report_rivals(Bench *x, Ceilings *c, int n, Err *err) {
+    static const char *const modes[] = {"eager", "compile"};
+    enum { MODES = 2 };
+    const ModelConfig *m = &x->m.cfg;
+    RivalProcess *r = xcalloc(MODES, sizeof *r);
+    BenchTimes *mine = xcalloc(2, sizeof *mine);
+    Status s = OK;
+    int started[MODES] = {0};
+    for (int i = 0; x->o->rival && i < MODES; i++) {
+        char *command = xasprintf("exec %s %d %d %d %d %d %d %d %d %d %d %d %s", x->o->rival, m->n_layers, m->d_model,
+                                  m->n_heads, m->n_kv_heads, m->head_dim, m->d_ff, m->vocab_size, m->tied, x->o->rows,
+                                  x->o->T, device_threads(x->dev), modes[i]);
+        started[i] = !rival_start(&r[i], command);
+        if (!started[i]) printf("  %s: does not run here\n", modes[i]);
+        free(command);
     }
+    for (int rep = 0; rep < n && !s; rep++) {
+        double phases[PHASES], seconds = 0;
+        ceilings_measure(c, x);
+        s = bench_phases(x, rep + 2, phases, err);
+        bench_add(&mine[0], phases[0] + phases[1] + phases[2] + phases[3]);
+        if (!s) s = bench_forward(x, &seconds, err);
+        bench_add(&mine[1], seconds);
+        for (int i = 0; i < MODES; i++)
+            if (started[i]) bench_add(&r[i].step, rival_ask(&r[i], "step")), bench_add(&r[i].forward, rival_ask(&r[i], "forward"));
+    }
+    const double best = bench_best(&mine[0]), forward = bench_best(&mine[1]), median = bench_median(&mine[0]);
+    const double flops = model_flops_per_token(m, x->batch.N / (double)x->batch.n_seq) * x->batch.N;
+    const double sgemm = 1 / bench_best(&c->sgemm), peak = 1 / bench_best(&c->peak);
+    printf("  in turn, ms %47s %9s %9s %9s", "", "median", "best", "forward");
+    printf(x->o->rival ? "   ours is: step, median, forward\n" : "\n");
+    report_turn("ours", &mine[0], &mine[1], NULL, best, forward, median);
+    for (int i = 0; i < MODES; i++) {
+        if (!started[i]) continue;
+        r[i].memory = rival_ask(&r[i], "memory");
+        report_turn(r[i].name, &r[i].step, &r[i].forward, &r[i], best, forward, median);
+    }
+    for (int i = 0; i < MODES; i++) rival_end(&r[i]);
+    printf("  whole step, best: %.1f GFLOP/s = %.0f%% of the best sgemm (%.1f: ours%s%s%s%s), %.0f%% of the multiply-add peak\n",
+           1e-9 * flops / best, 100 * flops / best / sgemm, 1e-9 * sgemm, c->libraries.name[0][0] ? ", " : "",
+           c->libraries.name[0], c->libraries.name[1][0] ? ", " : "", c->libraries.name[1], 100 * flops / best / peak);
+    free(r);
+    free(mine);
+    return s;
 }
 
 /* The same steps again, every operation timed by itself; the CPU's are a plain table. */
-static Status report_operations(Bench *x, int n, Err *err) {
+static Status report_operations(Bench *x, Ceilings *c, int n, Err *err) {
     double phases[PHASES];
     Status s = OK;
     x->m.k = profile_table(x->m.k, device_threads(x->dev));
-    for (int i = 0; i < n && !s; i++) s = bench_phases(x, i + 2, phases, err);
-    if (!s) profile_print(stdout, n);
+    for (int i = 0; i < n && !s; i++) {
+        ceilings_measure(c, x);
+        s = bench_phases(x, i + 2, phases, err);
+    }
+    if (!s) profile_print(stdout, n, 1 / bench_best(&c->peak), 1 / bench_best(&c->read));
+    return s;
+}
+
+static Status report_cpu(Bench *x, int n, Err *err) {
+    Ceilings *c = xcalloc(1, sizeof *c);
+    c->libraries = rivals_open(cpu_level(x->dev), device_threads(x->dev));
+    c->memory = bench_floats(x->dev, CEILING_FLOATS);
+    Status s = report_rivals(x, c, n, err);
+    if (!s && x->o->profile) s = report_operations(x, c, n, err);
+    device_free(x->dev, c->memory);
+    free(c);
     return s;
 }
 
@@ -271,7 +345,7 @@ static Status run(const BenchOptions *o, Err *err) {
     cfg.seq_len = o->T;
     Bench *x = xcalloc(1, sizeof *x);
     double(*steps)[PHASES] = xcalloc(STEPS_MAX, sizeof *steps), warm[PHASES], whole = 0;
-    s = bench_open(x, &cfg, o, err);
+    s = step_open(x, &cfg, o, err);
     if (!s) {
         printf("%s: %.2f million parameters (%d layers, C %d, H %d, G %d, F %d, V %d, %s head), batch %d x %d in %d "
                "sequences, %s, %s\n",
@@ -285,8 +359,8 @@ static Status run(const BenchOptions *o, Err *err) {
     for (int i = 0; i < o->steps && !s; i++) s = bench_phases(x, i + 2, steps[i], err);
     if (!s && device_kind(x->dev) == DEVICE_CUDA) s = bench_whole(x, o->steps, &whole, err);
     if (!s) report(x, steps, o->steps, whole);
-    if (!s && o->profile && device_kind(x->dev) == DEVICE_CPU) s = report_operations(x, o->steps, err);
-    bench_close(x);
+    if (!s && (o->profile || o->rival) && device_kind(x->dev) == DEVICE_CPU) s = report_cpu(x, o->steps, err);
+    step_close(x);
     free(steps);
     free(x);
     return s;
@@ -310,6 +384,7 @@ int main(int argc, char **argv) {
         {"--vocabulary", FLAG_INT, &vocabulary, 2, 1 << 20, NULL, "ids, for the presets", 0},
         {"--recompute", FLAG_ENUM, &recompute, 0, 0, "none|mlp|block", "activations rebuilt in backward", 0},
         {"--profile", FLAG_BOOL, &o.profile, 0, 0, NULL, "then the time of every operation (on the CPU)", 0},
+        {"--rival", FLAG_STRING, &o.rival, 0, 0, NULL, "command that runs tests/bench_torch.py, its steps in turn with ours", 0},
     };
     enum { N_FLAGS = sizeof flags / sizeof *flags };
     Err err = {OK, ""};

@@ -94,7 +94,7 @@ for script in tests/test_*.sh; do
     name=$(basename "$script")
     wanted "$name" "$@" || continue
     # These run no compiled code of ours, or none that other tests do not: once, in the plain build, is enough.
-    case "$build/$name" in build-san/test_layout.sh | build-san/test_evaluate.sh | build-san/test_cluster.sh | build-san/test_bundle.sh) continue ;; esac
+    case "$build/$name" in build-san/test_layout.sh | build-san/test_evaluate.sh | build-san/test_cluster.sh | build-san/test_bundle.sh | build-san/test_bench.sh) continue ;; esac
     log=$logs/$name.log start=$(date +%s.%N)
     timeout 1200 bash "$script" "$build" > "$log" 2>&1
     rc=$?
