@@ -94,7 +94,7 @@ Status attest_sign(char **json, const Attestation *a, const char *key_path, Err 
     sodium_bin2hex(pk_hex, sizeof pk_hex, sk + 32, 32); /* a secret key ends with its public one */
     json_t *o = json_pack("{s:s, s:i, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s}", "format", "ehr.c attestation",
                           "format_version", 1, "level", a->level, "name", a->name, "role", a->role, "organisation",
-                          a->organisation, "date", a->date, "statement", a->statement, "events_sha256",
+                          a->organisation, "signed_on", a->date, "statement", a->statement, "events_sha256",
                           a->events_sha256, "record_sha256", a->record_sha256, "public_key", pk_hex);
     char *text = o ? signed_bytes(o) : NULL;
     if (!text) {

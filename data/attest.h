@@ -2,7 +2,7 @@
  * it never makes one.
  *
  * attestation.json: {"format": "ehr.c attestation", "format_version": 1, "level": "safe-harbor" | "expert" |
- *   "text-scrubbed", "name", "role", "organisation", "date", "statement", "events_sha256", "record_sha256" ("" with
+ *   "text-scrubbed", "name", "role", "organisation", "signed_on", "statement", "events_sha256", "record_sha256" ("" with
  *   text-scrubbed), "public_key", "signature"}.  Signed are the bytes "ehr.c attestation\n" and the object without
  * "signature", compact, keys sorted. */
 #ifndef EHR_DATA_ATTEST_H

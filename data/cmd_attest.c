@@ -85,7 +85,7 @@ static Status verify(const AttestFlags *a, Err *err) {
         printf("%s: %s, by %s, %s%s%s, on %s; key %s%s\n", a->verify, attest_text(attestation, "level"),
                attest_text(attestation, "name"), attest_text(attestation, "role"),
                *attest_text(attestation, "organisation") ? ", " : "", attest_text(attestation, "organisation"),
-               attest_text(attestation, "date"), attest_text(attestation, "public_key"),
+               attest_text(attestation, "signed_on"), attest_text(attestation, "public_key"),
                a->trusted ? " (trusted)" : "; give --trusted-key to check whose key that is");
     json_decref(attestation);
     json_decref(dataset);

@@ -10,6 +10,7 @@ Status cmd_tokenize(int argc, char **argv, Err *err);
 Status cmd_label(int argc, char **argv, Err *err);
 Status cmd_validate(int argc, char **argv, Err *err);
 Status cmd_inspect(int argc, char **argv, Err *err);
+Status cmd_phi_scan(int argc, char **argv, Err *err);
 Status cmd_attest(int argc, char **argv, Err *err);
 Status cmd_whereis(int argc, char **argv, Err *err);
 

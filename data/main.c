@@ -12,6 +12,7 @@ static const Command commands[] = {
     {"validate", "check an events file or a dataset: formats, hashes, order, leaks", cmd_validate},
     {"attest", "a person's signed statement about a release; its keys and its check", cmd_attest},
     {"whereis", "which datasets and checkpoints contain a patient", cmd_whereis},
+    {"phi-scan", "look for identifiers of persons in any file", cmd_phi_scan},
     {"inspect", "a readable timeline of one patient, or statistics of a dataset", cmd_inspect},
 };
 

@@ -77,4 +77,28 @@ echo 3 > gone
     grep -q '1 patients excluded' tokenize.log && refused 0 'not in' "$data" whereis --linkage gone.h5 --subject 3 g.h5 &&
     "$data" whereis --linkage who.h5 --subject 3 dg > where.log && ! grep -q '^dataset' where.log
 verdict $? "a patient who withdrew is in no new release or dataset" where.log
+
+# ---- identifiers ---------------------------------------------------------------------------------------------------------
+"$data" phi-scan d d/labels run r.h5 da > scan.log 2>&1
+verdict $? "phi-scan finds nothing in a release, its dataset and its checkpoint" scan.log
+refused 1 'possible identifiers' "$data" phi-scan e.h5 who.h5 && grep -q 'calendar times' refused.log && grep -q 'of a linkage' refused.log
+verdict $? "phi-scan finds calendar times in a source and ids in a linkage" refused.log
+samples=${EHR_SAMPLE_DATA:-$root/../shared/data}
+for folder in synthea-csv-27 synthea-csv-fhir/csv; do
+    name="nothing of $folder's people in what is made of it"
+    if [ ! -d "$samples/$folder" ]; then
+        echo "skip - $name: no $samples/$folder"
+        continue
+    fi
+    rm -rf y && mkdir y
+    "$data" import synthea "$samples/$folder" --out y/e.h5 > y.log 2>&1 &&
+        "$data" deidentify y/e.h5 --out y/r.h5 --linkage y.linkage.h5 --min-patients 2 --overwrite >> y.log 2>&1 &&
+        "$data" validate y/r.h5 --strict >> y.log 2>&1 && rm y/e.h5 &&
+        "$data" tokenize y/r.h5 --out y/d >> y.log 2>&1 && rm y/r.linkage.h5 && "$data" validate y/d --strict >> y.log 2>&1 &&
+        "$train" --data y/d --model nano --layers 1 --seq-len 128 --batch 4 --steps 20 --out y/run >> y.log 2>&1 &&
+        "$infer" generate y/run --data y/d --split train --patient 0 --samples 200 --max-tokens 100 > y/generated.txt 2>> y.log &&
+        [ "$(grep -c '^simulated future' y/generated.txt)" = 200 ] &&
+        "$data" phi-scan y --names "$samples/$folder" >> y.log 2>&1
+    verdict $? "$name" y.log
+done
 exit $failed

@@ -1,0 +1,333 @@
+/* phi_scan.c - see phi_scan.h. */
+#include "data/csv.h"
+#include "data/h5.h"
+#include "data/phi_scan_report.h"
+#include <dirent.h>
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+enum { LINE_MAX_BYTES = 1 << 20, OVERLAP = 256, DEPTH_MAX = 32, JSON_MAX = 1 << 29, SNIFF = 4096 };
+
+static int ends_with(const char *name, const char *end) {
+    size_t n = strlen(name), k = strlen(end);
+    return n > k && !strcasecmp(name + n - k, end);
+}
+
+static int is_table(const char *name) {
+    return ends_with(name, ".csv") || ends_with(name, ".tsv") || ends_with(name, ".csv.gz") ||
+           ends_with(name, ".tsv.gz");
+}
+static int is_json(const char *name) {
+    return ends_with(name, ".json") || ends_with(name, ".ndjson") || ends_with(name, ".jsonl") ||
+           ends_with(name, ".json.gz") || ends_with(name, ".ndjson.gz");
+}
+
+/* ---- tables ---------------------------------------------------------------------------------------------------------
+ */
+
+static Status scan_csv(PhiFile *f, Stream *s, Err *err) {
+    Csv c;
+    Status status = csv_open(&c, s, 16 << 20, err);
+    if (status) return status;
+    char **place = xcalloc((size_t)c.n_columns + 1, sizeof *place);
+    int *kind = xcalloc((size_t)c.n_columns + 1, sizeof *kind), got = 1;
+    for (int i = 0; i < c.n_columns; i++) {
+        place[i] = xasprintf("column %s", c.column[i]);
+        kind[i] = phi_column_kind(c.column[i]);
+    }
+    while (!(status = csv_next(&c, &got, err)) && got)
+        for (int i = 0; i < c.n_columns; i++) {
+            const char *text = c.field[i];
+            if (!*text) continue;
+            if (kind[i] >= 0) phi_file_add(f, place[i], kind[i], c.counts.rows, 1);
+            else phi_file_text(f, place[i], text, strlen(text), c.counts.rows);
+        }
+    for (int i = 0; i < c.n_columns; i++) free(place[i]);
+    free(place);
+    free(kind);
+    csv_close(&c);
+    return status;
+}
+
+/* ---- text and JSON --------------------------------------------------------------------------------------------------
+ */
+
+/* Keys that hold identifiers wherever they stand.  A key such as "name" names anything in JSON. */
+static int key_kind(const char *key) {
+    static const char *const keys[] = {
+        "family",     "given",    "birthDate", "deceasedDateTime", "postalCode", "city",      "district",
+        "ssn",        "mrn",      "passport",  "latitude",         "longitude",  "phone",     "email",
+        "maidenName", "lastName", "firstName", "memberId",         "line",       "udiCarrier"};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        if (!strcasecmp(key, keys[i])) return !strcmp(keys[i], "udiCarrier") ? PHI_NUMBER : phi_column_kind(keys[i]);
+    return -1;
+}
+
+/* "key": with something behind it. */
+static void look_keys(PhiFile *f, const char *text, size_t n, int64_t line) {
+    const char *end = text + n;
+    for (const char *p = text; (p = memchr(p, '"', (size_t)(end - p))); p++) {
+        const char *close = memchr(p + 1, '"', (size_t)(end - p - 1));
+        if (!close) return;
+        const char *after = close + 1;
+        while (after < end && (*after == ' ' || *after == '\t')) after++;
+        if (after < end && *after == ':' && close - p < 24) {
+            char key[24], place[40];
+            memcpy(key, p + 1, (size_t)(close - p - 1));
+            key[close - p - 1] = 0;
+            int kind = key_kind(key);
+            for (after++; after < end && *after == ' '; after++) {
+            }
+            int empty =
+                after + 1 < end && ((after[0] == '"' && after[1] == '"') || (after[0] == '[' && after[1] == ']'));
+            if (kind >= 0 && !empty && after < end && *after != 'n') {
+                snprintf(place, sizeof place, "key %s", key);
+                phi_file_add(f, place, kind, line, 1);
+            }
+        }
+        p = close;
+    }
+}
+
+/* Line by line; what is longer than a mebibyte goes in pieces that overlap. */
+static Status scan_text(PhiFile *f, Stream *s, const char *head, size_t n_head, int json, Err *err) {
+    char *buffer = xmalloc(LINE_MAX_BYTES + 1);
+    size_t held = n_head, got = 1;
+    int64_t line = 1;
+    Status status = OK;
+    memcpy(buffer, head, n_head);
+    while (!status && (got || held)) {
+        if (got && held < LINE_MAX_BYTES) status = stream_read(s, buffer + held, LINE_MAX_BYTES - held, &got, err);
+        if (status) break;
+        held += got;
+        size_t at = 0;
+        for (char *stop; (stop = memchr(buffer + at, '\n', held - at)) || (!got && at < held); line++) {
+            size_t n = stop ? (size_t)(stop - buffer) - at : held - at;
+            phi_file_text(f, "text", buffer + at, n, line);
+            if (json) look_keys(f, buffer + at, n, line);
+            at += n + (stop != NULL);
+        }
+        if (!at && held == LINE_MAX_BYTES) {
+            phi_file_text(f, "text", buffer, held, line);
+            if (json) look_keys(f, buffer, held, line);
+            at = held - OVERLAP;
+        }
+        memmove(buffer, buffer + at, held - at);
+        held -= at;
+    }
+    free(buffer);
+    return status;
+}
+
+/* The JSON at the head of a file of tensors. */
+static Status scan_safetensors(PhiFile *f, Stream *s, const char *head, size_t n_head, Err *err) {
+    uint64_t n = 0;
+    for (int i = 7; i >= 0; i--) n = n << 8 | (unsigned char)head[i];
+    if (n_head < 8 || n > 100 << 20) return err_set(err, ERR_FORMAT, "%s has no header of tensors", s->name);
+    char *text = xmalloc((size_t)n + 1);
+    size_t held = n_head - 8 < n ? n_head - 8 : (size_t)n, got = 1;
+    memcpy(text, head + 8, held);
+    Status status = OK;
+    while (!status && held < n && got) {
+        status = stream_read(s, text + held, (size_t)n - held, &got, err);
+        held += got;
+    }
+    if (!status) phi_file_text(f, "header", text, held, 1);
+    free(text);
+    return status;
+}
+
+static Status scan_stream(PhiReport *r, const PhiPatterns *p, Stream *s, Err *err) {
+    PhiFile f;
+    char head[SNIFF];
+    size_t n = 0, got = 1;
+    Status status = OK;
+    phi_file_begin(&f, r, p, s->name);
+    if (is_table(s->name)) {
+        status = scan_csv(&f, s, err);
+    } else {
+        while (!status && n < sizeof head && got) {
+            status = stream_read(s, head + n, sizeof head - n, &got, err);
+            n += got;
+        }
+        if (!status && ends_with(s->name, ".safetensors")) status = scan_safetensors(&f, s, head, n, err);
+        else if (!status && n && memchr(head, 0, n)) phi_file_skip(r, s->name, "it holds no text");
+        else if (!status) status = scan_text(&f, s, head, n, is_json(s->name), err);
+    }
+    r->bytes += s->done;
+    return status;
+}
+
+/* ---- files and folders ----------------------------------------------------------------------------------------------
+ */
+
+static Status scan_entries(PhiReport *r, const PhiPatterns *p, const Archive *a, Err *err) {
+    Status status = OK;
+    for (int i = 0; i < a->n && !status; i++) {
+        Stream s;
+        Err why = {0};
+        if ((status = stream_open(&s, a, i, err))) break;
+        if (scan_stream(r, p, &s, &why)) phi_file_skip(r, s.name, why.msg);
+        stream_close(&s);
+    }
+    return status;
+}
+
+/* A plain or gzip file as a folder of one. */
+static Status scan_file(PhiReport *r, const PhiPatterns *p, const char *path, Err *err) {
+    Archive a = {0};
+    ArchiveEntry entry = {0};
+    if (H5Fis_hdf5(path) > 0) {
+        PhiFile f;
+        Err why = {0};
+        phi_file_begin(&f, r, p, path);
+        if (phi_scan_h5(&f, path, &why)) phi_file_skip(r, path, why.msg);
+        return OK;
+    }
+    if (ends_with(path, ".zip")) {
+        Status status = archive_open(&a, path, err);
+        if (!status) status = scan_entries(r, p, &a, err);
+        archive_close(&a);
+        return status;
+    }
+    struct stat st;
+    const char *slash = strrchr(path, '/');
+    char *folder = slash ? xasprintf("%.*s", (int)(slash - path), path) : xstrdup(".");
+    entry.name = (char *)(slash ? slash + 1 : path);
+    entry.size = stat(path, &st) ? 0 : (int64_t)st.st_size;
+    a = (Archive){.path = folder, .n = 1, .entry = &entry};
+    Status status = scan_entries(r, p, &a, err);
+    free(folder);
+    return status;
+}
+
+typedef Status (*FileVisit)(void *context, const char *path, Err *err);
+
+static int by_name(const struct dirent **a, const struct dirent **b) { return strcmp((*a)->d_name, (*b)->d_name); }
+
+static Status walk(const char *path, FileVisit visit, void *context, int depth, Err *err) {
+    if (!path_exists(path)) return err_set(err, ERR_IO, "cannot read %s: there is no such file", path);
+    if (!path_is_dir(path)) return visit(context, path, err);
+    struct dirent **entry = NULL;
+    Status status = OK;
+    int n = depth < DEPTH_MAX ? scandir(path, &entry, NULL, by_name) : 0;
+    if (n < 0) return err_set(err, ERR_IO, "cannot read folder %s", path);
+    for (int i = 0; i < n; i++) {
+        struct stat st;
+        size_t size = strlen(path);
+        char *child = xasprintf("%s%s%s", path, size && path[size - 1] == '/' ? "" : "/", entry[i]->d_name);
+        int is_dot = !strcmp(entry[i]->d_name, ".") || !strcmp(entry[i]->d_name, "..");
+        if (!status && !is_dot && !lstat(child, &st) && (S_ISREG(st.st_mode) || S_ISDIR(st.st_mode)))
+            status = walk(child, visit, context, depth + 1, err);
+        free(child);
+        free(entry[i]);
+    }
+    free(entry);
+    return status;
+}
+
+typedef struct {
+    PhiReport *r;
+    const PhiPatterns *p;
+    Progress bar;
+} Scan;
+
+static Status scan_visit(void *context, const char *path, Err *err) {
+    Scan *s = context;
+    Status status = scan_file(s->r, s->p, path, err);
+    progress_update(&s->bar, s->r->bytes >> 20);
+    return status;
+}
+
+Status phi_scan(PhiReport *r, const PhiPatterns *p, const char *path, FILE *progress, Err *err) {
+    Scan s = {.r = r, .p = p};
+    h5_quiet();
+    progress_open(&s.bar, progress, "phi-scan", "MiB", 0);
+    Status status = walk(path, scan_visit, &s, 0, err);
+    progress_close(&s.bar, r->bytes >> 20);
+    return status;
+}
+
+/* ---- names of a source ----------------------------------------------------------------------------------------------
+ */
+
+/* "name": [{"family": ..., "given": [...]}] of people; organisations have a text for a name. */
+static void names_of_json(PhiPatterns *p, const json_t *o) {
+    const char *key;
+    json_t *value;
+    size_t i;
+    if (json_is_array(o)) json_array_foreach(o, i, value) names_of_json(p, value);
+    if (!json_is_object(o)) return;
+    json_object_foreach((json_t *)o, key, value) {
+        int is_name = !strcmp(key, "family") || !strcmp(key, "given") || phi_column_is_name(key);
+        if (is_name && json_is_string(value)) phi_names_add(p, json_string_value(value));
+        json_t *part;
+        if (is_name && json_is_array(value)) json_array_foreach(value, i, part) {
+                if (json_is_string(part)) phi_names_add(p, json_string_value(part));
+            }
+        else names_of_json(p, value);
+    }
+}
+
+static Status names_of_stream(PhiPatterns *p, Stream *s, Err *err) {
+    Csv c;
+    int got = 1;
+    Status status = OK;
+    if (is_table(s->name)) {
+        if (csv_open(&c, s, 16 << 20, err)) return OK; /* nothing that has columns */
+        while (!(status = csv_next(&c, &got, err)) && got)
+            for (int i = 0; i < c.n_columns; i++)
+                if (*c.field[i] && phi_column_is_name(c.column[i])) phi_names_add(p, c.field[i]);
+        csv_close(&c);
+        return status;
+    }
+    if (!is_json(s->name)) return OK;
+    size_t held = 0, capacity = 1 << 16;
+    char *text = xmalloc(capacity);
+    while (got && !status && held < JSON_MAX) {
+        size_t n;
+        if (held == capacity) text = xrealloc(text, capacity *= 2);
+        status = stream_read(s, text + held, capacity - held, &n, err);
+        held += n;
+        got = n > 0;
+    }
+    for (size_t at = 0; !status && at < held;) {
+        json_error_t why;
+        json_t *root = json_loadb(text + at, held - at, JSON_DISABLE_EOF_CHECK, &why);
+        if (!root) break;
+        names_of_json(p, root);
+        json_decref(root);
+        at += (size_t)why.position;
+        while (at < held && strchr(" \r\n\t", text[at])) at++;
+    }
+    free(text);
+    return status;
+}
+
+static Status names_visit(void *context, const char *path, Err *err) {
+    Archive a = {0};
+    ArchiveEntry entry = {0};
+    char *folder = NULL;
+    Status status = OK;
+    if (ends_with(path, ".zip")) {
+        status = archive_open(&a, path, err);
+    } else {
+        const char *slash = strrchr(path, '/');
+        folder = slash ? xasprintf("%.*s", (int)(slash - path), path) : xstrdup(".");
+        entry.name = (char *)(slash ? slash + 1 : path);
+        a = (Archive){.path = folder, .n = 1, .entry = &entry};
+    }
+    for (int i = 0; i < a.n && !status; i++) {
+        Stream s;
+        if ((status = stream_open(&s, &a, i, err))) break;
+        status = names_of_stream(context, &s, err);
+        stream_close(&s);
+    }
+    if (a.zip) archive_close(&a);
+    free(folder);
+    return status;
+}
+
+Status phi_names_read(PhiPatterns *p, const char *path, Err *err) { return walk(path, names_visit, p, 0, err); }
