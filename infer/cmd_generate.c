@@ -143,12 +143,12 @@ static Status get_job(void *ctx, int64_t i, RolloutJob *job, Err *err) {
     return OK;
 }
 
-static Status job_done(void *ctx, int64_t i, const RolloutJob *job, const RolloutSample *samples, Err *err) {
+static Status job_done(void *ctx, int64_t i, const RolloutJob *job, const RolloutSample *samples, int n, Err *err) {
     (void)i;
     (void)job;
     (void)err;
     GenerateRun *r = ctx;
-    for (int k = 0; k < r->f->samples; k++) {
+    for (int k = 0; k < n; k++) {
         if (r->f->json) json_sample(r, k, &samples[k]);
         else print_sample(r, k, &samples[k]);
         for (int o = 0; o < r->f->outcomes.n; o++) r->hits[o] += isfinite(samples[k].hit_minutes[o]) != 0;

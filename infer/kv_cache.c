@@ -62,15 +62,21 @@ int kv_sequence_extend(KvCache *c, KvSequence *s, int n, int64_t *slot) {
     return 1;
 }
 
+void kv_sequence_share(KvCache *c, KvSequence *dst, const KvSequence *src, int n_pages) {
+    REQUIRE(n_pages <= src->len / KV_PAGE);
+    dst->n_pages = 0;
+    for (int i = 0; i < n_pages; i++) {
+        c->refs[src->page[i]]++;
+        sequence_push(dst, src->page[i]);
+    }
+    dst->len = n_pages * KV_PAGE;
+}
+
 int kv_sequence_fork(KvCache *c, KvSequence *dst, const KvSequence *src) {
     const ModelConfig *cfg = &c->model->cfg;
     int full = src->len / KV_PAGE, rest = src->len % KV_PAGE;
     if (rest && !c->n_free) return 0;
-    dst->n_pages = 0;
-    for (int i = 0; i < full; i++) {
-        c->refs[src->page[i]]++;
-        sequence_push(dst, src->page[i]);
-    }
+    kv_sequence_share(c, dst, src, full);
     if (rest) {
         int32_t page = page_take(c);
         for (int l = 0; l < cfg->n_layers; l++)

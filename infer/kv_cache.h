@@ -32,6 +32,8 @@ int  kv_pages_needed(const KvSequence *s, int keys);
 int  kv_sequence_extend(KvCache *c, KvSequence *s, int n, int64_t *slot);
 /* dst (empty) gets the keys of src: full pages shared, a partial last page copied.  0 when the pool is too small. */
 int  kv_sequence_fork(KvCache *c, KvSequence *dst, const KvSequence *src);
+/* dst (empty) gets the first n_pages pages of src, all of them full; nothing is copied. */
+void kv_sequence_share(KvCache *c, KvSequence *dst, const KvSequence *src, int n_pages);
 void kv_sequence_release(KvCache *c, KvSequence *s); /* gives its pages back; s is empty again */
 void kv_sequence_free(KvSequence *s);                /* of a released sequence: its host memory */
 

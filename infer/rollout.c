@@ -63,30 +63,95 @@ static Philox4 future_random(const Rollout *r, const Future *f) {
 
 double future_uniform(const Rollout *r, const Future *f) { return philox_uniform(future_random(r, f), 0); }
 
+/* The points of outcome o's curve before minute `until` get what it has come to so far. */
+static void curve_fill(const Rollout *r, Future *f, int o, double until) {
+    const RolloutOptions *opt = r->o;
+    double horizon = opt->outcome_horizon ? opt->outcome_horizon[o] : opt->horizon_minutes;
+    while (f->point[o] < opt->n_curve && horizon * (f->point[o] + 1) / opt->n_curve < until) {
+        float *at = f->s.curve + ((size_t)o * (size_t)opt->n_curve + (size_t)f->point[o]++) * 2;
+        at[0] = (float)f->s.risk[o];
+        at[1] = (float)f->s.competing[o];
+    }
+}
+
+static void outcome_close(Future *f, int o) {
+    f->open &= ~(1u << o);
+    f->s.decided[o] = f->n;
+}
+
 static void future_retire(Rollout *r, Future *f, StopReason why) {
     ActiveJob *j = &r->job[f->job];
-    RolloutSample *s = &j->sample[f->sample];
-    s->stop = why;
-    s->n_tokens = f->n;
-    s->minutes = f->now < r->o->horizon_minutes ? f->now : r->o->horizon_minutes;
     for (int o = 0; o < r->o->n_outcomes; o++) {
-        if (r->o->estimator == ESTIMATOR_MC) s->risk[o] = isfinite(f->hit_minutes[o]);
-        else if (r->o->estimator == ESTIMATOR_SCOPE) s->risk[o] = f->sum[o];
-        else s->risk[o] = 1 - f->survive[o];
-        s->hit_minutes[o] = f->hit_minutes[o];
+        if (f->open >> o & 1) outcome_close(f, o);
+        curve_fill(r, f, o, INFINITY);
     }
+    f->s.stop = why;
+    f->s.n_tokens = f->n;
+    f->s.minutes = f->now < r->o->horizon_minutes ? f->now : r->o->horizon_minutes;
     if (r->o->keep_paths) {
-        s->tokens = xmalloc((size_t)f->n * sizeof *s->tokens + 1);
-        s->token_minutes = xmalloc((size_t)f->n * sizeof *s->token_minutes + 1);
-        memcpy(s->tokens, f->token, (size_t)f->n * sizeof *s->tokens);
-        memcpy(s->token_minutes, f->minutes, (size_t)f->n * sizeof *s->token_minutes);
+        f->s.tokens = xmalloc((size_t)f->n * sizeof *f->s.tokens + 1);
+        f->s.token_minutes = xmalloc((size_t)f->n * sizeof *f->s.token_minutes + 1);
+        memcpy(f->s.tokens, f->token, (size_t)f->n * sizeof *f->s.tokens);
+        memcpy(f->s.token_minutes, f->minutes, (size_t)f->n * sizeof *f->s.token_minutes);
     }
+    j->sample[f->sample] = f->s;
+    f->s.curve = NULL;
     if (r->law->model) kv_sequence_release(&r->cache, &f->kv);
     f->live = 0;
     j->n_done++;
     r->n_live--;
     r->stats->samples++;
     r->stats->limit_stops += why == STOP_LIMIT;
+}
+
+/* What the probabilities of a step add to the weights, before its token is known. */
+static void weigh_step(Rollout *r, Future *f, const float *p_outcome) {
+    for (int k = 0; k < r->o->n_outcomes; k++) {
+        double p = p_outcome ? p_outcome[k] : 0, before = f->s.risk[k];
+        if (!(f->open >> k & 1)) continue;
+        f->survive[k] *= 1 - p;
+        if (r->o->estimator == ESTIMATOR_REACH) f->s.risk[k] = 1 - f->survive[k];
+        else if (r->o->estimator == ESTIMATOR_SCOPE) f->s.risk[k] += p;
+        f->s.weighted_minutes[k] += (f->s.risk[k] - before) * f->now;
+    }
+}
+
+/* Which watches the token ends.  Returns what ended the last of them, STOP_COUNT when one is still open. */
+static StopReason watch_token(Rollout *r, Future *f, int32_t token) {
+    const RolloutOptions *o = r->o;
+    StopReason why = STOP_COUNT;
+    for (int k = 0; k < o->n_outcomes; k++) {
+        if (!(f->open >> k & 1)) continue;
+        if (o->outcome_bits[token] >> k & 1) {
+            f->s.hit_minutes[k] = f->now;
+            if (o->estimator == ESTIMATOR_MC) {
+                f->s.risk[k] = 1;
+                f->s.weighted_minutes[k] = f->now;
+            }
+            why = STOP_OUTCOME;
+        } else if (token == r->v->death) {
+            f->s.competing[k] = o->estimator == ESTIMATOR_REACH ? f->survive[k] : 1;
+            why = STOP_DEATH;
+        } else if (o->stop_bits && o->stop_bits[token] >> k & 1) {
+            if (why == STOP_COUNT) why = STOP_EVENT;
+        } else {
+            continue;
+        }
+        outcome_close(f, k);
+    }
+    if (token == r->v->death && why != STOP_OUTCOME) return STOP_DEATH;
+    if (!o->n_outcomes && o->stop_bits && o->stop_bits[token]) return STOP_EVENT;
+    return o->n_outcomes && !f->open ? why : STOP_COUNT;
+}
+
+/* The clock moves to minute `to`; horizons that it passes are over. */
+static void future_wait(Rollout *r, Future *f, double to) {
+    const RolloutOptions *o = r->o;
+    for (int k = 0; k < o->n_outcomes; k++) {
+        curve_fill(r, f, k, to);
+        if (o->outcome_horizon && o->outcome_horizon[k] < to && f->open >> k & 1) outcome_close(f, k);
+    }
+    f->now = to;
 }
 
 /* Takes the drawn token and the outcome probabilities of its step into account. */
@@ -96,29 +161,21 @@ Status future_advance(Rollout *r, Future *f, int32_t token, const float *p_outco
         return err_set(err, ERR_DEVICE, "patient %llu, sample %d, token %d: the model's logits are not finite, or leave "
                        "nothing to draw: the checkpoint may be damaged", (unsigned long long)r->job[f->job].job.patient.key,
                        f->sample, f->n);
-    for (int k = 0; k < o->n_outcomes; k++) {
-        double p = p_outcome ? p_outcome[k] : 0;
-        f->survive[k] *= 1 - p;
-        if (!isfinite(f->hit_minutes[k])) f->sum[k] += p;
-    }
+    weigh_step(r, f, p_outcome);
     double u = philox_uniform(future_random(r, f), 1);
-    if (token >= r->v->gap_lo && token < r->v->gap_lo + GAP_TOKENS) f->now += gap_minutes(r, f, token, u);
-    future_push(f, token, f->now);
+    int is_gap = token >= r->v->gap_lo && token < r->v->gap_lo + GAP_TOKENS;
     r->stats->tokens++;
-    if (f->now > o->horizon_minutes) {
-        f->n--; /* the gap that crosses the horizon is not part of the future */
+    if (is_gap) future_wait(r, f, f->now + gap_minutes(r, f, token, u));
+    /* The gap that crosses the last horizon is not part of the future. */
+    if (f->now > o->horizon_minutes || (o->n_outcomes && !f->open)) {
         future_retire(r, f, STOP_HORIZON);
         return OK;
     }
-    int open = o->n_outcomes == 0;
-    for (int k = 0; k < o->n_outcomes; k++) {
-        if (o->outcome_bits[token] >> k & 1 && !isfinite(f->hit_minutes[k])) f->hit_minutes[k] = f->now;
-        open |= !isfinite(f->hit_minutes[k]);
-    }
-    if (!open) future_retire(r, f, STOP_OUTCOME);
-    else if (token == r->v->death) future_retire(r, f, STOP_DEATH);
-    else if (o->stop_bits && o->stop_bits[token]) future_retire(r, f, STOP_EVENT);
-    else if (f->n >= o->max_tokens) future_retire(r, f, STOP_LIMIT);
+    future_push(f, token, f->now);
+    StopReason why = watch_token(r, f, token);
+    if (why == STOP_COUNT && o->first_event && !is_gap) why = STOP_EVENT;
+    if (why == STOP_COUNT && f->n >= o->max_tokens) why = STOP_LIMIT;
+    if (why != STOP_COUNT) future_retire(r, f, why);
     else f->pending = token;
     return OK;
 }
@@ -135,11 +192,16 @@ static void job_push(ActiveJob *j, int32_t token, int32_t minutes) {
     j->history_minutes[j->n_history++] = minutes;
 }
 
-/* The known tokens, then one =6mt for each 180 d that have passed since without an event: they are certain. */
+/* The known tokens, then one =6mt for each 180 d that have passed since without an event: they are certain.  What is given
+ * comes last, after the gap that was running at the index. */
 static void job_history(Rollout *r, ActiveJob *j) {
     const PatientView *p = &j->job.patient;
     j->n_history = 0;
-    for (int64_t i = 0; i < j->job.n_known; i++) job_push(j, (int32_t)patient_token(p, i), p->minutes[i]);
+    int out = 0;
+    for (int64_t i = 0; i < j->job.n_known; i++) {
+        if (out < j->job.n_left_out && j->job.left_out[out] == i) out++;
+        else job_push(j, (int32_t)patient_token(p, i), p->minutes[i]);
+    }
     int32_t last = j->job.n_known ? p->minutes[j->job.n_known - 1] : 0;
     int32_t elapsed = j->job.index_minutes > last ? j->job.index_minutes - last : 0;
     if (!j->job.n_known) elapsed = 0;
@@ -147,33 +209,51 @@ static void job_history(Rollout *r, ActiveJob *j) {
         last += GAP_MINUTES[GAP_BINS];
         job_push(j, r->v->gap_lo + GAP_BINS, last);
     }
-    j->elapsed = vocabulary_gap_bin(elapsed) < 0 ? 0 : elapsed;
+    int bin = vocabulary_gap_bin(elapsed);
+    j->elapsed = bin < 0 || j->job.n_given ? 0 : elapsed;
+    if (j->job.n_given && bin >= 0) job_push(j, r->v->gap_lo + bin, j->job.index_minutes);
+    for (int i = 0; i < j->job.n_given; i++) job_push(j, j->job.given[i], j->job.index_minutes);
 }
 
 static Status job_admit(Rollout *r, Err *err) {
     int a = 0;
     while (r->job[a].used) a++;
     ActiveJob *j = &r->job[a];
+    j->job = (RolloutJob){0};
     Status s = r->cb->get_job(r->cb->ctx, r->next_job, &j->job, err);
     if (s) return s;
+    int looks = r->o->first_look && r->cb->enough && r->o->first_look < r->o->n_samples;
     j->used = 1;
     j->id = r->next_job++;
     j->n_started = j->n_done = 0;
-    j->sample = xcalloc((size_t)r->o->n_samples, sizeof *j->sample);
+    j->n_wanted = looks ? r->o->first_look : r->o->n_samples;
+    j->sample = xcalloc((size_t)j->n_wanted, sizeof *j->sample);
     job_history(r, j);
     r->n_jobs++;
-    r->current_job = a;
     return rollout_prefill_job(r, j, err);
 }
 
-static Status job_finish(Rollout *r, ActiveJob *j, Err *err) {
-    Status s = r->cb->job_done(r->cb->ctx, j->id, &j->job, j->sample, err);
-    for (int i = 0; i < r->o->n_samples; i++) {
+void job_samples_free(ActiveJob *j) {
+    for (int i = 0; i < j->n_wanted && j->sample; i++) {
         free(j->sample[i].tokens);
         free(j->sample[i].token_minutes);
+        free(j->sample[i].curve);
     }
     free(j->sample);
     j->sample = NULL;
+}
+
+/* All wanted samples of j are there: it is done, or wants as many again. */
+static Status job_look(Rollout *r, ActiveJob *j, Err *err) {
+    int64_t most = r->o->n_samples;
+    if (j->n_wanted < most && !r->cb->enough(r->cb->ctx, j->id, j->sample, j->n_done)) {
+        j->n_wanted = (int)(2 * (int64_t)j->n_wanted < most ? 2 * (int64_t)j->n_wanted : most);
+        j->sample = xrealloc(j->sample, (size_t)j->n_wanted * sizeof *j->sample);
+        memset(j->sample + j->n_done, 0, (size_t)(j->n_wanted - j->n_done) * sizeof *j->sample);
+        return OK;
+    }
+    Status s = r->cb->job_done(r->cb->ctx, j->id, &j->job, j->sample, j->n_done, err);
+    job_samples_free(j);
     if (r->law->model) kv_sequence_release(&r->cache, &j->kv);
     j->used = 0;
     r->n_jobs--;
@@ -181,11 +261,20 @@ static Status job_finish(Rollout *r, ActiveJob *j, Err *err) {
     return s;
 }
 
+static Status look_at_jobs(Rollout *r, Err *err) {
+    Status s = OK;
+    for (int a = 0; !s && a < r->max_jobs; a++)
+        if (r->job[a].used && r->job[a].n_done == r->job[a].n_wanted) s = job_look(r, &r->job[a], err);
+    return s;
+}
+
 static Status future_start(Rollout *r, int job, Err *err) {
     ActiveJob *j = &r->job[job];
+    const RolloutOptions *o = r->o;
     int slot = 0;
     while (r->future[slot].live) slot++;
     Future *f = &r->future[slot];
+    uint32_t all = o->n_outcomes ? (uint32_t)((1ull << o->n_outcomes) - 1) : 0;
     f->live = 1;
     f->job = job;
     f->sample = j->n_started++;
@@ -193,30 +282,37 @@ static Status future_start(Rollout *r, int job, Err *err) {
     f->now = 0;
     f->refilled = 0;
     f->length = j->n_window;
-    for (int k = 0; k < r->o->n_outcomes; k++) {
+    f->open = j->job.watch ? j->job.watch & all : all;
+    f->s = (RolloutSample){0};
+    if (o->n_curve) f->s.curve = xcalloc((size_t)o->n_outcomes * (size_t)o->n_curve * 2, sizeof *f->s.curve);
+    for (int k = 0; k < o->n_outcomes; k++) {
         f->survive[k] = 1;
-        f->sum[k] = 0;
-        f->hit_minutes[k] = NAN;
+        f->point[k] = 0;
+        f->s.hit_minutes[k] = NAN;
     }
     r->n_live++;
     return rollout_first_token(r, j, f, err);
 }
 
-/* Fills every free place: first with the rest of the current job's samples, then with the next job. */
+/* The oldest job that has samples to begin; -1: none. */
+static int job_waiting(const Rollout *r) {
+    int found = -1;
+    for (int a = 0; a < r->max_jobs; a++) {
+        const ActiveJob *j = &r->job[a];
+        if (j->used && j->n_started < j->n_wanted && (found < 0 || j->id < r->job[found].id)) found = a;
+    }
+    return found;
+}
+
+/* Fills every free place: first with samples of the jobs at work, then with the next job. */
 static Status admit(Rollout *r, Err *err) {
     Status s = OK;
-    while (!s && r->n_live < r->o->batch) {
-        if (r->current_job >= 0 && r->job[r->current_job].n_started < r->o->n_samples)
-            s = future_start(r, r->current_job, err);
-        else if (r->next_job < r->n_total && r->n_jobs < r->max_jobs)
-            s = job_admit(r, err);
-        else
-            break;
-        for (int a = 0; !s && a < r->max_jobs; a++)
-            if (r->job[a].used && r->job[a].n_done == r->o->n_samples) {
-                if (a == r->current_job) r->current_job = -1;
-                s = job_finish(r, &r->job[a], err);
-            }
+    while (!s && r->n_live < r->batch) {
+        int job = job_waiting(r);
+        if (job >= 0) s = future_start(r, job, err);
+        else if (r->next_job < r->n_total && r->n_jobs < r->max_jobs) s = job_admit(r, err);
+        else break;
+        if (!s) s = look_at_jobs(r, err);
     }
     return s;
 }
@@ -238,18 +334,16 @@ Status rollout_run(const Law *law, const Vocabulary *v, const RolloutOptions *o,
     Status s = options_check(law, v, o, err);
     if (s) return s;
     double start = clock_s();
-    Rollout r = {.law = law, .v = v, .o = o, .cb = cb, .stats = stats, .n_total = n_jobs, .current_job = -1};
+    Rollout r = {.law = law, .v = v, .o = o, .cb = cb, .stats = stats, .n_total = n_jobs};
     s = rollout_open(&r, err);
     if (!s) s = admit(&r, err);
     while (!s && r.n_live) {
         s = rollout_step(&r, err);
-        for (int a = 0; !s && a < r.max_jobs; a++)
-            if (r.job[a].used && r.job[a].n_done == o->n_samples) {
-                if (a == r.current_job) r.current_job = -1;
-                s = job_finish(&r, &r.job[a], err);
-            }
+        if (!s) s = look_at_jobs(&r, err);
         if (!s) s = admit(&r, err);
     }
+    stats->batch = r.batch;
+    stats->short_of_memory = r.short_of_memory;
     rollout_close(&r);
     stats->seconds = clock_s() - start;
     return s;

@@ -1,13 +1,17 @@
 /* rollout.h - many simulated futures of many patients: one prefill a patient and index time, whose keys and values all its
- * samples share; continuous batching (a finished sample's place is taken at once by the next one, of any patient).
+ * samples share (and, as far as full pages go, the next job of the same patient); continuous batching (a finished sample's
+ * place is taken at once by the next one, of any patient).
  *
  * A future is a pure function of (seed, patient key, index time, sample): batch size, order and thread count change speed
  * only, never a bit.  It holds because every forward kernel is invariant (kernels.h) and every random number is keyed.
  *
- * Estimators of the probability of an outcome within the horizon (reference: SCOPE and REACH, arXiv 2602.03730):
- *   mc     share of futures that hit the outcome
- *   scope  sum of p(outcome) over the steps of a future up to its first hit; unbiased, may exceed 1 for one future
- *   reach  the outcome is never drawn; 1 - prod over steps of (1 - p(outcome)); its variance is at most mc's */
+ * Estimators of the probability of an outcome within its horizon (reference: SCOPE and REACH, arXiv 2602.03730).  Each is a
+ * weight that a future gives to the times at which the outcome may happen:
+ *   mc     1 at the first hit: the share of futures that hit
+ *   scope  p(outcome) at every step up to the first hit; unbiased, may exceed 1 for one future
+ *   reach  the outcome is never drawn; 1 - prod over steps of (1 - p(outcome)); its variance is at most mc's
+ * With mc and scope several outcomes are watched in one pool of futures, each with its own horizon, stops and numbers: the
+ * same that a pool of its own would give. */
 #ifndef EHR_INFER_ROLLOUT_H
 #define EHR_INFER_ROLLOUT_H
 #include "data/dataset.h"
@@ -27,15 +31,21 @@ typedef struct {
 } Law;
 
 typedef struct {
-    int      n_samples, batch, max_tokens; /* futures a job; live futures at most; tokens a future at most */
+    int      n_samples, batch, max_tokens; /* futures a job at most; live futures at most; tokens a future at most */
+    int      first_look; /* 0: n_samples at once; else `enough` is asked after this many, then after every doubling */
     uint64_t seed;
     double   horizon_minutes;
     Estimator estimator;
-    const uint32_t *outcome_bits; /* (V) bit o: the id is outcome o */
-    int      n_outcomes;          /* 0 .. SAMPLE_OUTCOMES_MAX; reach suppresses all of them: give one at a time */
-    const uint32_t *stop_bits;    /* (V) non-zero: the id ends a future, such as a discharge; NULL = none */
-    int      mean_clock;          /* 1: a gap lasts its bin's mean, as published elsewhere; biased inside a bin */
-    int      keep_paths;          /* 1: samples carry their tokens */
+    const uint32_t *outcome_bits;  /* (V) bit o: the id is outcome o */
+    int      n_outcomes;           /* 0 .. SAMPLE_OUTCOMES_MAX; reach suppresses all of them: give one at a time */
+    const double *outcome_horizon; /* (n_outcomes) minutes, at most horizon_minutes; NULL: all horizon_minutes */
+    const uint32_t *stop_bits;     /* (V) bit o: the id ends outcome o's watch, as a discharge may; NULL = none */
+    int      n_curve;              /* points of the curves in a sample: 1/n .. n/n of each outcome's horizon; 0 = none */
+    int      first_event;          /* 1: a future ends with its first event: the hazard of the next event alone */
+    int      mean_clock;           /* 1: a gap lasts its bin's mean, as published elsewhere; biased inside a bin */
+    int      keep_paths;           /* 1: samples carry their tokens */
+    int      exact_window;         /* 1: beyond the context every token sees all the newest that fit, at a prefill each */
+    int      no_sharing;           /* 1: every job is prefilled from its first token */
     double   temperature;
     int      top_k; /* 0 = off */
 } RolloutOptions;
@@ -45,6 +55,11 @@ typedef struct {
     PatientView patient;
     int64_t     n_known; /* tokens known at the index, at least 0 */
     int32_t     index_minutes;
+    uint32_t    watch;             /* bit o: outcome o is asked for; 0 = all */
+    const int32_t *given;          /* (n_given) ids told at the index besides */
+    int         n_given;
+    const int64_t *left_out;       /* (n_left_out) ascending known token indices that the model is not told */
+    int         n_left_out;
 } RolloutJob;
 
 typedef struct {
@@ -53,20 +68,27 @@ typedef struct {
     double     minutes;                            /* length of the future */
     double     risk[SAMPLE_OUTCOMES_MAX];          /* of this one future */
     double     hit_minutes[SAMPLE_OUTCOMES_MAX];   /* first hit after the index; NaN = none */
+    double     weighted_minutes[SAMPLE_OUTCOMES_MAX]; /* sum of weight x time of the outcome */
+    double     competing[SAMPLE_OUTCOMES_MAX];     /* weight of a death without the outcome, within its horizon */
+    int        decided[SAMPLE_OUTCOMES_MAX];       /* tokens drawn until the outcome was decided */
+    float     *curve;                              /* (n_outcomes, n_curve, 2) risk and competing so far, when n_curve */
     int32_t   *tokens;                             /* (n_tokens) when keep_paths */
     double    *token_minutes;                      /* (n_tokens) after the index */
 } RolloutSample;
 
 typedef struct {
     int64_t jobs, samples, tokens; /* generated */
-    int64_t prefill_tokens, refills, limit_stops;
+    int64_t prefill_tokens, shared_tokens, refills, limit_stops;
+    int     batch, short_of_memory; /* live futures at most; 1: as many as memory had room for */
     double  seconds;
 } RolloutStats;
 
-/* get_job fills job i; job_done receives the finished samples (valid during the call) in order of completion. */
+/* get_job fills job i; job_done receives its n finished samples (valid during the call) in order of completion of jobs.
+ * enough (NULL: never) looks at the first n samples of a job: non-zero ends its sampling. */
 typedef struct {
     Status (*get_job)(void *ctx, int64_t i, RolloutJob *out, Err *err);
-    Status (*job_done)(void *ctx, int64_t i, const RolloutJob *job, const RolloutSample *samples, Err *err);
+    Status (*job_done)(void *ctx, int64_t i, const RolloutJob *job, const RolloutSample *samples, int n, Err *err);
+    int (*enough)(void *ctx, int64_t i, const RolloutSample *samples, int n);
     void *ctx;
 } RolloutCallbacks;
 

@@ -2,7 +2,8 @@
  *
  * A future that reaches the longest sequence the model takes is *refilled*: it keeps the newer half of its tokens behind a
  * RECORD_CONTINUES prefix, as in training, and is prefilled anew on pages of its own.  When that happens depends on the
- * future alone, so results stay independent of the batch. */
+ * future alone, so results stay independent of the batch.  exact_window keeps all that fit instead, and so refills at
+ * every token. */
 #include "infer/rollout_step.h"
 #include <math.h>
 #include <stdlib.h>
@@ -13,21 +14,22 @@
 static size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
 
 /* The largest step: a prefill of max_rows tokens, or a decode of the whole batch. */
-static size_t input_bytes(const Rollout *r) {
-    size_t n = (size_t)r->max_rows, b = (size_t)r->o->batch;
+static size_t input_bytes(const Rollout *r, int batch) {
+    size_t b = (size_t)batch, n = r->law->seq_len > batch ? (size_t)r->law->seq_len : b;
     return 2 * aligned(n * sizeof(int32_t)) + aligned(n * sizeof(int64_t)) + 5 * aligned((b + 1) * sizeof(int32_t)) +
            aligned(b * (size_t)r->max_blocks * sizeof(int32_t)) + aligned(b * sizeof(double));
 }
 
 static int jobs_for(const Rollout *r, int batch) {
-    int jobs = batch / r->o->n_samples + 2;
+    int first = r->o->first_look && r->cb->enough && r->o->first_look < r->o->n_samples ? r->o->first_look : r->o->n_samples;
+    int jobs = batch / first + 2;
     return jobs < batch + 1 ? jobs : batch + 1;
 }
 
 static int rows_for(const Rollout *r, int batch) { return r->law->seq_len > batch ? r->law->seq_len : batch; }
 
-/* Every live future at full length, every job's prefix beside it: the pool cannot run dry. */
-static int pages_for(const Rollout *r, int batch) { return (batch + jobs_for(r, batch)) * (r->max_blocks + 1); }
+/* Every live future at full length, every job's prefix and the last one's beside it: the pool cannot run dry. */
+static int pages_for(const Rollout *r, int batch) { return (batch + jobs_for(r, batch) + 1) * (r->max_blocks + 1); }
 
 /* Device memory that `batch` futures take, almost. */
 static double bytes_for(const Rollout *r, int batch) {
@@ -35,31 +37,47 @@ static double bytes_for(const Rollout *r, int batch) {
     int rows = rows_for(r, batch);
     return (double)kv_cache_bytes(&m->cfg, m->dtype, pages_for(r, batch)) +
            (double)acts_bytes(&m->cfg, m->dtype, rows, 0, RECOMPUTE_NONE) + (double)acts_scratch_bytes(&m->cfg, m->dev, m->k, rows) +
-           4.0 * r->Vp * (batch + jobs_for(r, batch)) + (double)input_bytes(r);
+           4.0 * r->Vp * (batch + jobs_for(r, batch)) + (double)input_bytes(r, batch);
 }
 
-/* free_bytes: of the device before anything was taken. */
-static Status too_large(const Rollout *r, double free_bytes, Err *err) {
-    int least = 0, most = r->o->batch;
-    const char *name = device_name(r->law->model->dev);
-    if (device_kind(r->law->model->dev) == DEVICE_CPU)
-        return err_set(err, ERR_NOMEM, "no memory for %d futures at a time: use a smaller --batch", most);
+/* Of the device; on a CPU what Linux could make free, its caches included. */
+static double memory_free(const Device *dev) {
+    size_t free_bytes, total_bytes;
+    double kib = 0;
+    device_memory(dev, &free_bytes, &total_bytes);
+    if (device_kind(dev) != DEVICE_CPU) return (double)free_bytes;
+    FILE *f = fopen("/proc/meminfo", "r");
+    char line[128];
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "MemAvailable: %lf kB", &kib) == 1) break;
+    if (f) fclose(f);
+    return kib > 0 ? kib * 1024 : (double)total_bytes;
+}
+
+/* The most futures at a time, up to the batch asked for, that memory has room for; what they compute stays the same. */
+static Status batch_fit(Rollout *r, Err *err) {
+    const Device *dev = r->law->model->dev;
+    /* A CPU's memory is everybody's. */
+    double room = (device_kind(dev) == DEVICE_CPU ? 0.5 : 0.95) * memory_free(dev);
+    int least = 0, most = r->batch + 1;
     while (most - least > 1) {
         int middle = least + (most - least) / 2;
-        if (bytes_for(r, middle) <= 0.95 * free_bytes) least = middle;
+        if (bytes_for(r, middle) <= room) least = middle;
         else most = middle;
     }
-    if (!least) return err_set(err, ERR_NOMEM, "%s has no memory for a single future: use --device cpu", name);
-    return err_set(err, ERR_NOMEM, "%s has no memory for %d futures at a time: --batch %d would fit", name, r->o->batch, least);
+    r->short_of_memory = least < r->batch;
+    r->batch = least;
+    if (least) return OK;
+    return err_set(err, ERR_NOMEM, "%s has no memory for a single future of %d tokens%s", device_name(dev), r->law->seq_len,
+                   device_kind(dev) == DEVICE_CPU ? "" : ": use --device cpu");
 }
 
 static Status open_device(Rollout *r, Err *err) {
     Device *dev = r->law->model->dev;
-    size_t b = (size_t)r->o->batch, V = (size_t)r->v->n, row = (size_t)r->Vp * sizeof(float);
+    size_t b = (size_t)r->batch, V = (size_t)r->v->n, row = (size_t)r->Vp * sizeof(float);
     size_t drawn = aligned(b * sizeof *r->drawn), outcomes = (size_t)r->o->n_outcomes;
-    size_t output = drawn + b * outcomes * sizeof *r->p, free_bytes, total_bytes;
-    device_memory(dev, &free_bytes, &total_bytes);
-    r->input_size = input_bytes(r);
+    size_t output = drawn + b * outcomes * sizeof *r->p;
+    r->input_size = input_bytes(r, r->batch);
     r->input = xcalloc(r->input_size, 1);
     r->output = xcalloc(output, 1);
     r->d_input = device_alloc(dev, r->input_size);
@@ -70,7 +88,7 @@ static Status open_device(Rollout *r, Err *err) {
     r->d_forbidden_first = device_alloc(dev, V);
     int ok = r->d_input && r->d_output && r->d_logits && r->d_outcome_bits && r->d_forbidden && r->d_forbidden_first;
     for (int a = 0; a < r->max_jobs && ok; a++) ok = (r->job[a].logits = device_alloc(dev, row)) != NULL;
-    if (!ok) return too_large(r, (double)free_bytes, err);
+    if (!ok) return err_set(err, ERR_NOMEM, "%s has no memory for %d futures at a time: use a smaller --batch", device_name(dev), r->batch);
     r->drawn = (int32_t *)(void *)r->output;
     r->d_drawn = (int32_t *)(void *)r->d_output;
     r->p = outcomes ? (float *)(void *)(r->output + drawn) : NULL;
@@ -82,18 +100,23 @@ static Status open_device(Rollout *r, Err *err) {
     device_upload(dev, r->d_forbidden, r->forbidden, V);
     if (r->o->outcome_bits) device_upload(dev, r->d_outcome_bits, r->o->outcome_bits, V * sizeof(uint32_t));
     Status s = acts_open(&r->acts, r->law->model, r->max_rows, 0, RECOMPUTE_NONE, err);
-    if (!s) s = kv_cache_open(&r->cache, r->law->model, pages_for(r, r->o->batch), err);
-    return s == ERR_NOMEM ? too_large(r, (double)free_bytes, err) : s;
+    if (!s) s = kv_cache_open(&r->cache, r->law->model, pages_for(r, r->batch), err);
+    r->root_token = xcalloc((size_t)r->law->seq_len, sizeof *r->root_token);
+    return s;
 }
 
 Status rollout_open(Rollout *r, Err *err) {
-    r->max_jobs = jobs_for(r, r->o->batch);
     r->max_blocks = (r->law->seq_len + KV_PAGE - 1) / KV_PAGE;
-    r->max_rows = rows_for(r, r->o->batch);
     r->Vp = r->law->model ? r->law->model->cfg.vocab_padded : r->v->n;
+    double all = (double)r->n_total * r->o->n_samples;
+    r->batch = r->o->batch < all ? r->o->batch : all < 1 ? 1 : (int)all;
+    Status s = r->law->model ? batch_fit(r, err) : OK;
+    if (s) return s;
+    r->max_jobs = jobs_for(r, r->batch);
+    r->max_rows = rows_for(r, r->batch);
     r->job = xcalloc((size_t)r->max_jobs, sizeof *r->job);
-    r->future = xcalloc((size_t)r->o->batch, sizeof *r->future);
-    r->order = xcalloc((size_t)r->o->batch, sizeof *r->order);
+    r->future = xcalloc((size_t)r->batch, sizeof *r->future);
+    r->order = xcalloc((size_t)r->batch, sizeof *r->order);
     r->forbidden = xcalloc((size_t)r->v->n, 1);
     r->forbidden_first = xcalloc((size_t)r->v->n, 1);
     vocabulary_forbidden(r->v, r->forbidden);
@@ -107,20 +130,17 @@ Status rollout_open(Rollout *r, Err *err) {
 void rollout_close(Rollout *r) {
     for (int a = 0; a < r->max_jobs; a++) {
         ActiveJob *j = &r->job[a];
-        for (int i = 0; j->sample && i < r->o->n_samples; i++) {
-            free(j->sample[i].tokens);
-            free(j->sample[i].token_minutes);
-        }
-        free(j->sample);
+        job_samples_free(j);
         free(j->history);
         free(j->history_minutes);
         if (r->law->model) device_free(r->law->model->dev, j->logits);
         else free(j->logits);
         kv_sequence_free(&j->kv);
     }
-    for (int b = 0; b < r->o->batch; b++) {
+    for (int b = 0; b < r->batch; b++) {
         free(r->future[b].token);
         free(r->future[b].minutes);
+        free(r->future[b].s.curve);
         kv_sequence_free(&r->future[b].kv);
     }
     if (r->law->model) {
@@ -128,10 +148,11 @@ void rollout_close(Rollout *r) {
         void *device[] = {r->d_input, r->d_output, r->d_logits, r->d_outcome_bits, r->d_forbidden, r->d_forbidden_first};
         for (size_t i = 0; i < sizeof device / sizeof *device; i++) device_free(dev, device[i]);
         if (r->acts) acts_close(r->acts);
+        kv_sequence_free(&r->root);
         kv_cache_close(&r->cache);
     }
     void *host[] = {r->input, r->output, r->forbidden, r->forbidden_first, r->window, r->slot, r->group_offset, r->group_shared,
-                    r->order, r->job, r->future};
+                    r->root_token, r->order, r->job, r->future};
     for (size_t i = 0; i < sizeof host / sizeof *host; i++) free(host[i]);
 }
 
@@ -222,16 +243,18 @@ static void input_upload(Rollout *r) {
 }
 
 static void output_download(Rollout *r, int n) {
-    size_t bytes = r->o->n_outcomes ? aligned((size_t)r->o->batch * sizeof *r->drawn) : 0;
+    size_t bytes = r->o->n_outcomes ? aligned((size_t)r->batch * sizeof *r->drawn) : 0;
     bytes += (size_t)n * (r->o->n_outcomes ? (size_t)r->o->n_outcomes * sizeof *r->p : sizeof *r->drawn);
     device_download(r->law->model->dev, r->output, r->d_output, bytes);
 }
 
 /* ---- prefill ----------------------------------------------------------------------------------------------------- */
 
-/* Runs window[0..n) as one sequence on s (empty); logits (Vp, may be NULL) of its last token. */
-static Status prefill(Rollout *r, KvSequence *s, const int32_t *window, int n, float *logits, Err *err) {
+/* Runs window[s->len .. total) behind what s holds, as one sequence; logits (Vp, may be NULL) of its last token. */
+static Status prefill(Rollout *r, KvSequence *s, const int32_t *window, int total, float *logits, Err *err) {
     Model *m = r->law->model;
+    const int from = s->len, n = total - from;
+    window += from;
     if (!kv_sequence_extend(&r->cache, s, n, r->slot))
         return err_set(err, ERR_NOMEM, "the key-value cache is full: use a smaller --batch");
     const int32_t ends[2] = {0, n}, group[2] = {0, 1}, none = 0, row = n - 1;
@@ -242,9 +265,9 @@ static Status prefill(Rollout *r, KvSequence *s, const int32_t *window, int n, f
     input_copy(r, window, rows, sizeof *window, &d_tokens);
     input_copy(r, r->slot, rows, sizeof *r->slot, &d_slot);
     int32_t *positions = input_add(r, rows, sizeof *positions, &d_positions);
-    for (int i = 0; i < n; i++) positions[i] = i;
+    for (int i = 0; i < n; i++) positions[i] = from + i;
     input_copy(r, ends, 2, sizeof *ends, &pages.q_offset);
-    input_copy(r, &ends[1], 1, sizeof *ends, &pages.kv_len);
+    input_copy(r, &total, 1, sizeof total, &pages.kv_len);
     input_copy(r, s->page, (size_t)s->n_pages, sizeof *s->page, &pages.block_table);
     input_copy(r, group, 2, sizeof *group, &pages.group_offset);
     input_copy(r, &none, 1, sizeof none, &pages.group_shared);
@@ -256,10 +279,24 @@ static Status prefill(Rollout *r, KvSequence *s, const int32_t *window, int n, f
     return device_status(r, err);
 }
 
+/* Takes over the pages of the job before as far as its window began alike; its own then become the root. */
+static Status prefill_shared(Rollout *r, ActiveJob *j, Err *err) {
+    int alike = 0, n = j->n_window;
+    while (!r->o->no_sharing && alike < r->root.len && alike < n - 1 && r->window[alike] == r->root_token[alike]) alike++;
+    kv_sequence_share(&r->cache, &j->kv, &r->root, alike / KV_PAGE);
+    r->stats->shared_tokens += j->kv.len;
+    Status s = prefill(r, &j->kv, r->window, n, j->logits, err);
+    if (s) return s;
+    kv_sequence_release(&r->cache, &r->root);
+    kv_sequence_share(&r->cache, &r->root, &j->kv, n / KV_PAGE);
+    memcpy(r->root_token, r->window, (size_t)n * sizeof *r->window);
+    return OK;
+}
+
 Status rollout_prefill_job(Rollout *r, ActiveJob *j, Err *err) {
     int prefix = 2 + r->v->n_static;
     /* A quarter of the sequence stays free for the futures before the first refill. */
-    int keep = r->law->seq_len - r->law->seq_len / 4 - prefix;
+    int keep = r->law->seq_len - (r->o->exact_window ? 0 : r->law->seq_len / 4) - prefix;
     if (keep < 1) keep = 1;
     if (!r->law->model) {
         int32_t *window = xmalloc((size_t)(j->n_history + prefix) * sizeof *window);
@@ -269,7 +306,7 @@ Status rollout_prefill_job(Rollout *r, ActiveJob *j, Err *err) {
         return OK;
     }
     j->n_window = build_window(r, j, NULL, keep, r->window);
-    return prefill(r, &j->kv, r->window, j->n_window, j->logits, err);
+    return prefill_shared(r, j, err);
 }
 
 /* With a gap already running at the index, the next token is a gap bin that outlasts it. */
@@ -311,7 +348,8 @@ static Status refill(Rollout *r, Future *f, Err *err) {
     ActiveJob *j = &r->job[f->job];
     kv_sequence_release(&r->cache, &f->kv);
     f->n--; /* the pending token is decoded by the step itself */
-    int n = build_window(r, j, f, r->law->seq_len / 2, r->window);
+    int keep = r->o->exact_window ? r->law->seq_len - 3 - r->v->n_static : r->law->seq_len / 2;
+    int n = build_window(r, j, f, keep, r->window);
     f->n++;
     f->refilled = 1;
     f->length = n;
@@ -325,7 +363,7 @@ static int arrange(Rollout *r, int *n_group) {
     for (int a = 0; a < r->max_jobs; a++)
         for (int refilled = 0; r->job[a].used && refilled < 2; refilled++) {
             int first = n;
-            for (int b = 0; b < r->o->batch; b++) {
+            for (int b = 0; b < r->batch; b++) {
                 Future *f = &r->future[b];
                 if (f->live && f->job == a && f->refilled == refilled) r->order[n++] = b;
             }
@@ -340,7 +378,7 @@ static int arrange(Rollout *r, int *n_group) {
 
 static Status decode_live(Rollout *r, int *n_out, Err *err) {
     Model *m = r->law->model;
-    for (int b = 0; b < r->o->batch; b++) {
+    for (int b = 0; b < r->batch; b++) {
         Future *f = &r->future[b];
         Status s = f->live && f->length == r->law->seq_len ? refill(r, f, err) : OK;
         if (s) return s;
@@ -396,7 +434,7 @@ static Status step_host(Rollout *r, Err *err) {
     int prefix = 2 + r->v->n_static;
     float *logits = xcalloc((size_t)r->v->n, sizeof *logits);
     Status s = OK;
-    for (int b = 0; !s && b < r->o->batch; b++) {
+    for (int b = 0; !s && b < r->batch; b++) {
         Future *f = &r->future[b];
         if (!f->live) continue;
         ActiveJob *j = &r->job[f->job];

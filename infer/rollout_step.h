@@ -8,8 +8,8 @@ typedef struct {
     int           used;
     int64_t       id;
     RolloutJob    job;
-    int           n_started, n_done;
-    RolloutSample *sample;  /* (n_samples) */
+    int           n_wanted, n_started, n_done; /* samples: until the next look, begun, finished */
+    RolloutSample *sample;  /* (n_wanted) */
     int32_t      *history, *history_minutes; /* (n_history) known tokens and certain =6mt */
     int           n_history, capacity;
     double        elapsed;  /* minutes of the unfinished gap at the index; 0 = none worth a token */
@@ -27,7 +27,10 @@ typedef struct {
     int32_t    pending;
     int        length;   /* tokens in its cache, prefix included */
     double     now;      /* minutes after the index */
-    double     survive[SAMPLE_OUTCOMES_MAX], sum[SAMPLE_OUTCOMES_MAX], hit_minutes[SAMPLE_OUTCOMES_MAX];
+    uint32_t   open;     /* bit o: outcome o is not decided yet */
+    double     survive[SAMPLE_OUTCOMES_MAX]; /* prod(1 - p) so far */
+    int        point[SAMPLE_OUTCOMES_MAX];   /* next point of its curve */
+    RolloutSample s;     /* what it will be; tokens and token_minutes stay empty until it ends */
     KvSequence kv;
 } Future;
 
@@ -38,10 +41,14 @@ typedef struct {
     const RolloutCallbacks *cb;
     RolloutStats           *stats;
     int64_t                 n_total, next_job;
-    int                     max_jobs, n_jobs, current_job, n_live;
+    int                     batch, short_of_memory; /* live futures at most; 1: memory made them fewer than asked */
+    int                     max_jobs, n_jobs, n_live;
     ActiveJob              *job;    /* (max_jobs) */
     Future                 *future; /* (batch) */
     KvCache                 cache;
+    /* What the last prefilled job begins with, on full pages: the next one may begin alike. */
+    int32_t   *root_token; /* (seq_len) */
+    KvSequence root;
     Acts                   *acts;
     int                     Vp, max_blocks, max_rows;
     /* What a step reads is packed into one host buffer and uploaded as one; what it writes comes back as one. */
@@ -69,6 +76,7 @@ Status rollout_first_token(Rollout *r, ActiveJob *j, Future *f, Err *err);
 /* One token for every live future. */
 Status rollout_step(Rollout *r, Err *err);
 
+void   job_samples_free(ActiveJob *j);
 double future_uniform(const Rollout *r, const Future *f);
 Status future_advance(Rollout *r, Future *f, int32_t token, const float *p_outcome, Err *err);
 

@@ -1,5 +1,6 @@
 /* session.c - see session.h. */
 #include "infer/session.h"
+#include "infer/parts.h"
 #include "model/checkpoint.h"
 #include <errno.h>
 #include <limits.h>
@@ -40,9 +41,13 @@ static Status check_vocabulary(Session *s, Err *err) {
 
 static Status open_device(Session *s, const char *device, const char *dtype, int threads, DType *out, Err *err) {
     char why[512];
-    if (!strcmp(device, "cuda") || (!strcmp(device, "auto") && device_count(DEVICE_CUDA) > 0))
-        s->dev = device_open(DEVICE_CUDA, 0, 0, why, sizeof why);
-    if (!s->dev && !strcmp(device, "auto") && device_count(DEVICE_CUDA) > 0) snprintf(s->why, sizeof s->why, "%s", why);
+    const Ranks ranks = ranks_read();
+    const int count = device_count(DEVICE_CUDA), gpus = count > 0 ? count : 1;
+    /* OMP_NUM_THREADS is a person's choice; without it ranks share the cores of their host, as far as not bound already. */
+    if (!threads && ranks.local_size > 1 && !getenv("OMP_NUM_THREADS")) threads = ranks_threads(&ranks);
+    if (!strcmp(device, "cuda") || (!strcmp(device, "auto") && count > 0))
+        s->dev = device_open(DEVICE_CUDA, ranks.local_rank % gpus, 0, why, sizeof why);
+    if (!s->dev && !strcmp(device, "auto") && count > 0) snprintf(s->why, sizeof s->why, "%s", why);
     if (!s->dev && strcmp(device, "cuda")) s->dev = device_open(DEVICE_CPU, 0, threads, why, sizeof why);
     if (!s->dev) return err_set(err, ERR_DEVICE, "--device %s: %s", device, why);
     int gpu = device_kind(s->dev) == DEVICE_CUDA;

@@ -98,11 +98,11 @@ static void progress_print(Progress *p, int64_t done, double now, int last) {
     }
     if (last) snprintf(left, sizeof left, ", %.1f s", took);
     if (p->total > 0)
-        fprintf(p->out, "%s%s: %lld / %lld %s, %.4g/s%s", p->terminal ? "\r\033[K" : "", p->label, (long long)done,
-                (long long)p->total, p->unit, rate, left);
+        fprintf(p->out, "%s%s: %lld / %lld %s, %.4g/s%s%s", p->terminal ? "\r\033[K" : "", p->label, (long long)done,
+                (long long)p->total, p->unit, rate, p->note, left);
     else
-        fprintf(p->out, "%s%s: %lld %s, %.4g/s%s", p->terminal ? "\r\033[K" : "", p->label, (long long)done, p->unit, rate,
-                left);
+        fprintf(p->out, "%s%s: %lld %s, %.4g/s%s%s", p->terminal ? "\r\033[K" : "", p->label, (long long)done, p->unit, rate,
+                p->note, left);
     if (!p->terminal || last) fputc('\n', p->out);
     fflush(p->out);
     p->shown = 1;

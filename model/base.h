@@ -51,6 +51,7 @@ typedef struct {
     int64_t     total; /* 0 = unknown */
     double      start_s, last_s;
     int         terminal, shown;
+    char        note[48]; /* told behind the rate: ", 1200 tokens/s" */
 } Progress;
 void progress_open(Progress *p, FILE *out, const char *label, const char *unit, int64_t total);
 void progress_update(Progress *p, int64_t done);

@@ -43,23 +43,25 @@ int main(int argc, char **argv) {
     for (int e = ESTIMATOR_MC; e <= ESTIMATOR_REACH; e++) {
         RolloutOptions o = {.n_samples = atoi(argv[4]), .batch = 64, .max_tokens = 5000, .seed = 5, .temperature = 1,
                             .estimator = (Estimator)e};
-        Table t;
-        RolloutStats stats;
-        if (risk_table(&s, &labels, SPLIT_HELD_OUT, atoi(argv[3]), &o, NULL, &t, &stats, &err)) return fail(&err);
-        const double *risk = table_get(&t, "risk", COLUMN_F64), *se = table_get(&t, "mc_se", COLUMN_F64);
-        const double *truth = table_get(&t, "true_risk", COLUMN_F64), *truth_se = table_get(&t, "true_risk_se", COLUMN_F64);
+        RiskOptions ro = {.rollout = o, .split = SPLIT_HELD_OUT, .limit = atoi(argv[3])};
+        RiskTask task = {.labels = &labels};
+        RiskReport report;
+        if (risk_run(&s, &task, 1, &ro, stdout, &report, &err)) return fail(&err);
+        const Table *t = &task.table;
+        const double *risk = table_get(t, "risk", COLUMN_F64), *se = table_get(t, "mc_se", COLUMN_F64);
+        const double *truth = table_get(t, "true_risk", COLUMN_F64), *truth_se = table_get(t, "true_risk_se", COLUMN_F64);
         double diff = 0, variance = 0, mean = 0, mean_truth = 0;
-        for (int64_t i = 0; i < t.n; i++) {
-            diff += (risk[i] - truth[i]) / (double)t.n;
-            variance += (se[i] * se[i] + truth_se[i] * truth_se[i]) / ((double)t.n * (double)t.n);
-            mean += risk[i] / (double)t.n;
-            mean_truth += truth[i] / (double)t.n;
+        for (int64_t i = 0; i < t->n; i++) {
+            diff += (risk[i] - truth[i]) / (double)t->n;
+            variance += (se[i] * se[i] + truth_se[i] * truth_se[i]) / ((double)t->n * (double)t->n);
+            mean += risk[i] / (double)t->n;
+            mean_truth += truth[i] / (double)t->n;
         }
         double z = diff / sqrt(variance);
         printf("%s %s: %lld rows, mean %.4f, true %.4f, z %+.2f\n", labels.name,
-               e == ESTIMATOR_MC ? "mc" : e == ESTIMATOR_SCOPE ? "scope" : "reach", (long long)t.n, mean, mean_truth, z);
+               e == ESTIMATOR_MC ? "mc" : e == ESTIMATOR_SCOPE ? "scope" : "reach", (long long)t->n, mean, mean_truth, z);
         failed |= !(fabs(z) < 4);
-        table_free(&t);
+        risk_task_free(&task);
     }
     free(c.p);
     oracle_law_close(&c.law);

@@ -7,46 +7,8 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include "infer/risk.h"
-#include "infer/rollout.h"
-
-/* ---- a vocabulary of 28 ids ---------------------------------------------------------------------------------------- */
-
-enum { SEX = 3, AGE = 4, GAP = 5, DEATH = GAP + GAP_TOKENS, EVENT_A, EVENT_B, N_TOKENS };
-
-static VocabToken token_table[N_TOKENS];
-
-static Vocabulary make_vocabulary(void) {
-    static char *statics[] = {"SEX"};
-    Vocabulary v = {.n = N_TOKENS, .token = token_table, .gap_lo = GAP, .age_lo = AGE, .n_age = 1, .age_bin_years = 5,
-                    .n_static = 1, .static_name = statics, .death = DEATH};
-    for (int i = 0; i < N_TOKENS; i++) {
-        VocabToken *t = &token_table[i];
-        t->code = t->base = t->name = t->unit = (char *)"";
-        t->event_kind = -1;
-        t->kind = i < SEX ? TOKEN_SPECIAL : i == SEX ? TOKEN_STATIC : i == AGE ? TOKEN_AGE : i < DEATH ? TOKEN_GAP : TOKEN_EVENT;
-    }
-    for (int b = 0; b < GAP_TOKENS; b++) {
-        double lo = GAP_MINUTES[b], hi = b + 1 < GAP_TOKENS ? GAP_MINUTES[b + 1] : lo;
-        for (int q = 0; q < GAP_QUANTILES; q++)
-            v.gap_quantile[b][q] = b == GAP_BINS ? lo : lo + (hi - lo) * (q + 0.5) / GAP_QUANTILES;
-    }
-    return v;
-}
-
-static const uint16_t patient_statics[] = {SEX};
-
-/* n tokens: gap (1 d - 2 d), A or B, and so on. */
-static PatientView make_patient(uint64_t key, int n, uint16_t *tokens, int32_t *minutes) {
-    int32_t now = 0;
-    for (int i = 0; i < n; i++) {
-        if (i % 2) now += 2000;
-        tokens[i] = (uint16_t)(i % 2 ? GAP + 10 : (int)(key + (uint64_t)i / 2) % 2 ? EVENT_A : EVENT_B);
-        minutes[i] = now;
-    }
-    return (PatientView){.key = key, .n = n, .tokens = tokens, .minutes = minutes, .statics = patient_statics,
-                         .age_years = 40, .observation_end = now};
-}
+#include "infer/estimate.h"
+#include "tests/tiny_law.h"
 
 /* ---- collecting results -------------------------------------------------------------------------------------------- */
 
@@ -69,8 +31,9 @@ static Status get_job(void *ctx, int64_t i, RolloutJob *job, Err *err) {
     return OK;
 }
 
-static Status job_done(void *ctx, int64_t i, const RolloutJob *job, const RolloutSample *s, Err *err) {
+static Status job_done(void *ctx, int64_t i, const RolloutJob *job, const RolloutSample *s, int n, Err *err) {
     (void)job;
+    assert_int_equal(n, ((Collected *)ctx)->n_samples);
     (void)err;
     Collected *c = ctx;
     uint64_t h = 0;
@@ -108,23 +71,7 @@ static void collected_free(Collected *c) {
     free(c->tokens);
 }
 
-/* ---- a law to enumerate -------------------------------------------------------------------------------------------- */
-
-/* After a gap: A .1, B .85, DEATH .05.  After an event: a gap of 30 d - 60 d .3, or 60 d - 180 d .5, A at once .2. */
-static void tiny_law(void *ctx, const int32_t *tokens, int n, float *out) {
-    (void)ctx;
-    int last = tokens[n - 1];
-    for (int i = 0; i < N_TOKENS; i++) out[i] = -INFINITY;
-    if (last >= GAP && last < DEATH) {
-        out[EVENT_A] = logf(.1f);
-        out[EVENT_B] = logf(.85f);
-        out[DEATH] = logf(.05f);
-    } else {
-        out[GAP + 16] = logf(.3f);
-        out[GAP + 17] = logf(.5f);
-        out[EVENT_A] = logf(.2f);
-    }
-}
+/* ---- a law to enumerate ----------------------------------------------------------------------------------------- */
 
 /* Exact probability that A happens within the horizon, by enumeration with the mean clock. */
 static double exact(const Vocabulary *v, int last, double now, double horizon) {
@@ -153,7 +100,7 @@ static void test_estimators_are_unbiased(void **state) {
                             .estimator = (Estimator)e, .outcome_bits = mark, .n_outcomes = 1, .mean_clock = 1,
                             .temperature = 1};
         run(&law, &v, o, 1, &c);
-        RiskEstimate r = risk_estimate((Estimator)e, c.risk, o.n_samples);
+        RiskEstimate r = risk_estimate((Estimator)e, c.risk, o.n_samples, 1);
         variance[e] = r.mc_se * r.mc_se;
         if (fabs(r.risk - truth) > 4 * r.mc_se) fail_msg("estimator %d: %g, truth %g, se %g", e, r.risk, truth, r.mc_se);
         assert_true(r.lo <= truth && truth <= r.hi);
@@ -179,7 +126,7 @@ static void test_stop_events_end_a_future(void **state) {
                             .estimator = (Estimator)e, .outcome_bits = mark, .n_outcomes = 1, .stop_bits = stop,
                             .temperature = 1};
         run(&law, &v, o, 1, &c);
-        RiskEstimate r = risk_estimate((Estimator)e, c.risk, o.n_samples);
+        RiskEstimate r = risk_estimate((Estimator)e, c.risk, o.n_samples, 1);
         assert_true(fabs(r.risk - .28) <= 4 * r.mc_se + 1e-6);
         collected_free(&c);
     }
@@ -191,7 +138,8 @@ static Status late_job(void *ctx, int64_t i, RolloutJob *job, Err *err) {
     return s;
 }
 
-static Status late_done(void *ctx, int64_t i, const RolloutJob *job, const RolloutSample *s, Err *err) {
+static Status late_done(void *ctx, int64_t i, const RolloutJob *job, const RolloutSample *s, int n, Err *err) {
+    (void)n;
     (void)i;
     (void)job;
     (void)err;
@@ -242,7 +190,7 @@ static Model open_model(Device *dev, int seq_len) {
     return m;
 }
 
-static uint64_t model_run(int threads, int batch, int seq_len, Estimator e, int keep, RolloutStats *stats) {
+static uint64_t model_run_as(int threads, int batch, int seq_len, Estimator e, int exact_window, RolloutStats *stats) {
     char why[256];
     Device *dev = device_open(DEVICE_CPU, 0, threads, why, sizeof why);
     assert_non_null(dev);
@@ -258,7 +206,7 @@ static uint64_t model_run(int threads, int batch, int seq_len, Estimator e, int 
     mark[DEATH] = 2;
     RolloutOptions o = {.n_samples = 9, .batch = batch, .max_tokens = 120, .seed = 11, .horizon_minutes = 400 * 1440.0,
                         .estimator = e, .outcome_bits = mark, .n_outcomes = e == ESTIMATOR_REACH ? 1 : 2, .temperature = 1,
-                        .keep_paths = keep};
+                        .keep_paths = 1, .exact_window = exact_window};
     Law law = {.model = &m, .seq_len = seq_len};
     *stats = run(&law, &v, o, JOBS, &c);
     collected_free(&c);
@@ -267,23 +215,126 @@ static uint64_t model_run(int threads, int batch, int seq_len, Estimator e, int 
     return c.hash;
 }
 
+static uint64_t model_run(int threads, int batch, int seq_len, Estimator e, RolloutStats *stats) {
+    return model_run_as(threads, batch, seq_len, e, 0, stats);
+}
+
 static void test_batch_and_threads_change_nothing(void **state) {
     (void)state;
     RolloutStats st;
     for (int e = ESTIMATOR_MC; e <= ESTIMATOR_REACH; e++) {
-        uint64_t one = model_run(1, 1, 256, (Estimator)e, 1, &st);
+        uint64_t one = model_run(1, 1, 256, (Estimator)e, &st);
         assert_int_equal(st.samples, JOBS * 9);
-        assert_true(model_run(1, 7, 256, (Estimator)e, 1, &st) == one);
-        assert_true(model_run(2, 64, 256, (Estimator)e, 1, &st) == one);
+        assert_true(model_run(1, 7, 256, (Estimator)e, &st) == one);
+        assert_true(model_run(2, 64, 256, (Estimator)e, &st) == one);
     }
 }
 
 static void test_refill_beyond_the_context(void **state) {
     (void)state;
     RolloutStats st;
-    uint64_t one = model_run(1, 1, 64, ESTIMATOR_REACH, 1, &st);
+    uint64_t one = model_run(1, 1, 64, ESTIMATOR_REACH, &st);
     assert_true(st.refills > 0);
-    assert_true(model_run(2, 64, 64, ESTIMATOR_REACH, 1, &st) == one);
+    assert_true(model_run(2, 64, 64, ESTIMATOR_REACH, &st) == one);
+}
+
+static void test_exact_window_beyond_the_context(void **state) {
+    (void)state;
+    RolloutStats st, block;
+    uint64_t one = model_run_as(1, 1, 64, ESTIMATOR_MC, 1, &st);
+    assert_true(model_run_as(2, 64, 64, ESTIMATOR_MC, 1, &st) == one);
+    assert_true(model_run(1, 64, 64, ESTIMATOR_MC, &block) != one);
+    assert_true(st.refills > 4 * block.refills && block.refills > 0);
+}
+
+/* ---- jobs of one patient ---------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    Collected c;
+    int64_t   known[JOBS];
+    int32_t   given[2];
+    int       n_given[JOBS];
+    int64_t   out[2];
+    int       n_out[JOBS];
+} SameJobs;
+
+static Status same_job(void *ctx, int64_t i, RolloutJob *job, Err *err) {
+    SameJobs *s = ctx;
+    (void)err;
+    job->patient = s->c.patient[i];
+    job->n_known = s->known[i];
+    job->index_minutes = job->patient.minutes[job->n_known - 1];
+    job->given = s->given;
+    job->n_given = s->n_given[i];
+    job->left_out = s->out;
+    job->n_left_out = s->n_out[i];
+    return OK;
+}
+
+static RolloutStats run_same(const Law *law, const Vocabulary *v, RolloutOptions o, int n_jobs, SameJobs *s) {
+    Err err = {OK, ""};
+    RolloutStats stats;
+    s->c.n_samples = o.n_samples;
+    s->c.risk = calloc((size_t)n_jobs * (size_t)o.n_samples, sizeof *s->c.risk);
+    s->c.tokens = calloc((size_t)n_jobs * (size_t)o.n_samples, sizeof *s->c.tokens);
+    RolloutCallbacks cb = {.get_job = same_job, .job_done = job_done, .ctx = s};
+    if (rollout_run(law, v, &o, n_jobs, &cb, &stats, &err)) fail_msg("%s", err.msg);
+    collected_free(&s->c);
+    return stats;
+}
+
+/* What is left out or given must read as if the record had been so; and pages that jobs share change no bit. */
+static void test_jobs_of_one_patient_share_pages(void **state) {
+    (void)state;
+    char why[256];
+    Device *dev = device_open(DEVICE_CPU, 0, 1, why, sizeof why);
+    Model m = open_model(dev, 512);
+    Vocabulary v = make_vocabulary();
+    Law law = {.model = &m, .seq_len = 512};
+    static uint16_t tokens[200], edited[200], longer[201];
+    static int32_t minutes[200], edited_minutes[200], longer_minutes[201];
+    SameJobs s = {.known = {100, 150, 199, 199, 199}, .given = {EVENT_A, EVENT_B}, .n_given = {0, 0, 0, 2, 0}, .out = {130, 132},
+                  .n_out = {0, 0, 0, 0, 2}};
+    for (int i = 0; i < JOBS; i++) s.c.patient[i] = make_patient(4, 199, tokens, minutes);
+    RolloutOptions o = {.n_samples = 5, .batch = 16, .max_tokens = 40, .seed = 2, .horizon_minutes = 400 * 1440.0,
+                        .estimator = ESTIMATOR_MC, .temperature = 1, .keep_paths = 1};
+    RolloutStats st = run_same(&law, &v, o, JOBS, &s);
+    uint64_t shared[JOBS];
+    memcpy(shared, s.c.job_hash, sizeof shared);
+    assert_true(st.shared_tokens >= 64 + 128 + 192 + 128);
+    o.no_sharing = 1;
+    st = run_same(&law, &v, o, JOBS, &s);
+    assert_int_equal(st.shared_tokens, 0);
+    assert_memory_equal(shared, s.c.job_hash, sizeof shared);
+    assert_true(shared[2] != shared[3] && shared[2] != shared[4]);
+    /* The same records, written out. */
+    int n = 0;
+    for (int i = 0; i < 199; i++) {
+        if (i == 130 || i == 132) continue;
+        edited[n] = tokens[i];
+        edited_minutes[n++] = minutes[i];
+    }
+    SameJobs whole = {.known = {n}};
+    whole.c.patient[0] = s.c.patient[0];
+    whole.c.patient[0].n = n;
+    whole.c.patient[0].tokens = edited;
+    whole.c.patient[0].minutes = edited_minutes;
+    run_same(&law, &v, o, 1, &whole);
+    assert_true(whole.c.job_hash[0] == shared[4]);
+    memcpy(longer, tokens, sizeof tokens);
+    memcpy(longer_minutes, minutes, sizeof minutes);
+    longer[199] = EVENT_A;
+    longer[200] = EVENT_B;
+    longer_minutes[199] = longer_minutes[200] = minutes[198];
+    whole = (SameJobs){.known = {201}};
+    whole.c.patient[0] = s.c.patient[0];
+    whole.c.patient[0].n = 201;
+    whole.c.patient[0].tokens = longer;
+    whole.c.patient[0].minutes = longer_minutes;
+    run_same(&law, &v, o, 1, &whole);
+    assert_true(whole.c.job_hash[0] == shared[3]);
+    model_close(&m);
+    device_close(dev);
 }
 
 static void test_cache_forks_share_and_return_pages(void **state) {
@@ -331,11 +382,19 @@ static void test_known_tokens(void **state) {
 static void test_intervals(void **state) {
     (void)state;
     double values[64] = {0};
-    RiskEstimate none = risk_estimate(ESTIMATOR_MC, values, 64);
+    RiskEstimate none = risk_estimate(ESTIMATOR_MC, values, 64, 1);
     assert_true(none.risk == 0 && none.lo < 1e-12);
     /* Wilson's upper bound at 0 of 64 is z^2 / (n + z^2). */
     double z2 = 1.959963984540054 * 1.959963984540054;
     assert_true(fabs(none.hi - z2 / (64 + z2)) < 1e-12);
+    assert_true(fabs(normal_quantile(.975) - 1.959963984540054) < 1e-9 && fabs(normal_quantile(.5)) < 1e-9);
+    assert_true(fabs(normal_quantile(.001) + 3.090232306167813) < 1e-9);
+    assert_int_equal(look_count(64, 64), 1);
+    assert_int_equal(look_count(64, 65), 2);
+    assert_int_equal(look_count(64, 4096), 7);
+    /* Nothing seen yet is no certainty: the standard error to stop at is that of 2 in 68. */
+    assert_true(fabs(risk_se_to_stop(ESTIMATOR_MC, values, 64) - sqrt(2. / 68 * 66 / 68 / 68)) < 1e-12);
+    assert_true(risk_estimate(ESTIMATOR_MC, values, 64, 7).hi > none.hi);
 }
 
 int main(void) {
@@ -348,6 +407,8 @@ int main(void) {
         cmocka_unit_test(test_cache_forks_share_and_return_pages),
         cmocka_unit_test(test_batch_and_threads_change_nothing),
         cmocka_unit_test(test_refill_beyond_the_context),
+        cmocka_unit_test(test_exact_window_beyond_the_context),
+        cmocka_unit_test(test_jobs_of_one_patient_share_pages),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

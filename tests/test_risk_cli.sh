@@ -1,0 +1,160 @@
+#!/bin/bash
+# test_risk_cli.sh BUILD - ehr-infer risk from the outside: several outcomes from one pool, ranks that share out parts, runs
+# that are killed and go on, curves, sampling that ends by itself, events that are given.  Prints "ok - name", "not ok - name"
+# or "skip - name: why".
+cd "$(dirname "$0")/.." || exit 1
+build=$(cd "${1:-build}" && pwd) || exit 1
+. scripts/env.sh
+export OMP_NUM_THREADS=1
+export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=0}
+work=$(mktemp -d "${TMPDIR:-/tmp}/ehr-risk-cli-XXXXXX") || exit 1
+trap 'rm -rf "$work"' EXIT
+data=$build/ehr-data infer=$build/ehr-infer
+failed=0
+cd "$work" || exit 1
+
+verdict() { # verdict RC NAME [LOG]
+    if [ "$1" = 0 ]; then
+        echo "ok - $2"
+    else
+        echo "not ok - $2"
+        failed=1
+        [ -n "$3" ] && tail -n 12 "$3" | sed 's/^/    /'
+    fi
+}
+column() { awk -F, -v name="$2" '/^#/ { next } !at { for (i = 1; i <= NF; i++) if ($i == name) at = i; next } { print $at }' "$1"; }
+
+{
+    "$data" synth --patients 300 --risk-samples 16 --out events &&
+        "$data" tokenize events/events.h5 --vocabulary events/vocabulary.json --out d &&
+        "$data" label events/events.h5 --data d --outcome admission_1y=VISIT//IN --horizon 365d &&
+        "$data" label events/events.h5 --data d --outcome visit_30d=VISIT//OUT --horizon 30d &&
+        "$data" label events/events.h5 --data d --outcome death_5y=MEDS_DEATH --horizon 5y &&
+        "$data" label events/events.h5 --data d --outcome heart_failure_1y=ICD10CM//I50 --horizon 365d &&
+        "$build/ehr-train" --data d --layers 1 --seq-len 256 --batch 4 --steps 24 --eval-tokens 0 --out r
+} > made.log 2>&1
+verdict $? "make a dataset and a checkpoint" made.log
+[ $failed = 0 ] || exit 1
+names="admission_1y visit_30d death_5y heart_failure_1y"
+labels=()
+for n in $names; do labels+=(--labels d/labels/$n.h5); done
+risk() { "$infer" risk r --data d "$@" > risk.log 2>&1; }
+
+# ---- one pool ------------------------------------------------------------------------------------------------------------
+for e in mc scope; do
+    mkdir alone-$e pool-$e
+    rc=0
+    for n in $names; do risk --labels d/labels/$n.h5 --estimator $e --samples 6 --curve 5 --out alone-$e || rc=1; done
+    risk "${labels[@]}" --estimator $e --samples 6 --curve 5 --out pool-$e || rc=1
+    [ $rc = 0 ] && [ "$(ls pool-$e | wc -l)" = 8 ] && diff -r alone-$e pool-$e > diff.log 2>&1
+    verdict $? "$e: four outcomes from one pool are, byte for byte, those of four pools" risk.log
+done
+mkdir reach
+risk "${labels[@]}" --samples 4 --limit 5 --out reach && [ "$(grep -c '20 futures' risk.log)" = 4 ]
+verdict $? "reach: a pool an outcome" risk.log
+paste -d, <(column pool-mc/admission_1y-risk.csv risk) <(column pool-mc/admission_1y-risk-curve.csv risk | awk 'NR % 5 == 0') \
+    <(column pool-mc/admission_1y-risk.csv competing_risk) <(column pool-mc/admission_1y-risk-curve.csv competing | awk 'NR % 5 == 0') |
+    awk -F, '{ d = $1 - $2; e = $3 - $4; if (d * d > 1e-12 || e * e > 1e-12 || $1 + $3 > 1 + 1e-6) bad = 1; s += $1 } END { exit bad || NR < 10 || s == 0 }'
+verdict $? "a curve ends at the risk, beside deaths that come first" pool-mc/admission_1y-risk-curve.csv
+paste -d, <(column pool-scope/admission_1y-risk-curve.csv patient_key) <(column pool-scope/admission_1y-risk-curve.csv days) \
+    <(column pool-scope/admission_1y-risk-curve.csv risk) |
+    awk -F, '$1 == key && ($2 <= day || $3 < last) { bad = 1 } { key = $1; day = $2; last = $3 } END { exit bad || day != 365 }'
+verdict $? "curves do not fall"
+column pool-mc/visit_30d-risk.csv lead_days | awk '$1 != "" { n++; if ($1 < 0 || $1 > 30) bad = 1 } END { exit bad || !n }'
+verdict $? "lead times lie within the horizon"
+
+# ---- ranks, killing, merging ---------------------------------------------------------------------------------------------
+if command -v mpirun > /dev/null; then
+    for n in 1 2 3; do
+        mkdir ranks-$n
+        mpirun -np $n "$infer" risk r --data d "${labels[@]}" --estimator mc --samples 6 --curve 5 --out ranks-$n > ranks.log 2>&1 &&
+            diff -r ranks-$n pool-mc >> ranks.log 2>&1
+        verdict $? "the same bytes by $n ranks" ranks.log
+    done
+else
+    echo "skip - the same bytes by several ranks: no mpirun"
+fi
+as_rank() { # as_rank RANK WORLD FLAGS...: without a launcher, by what a launcher would tell
+    local rank=$1 world=$2
+    shift 2
+    OMPI_COMM_WORLD_RANK=$rank OMPI_COMM_WORLD_SIZE=$world risk "$@"
+}
+flags=("${labels[@]}" --estimator mc --samples 6 --curve 5)
+mkdir again
+as_rank 1 3 "${flags[@]}" --out again && [ -d again/admission_1y-risk.csv.parts ] && [ ! -e again/admission_1y-risk.csv ] &&
+    grep -q 'parts of others are not' risk.log
+verdict $? "a rank alone leaves its parts and says that others are missing" risk.log
+"$infer" merge again/admission_1y-risk.csv > merge.log 2>&1
+[ $? = 1 ] && grep -q 'parts are not there yet' merge.log && [ ! -e again/admission_1y-risk.csv ]
+verdict $? "merge joins nothing before all are there" merge.log
+risk "${flags[@]}" --seed 2 --out again
+[ $? = 2 ] && grep -q 'other settings' risk.log
+verdict $? "parts of other settings are refused" risk.log
+risk "${flags[@]}" --out again && grep -q 'parts were there already' risk.log && diff -r again pool-mc > diff.log 2>&1
+verdict $? "another number of ranks does the rest, with the same bytes" diff.log
+mkdir killed
+long=("${labels[@]}" --estimator mc --curve 5 --samples 100 --limit 30)
+"$infer" risk r --data d "${long[@]}" --batch 8 --out killed > killed.log 2>&1 &
+pid=$!
+for _ in $(seq 400); do
+    [ -e killed/death_5y-risk.csv.parts/00001.h5 ] && break
+    sleep 0.05
+done
+kill -9 $pid
+wait $pid 2> /dev/null
+done_before=$(ls killed/death_5y-risk.csv.parts/ 2> /dev/null | grep -c '^0.*[0-9].h5$')
+mkdir whole
+risk "${long[@]}" --out whole && risk "${long[@]}" --out killed && grep -q 'parts were there already' risk.log &&
+    [ "${done_before:-0}" -gt 0 ] && diff -r killed whole > diff.log 2>&1
+verdict $? "killed after $done_before parts and run again: the same bytes" risk.log
+mkdir parts-kept two
+as_rank 0 2 "${flags[@]}" --out two && cp -r two/death_5y-risk.csv.parts parts-kept && as_rank 1 2 "${flags[@]}" --out two &&
+    diff -r two pool-mc > diff.log 2>&1
+verdict $? "two ranks one after the other: the second joins" risk.log
+head -c 3000 parts-kept/death_5y-risk.csv.parts/00000.h5 > cut.h5 && mkdir broken && cp -r parts-kept/death_5y-risk.csv.parts broken &&
+    cp cut.h5 broken/death_5y-risk.csv.parts/00000.h5
+risk --labels d/labels/death_5y.h5 --estimator mc --samples 6 --curve 5 --out broken
+[ $? != 0 ] && grep -q '00000.h5' risk.log
+verdict $? "a part cut short is named" risk.log
+
+# ---- sampling that ends by itself ------------------------------------------------------------------------------------------
+for e in mc reach; do
+    risk --labels d/labels/admission_1y.h5 --estimator $e --target-se 0.03 --samples 512 --limit 12 --out se-$e.csv &&
+        paste -d, <(column se-$e.csv n_samples) <(column se-$e.csv mc_se) | awk -F, '{ n[$1]++; if ($1 != 64 && $1 != 128 && $1 != 256 && $1 != 512) bad = 1;
+            if ($1 < 512 && $2 > 0.03) bad = 1 } END { exit bad || NR != 12 }'
+    verdict $? "$e: --target-se ends at 64, 128, 256 or 512 futures" se-$e.csv
+done
+total() { column "$1" n_samples | awk '{ s += $1 } END { print s }'; }
+[ "$(total se-reach.csv)" -lt "$(total se-mc.csv)" ]
+verdict $? "reach needs fewer futures ($(total se-reach.csv)) than mc ($(total se-mc.csv)) for the same standard error"
+risk --labels d/labels/admission_1y.h5 --estimator mc --target-se 0.03 --samples 512 --limit 12 --batch 7 --out se.csv && cmp se.csv se-mc.csv > diff.log 2>&1
+verdict $? "and the batch changes nothing" diff.log
+
+# ---- what is given ---------------------------------------------------------------------------------------------------------
+risk --labels d/labels/admission_1y.h5 --samples 16 --limit 20 --out plain.csv && cp plain.csv plain-16.csv &&
+    risk --labels d/labels/admission_1y.h5 --samples 16 --limit 20 --given ICD10CM//I50.9 --out given.csv && grep -q 'association, not effect' risk.log &&
+    [ "$(column plain.csv risk)" = "$(column given.csv risk)" ]
+verdict $? "--given leaves the risk without it as it was, and says what it is not" risk.log
+paste -d, <(column given.csv risk) <(column given.csv risk_given) <(column given.csv difference) <(column given.csv difference_se) |
+    awk -F, '{ d = $2 - $1 - $3; if (d * d > 1e-12 || !($4 >= 0)) bad = 1; s += $3 * $3 } END { exit bad || s == 0 || NR != 20 }'
+verdict $? "the difference is that of the pairs" given.csv
+
+# ---- bad input -------------------------------------------------------------------------------------------------------------
+while IFS='|' read -r name code words command; do
+    eval "set -- $command"
+    "$infer" "$@" > usage.log 2>&1
+    rc=$?
+    [ $rc = "$code" ] && grep -q -i -e "$words" usage.log
+    verdict $? "$name: exit $code" usage.log
+done << 'END'
+nothing to merge|1|nothing to merge|merge nowhere.csv
+merge of no name|2|needs OUT|merge
+given what is no token|2|nearest|risk r --data d --labels d/labels/visit_30d.h5 --given ICD10CM//I5000
+given a gap|2|no event|risk r --data d --labels d/labels/visit_30d.h5 --given GAP//1d-2d
+given a prefix|2|no event|risk r --data d --labels d/labels/visit_30d.h5 --given RECORD_START
+one name for two files|2|names one file|risk r --data d --labels d/labels/visit_30d.h5 --labels d/labels/death_5y.h5 --out x.csv
+the same labels twice|2|two label files|risk r --data d --labels d/labels/visit_30d.h5 --labels d/labels/visit_30d.h5 --estimator mc
+standard error out of range|2|--target-se|risk r --data d --labels d/labels/visit_30d.h5 --target-se 2
+no such estimator|2|--estimator|risk r --data d --labels d/labels/visit_30d.h5 --estimator best
+END
+exit $failed
