@@ -5,6 +5,7 @@
 #include "data/csv.h"
 #include "data/event_format.h"
 #include "data/import_omop.h"
+#include "data/units.h"
 #include "kernels/philox.h"
 #include <stdlib.h>
 
@@ -277,6 +278,7 @@ static Status clinical_resolve(Omop *o, CodeKey *k, Err *err) {
     } else {
         snprintf(base, sizeof base, "%s//%s", table_names[k->table], o->im.texts.item[k->text]);
     }
+    k->analyte = (uint8_t)(unit_analyte(base) + 1);
     Status status = event_writer_code(o->im.writer, base, k->kind, name, parent, &k->code, err);
     if (!status && parent) status = chain_write(o, concept, k->kind, err);
     if (status || !k->value_concept) return status;
@@ -380,10 +382,7 @@ static Status unit_resolve(Omop *o, CodeKey *k, Err *err) {
         snprintf(unit, sizeof unit, "%s", strstr(o->concepts.item[i].code, "//") + 2);
     else if (k->concept) snprintf(unit, sizeof unit, "OMOP//%lld", (long long)k->concept);
     else snprintf(unit, sizeof unit, "%s", k->text == INTERN_NONE ? "{unmapped}" : o->im.texts.item[k->text]);
-    uint16_t id = 0;
-    Status status = event_writer_unit(o->im.writer, unit, &id, err);
-    k->code = id;
-    return status;
+    return import_unit_add(&o->im, unit, k, err);
 }
 
 static Status key_resolve(Omop *o, CodeKey *k, Err *err) {

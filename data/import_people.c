@@ -7,6 +7,7 @@
  *   - a diagnosis of an inpatient stay: the end of the stay, unless its type says it was known before;
  *   - a visit's start without time of day: no later than the first event of that visit on that day. */
 #include "data/import_stage.h"
+#include "data/units.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -45,6 +46,20 @@ static void note(Writer *w, const StageRow *row, ReportReason reason) {
     import_report_count(w->im->report, row->table, reason, row->row);
 }
 
+/* The row's unit, and its value in the usual one of the code. */
+static Status unit_set(Writer *w, const StageRow *row, Event *e, Err *err) {
+    Import *im = w->im;
+    const CodeKey *unit = &im->keys.key[row->unit];
+    double value = (double)e->value;
+    e->unit = (uint16_t)unit->code;
+    if (row->key == INTERN_NONE || !im->keys.key[row->key].analyte || isnan(e->value)) return OK;
+    int analyte = im->keys.key[row->key].analyte - 1;
+    if (unit_convert(analyte, im->texts.item[unit->text], &value) <= 0) return OK;
+    e->value = (float)value;
+    note(w, row, NOTE_UNIT_CONVERTED);
+    return event_writer_unit(im->writer, unit_usual(analyte), &e->unit, err);
+}
+
 /* An event of a row.  recorded: its available time is the record's own. */
 static Status emit(Writer *w, const StageRow *row, uint32_t code, int kind, int64_t time, int64_t available,
                    int precision, uint32_t visit, int recorded, Err *err) {
@@ -58,7 +73,8 @@ static Status emit(Writer *w, const StageRow *row, uint32_t code, int kind, int6
                .source_row = row->row,
                .comparator = row->comparator,
                .precision = (uint8_t)precision};
-    if (row->unit != INTERN_NONE) e.unit = (uint16_t)w->im->keys.key[row->unit].code;
+    Status status = row->unit == INTERN_NONE ? OK : unit_set(w, row, &e, err);
+    if (status) return status;
     r->table[row->table].events++;
     if (recorded) r->recorded[kind]++;
     else r->assumed[kind]++;

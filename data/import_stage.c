@@ -1,5 +1,6 @@
 /* import_stage.c - see import_stage.h. */
 #include "data/import_stage.h"
+#include "data/units.h"
 #include "kernels/philox.h"
 #include <sodium.h>
 #include <stdlib.h>
@@ -254,6 +255,7 @@ Status import_code(Import *im, KeyRole role, int kind, const char *code, const c
         if (!status) status = event_writer_code(im->writer, text, KIND_VISIT_END, ending, NULL, &k.end_code, err);
     } else {
         status = event_writer_code(im->writer, code, kind, name, NULL, &k.code, err);
+        k.analyte = (uint8_t)(unit_analyte(code) + 1);
     }
     *key = key_add(&im->keys, &k);
     return status;
@@ -282,13 +284,19 @@ uint32_t import_words(Import *im, uint32_t question, const char *words) {
     return key_add(&im->keys, &k);
 }
 
+Status import_unit_add(Import *im, const char *unit, CodeKey *k, Err *err) {
+    uint16_t id = 0;
+    k->text = intern_add(&im->texts, unit_spelling(unit));
+    Status status = event_writer_unit(im->writer, im->texts.item[k->text], &id, err);
+    k->code = id;
+    return status;
+}
+
 Status import_unit(Import *im, const char *unit, uint32_t *key, Err *err) {
     CodeKey k = {.role = KEY_UNIT, .text = import_text_add(im, unit)};
-    uint16_t id = 0;
     *key = INTERN_NONE;
     if (k.text == INTERN_NONE) return OK;
-    Status status = event_writer_unit(im->writer, im->texts.item[k.text], &id, err);
-    k.code = id;
+    Status status = import_unit_add(im, im->texts.item[k.text], &k, err);
     *key = key_add(&im->keys, &k);
     return status;
 }

@@ -22,6 +22,7 @@ typedef struct {
     uint8_t role, kind, table;      /* KeyRole, EventKind, table of the source text */
     uint8_t mark;                   /* KEY_DETAIL: an intensive care unit; KEY_VISIT: a stay in a bed (inpatient) */
     uint32_t words;                 /* an answer in words to a question: 1 + the key of the question alone; else 0 */
+    uint8_t analyte;                /* 1 + number in the table of units.h, 0 = none */
     uint32_t code, end_code;        /* of the writer, once resolved; end_code: of KEY_VISIT.  KEY_UNIT: a unit id */
 } CodeKey;
 
@@ -142,6 +143,8 @@ Status import_unit(Import *im, const char *unit, uint32_t *key, Err *err); /* ""
 /* The code of a record that others refer to; the newest version stays. */
 void import_refer(Import *im, uint64_t resource, int64_t version, uint32_t key);
 uint32_t import_referred(const Import *im, uint64_t resource); /* INTERN_NONE: not there */
+/* Gives a key of a unit its text and id: UCUM's spelling where it is known. */
+Status import_unit_add(Import *im, const char *unit, CodeKey *k, Err *err);
 /* A positive id from a text id (a UUID), by a hash with a fixed public key; check: 16 more bits of it. */
 int64_t import_id_hash(const char *id, uint16_t *check);
 
