@@ -408,7 +408,7 @@ static void test_values(void **state) {
         "1,400,2020-01-02,4171756,0.01,,8840,,,,\n"
         "1,400,2020-01-03,4172704,100,,,,,,\n"            /* no unit */
         "1,400,2020-01-04,,7,,0,,,,\n"                    /* a unit nobody knows */
-        "1,400,2020-01-05,,7,,0,MG/DL,,,\n"               /* unmapped, and case kept */
+        "1,400,2020-01-05,,7,,0,MMol/DL,,,\n"               /* unmapped, and case kept */
         "1,400,2020-01-06,,,,,,>=2.5,,\n"                 /* number in text */
         "1,400,2020-01-07,,\"1,200\",,,,,,\n"             /* not a number */
         "1,401,2020-01-08,,,402,,,,,\n"                   /* a concept as value */
@@ -425,7 +425,7 @@ static void test_values(void **state) {
                         "2020-01-02 23:59|day|LOINC//111-1|<0.01mg/dL|0\n"
                         "2020-01-03 23:59|day|LOINC//111-1|>100|0\n"
                         "2020-01-04 23:59|day|LOINC//111-1|7{unmapped}|0\n"
-                        "2020-01-05 23:59|day|LOINC//111-1|7MG/DL|0\n"
+                        "2020-01-05 23:59|day|LOINC//111-1|7MMol/DL|0\n"
                         "2020-01-06 23:59|day|LOINC//111-1|>=2.5|0\n"
                         "2020-01-07 23:59|day|LOINC//111-1||0\n"
                         "2020-01-08 23:59|day|LOINC//222-2=SNOMED//386713009||0\n"
