@@ -20,6 +20,10 @@ static const struct {
          "observation ends with the last event of most patients who did not die: censoring times look "
          "invented, and event rates will be overestimated; give the extract date when importing"},
     [FIND_ORDER] = {"order", SEVERITY_ERROR, "a timeline is not in the order in which things became known"},
+    [FIND_TWO_IDS] = {"person.two_ids", SEVERITY_WARNING,
+                      "two records share stretches of events that nobody else has: the same person under two ids"},
+    [FIND_PERSON_TWO_SPLITS] = {"person.two_splits", SEVERITY_ERROR,
+                                "the same person under two ids, in two splits: what is held out leaks into training"},
     [FIND_HASH] = {"hash.mismatch", SEVERITY_ERROR, "a file is not the one dataset.json describes (sha256)"},
     [FIND_UNLISTED] =
         {"file.unlisted", SEVERITY_WARNING,
@@ -42,12 +46,26 @@ static const struct {
     [FIND_AGE] = {"age.over_90", SEVERITY_WARNING, "an age beyond 90 is told, which identifies people"},
     [FIND_DEIDENTIFICATION] = {"deidentification.missing", SEVERITY_WARNING,
                                "nothing says how the records were de-identified"},
+    [FIND_VOCABULARY] = {"vocabulary.beyond_train", SEVERITY_ERROR,
+                         "a token of a vocabulary fitted here occurs in no train record: it was fitted on what is held "
+                         "out, too"},
+    [FIND_LABEL_ROW] = {"label.row", SEVERITY_ERROR, "a label does not belong to the tokens it is about"},
+    [FIND_OUTCOME_KNOWN] = {"label.outcome_known", SEVERITY_ERROR, "an outcome is told before its index"},
+    [FIND_FOLLOW_UP] = {"label.follow_up", SEVERITY_WARNING,
+                        "how long patients were recorded tells their outcome: cases and others were not sampled or "
+                        "followed alike"},
     [FIND_RECORD] = {"format.record", SEVERITY_ERROR, "a patient's record cannot be read"},
     [FIND_AVAILABLE] = {"available.before_time", SEVERITY_ERROR, "an event was known before it happened"},
     [FIND_BEFORE_BIRTH] = {"event.before_birth", SEVERITY_WARNING, "something happens before birth"},
     [FIND_POSTHUMOUS] = {"event.after_death", SEVERITY_WARNING,
                          "something happens after the day of death (tokenize drops it)"},
     [FIND_IMPLAUSIBLE_TIME] = {"time.implausible", SEVERITY_WARNING, "an event is dated before 1850 or after 2300"},
+    [FIND_MIDNIGHT] = {"time.midnight", SEVERITY_WARNING,
+                       "most events of a code are at 00:00: dates taken for times, known hours before they happened"},
+    [FIND_DIAGNOSED_FIRST] =
+        {"diagnosis.before_labs", SEVERITY_WARNING,
+         "in most stays every diagnosis is known before the first lab: codes of the discharge were "
+         "put at the admission"},
     [FIND_END_UNKNOWN] = {"observation_end.unknown", SEVERITY_WARNING,
                           "the end of observation is not known: it is taken to be the last event"},
 };

@@ -15,6 +15,8 @@ typedef enum {
     FIND_END_BEFORE_LAST,
     FIND_END_EQUALS_LAST,
     FIND_ORDER,
+    FIND_TWO_IDS,
+    FIND_PERSON_TWO_SPLITS,
     /* datasets */
     FIND_HASH,
     FIND_UNLISTED,
@@ -33,6 +35,10 @@ typedef enum {
     FIND_LOGP,
     FIND_AGE,
     FIND_DEIDENTIFICATION,
+    FIND_VOCABULARY,
+    FIND_LABEL_ROW,
+    FIND_OUTCOME_KNOWN,
+    FIND_FOLLOW_UP,
     /* events files */
     FIND_RECORD,
     FIND_AVAILABLE,
@@ -40,6 +46,8 @@ typedef enum {
     FIND_POSTHUMOUS,
     FIND_IMPLAUSIBLE_TIME,
     FIND_END_UNKNOWN,
+    FIND_MIDNIGHT,
+    FIND_DIAGNOSED_FIRST,
     FIND_COUNT
 } FindingKind;
 

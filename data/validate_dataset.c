@@ -1,7 +1,7 @@
 /* validate_dataset.c - a dataset against its promises.  Files are hashed first, by what dataset.json says and whether
  * or not they open; then every patient is read. */
 #include "data/h5.h"
-#include "data/validate.h"
+#include "data/validate_leaks.h"
 #include <dirent.h>
 #include <jansson.h>
 #include <math.h>
@@ -70,6 +70,7 @@ typedef struct {
     ValidateReport *r;
     Dataset *d;
     int split, oracle, synthetic;
+    DatasetLeaks leaks;
     int64_t alive, ends_with_last; /* patients without death; those of them whose observation ends with them */
 } Check;
 
@@ -174,6 +175,7 @@ static void check_patient(Check *c, int64_t row) {
     check_patient_columns(c, &p);
     c->r->n_items += p.n;
     if (damaged && ok && strstr(err.msg, "checksum")) report_add(c->r, FIND_CHECKSUM, "%s", err.msg);
+    if (ok) dataset_leaks_patient(&c->leaks, c->split, &p);
     if (ok) check_end(c, &p, check_tokens(c, &p));
 }
 
@@ -220,6 +222,7 @@ static void check_dataset(ValidateReport *r, Dataset *d, FILE *progress) {
         T += d->n_tokens[s];
     }
     Progress bar;
+    dataset_leaks_open(&c.leaks, d);
     progress_open(&bar, progress, "validate", "patients", P);
     for (int s = 0; s < SPLIT_COUNT; s++) {
         c.split = s;
@@ -231,6 +234,9 @@ static void check_dataset(ValidateReport *r, Dataset *d, FILE *progress) {
     }
     progress_close(&bar, r->n_patients);
     check_keys(r, d);
+    dataset_leaks_report(&c.leaks, r);
+    dataset_leaks_close(&c.leaks);
+    label_leaks_report(d, r);
     if (!T) report_add(r, FIND_EMPTY, "%lld patients", (long long)P);
     if (!strcmp(d->deidentification, "none")) report_add(r, FIND_DEIDENTIFICATION, "dataset.json");
     if (2 * c.ends_with_last > c.alive) {

@@ -1,5 +1,5 @@
 /* validate_events.c - an events file against its promises: order, availability, births, deaths, ends of observation. */
-#include "data/validate.h"
+#include "data/validate_leaks.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,6 +8,7 @@ typedef struct {
     ValidateReport *r;
     EventFile *f;
     int64_t row, alive, ends_with_last, previous_subject;
+    EventLeaks leaks;
 } Check;
 
 #define PLACE "patient %lld, event %lld"
@@ -79,6 +80,7 @@ static void check_subject(Check *c, const EventPatient *p) {
     check_times(c, p);
     check_life(c, p, birth, death);
     check_end(c, p, death != TIME_NONE);
+    event_leaks_patient(&c->leaks, c->row, p);
     c->r->n_patients++;
     c->r->n_items += p->n;
 }
@@ -94,6 +96,7 @@ Status validate_events(ValidateReport *r, const char *path, FILE *progress, Err 
     }
     Check c = {.r = r, .f = &f};
     Progress bar;
+    event_leaks_open(&c.leaks, &f);
     progress_open(&bar, progress, "validate", "patients", f.n_patients);
     for (c.row = 0; c.row < f.n_patients; c.row++) {
         EventPatient p;
@@ -103,6 +106,8 @@ Status validate_events(ValidateReport *r, const char *path, FILE *progress, Err 
         progress_update(&bar, c.row + 1);
     }
     progress_close(&bar, f.n_patients);
+    event_leaks_report(&c.leaks, r);
+    event_leaks_close(&c.leaks);
     if (!f.n_patients || !f.n_events) report_add(r, FIND_EMPTY, "%s", path);
     int oracle = !strcmp(f.source, "oracle");
     if (2 * c.ends_with_last > c.alive) {

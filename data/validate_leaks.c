@@ -1,0 +1,147 @@
+/* validate_leaks.c - see validate_leaks.h. */
+#include "data/validate_leaks.h"
+#include "data/deidentify_record.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MIDNIGHT_EVENTS_MIN = 20, STAYS_MIN = 5 };
+static const int64_t STAY_US = 12 * 60 * US_PER_MINUTE; /* shorter visits have their diagnosis and labs at once */
+
+/* ---- events files ---------------------------------------------------------------------------------------------------
+ */
+
+void event_leaks_open(EventLeaks *l, EventFile *f) {
+    size_t n = (size_t)f->n_codes + 1;
+    *l = (EventLeaks){.f = f, .timed = xcalloc(n, 8), .midnight = xcalloc(n, 8), .twins = twins_open(f->n_patients)};
+    /* In a release time 0 is the first event: there is no midnight. */
+    json_t *record = deidentify_record_of(f);
+    if (record) {
+        free(l->timed);
+        l->timed = NULL;
+    }
+    json_decref(record);
+}
+
+void event_leaks_close(EventLeaks *l) {
+    free(l->timed);
+    free(l->midnight);
+    twins_close(l->twins);
+}
+
+typedef struct {
+    int64_t start, end, first_lab, first_diagnosis, last_diagnosis; /* available; TIME_NONE: none */
+} StayTimes;
+
+/* Of the stays that last, those whose diagnoses were all known before anything was measured. */
+static void look_stays(EventLeaks *l, int64_t row, const EventPatient *p) {
+    uint32_t n = 0;
+    for (int64_t i = 0; i < p->n; i++)
+        if (p->event[i].visit > n && p->event[i].visit <= (uint32_t)p->n) n = p->event[i].visit;
+    StayTimes *stay = n ? try_calloc((size_t)n + 1, sizeof *stay) : NULL;
+    if (!stay) return;
+    for (uint32_t v = 0; v <= n; v++) stay[v] = (StayTimes){TIME_NONE, TIME_NONE, TIME_NONE, TIME_NONE, TIME_NONE};
+    for (int64_t i = 0; i < p->n; i++) {
+        const Event *e = &p->event[i];
+        if (!e->visit || e->visit > n || e->time == TIME_NONE) continue;
+        StayTimes *s = &stay[e->visit];
+        switch (l->f->code_kind[e->code]) {
+        case KIND_VISIT_START: s->start = e->available; break;
+        case KIND_VISIT_END: s->end = e->available; break;
+        case KIND_LAB:
+            if (s->first_lab == TIME_NONE) s->first_lab = e->available;
+            break;
+        case KIND_DIAGNOSIS:
+            if (s->first_diagnosis == TIME_NONE) s->first_diagnosis = e->available;
+            s->last_diagnosis = e->available;
+            break;
+        }
+    }
+    for (uint32_t v = 1; v <= n; v++) {
+        const StayTimes *s = &stay[v];
+        if (s->start == TIME_NONE || s->end == TIME_NONE || s->end - s->start < STAY_US || s->first_lab == TIME_NONE ||
+            s->first_diagnosis == TIME_NONE)
+            continue;
+        l->stays++;
+        if (s->last_diagnosis >= s->first_lab) continue;
+        if (!l->stays_diagnosed_first++) l->first_stay_row = row;
+    }
+    free(stay);
+}
+
+void event_leaks_patient(EventLeaks *l, int64_t row, const EventPatient *p) {
+    twins_patient(l->twins, p->split, row);
+    for (int64_t i = 0; i < p->n; i++) {
+        const Event *e = &p->event[i];
+        int kind = l->f->code_kind[e->code];
+        if (e->time == TIME_NONE || kind == KIND_BIRTH) continue;
+        twins_event(l->twins, e->code, e->value, 0, e->time / US_PER_MINUTE);
+        if (!l->timed || e->precision > PRECISION_MINUTE) continue;
+        l->timed[e->code]++;
+        l->midnight[e->code] += e->time % US_PER_DAY == 0 && e->available == e->time;
+    }
+    look_stays(l, row, p);
+}
+
+void event_leaks_report(EventLeaks *l, ValidateReport *r) {
+    for (int64_t c = 0; l->timed && c < l->f->n_codes; c++)
+        if (l->timed[c] >= MIDNIGHT_EVENTS_MIN && 2 * l->midnight[c] > l->timed[c])
+            report_add(r, FIND_MIDNIGHT, "%s: %lld of %lld events at 00:00", l->f->codes[c], (long long)l->midnight[c],
+                       (long long)l->timed[c]);
+    if (l->stays >= STAYS_MIN && 2 * l->stays_diagnosed_first > l->stays) {
+        /* The oracle draws a stay's diagnosis before its labs by its law. */
+        if (!strcmp(l->f->source, "oracle")) r->finding[FIND_DIAGNOSED_FIRST].severity = SEVERITY_INFO;
+        report_add(r, FIND_DIAGNOSED_FIRST, "%lld of %lld stays of 12 hours or more, first in patient %lld",
+                   (long long)l->stays_diagnosed_first, (long long)l->stays, (long long)l->first_stay_row);
+    }
+    twins_report(l->twins, r);
+}
+
+/* ---- datasets -------------------------------------------------------------------------------------------------------
+ */
+
+void dataset_leaks_open(DatasetLeaks *l, Dataset *d) {
+    size_t n = (size_t)d->vocabulary.n + 1;
+    int64_t P = 0;
+    for (int s = 0; s < SPLIT_COUNT; s++) P += d->n_patients[s];
+    *l = (DatasetLeaks){
+        .d = d, .holders = xcalloc(n, 8), .stamp = xcalloc(n, 8), .elsewhere = xcalloc(n, 8), .twins = twins_open(P)};
+}
+
+void dataset_leaks_close(DatasetLeaks *l) {
+    free(l->holders);
+    free(l->stamp);
+    free(l->elsewhere);
+    twins_close(l->twins);
+}
+
+void dataset_leaks_patient(DatasetLeaks *l, int split, const PatientView *p) {
+    l->seen++;
+    twins_patient(l->twins, split, p->row);
+    for (int64_t i = 0; i < p->n; i++) {
+        uint32_t id = patient_token(p, i);
+        const VocabToken *token = &l->d->vocabulary.token[id];
+        if (token->kind != TOKEN_GAP)
+            twins_event(l->twins, id, NAN, token->level != 0 || token->kind == TOKEN_VALUE, p->minutes[i]);
+        if (split != SPLIT_TRAIN) l->elsewhere[id]++;
+        else if (l->stamp[id] != l->seen) l->holders[id]++;
+        l->stamp[id] = l->seen;
+    }
+}
+
+/* Of a vocabulary that was fitted here every event token has the train patients behind it that dataset.json says. */
+static void look_vocabulary(const DatasetLeaks *l, ValidateReport *r) {
+    const Vocabulary *v = &l->d->vocabulary;
+    json_t *root = json_loads(l->d->json, 0, NULL);
+    int fitted = json_is_true(json_object_get(json_object_get(root, "vocabulary"), "fitted_here"));
+    for (int id = 0; id < v->n && fitted; id++)
+        if (v->token[id].kind == TOKEN_EVENT && id != v->death && !l->holders[id] && l->elsewhere[id])
+            report_add(r, FIND_VOCABULARY, "%s: no train patient has it, others %lld times", v->token[id].code,
+                       (long long)l->elsewhere[id]);
+    json_decref(root);
+}
+
+void dataset_leaks_report(DatasetLeaks *l, ValidateReport *r) {
+    look_vocabulary(l, r);
+    twins_report(l->twins, r);
+}

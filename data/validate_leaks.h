@@ -1,0 +1,36 @@
+/* validate_leaks.h - inside validate: what the whole of a file gives away, patient by patient and then in sum. */
+#ifndef EHR_DATA_VALIDATE_LEAKS_H
+#define EHR_DATA_VALIDATE_LEAKS_H
+#include "data/validate.h"
+#include "data/validate_twins.h"
+
+/* ---- events files: dates taken for times, diagnoses known before anything was measured ------------------------------
+ */
+typedef struct {
+    EventFile *f;
+    int64_t *timed, *midnight; /* (n_codes) events with a time of day; of those, at 00:00 and known there and then */
+    int64_t stays, stays_diagnosed_first;
+    int64_t first_stay_row; /* patient of the first such stay */
+    Twins *twins;
+} EventLeaks;
+void event_leaks_open(EventLeaks *l, EventFile *f);
+void event_leaks_patient(EventLeaks *l, int64_t row, const EventPatient *p);
+void event_leaks_report(EventLeaks *l, ValidateReport *r);
+void event_leaks_close(EventLeaks *l);
+
+/* ---- datasets: a vocabulary that knows more than the train split, labels that know the future -----------------------
+ */
+typedef struct {
+    Dataset *d;
+    int64_t *holders, *stamp, *elsewhere; /* (vocabulary.n) train patients; last patient seen; tokens in other splits */
+    int64_t seen;
+    Twins *twins;
+} DatasetLeaks;
+void dataset_leaks_open(DatasetLeaks *l, Dataset *d);
+void dataset_leaks_patient(DatasetLeaks *l, int split, const PatientView *p); /* ids are within the vocabulary */
+void dataset_leaks_report(DatasetLeaks *l, ValidateReport *r);
+void dataset_leaks_close(DatasetLeaks *l);
+/* Every labels/NAME.h5 of the dataset (validate_labels.c). */
+void label_leaks_report(Dataset *d, ValidateReport *r);
+
+#endif
