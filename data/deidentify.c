@@ -24,8 +24,7 @@ typedef struct {
     int synthetic;
 } Run;
 
-/* ---- randomness: the system's, or for tests a seed's ----------------------------------------------------------------
- */
+/* ---- randomness: the system's, or for tests a seed's ------------------------------------------------------------- */
 
 static void random_fill(const DeidentifyOptions *o, const char *purpose, void *out, size_t n) {
     if (o->seed < 0) {
@@ -77,8 +76,7 @@ static Status draw_keys(Run *run, Err *err) {
     return OK;
 }
 
-/* ---- ends of records ------------------------------------------------------------------------------------------------
- */
+/* ---- ends of records --------------------------------------------------------------------------------------------- */
 
 static int compare_i64(const void *a, const void *b) {
     int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
@@ -140,8 +138,7 @@ static Status draw_ends(Run *run, Err *err) {
     return status;
 }
 
-/* ---- counting and roll-up -------------------------------------------------------------------------------------------
- */
+/* ---- counting and roll-up ---------------------------------------------------------------------------------------- */
 
 static Status count_codes(Run *run, Err *err) {
     Deid *d = &run->d;
@@ -168,8 +165,7 @@ static Status settle_codes(Run *run, Err *err) {
     return status;
 }
 
-/* ---- writing --------------------------------------------------------------------------------------------------------
- */
+/* ---- writing ----------------------------------------------------------------------------------------------------- */
 
 typedef struct {
     EventWriter *w;
@@ -295,8 +291,7 @@ static void fill_counts(Run *run) {
     }
 }
 
-/* ---- the linkage ----------------------------------------------------------------------------------------------------
- */
+/* ---- the linkage ------------------------------------------------------------------------------------------------- */
 
 static Status write_linkage(Run *run, Out *out, Err *err) {
     out->linkage.n = out->n; /* the columns are longer when patients were emptied */
@@ -353,8 +348,7 @@ static Status write_release(Run *run, Err *err) {
     return status;
 }
 
-/* ---- the whole ------------------------------------------------------------------------------------------------------
- */
+/* ---- the whole --------------------------------------------------------------------------------------------------- */
 
 static Status text_attested(Run *run, Err *err) {
     const char *path = run->d.o->text_attestation;

@@ -24,8 +24,7 @@ const char *code_fate_text(int fate) {
     return text[fate];
 }
 
-/* ---- what a code says -----------------------------------------------------------------------------------------------
- */
+/* ---- what a code says -------------------------------------------------------------------------------------------- */
 
 static int one_of(const char *list, const char *name, size_t n) {
     char key[80];
@@ -102,8 +101,7 @@ static CodeFate fate_of(const PhiPatterns *phi, const char *code, int kind, cons
     return FATE_KEPT;
 }
 
-/* ---- the table of codes ---------------------------------------------------------------------------------------------
- */
+/* ---- the table of codes ------------------------------------------------------------------------------------------ */
 
 static uint32_t node_add(CodeMap *m, const char *code, int kind) {
     uint32_t i = intern_find(&m->out, code);
@@ -178,8 +176,7 @@ uint32_t code_map_of(const CodeMap *m, uint32_t code) {
     return m->first[code] == CODE_GONE ? CODE_GONE : resolve(m, m->first[code]);
 }
 
-/* ---- how many have it -----------------------------------------------------------------------------------------------
- */
+/* ---- how many have it -------------------------------------------------------------------------------------------- */
 
 static void holder_add(Holders *h, int64_t row, int64_t k) {
     if (h->n >= k) return;
@@ -207,8 +204,7 @@ void code_map_count(CodeMap *m, int64_t row, uint32_t out_code, uint16_t unit) {
     if (unit) holder_add(&m->unit_holders[unit], row, m->k);
 }
 
-/* ---- roll-up --------------------------------------------------------------------------------------------------------
- */
+/* ---- roll-up ----------------------------------------------------------------------------------------------------- */
 
 static int is_exempt(const CodeMap *m, uint32_t i) {
     return m->out_kind[i] == KIND_BIRTH || m->out_kind[i] == KIND_DEATH;

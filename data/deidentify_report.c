@@ -7,8 +7,7 @@
 
 enum { RULES_VERSION = 1, SMALL_CELL = 11, BLUR_FULL = 365 * 1440 };
 
-/* ---- rules ----------------------------------------------------------------------------------------------------------
- */
+/* ---- rules ------------------------------------------------------------------------------------------------------- */
 
 typedef struct {
     char letter;
@@ -136,8 +135,7 @@ json_t *deidentify_record_make(const DeidentifyReport *r, const DeidentifyOption
 }
 #undef N
 
-/* ---- the page -------------------------------------------------------------------------------------------------------
- */
+/* ---- the page ---------------------------------------------------------------------------------------------------- */
 
 static void print_figure(FILE *out, const char *what, int64_t before, int64_t after) {
     fprintf(out, "  %-10s %14lld %14lld   %+.1f%%\n", what, (long long)before, (long long)after,

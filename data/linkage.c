@@ -102,8 +102,7 @@ int64_t linkage_find(const Linkage *l, int64_t subject) {
     return lo < l->table.n && l->subject[lo] == subject ? lo : -1;
 }
 
-/* ---- releases -------------------------------------------------------------------------------------------------------
- */
+/* ---- releases ---------------------------------------------------------------------------------------------------- */
 
 static int compare_i64(const void *a, const void *b) {
     int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;

@@ -86,8 +86,7 @@ void phi_patterns_close(PhiPatterns *p) {
     free(p);
 }
 
-/* ---- names ----------------------------------------------------------------------------------------------------------
- */
+/* ---- names ------------------------------------------------------------------------------------------------------- */
 
 static int in_word(unsigned char c) { return isalnum(c) || c >= 0x80 || c == '\''; }
 
@@ -116,8 +115,7 @@ void phi_names_add(PhiPatterns *p, const char *name) {
 
 int64_t phi_names_count(const PhiPatterns *p) { return p->names.n; }
 
-/* ---- searching ------------------------------------------------------------------------------------------------------
- */
+/* ---- searching --------------------------------------------------------------------------------------------------- */
 
 int64_t phi_find(const PhiPatterns *p, const char *text, size_t n, PhiHit *hit, int max) {
     int64_t found = 0;
@@ -138,8 +136,7 @@ int64_t phi_find(const PhiPatterns *p, const char *text, size_t n, PhiHit *hit, 
     return found;
 }
 
-/* ---- columns --------------------------------------------------------------------------------------------------------
- */
+/* ---- columns ----------------------------------------------------------------------------------------------------- */
 
 /* Names of columns and keys in lower case, without _ and -. */
 static const struct {

@@ -56,8 +56,7 @@ static int is_release(const Search *s, const json_t *deidentification) {
     return s->release && release && !strcmp(release, s->release);
 }
 
-/* ---- datasets and events files --------------------------------------------------------------------------------------
- */
+/* ---- datasets and events files ----------------------------------------------------------------------------------- */
 
 static void look_dataset(Search *s, const char *path) {
     char sha256[65] = "";
@@ -121,8 +120,7 @@ static void look_events(Search *s, const char *path) {
     event_file_close(&f);
 }
 
-/* ---- checkpoints ----------------------------------------------------------------------------------------------------
- */
+/* ---- checkpoints ------------------------------------------------------------------------------------------------- */
 
 static void look_checkpoint(Search *s, const char *path) {
     char sha256[65];
@@ -151,8 +149,7 @@ static void look_checkpoint(Search *s, const char *path) {
     json_decref(root);
 }
 
-/* ---- walking --------------------------------------------------------------------------------------------------------
- */
+/* ---- walking ----------------------------------------------------------------------------------------------------- */
 
 static int has(const char *folder, const char *name) {
     char *path = xasprintf("%s/%s", folder, name);

@@ -8,6 +8,7 @@ static const Command commands[] = {
     {"risk", "probability of a labelled outcome for every patient and index time of a label file", cmd_risk},
     {"merge", "join the parts that ranks of `risk` wrote", cmd_merge},
     {"score", "loss per token and per patient; the most surprising events", cmd_score},
+    {"export", "weights for transformers, vLLM and llama.cpp", cmd_export},
     {"info", "what a checkpoint is: shape, training, data, provenance", cmd_info},
 };
 

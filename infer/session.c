@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static Status find_checkpoint(const char *path, char **out, Err *err) {
+Status session_find(const char *path, char **out, Err *err) {
     char *config = xasprintf("%s/config.json", path);
     char *latest = xasprintf("%s/latest/config.json", path);
     const char *found = path_exists(config) ? "" : path_exists(latest) ? "/latest" : NULL;
@@ -61,7 +61,7 @@ Status session_open(Session *s, const char *path, const char *dataset, const cha
                     const char *weights, int threads, Err *err) {
     *s = (Session){0};
     DType computes_in;
-    Status st = find_checkpoint(path, &s->checkpoint, err);
+    Status st = session_find(path, &s->checkpoint, err);
     if (st) return st;
     if ((st = open_device(s, device, dtype, threads, &computes_in, err))) return st;
     if ((st = checkpoint_verify(s->checkpoint, 0, &s->checked, s->model_sha256, err))) return st;
@@ -72,11 +72,7 @@ Status session_open(Session *s, const char *path, const char *dataset, const cha
     }
     if ((st = checkpoint_load_model(s->checkpoint, &s->model, s->dev, computes_in, 1, err))) return st;
     s->model_open = 1;
-    if (!s->model_sha256[0]) {
-        char *weights = xasprintf("%s/model.safetensors", s->checkpoint);
-        st = file_sha256(weights, s->model_sha256, err);
-        free(weights);
-    }
+    if (!s->model_sha256[0]) st = checkpoint_model_sha256(s->checkpoint, s->model_sha256, err);
     s->weights = !strcmp(weights, "int8")   ? DTYPE_I8
                  : !strcmp(weights, "bf16") ? DTYPE_BF16
                  : !strcmp(weights, "f32")  ? DTYPE_F32

@@ -24,6 +24,8 @@ typedef struct {
  * weights: "auto" (in dtype), "f32", "bf16", "int8".  Refuses a file that differs from its checksum, and a dataset whose vocabulary is not the checkpoint's. */
 Status session_open(Session *s, const char *path, const char *dataset, const char *device, const char *dtype,
                     const char *weights, int threads, Err *err);
+/* The folder that path means, links resolved; free() it. */
+Status session_find(const char *path, char **checkpoint, Err *err);
 void   session_close(Session *s);
 /* What computes, and whether the checkpoint came without checksums. */
 void   session_note(const Session *s, FILE *out);

@@ -8,13 +8,14 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 enum { PIECE = 1 << 20 }; /* elements moved at a time between files and a GPU */
-static const char MODEL_FILE[] = "model.safetensors", METADATA[] = "{\"format\":\"pt\"}";
+static const char MODEL_FILE[] = "model.safetensors", INDEX_FILE[] = "model.safetensors.index.json", METADATA[] = "{\"format\":\"pt\"}";
 
 static int64_t max64(int64_t a, int64_t b) {
     return a > b ? a : b;
@@ -164,11 +165,51 @@ static int optimizer_files(const char *dir) {
     return files;
 }
 
+void model_files_free(ModelFiles *files) {
+    for (int i = 0; i < files->n; i++) free(files->name[i]);
+    free(files->name);
+    *files = (ModelFiles){0};
+}
+
+static void model_files_add(ModelFiles *files, const char *name) {
+    for (int i = 0; i < files->n; i++)
+        if (!strcmp(files->name[i], name)) return;
+    files->name = xrealloc(files->name, ((size_t)files->n + 1) * sizeof *files->name);
+    files->name[files->n++] = xstrdup(name);
+}
+
+Status checkpoint_model_files(const char *dir, ModelFiles *files, Err *err) {
+    char *text, *index = xasprintf("%s/%s", dir, INDEX_FILE);
+    size_t size;
+    *files = (ModelFiles){0};
+    const int there = path_exists(index);
+    if (!there) model_files_add(files, MODEL_FILE);
+    Status s = there ? checkpoint_read_text(dir, INDEX_FILE, &text, &size, err) : OK;
+    if (there && !s) {
+        json_t *o = json_loadb(text, size, JSON_REJECT_DUPLICATES, NULL), *map = json_object_get(o, "weight_map"), *file;
+        const char *tensor;
+        json_object_foreach(map, tensor, file) {
+            const char *name = json_string_value(file);
+            if (!name || !*name || strchr(name, '/')) s = err_set(err, ERR_FORMAT, "%s: tensor %.60s is in no plain file", index, tensor);
+            else model_files_add(files, name);
+        }
+        if (!s && !files->n) s = err_set(err, ERR_FORMAT, "%s has no \"weight_map\" of tensors to files", index);
+        json_decref(o);
+        free(text);
+    }
+    free(index);
+    if (s) model_files_free(files);
+    return s;
+}
+
 static Status store_open(Store *st, const char *dir, const char *what, Err *err) {
     *st = (Store){0};
     Status s = OK;
     if (!strcmp(what, "model")) {
-        s = store_add(st, dir, MODEL_FILE, err);
+        ModelFiles files;
+        s = checkpoint_model_files(dir, &files, err);
+        for (int i = 0; i < files.n && !s; i++) s = store_add(st, dir, files.name[i], err);
+        model_files_free(&files);
     } else {
         const int files = optimizer_files(dir);
         if (!files)

@@ -47,6 +47,17 @@ Status checkpoint_sums_write(const char *dir, Err *err);
  * told by its reader. */
 Status checkpoint_verify(const char *dir, int with_optimizer, int *listed, char model_sha256[65], Err *err);
 
+/* What names the weights: the SHA-256 of model.safetensors; of several files, that of their digests in order. */
+Status checkpoint_model_sha256(const char *dir, char hex[65], Err *err);
+
+/* Files that hold the weights in dir: model.safetensors, or those that model.safetensors.index.json lists. */
+typedef struct {
+    int n;
+    char **name;
+} ModelFiles;
+Status checkpoint_model_files(const char *dir, ModelFiles *files, Err *err);
+void model_files_free(ModelFiles *files);
+
 /* Opens a model from a checkpoint folder.  Refuses missing, extra or misshaped tensors and says which; takes F32 and
  * BF16 files. */
 Status checkpoint_load_model(const char *dir, Model *m, Device *dev, DType dtype, int64_t param_pad, Err *err);

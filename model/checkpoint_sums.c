@@ -124,3 +124,18 @@ Status checkpoint_verify(const char *dir, int with_optimizer, int *listed, char 
     free(path);
     return s;
 }
+
+Status checkpoint_model_sha256(const char *dir, char hex[65], Err *err) {
+    ModelFiles files;
+    Status s = checkpoint_model_files(dir, &files, err);
+    if (s) return s;
+    char *all = xcalloc((size_t)files.n + 1, HEX);
+    for (int i = 0; i < files.n && !s; i++) {
+        s = sum_of(dir, files.name[i], hex, err);
+        if (!s) memcpy(all + (size_t)i * HEX, hex, HEX);
+    }
+    if (!s && files.n > 1) bytes_sha256(all, (size_t)files.n * HEX, hex);
+    free(all);
+    model_files_free(&files);
+    return s;
+}

@@ -58,6 +58,14 @@ static SpecialIds special_ids(const json_t *tokens) {
     return ids;
 }
 
+Status hf_special_ids(const char *vocabulary_json, int vocab_size, const char *where, SpecialIds *ids, Err *err) {
+    json_t *root = NULL;
+    const json_t *tokens = vocabulary_tokens(vocabulary_json, vocab_size, where, &root, err);
+    if (tokens) *ids = special_ids(tokens);
+    json_decref(root);
+    return tokens ? OK : err ? err->code : ERR_FORMAT;
+}
+
 /* ---- words ------------------------------------------------------------------------------------------------------- */
 
 /* Bytes of the Unicode white space character at s, 0 if it is none (White_Space property; s is valid UTF-8). */

@@ -12,6 +12,7 @@ typedef struct {
 /* Checks that vocabulary_json has exactly cfg->vocab_size tokens with ids 0..V-1 in order (ERR_FORMAT, naming both
  * counts; where = the file, for messages). */
 Status hf_vocabulary_check(const char *vocabulary_json, int vocab_size, const char *where, Err *err);
+Status hf_special_ids(const char *vocabulary_json, int vocab_size, const char *where, SpecialIds *ids, Err *err);
 Status hf_files_write(const char *dir, const char *vocabulary_json, int vocab_size, SpecialIds *ids, Err *err);
 
 #endif

@@ -1,6 +1,7 @@
 """Compares logits written by tests/parity_logits.c with those of transformers on the same checkpoint folder.
 
-Usage: parity.py CHECKPOINT LOGITS.  Exit 0 when the largest difference is below 1e-4 and the tokenizer agrees.
+Usage: parity.py CHECKPOINT LOGITS.  Exit 0 when the largest difference is below 1e-4, the likeliest continuations of ten
+timelines are the same, and the tokenizer agrees.
 """
 
 import json
@@ -12,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 LIMIT = 1e-4
+CONTINUED = 10  # timelines
 
 
 def main():
@@ -21,25 +23,33 @@ def main():
     checkpoint, path = pathlib.Path(sys.argv[1]).resolve(), pathlib.Path(sys.argv[2])
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
     data = np.fromfile(path, np.int32)
-    n, vocabulary = int(data[0]), int(data[1])
-    at, worst, rows, scale = 2, 0.0, 0, 0.0
+    n, vocabulary, greedy = (int(x) for x in data[:3])
+    at, worst, rows, scale, continued = 3, 0.0, 0, 0.0, 0
+    model.generation_config.update(do_sample=False, eos_token_id=None, temperature=None, top_k=None, top_p=None)
     with torch.no_grad():
-        for _ in range(n):
+        for i in range(n):
             length = int(data[at])
             tokens = data[at + 1 : at + 1 + length].astype(np.int64)
             at += 1 + length
             ours = data[at : at + length * vocabulary].view(np.float32).reshape(length, vocabulary)
             at += length * vocabulary
+            ours_next = data[at : at + greedy]
+            at += greedy
             theirs = model(torch.from_numpy(tokens)[None]).logits[0].numpy()
             worst = max(worst, float(np.abs(ours - theirs).max()))
             scale = max(scale, float(np.abs(theirs).max()))
             rows += length
+            if i < CONTINUED:
+                prompt = torch.from_numpy(tokens)[None]
+                theirs_next = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=greedy)
+                continued += np.array_equal(theirs_next[0, length:].numpy(), ours_next)
     print(f"{n} timelines, {rows} positions, {vocabulary} logits each: largest difference {worst:.2e} (largest logit {scale:.1f})")
+    print(f"likeliest {greedy} tokens: the same after {continued} of {min(n, CONTINUED)} timelines")
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     codes = [t["code"] for t in json.loads((checkpoint / "vocabulary.json").read_text())["tokens"]]
     wrong = [c for i, c in enumerate(codes) if " " not in c and tokenizer.convert_tokens_to_ids(c) != i]
     print(f"tokenizer: {len(codes)} codes, {len(wrong)} with another id in transformers")
-    sys.exit(0 if worst < LIMIT and n > 0 and not wrong else 1)
+    sys.exit(0 if worst < LIMIT and n > 0 and continued == min(n, CONTINUED) and not wrong else 1)
 
 
 if __name__ == "__main__":

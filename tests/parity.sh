@@ -1,5 +1,6 @@
 #!/bin/bash
-# parity.sh - `make test-parity`: a checkpoint trained here, opened by transformers, gives our logits.
+# parity.sh - `make test-parity`: a checkpoint trained here, and what is exported from it, gives our logits and our
+# likeliest continuations in transformers; the gguf and safetensors packages read the weights back.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/env.sh
@@ -21,6 +22,17 @@ for head in tied untied; do
     build/tests/parity_logits "$work/$head/latest" "$work/d" 64 "$work/$head.logits"
     check "logits of 64 timelines equal those of transformers ($head head)" \
         .venv/bin/python scripts/parity.py "$work/$head/latest" "$work/$head.logits"
+    for type in f32 bf16; do
+        build/ehr-infer export "$work/$head/latest" --dtype $type --max-file 500K --out "$work/$head-$type" >> "$work/log" 2>&1
+        build/tests/parity_logits "$work/$head-$type" "$work/d" 64 "$work/$head-$type.logits"
+        check "and so do those of the exported folder, in files of 500 KB ($head head, $type)" \
+            .venv/bin/python scripts/parity.py "$work/$head-$type" "$work/$head-$type.logits"
+    done
+    for type in f32 bf16 f16 q8_0; do
+        build/ehr-infer export "$work/$head/latest" --format gguf --dtype $type --out "$work/$head-$type.gguf" >> "$work/log" 2>&1
+    done
+    check "the gguf package reads the same tensors ($head head)" \
+        .venv/bin/python scripts/parity_export.py "$work/$head-f32" "$work/$head"-{f32,bf16,f16,q8_0}.gguf
 done
 echo "$passed passed, $failed failed, 0 skipped"
 [ $failed = 0 ]
