@@ -109,7 +109,7 @@ static int admission_row(MimicReader *r, MimicRow *s) {
         mimic_count(r, NOTE_MIDNIGHT);
     }
     s->available = s->time;
-    s->flags |= MIMIC_STORED;
+    if (s->precision != PRECISION_DAY) s->flags |= MIMIC_STORED;
     stay_end(r, s);
     stay_codes(r, s, "IP", mimic_field(r, COL_CODE), mimic_field(r, COL_CODE2));
     s->order = mimic_time(r, COL_DEATH, &t) > 0 ? t.us : TIME_NONE;
