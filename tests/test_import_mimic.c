@@ -267,7 +267,7 @@ static void test_code_map(void **state) {
     put("cm.csv", "icd_9,icd_10,flags\n0010,A000,00000\n0020,A0100,10000\n0020,A0101,10000\n"
                   "25000,E119,10000\n25000,Z999,10000\nE0000,NoDx,11000\n0010,B999,00000\n");
     put("pcs.csv", "icd_9,icd_10,flags,year\n5491,0W9G3ZZ,10000,2018\n5491,0W9G3ZX,10000,2018\n0001,6A750Z4,10000,2018\n");
-    put("drugs.csv", "drug,atc_code\nHeparin,B01AB01\nheparin,XXX\n");
+    put("drugs.csv", "drug,atc_code\nHeparin,B01AB01\nheparin,Z99\n");
     put("labs.csv", "source,target\nMIMIC_LAB//50912,LOINC//2160-0\n");
     put("names.csv", "code,billable,short,long\nA000,1,Chol,Cholera of the classical kind\n");
     put("atc.csv", "atc_code,atc_name\nB01AB01,heparin\n");
