@@ -175,13 +175,12 @@ static Status scan_entries(PhiReport *r, const PhiPatterns *p, const Archive *a,
     return status;
 }
 
-/* A plain or gzip file as a folder of one. */
 static Status scan_file(PhiReport *r, const PhiPatterns *p, const char *path, Err *err) {
     Archive a = {0};
-    ArchiveEntry entry = {0};
+    Stream s;
+    Err why = {0};
     if (H5Fis_hdf5(path) > 0) {
         PhiFile f;
-        Err why = {0};
         phi_file_begin(&f, r, p, path);
         if (phi_scan_h5(&f, path, &why)) phi_file_skip(r, path, why.msg);
         return OK;
@@ -192,15 +191,11 @@ static Status scan_file(PhiReport *r, const PhiPatterns *p, const char *path, Er
         archive_close(&a);
         return status;
     }
-    struct stat st;
-    const char *slash = strrchr(path, '/');
-    char *folder = slash ? xasprintf("%.*s", (int)(slash - path), path) : xstrdup(".");
-    entry.name = (char *)(slash ? slash + 1 : path);
-    entry.size = stat(path, &st) ? 0 : (int64_t)st.st_size;
-    a = (Archive){.path = folder, .n = 1, .entry = &entry};
-    Status status = scan_entries(r, p, &a, err);
-    free(folder);
-    return status;
+    Status status = stream_open_path(&s, path, err);
+    if (status) return status;
+    if (scan_stream(r, p, &s, &why)) phi_file_skip(r, path, why.msg);
+    stream_close(&s);
+    return OK;
 }
 
 typedef Status (*FileVisit)(void *context, const char *path, Err *err);
@@ -307,26 +302,22 @@ static Status names_of_stream(PhiPatterns *p, Stream *s, Err *err) {
 }
 
 static Status names_visit(void *context, const char *path, Err *err) {
-    Archive a = {0};
-    ArchiveEntry entry = {0};
-    char *folder = NULL;
-    Status status = OK;
-    if (ends_with(path, ".zip")) {
-        status = archive_open(&a, path, err);
-    } else {
-        const char *slash = strrchr(path, '/');
-        folder = slash ? xasprintf("%.*s", (int)(slash - path), path) : xstrdup(".");
-        entry.name = (char *)(slash ? slash + 1 : path);
-        a = (Archive){.path = folder, .n = 1, .entry = &entry};
+    Archive a;
+    Stream s;
+    int zip = ends_with(path, ".zip");
+    Status status = zip ? archive_open(&a, path, err) : stream_open_path(&s, path, err);
+    if (status) return status;
+    if (!zip) {
+        status = names_of_stream(context, &s, err);
+        stream_close(&s);
+        return status;
     }
     for (int i = 0; i < a.n && !status; i++) {
-        Stream s;
         if ((status = stream_open(&s, &a, i, err))) break;
         status = names_of_stream(context, &s, err);
         stream_close(&s);
     }
-    if (a.zip) archive_close(&a);
-    free(folder);
+    archive_close(&a);
     return status;
 }
 
