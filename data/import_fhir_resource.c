@@ -463,6 +463,9 @@ static Status observation_read(FhirRow *r, const FhirType *t, Err *err) {
     if (status || r->staged) return status;
     if (json_array_size(components) || json_array_size(json_object_get(r->resource, "hasMember")))
         return stage_void(r, DROP_PANEL, err);
+    FhirCode code;
+    fhir_code(r, json_object_get(r->resource, "code"), &code);
+    if (import_asks_identity(code.code)) return stage_void(r, DROP_IDENTITY, err);
     return stage_void(r, json_object_get(r->resource, "dataAbsentReason") ? DROP_NOT_DONE : DROP_NO_CODE, err);
 }
 
