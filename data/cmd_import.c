@@ -1,6 +1,7 @@
 /* cmd_import.c - ehr-data import: records in a source format -> events.h5. */
 #include "data/commands.h"
 #include "data/import.h"
+#include "data/tokenizer_split.h"
 #include "model/flags.h"
 #include <stdlib.h>
 #include <string.h>
@@ -62,7 +63,8 @@ static Status report_write(const ImportReport *r, const char *path, Err *err) {
 }
 
 Status cmd_import(int argc, char **argv, Err *err) {
-    const char *pos[3], *report_path = NULL;
+    const char *pos[3], *report_path = NULL, *exclude_path = NULL;
+    int64_t *excluded = NULL;
     int64_t lab_lag_min = 0;
     int n_pos, help, overwrite = 0, quiet = 0;
     ImportOptions o = {
@@ -106,6 +108,10 @@ Status cmd_import(int argc, char **argv, Err *err) {
          .type = FLAG_LIST,
          .value = &o.maps,
          .help = "CSV that maps or names codes, may be repeated: icd_9,icd_10 | drug,atc_code | source,target"},
+        {.name = "--exclude",
+         .type = FLAG_STRING,
+         .value = &exclude_path,
+         .help = "file of patients to leave out (consent withdrawn), one id a line as the source writes it"},
         {.name = "--report", .type = FLAG_STRING, .value = &report_path, .help = "also write the report as JSON"},
         {.name = "--overwrite", .type = FLAG_BOOL, .value = &overwrite, .help = "replace an events file that exists"},
         {.name = "--quiet", .type = FLAG_BOOL, .value = &quiet, .help = "no settings, no progress"},
@@ -126,6 +132,8 @@ Status cmd_import(int argc, char **argv, Err *err) {
     if (path_exists(o.out) && (path_is_dir(o.out) || !overwrite))
         return err_set(err, ERR_USAGE, "--out %s exists%s", o.out,
                        path_is_dir(o.out) ? " and is a folder" : "; give another name or --overwrite");
+    if (exclude_path && (status = excluded_read(exclude_path, &excluded, &o.n_excluded, err))) return status;
+    o.excluded = excluded;
     if (quiet) o.progress = NULL;
     else flags_print(flags, n, stderr);
     if (o.max_line > o.memory / 4) o.max_line = o.memory / 4;
@@ -140,5 +148,6 @@ Status cmd_import(int argc, char **argv, Err *err) {
         printf("%s: %lld patients, %lld events; %lld exact duplicates left out\n", o.out, (long long)r.n_patients,
                (long long)r.n_events, (long long)r.n_duplicates);
     import_report_free(&r);
+    free(excluded);
     return status;
 }

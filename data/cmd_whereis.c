@@ -1,15 +1,17 @@
 /* cmd_whereis.c - ehr-data whereis: where a patient is, for a withdrawal of consent. */
 #include "data/commands.h"
+#include "data/tokenizer_split.h"
 #include "data/whereis.h"
 #include "model/flags.h"
 
 Status cmd_whereis(int argc, char **argv, Err *err) {
     const char *pos[64];
-    WhereisOptions o = {.path = pos, .subject = -1};
+    const char *subject = NULL;
+    WhereisOptions o = {.path = pos};
     int help = 0;
     Flag flags[] = {
         {"--linkage", FLAG_STRING, &o.linkage, 0, 0, NULL, "who is who, as deidentify or tokenize wrote it", 0},
-        {"--subject", FLAG_INT, &o.subject, 0, 0, NULL, "id of the patient in the source", 0},
+        {"--subject", FLAG_STRING, &subject, 0, 0, NULL, "id of the patient, as the source writes it", 0},
     };
     int n = sizeof flags / sizeof *flags;
     Status status = flags_parse(flags, n, argc, argv, pos, 64, &o.n_paths, &help, err);
@@ -22,8 +24,9 @@ Status cmd_whereis(int argc, char **argv, Err *err) {
                    stdout);
         return OK;
     }
-    if (!o.linkage || !flags[1].seen || !o.n_paths)
+    if (!o.linkage || !subject || !o.n_paths)
         return err_set(err, ERR_USAGE, "give --linkage FILE, --subject ID and the folders to search (see --help)");
+    o.subject = subject_id_of(subject);
     WhereisReport r;
     status = whereis(&o, &r, stdout, err);
     if (!status)

@@ -281,6 +281,7 @@ static void fill_counts(Run *run) {
     DeidentifyReport *r = run->r;
     r->before = (ReleaseSize){d->f.n_patients, d->f.n_events, 0, d->f.n_units - 1};
     r->excluded = d->cohort.n_excluded;
+    r->exclude_unknown = run->n_excluded - d->cohort.n_excluded;
     r->untimed = d->cohort.n_untimed;
     r->no_site = d->cohort.n_no_site;
     snprintf(r->split_method, sizeof r->split_method, "%s", d->cohort.method);

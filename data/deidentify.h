@@ -40,6 +40,7 @@ typedef struct {
     int64_t repetitions;                               /* events that became the same as another of the patient */
     int64_t before_birth;                              /* times moved to the (coarsened) birth */
     int64_t ages_shifted, ends_blurred, spans_dropped; /* patients */
+    int64_t exclude_unknown;                           /* ids that nobody has */
     int64_t excluded, untimed, no_site, emptied;       /* patients left out; emptied: nothing remained */
     int64_t n_split[SPLIT_COUNT];
     /* Residual risk */

@@ -17,6 +17,7 @@ const char *code_fate_text(int fate) {
         "dropped: a static column that is not on the list",
         "dropped: it looks like an identifier",
         "dropped: free text of the source",
+        "lost an answer in prose: the question stays",
         "rolled up to a code with enough patients",
         "became RARE//kind: too few patients, no such ancestor",
         "dropped: too few patients, also as RARE//kind",
@@ -75,13 +76,27 @@ static int column_identifies(const char *code) {
  * in a local vocabulary. */
 static int is_text(const char *code) {
     static const char texts[] = " condition_occurrence drug_exposure procedure_occurrence measurement observation "
-                                "device_exposure condition drug procedure device note text comment ";
+                                "device_exposure note text comment ";
     const char *body = strstr(code, "//");
     if (code_is_public(code)) return 0;
     body = body ? body + 2 : code;
     int words = 1;
     for (const char *s = body; *s; s++) words += *s == ' ' && s[1] && s[1] != ' ';
     return words >= (one_of(texts, code, space_of(code)) ? 2 : WORDS_MAX) || strlen(body) > CODE_BODY_MAX;
+}
+
+/* "LOINC//72166-2=words": where the question ends; 0: the code is no question, or its answer is a code itself. */
+static size_t question_of(const char *code) {
+    const char *equals = strchr(code, '=');
+    return equals && equals > code && !strstr(equals, "//") ? (size_t)(equals - code) : 0;
+}
+
+/* An answer in many words, long, or of the look of an identifier. */
+static int answer_is_prose(const PhiPatterns *phi, const char *answer) {
+    PhiHit hit[1];
+    int words = 1;
+    for (const char *s = answer; *s; s++) words += *s == ' ' && s[1] && s[1] != ' ';
+    return words >= WORDS_MAX || strlen(answer) > CODE_BODY_MAX || phi_find(phi, answer, strlen(answer), hit, 1) > 0;
 }
 
 static int looks_like_identifier(const PhiPatterns *phi, const char *code) {
@@ -96,6 +111,8 @@ static CodeFate fate_of(const PhiPatterns *phi, const char *code, int kind, cons
         !(rules->keep_state && one_of(" state ", code, space_of(code))))
         return FATE_COLUMN;
     if (kind != KIND_STATIC && column_identifies(code)) return FATE_IDENTIFIER;
+    size_t question = question_of(code);
+    if (question && answer_is_prose(phi, code + question + 1) && !rules->keep_text) return FATE_ANSWER;
     if (looks_like_identifier(phi, code)) return FATE_IDENTIFIER;
     if (!rules->keep_text && is_text(code)) return FATE_TEXT;
     return FATE_KEPT;
@@ -136,6 +153,10 @@ Status code_map_open(CodeMap *m, const EventFile *f, int64_t k, const CodeRules 
     for (int64_t c = 0; c < f->n_codes; c++) {
         m->fate[c] = (uint8_t)fate_of(phi, f->codes[c], f->code_kind[c], rules);
         m->first[c] = m->fate[c] == FATE_KEPT ? node_add(m, f->codes[c], f->code_kind[c]) : CODE_GONE;
+        if (m->fate[c] != FATE_ANSWER) continue;
+        char *question = xasprintf("%.*s", (int)question_of(f->codes[c]), f->codes[c]);
+        m->first[c] = node_add(m, question, f->code_kind[c]);
+        free(question);
     }
     for (int64_t u = 0; u < f->n_units; u++) {
         PhiHit hit[1];
@@ -286,6 +307,7 @@ int code_map_roll_up(CodeMap *m) {
     for (int64_t c = 0; c < m->f->n_codes; c++) {
         if (m->first[c] == CODE_GONE) continue;
         uint32_t to = code_map_of(m, (uint32_t)c);
+        if (to == m->first[c] && m->fate[c] == FATE_ANSWER) continue;
         m->fate[c] = to == CODE_GONE ? FATE_DROPPED : to == m->first[c] ? FATE_KEPT : FATE_ROLLED_UP;
         if (to != CODE_GONE && to != m->first[c] &&
             (!strncmp(m->out.item[to], "RARE//", 6) || strstr(m->out.item[to], "//OTHER")))

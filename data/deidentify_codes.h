@@ -16,6 +16,7 @@ typedef enum {
     FATE_COLUMN,     /* dropped: a static column that is not on the list */
     FATE_IDENTIFIER, /* dropped: it looks like an identifier, or its column holds them */
     FATE_TEXT,       /* dropped: free text of the source */
+    FATE_ANSWER,     /* an answer in prose, or one that looks like an identifier: the question alone stays */
     FATE_ROLLED_UP,  /* fewer than k patients: an ancestor stands for it */
     FATE_RARE,       /* the same, and no ancestor with k patients: RARE//kind */
     FATE_DROPPED,    /* the same, and RARE//kind has fewer than k patients too */

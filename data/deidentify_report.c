@@ -85,6 +85,8 @@ static json_t *rules_json(const DeidentifyReport *r, const DeidentifyOptions *o,
     if (text_attestation) json_object_set_new(text, "attested_by", json_string(attest_text(text_attestation, "name")));
     rule_add(rules, "free-text", text_attestation ? "kept: an attestation says that texts were scrubbed" : "dropped",
              text);
+    rule_add(rules, "answers", text_attestation ? "kept" : "answers in prose dropped, their questions stay",
+             code_figures(r, FATE_ANSWER));
     rule_add(rules, "rare-codes", "codes of fewer than k patients of the release roll up, else become RARE//kind",
              json_pack("{s:I, s:o, s:o, s:o, s:I, s:I, s:I}", "k", N(o->min_patients), "rolled_up",
                        code_figures(r, FATE_ROLLED_UP), "rare", code_figures(r, FATE_RARE), "dropped",
@@ -162,6 +164,7 @@ void deidentify_report_print(const DeidentifyReport *r, const DeidentifyOptions 
             (long long)r->n_split[1], (long long)r->n_split[2], r->split_method);
     fprintf(out, "\npatients\n");
     print_line(out, r->excluded, "left out: named in --exclude");
+    print_line(out, r->exclude_unknown, "ids of --exclude that are nobody's here");
     print_line(out, r->untimed, "left out: no event with a time");
     print_line(out, r->no_site, "left out: no site, or several");
     print_line(out, r->emptied, "left out: nothing remained of them");

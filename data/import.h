@@ -46,6 +46,7 @@ typedef enum {
     DROP_UNRESOLVED,
     DROP_MODIFIED,
     DROP_NOT_EVENT,
+    DROP_EXCLUDED,
     NOTE_DATE_ONLY,
     NOTE_MIDNIGHT,
     NOTE_DATES_DIFFER,
@@ -151,6 +152,8 @@ typedef struct {
     int64_t max_errors;       /* rows; -1 = 1% of the rows, at least 100 */
     const char *extract_date; /* YYYY-MM-DD, NULL = from the data */
     const char *utc_offset;   /* "-05:00": clock of dates without time where times are UTC; NULL = any */
+    const int64_t *excluded;  /* (n_excluded) subject ids, ascending: nothing of theirs is told */
+    int64_t n_excluded;
     int64_t lab_lag;          /* us from sample to result, for results without a time of their own */
     FILE *progress;           /* NULL = silent */
 } ImportOptions;

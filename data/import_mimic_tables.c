@@ -456,6 +456,10 @@ enum { N_TABLES = sizeof tables / sizeof *tables };
 /* ---- reading ----------------------------------------------------------------------------------------------------- */
 
 static Status row_put(Mimic *m, const MimicRow *s, Err *err) {
+    if (import_is_excluded(&m->im, s->subject)) {
+        if (!(s->flags & MIMIC_SECOND)) import_report_count(m->im.report, s->table, DROP_EXCLUDED, s->row);
+        return OK;
+    }
     if (sorter_full(m->im.stage)) {
         Status status = sorter_spill(m->im.stage, err);
         if (status) return status;

@@ -42,6 +42,7 @@ static const char *const reason_text[REPORT_REASONS] = {
     [DROP_MODIFIED] = "a modifierExtension may turn it into its opposite",
     [DROP_IDENTITY] = "asks who the patient is (address, name, birth date)",
     [DROP_NOT_EVENT] = "holds no event of a patient",
+    [DROP_EXCLUDED] = "its person is excluded (--exclude)",
     [NOTE_DATE_ONLY] = "date without time: available at 23:59 or at the visit's end that day",
     [NOTE_MIDNIGHT] = "midnight datetime read as a date without time",
     [NOTE_DATES_DIFFER] = "date and datetime name different days: the later is used",

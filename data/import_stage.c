@@ -205,7 +205,18 @@ void import_end(Import *im) {
     archive_close(&im->archive);
 }
 
+static int compare_ids(const void *a, const void *b) { return compare_i64(*(const int64_t *)a, *(const int64_t *)b); }
+
+int import_is_excluded(const Import *im, int64_t person) {
+    const ImportOptions *o = im->options;
+    return o->n_excluded && bsearch(&person, o->excluded, (size_t)o->n_excluded, sizeof person, compare_ids);
+}
+
 Status import_stage(Import *im, const StageRow *row, Err *err) {
+    if (import_is_excluded(im, row->person)) {
+        if (!(row->flags & ROW_MORE)) import_report_count(im->report, row->table, DROP_EXCLUDED, row->row);
+        return OK;
+    }
     if (sorter_full(im->stage)) {
         Status status = sorter_spill(im->stage, err);
         if (status) return status;

@@ -121,6 +121,8 @@ Status import_write_people(Import *im, Err *err); /* import_people.c */
 Status import_finish(Import *im, Err *err);       /* writes the events file */
 void import_end(Import *im);                      /* frees everything, removes what is not finished */
 
+/* Whether --exclude names a person. */
+int import_is_excluded(const Import *im, int64_t person);
 /* row: a StageRow, or the first member of a StageResource. */
 Status import_stage(Import *im, const StageRow *row, Err *err);
 void import_day_count(Import *im, int64_t us);

@@ -1,5 +1,6 @@
 /* tokenizer_split.c - see tokenizer_split.h. */
 #include "data/tokenizer_split.h"
+#include "data/import_stage.h"
 #include <errno.h>
 #include <sodium.h>
 #include <stdlib.h>
@@ -357,6 +358,14 @@ Status split_key_read(const char *path, uint8_t **key, size_t *size, Err *err) {
     return OK;
 }
 
+int64_t subject_id_of(const char *text) {
+    char *end;
+    errno = 0;
+    long long id = strtoll(text, &end, 10);
+    if (*text && !*end && !errno) return id;
+    return import_id_hash(strncmp(text, "Patient/", 8) ? text : text + 8, NULL);
+}
+
 Status excluded_read(const char *path, int64_t **ids, int64_t *n, Err *err) {
     char *text, *save = NULL;
     Status status = file_read(path, (size_t)1 << 31, &text, NULL, err);
@@ -367,18 +376,15 @@ Status excluded_read(const char *path, int64_t **ids, int64_t *n, Err *err) {
     for (char *rest = text, *line; !status && (line = strsep(&rest, "\n"));) {
         line_no++;
         line[strcspn(line, "#")] = 0;
-        char *word = strtok_r(line, " \t\r", &save), *end;
+        char *word = strtok_r(line, " \t\r", &save);
         if (!word) continue;
-        errno = 0;
-        long long id = strtoll(word, &end, 10);
-        if (*end || errno || strtok_r(NULL, " \t\r", &save)) {
-            status =
-                err_set(err, ERR_FORMAT, "--exclude %s, line %lld: one subject id (an integer) a line was expected",
-                        path, (long long)line_no);
+        if (strtok_r(NULL, " \t\r", &save)) {
+            status = err_set(err, ERR_FORMAT, "--exclude %s, line %lld: one subject id a line was expected", path,
+                             (long long)line_no);
             break;
         }
         if (*n == capacity) *ids = xrealloc(*ids, (size_t)(capacity = 2 * capacity + 64) * sizeof **ids);
-        (*ids)[(*n)++] = id;
+        (*ids)[(*n)++] = subject_id_of(word);
     }
     free(text);
     if (*n) qsort(*ids, (size_t)*n, sizeof **ids, compare_i64);

@@ -37,7 +37,10 @@ void cohort_close(Cohort *c);
 
 /* A split key: the bytes of a file, without line end at its end; 16 to 4096 of them.  free() it. */
 Status split_key_read(const char *path, uint8_t **key, size_t *size, Err *err);
-/* Subject ids, one a line, # starts a comment; sorted, each once.  free() it. */
+/* The subject id that a source's own id has in an events file: itself when it is a whole number, else what importers make
+ * of a text id (a UUID, "Patient/123"). */
+int64_t subject_id_of(const char *text);
+/* Subject ids, one a line as the source writes them, # starts a comment; sorted, each once.  free() it. */
 Status excluded_read(const char *path, int64_t **ids, int64_t *n, Err *err);
 
 #endif

@@ -77,6 +77,9 @@ echo 3 > gone
     grep -q '1 patients excluded' tokenize.log && refused 0 'not in' "$data" whereis --linkage gone.h5 --subject 3 g.h5 &&
     "$data" whereis --linkage who.h5 --subject 3 dg > where.log && ! grep -q '^dataset' where.log
 verdict $? "a patient who withdrew is in no new release or dataset" where.log
+"$data" import omop "$root/tests/fixtures/omop-synthea27nj.zip" --out x.h5 --exclude gone --quiet > import.log 2>&1 && grep -q 'its person is excluded' import.log &&
+    "$data" whereis --linkage who.h5 --subject 3 x.h5 > where.log && ! grep -q '^events' where.log && grep -q '^x.h5: 27 patients' import.log
+verdict $? "nor in a new import" import.log
 
 # ---- identifiers ---------------------------------------------------------------------------------------------------------
 "$data" phi-scan d d/labels run r.h5 da > scan.log 2>&1
@@ -100,5 +103,9 @@ for folder in synthea-csv-27 synthea-csv-fhir/csv; do
         [ "$(grep -c '^simulated future' y/generated.txt)" = 200 ] &&
         "$data" phi-scan y --names "$samples/$folder" >> y.log 2>&1
     verdict $? "$name" y.log
+    sed -n 's/,.*//; 2p' "$samples/$folder/patients.csv" > y.id
+    "$data" import synthea "$samples/$folder" --out y/x.h5 --exclude y.id --quiet > y.log 2>&1 && grep -q 'its person is excluded' y.log &&
+        "$data" whereis --linkage y.linkage.h5 --subject "$(cat y.id)" y > where.log && grep -q '^dataset' where.log && ! grep -q 'y/x.h5' where.log
+    verdict $? "a patient of $folder by the id in the source: excluded, found" where.log
 done
 exit $failed
