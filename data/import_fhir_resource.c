@@ -216,8 +216,7 @@ static Status quantity_read(FhirRow *r, const json_t *quantity, StageRow *s, Err
     return import_unit(&r->f->im, *code ? code : unit, &s->unit, err);
 }
 
-/* ---- types that are told by their row of the table ----------------------------------------------------------------
- */
+/* ---- types that are told by their row of the table --------------------------------------------------------------- */
 
 /* The code of a drug is its own, that of a contained Medication, or that of a Medication elsewhere. */
 static Status drug_refers(FhirRow *r, FhirCode *code, uint64_t *refers) {
@@ -269,8 +268,7 @@ static Status clinical_resource(FhirRow *r, const FhirType *t, Err *err) {
     return status ? status : stage(r, &s, err);
 }
 
-/* ---- patients and encounters --------------------------------------------------------------------------------------
- */
+/* ---- patients and encounters ------------------------------------------------------------------------------------- */
 
 /* OMB's category in a US Core extension. */
 static const char *us_core(const json_t *patient, const char *name) {
@@ -364,8 +362,7 @@ static Status encounter_read(FhirRow *r, const FhirType *t, Err *err) {
     return status ? status : stage(r, &s, err);
 }
 
-/* ---- observations and reports -------------------------------------------------------------------------------------
- */
+/* ---- observations and reports ------------------------------------------------------------------------------------ */
 
 /* value[x] of an observation or a component -> a number, or an answer that becomes part of the code.  *has = 0: there
  * is none. */
@@ -493,8 +490,7 @@ static Status report_read(FhirRow *r, const FhirType *t, Err *err) {
     return status ? status : stage(r, &s, err);
 }
 
-/* ---- others -------------------------------------------------------------------------------------------------------
- */
+/* ---- others ------------------------------------------------------------------------------------------------------ */
 
 /* Told through the requests and administrations that refer to it. */
 static Status medication_read(FhirRow *r, const FhirType *t, Err *err) {

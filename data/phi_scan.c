@@ -24,8 +24,7 @@ static int is_json(const char *name) {
            ends_with(name, ".json.gz") || ends_with(name, ".ndjson.gz");
 }
 
-/* ---- tables ---------------------------------------------------------------------------------------------------------
- */
+/* ---- tables ------------------------------------------------------------------------------------------------------ */
 
 static Status scan_csv(PhiFile *f, Stream *s, Err *err) {
     Csv c;
@@ -51,8 +50,7 @@ static Status scan_csv(PhiFile *f, Stream *s, Err *err) {
     return status;
 }
 
-/* ---- text and JSON --------------------------------------------------------------------------------------------------
- */
+/* ---- text and JSON ----------------------------------------------------------------------------------------------- */
 
 /* Keys that hold identifiers wherever they stand.  A key such as "name" names anything in JSON. */
 static int key_kind(const char *key) {
@@ -160,8 +158,7 @@ static Status scan_stream(PhiReport *r, const PhiPatterns *p, Stream *s, Err *er
     return status;
 }
 
-/* ---- files and folders ----------------------------------------------------------------------------------------------
- */
+/* ---- files and folders ------------------------------------------------------------------------------------------- */
 
 static Status scan_entries(PhiReport *r, const PhiPatterns *p, const Archive *a, Err *err) {
     Status status = OK;
@@ -245,8 +242,7 @@ Status phi_scan(PhiReport *r, const PhiPatterns *p, const char *path, FILE *prog
     return status;
 }
 
-/* ---- names of a source ----------------------------------------------------------------------------------------------
- */
+/* ---- names of a source ------------------------------------------------------------------------------------------- */
 
 /* "name": [{"family": ..., "given": [...]}] of people; organisations have a text for a name. */
 static void names_of_json(PhiPatterns *p, const json_t *o) {

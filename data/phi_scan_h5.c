@@ -99,8 +99,7 @@ static herr_t visit_object(hid_t root, const char *name, const H5O_info_t *info,
     return 0;
 }
 
-/* ---- our own formats ------------------------------------------------------------------------------------------------
- */
+/* ---- our own formats --------------------------------------------------------------------------------------------- */
 
 static int is_relative(const EventFile *f) {
     json_t *root = json_loads(f->provenance, 0, NULL);

@@ -8,8 +8,7 @@
 enum { MIDNIGHT_EVENTS_MIN = 20, STAYS_MIN = 5 };
 static const int64_t STAY_US = 12 * 60 * US_PER_MINUTE; /* shorter visits have their diagnosis and labs at once */
 
-/* ---- events files ---------------------------------------------------------------------------------------------------
- */
+/* ---- events files ------------------------------------------------------------------------------------------------ */
 
 void event_leaks_open(EventLeaks *l, EventFile *f) {
     size_t n = (size_t)f->n_codes + 1;
@@ -97,8 +96,7 @@ void event_leaks_report(EventLeaks *l, ValidateReport *r) {
     twins_report(l->twins, r);
 }
 
-/* ---- datasets -------------------------------------------------------------------------------------------------------
- */
+/* ---- datasets ---------------------------------------------------------------------------------------------------- */
 
 void dataset_leaks_open(DatasetLeaks *l, Dataset *d) {
     size_t n = (size_t)d->vocabulary.n + 1;

@@ -4,8 +4,7 @@
 #include "data/validate.h"
 #include "data/validate_twins.h"
 
-/* ---- events files: dates taken for times, diagnoses known before anything was measured ------------------------------
- */
+/* ---- events files: dates taken for times, diagnoses known before anything was measured --------------------------- */
 typedef struct {
     EventFile *f;
     int64_t *timed, *midnight; /* (n_codes) events with a time of day; of those, at 00:00 and known there and then */
@@ -18,8 +17,7 @@ void event_leaks_patient(EventLeaks *l, int64_t row, const EventPatient *p);
 void event_leaks_report(EventLeaks *l, ValidateReport *r);
 void event_leaks_close(EventLeaks *l);
 
-/* ---- datasets: a vocabulary that knows more than the train split, labels that know the future -----------------------
- */
+/* ---- datasets: a vocabulary that knows more than the train split, labels that know the future -------------------- */
 typedef struct {
     Dataset *d;
     int64_t *holders, *stamp, *elsewhere; /* (vocabulary.n) train patients; last patient seen; tokens in other splits */

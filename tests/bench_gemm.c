@@ -71,8 +71,7 @@ static double timed(const Bench *b, int who, Kind kind, const Shape *s) {
     return (bench_now() - start) / calls;
 }
 
-/* ---- what a group of rows comes to ----------------------------------------------------------------------------------
- */
+/* ---- what a group of rows comes to ------------------------------------------------------------------------------- */
 
 typedef struct {
     const char *what;

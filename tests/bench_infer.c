@@ -26,8 +26,7 @@ static void fail(const Err *err) {
     exit(1);
 }
 
-/* ---- one pass -------------------------------------------------------------------------------------------------------
- */
+/* ---- one pass ---------------------------------------------------------------------------------------------------- */
 
 /* n new tokens a stream; the first `shared` keys of all streams lie in common pages. */
 static void decode(Bench *x, KvSequence *s, int streams, int n, int shared) {
@@ -64,8 +63,7 @@ static void decode(Bench *x, KvSequence *s, int streams, int n, int shared) {
     x->m.k->sample(x->dev, drawn, NULL, NULL, x->logits, uniform, NULL, &spec, streams);
 }
 
-/* ---- ceilings and rows ----------------------------------------------------------------------------------------------
- */
+/* ---- ceilings and rows ------------------------------------------------------------------------------------------- */
 
 static double pass_flops(const ModelConfig *c, int rows, int logit_rows, double context) {
     const double C = c->d_model, HD = (double)c->n_heads * c->head_dim, GD = (double)c->n_kv_heads * c->head_dim;

@@ -5,9 +5,11 @@
 #include "train/dist_transport.h"
 #include "train/evaluate.h"
 #include "train/metrics.h"
+#include "train/parent.h"
 #include "train/schedule.h"
 #include "train/state.h"
 #include "train/step.h"
+#include <jansson.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -294,6 +296,76 @@ static void test_files_do_not_depend_on_ranks(void **state) {
     free(first[0]);
     free(first[1]);
     free(vocabulary);
+}
+
+/* ---- a parent ----------------------------------------------------------------------------------------------------- */
+
+/* The vocabulary of d with `more` diagnoses after its last token. */
+static void longer_vocabulary(Vocabulary *v, const Dataset *d, int more) {
+    Err err = {OK, ""};
+    json_t *o = json_loads(d->vocabulary.json, 0, NULL), *tokens = json_object_get(o, "tokens");
+    for (int i = 0; i < more; i++) {
+        char code[32];
+        snprintf(code, sizeof code, "ICD10CM//Z%02d", i);
+        json_array_append_new(tokens, json_pack("{s:i,s:s,s:s,s:s,s:s}", "id", d->vocabulary.n + i, "code", code, "kind", "event",
+                                                "event_kind", "diagnosis", "name", ""));
+    }
+    char *text = json_dumps(o, JSON_COMPACT);
+    CHECK(vocabulary_parse(v, text, strlen(text), "longer", &err));
+    json_decref(o);
+    free(text);
+}
+
+/* A parent that lacks tokens: its rows come over, the missing ones are as a fresh model has them, on any rank. */
+static void test_parent_with_fewer_tokens(void **state) {
+    (void)state;
+    enum { MORE = 3, RANKS = 2 };
+    Err err = {OK, ""};
+    Dataset d, longer;
+    Model parent, m, fresh;
+    Parent p;
+    OptimizerOptions options = {.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8};
+    char dir[4200], tmp[4300];
+    CHECK(dataset_open(&d, data_dir, &err));
+    longer = d;
+    longer_vocabulary(&longer.vocabulary, &d, MORE);
+    const int V = longer.vocabulary.n;
+    open_model(&parent, V - MORE, 16);
+    snprintf(dir, sizeof dir, "%s/parent", folder);
+    snprintf(tmp, sizeof tmp, "%s.tmp", dir);
+    ArenaSlice all = {parent.w_arena, 0, parent.table.total};
+    model_init(&parent, 77);
+    CHECK(checkpoint_begin(tmp, &parent.cfg, &parent.table, d.vocabulary.json, "{}", 0, 0, &err));
+    CHECK(checkpoint_write_slices(tmp, &parent.table, dev, &all, NULL, NULL, 1, &err));
+    CHECK(checkpoint_commit(tmp, dir, &err));
+    CHECK(parent_open(&p, dir, 1, &err));
+    assert_true(p.checked && !p.provenance);
+    CHECK(parent_check(&p, &longer, &err));
+    assert_true(p.compared);
+    for (int rank = 0; rank < RANKS; rank++) {
+        Optimizer o;
+        open_model(&m, V, 16 * RANKS);
+        open_model(&fresh, V, 16 * RANKS);
+        model_init(&fresh, 5);
+        dist->launch = (Launch){.rank = rank, .world = RANKS, .local_size = RANKS};
+        CHECK(optimizer_open(&o, &m, dist, &options, &err));
+        CHECK(parent_weights(&p, &m, &o, 5, &err));
+        for (int i = 0; i < m.table.n; i++) {
+            const ParamSpec *s = &m.table.spec[i], *t = &parent.table.spec[i];
+            const float *got = (float *)m.w_arena + s->offset, *old = (float *)parent.w_arena + t->offset;
+            const float *fill = (float *)fresh.w_arena + s->offset;
+            for (int64_t k = 0; k < s->file_rows * s->cols; k++)
+                if (got[k] != (k < t->file_rows * t->cols ? old[k] : fill[k])) fail_msg("rank %d: %s[%lld]", rank, s->name, (long long)k);
+        }
+        optimizer_close(&o);
+        model_close(&m);
+        model_close(&fresh);
+    }
+    dist->launch = (Launch){.world = 1, .local_size = 1};
+    parent_close(&p);
+    model_close(&parent);
+    vocabulary_free(&longer.vocabulary);
+    dataset_close(&d);
 }
 
 /* ---- step --------------------------------------------------------------------------------------------------------- */
@@ -654,6 +726,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_update_is_adamw),
         cmocka_unit_test(test_parts_are_a_partition),
         cmocka_unit_test(test_files_do_not_depend_on_ranks),
+        cmocka_unit_test(test_parent_with_fewer_tokens),
         cmocka_unit_test(test_accumulation_changes_nothing),
         cmocka_unit_test(test_steps_learn),
         cmocka_unit_test(test_non_finite_step_is_skipped),

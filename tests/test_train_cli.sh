@@ -73,6 +73,30 @@ verdict $? "a finished run has nothing left to do" a.log
 verdict $? "another seed cannot continue a run" a.log
 run 1 s --steps 12 --micro-batch 12 --resume a/step-8 && grep -q '"parent": "a/step-8"' s/step-12/trainer.json
 verdict $? "another run's checkpoint can be continued and is named as parent" s.log
+given="--data data --batch 12 --seed 7" # what --init leaves to say
+"$train" $given --init a --out i --steps 3 --learning-rate 1e-12 --weight-decay 0 --eval-tokens 0 > i.log 2>&1 &&
+    "$build/ehr-infer" score i/latest --data data --split tuning > i.score 2>> i.log && "$build/ehr-infer" score a/latest --data data --split tuning > a.score 2>> i.log &&
+    cmp i.score a.score && grep -q '"parent": "step-8 sha256:' i/step-3/trainer.json && grep -q '"parent_provenance"' i/step-3/trainer.json
+verdict $? "--init starts from another model's weights and names it" i.log
+"$train" $given --init a --out i --steps 4 --resume auto > i.log 2>&1 && grep -q '"parent": "step-8 sha256:' i/step-4/trainer.json &&
+    grep -q '"parent_provenance"' i/step-4/trainer.json
+verdict $? "a run that was begun so goes on, and still names its parent" i.log
+"$build/ehr-infer" export a --max-file 100K --out half > half.log 2>&1 && ls half/model-00002-of-* > ls.log 2>&1 &&
+    "$train" $given --init half --out h --steps 1 > h.log 2>&1
+verdict $? "--init takes an export in bfloat16, in several files" h.log
+"$train" $given --init a --out x --steps 1 --layers 3 > x.log 2>&1
+[ $? = 2 ] && grep -q -e '--layers 3: --init .* has 2' x.log
+verdict $? "--init refuses flags of another shape" x.log
+cp -r half other && sed -i 's/"VISIT/"VISITE/' other/vocabulary.json && rm other/SHA256SUMS
+grep -q VISITE other/vocabulary.json || sed -i '0,/"code": *"LAB/s//"code": "BAL/' other/vocabulary.json
+"$train" $given --init other --out x --steps 1 > x.log 2>&1
+[ $? = 2 ] && grep -q 'is .* in --init .* but .* in --data data' x.log && [ ! -e x ]
+verdict $? "--init refuses a vocabulary that means something else" x.log
+rm other/vocabulary.json && "$train" $given --init other --out y --steps 1 > y.log 2>&1 && grep -q 'whether they mean the same is not known' y.log
+verdict $? "--init without a vocabulary says so" y.log
+"$train" $given --init nowhere --out x --steps 1 > x.log 2>&1
+[ $? = 1 ] && grep -q -e '--init nowhere is no model' x.log
+verdict $? "--init without a model says so" x.log
 run 1 n --steps 50 --learning-rate 1e6 --clip 0 --max-skipped 3
 [ $? = 1 ] && grep -q '3 steps in a row.*epoch.*block.*row' n.log
 verdict $? "non-finite steps are skipped, then the batch is named" n.log

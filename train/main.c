@@ -3,6 +3,7 @@
 #include "train/dryrun.h"
 #include "train/memory.h"
 #include "train/metrics.h"
+#include "train/parent.h"
 #include "train/place.h"
 #include "train/state.h"
 #include "train/stop.h"
@@ -15,6 +16,7 @@ typedef struct {
     Dist        *dist;
     Place        place;
     Dataset      data;
+    Parent       parent; /* --init */
     ModelConfig  cfg;
     Model        model;
     Acts        *acts;
@@ -51,6 +53,15 @@ static Status count_epoch_rows(Run *r, int64_t *rows, Err *err) {
     return s;
 }
 
+/* On resuming, what was begun decides the shape, and the parent may be gone. */
+static Status open_parent(Run *r, Err *err) {
+    TrainOptions *o = &r->options;
+    Status s = parent_open(&r->parent, r->start_dir[0] ? r->start_dir : o->init, r->main_rank && !r->start_dir[0], err);
+    if (!s) s = options_take_shape(o, &r->parent.cfg, o->init, err);
+    if (!s && !r->start_dir[0]) s = parent_check(&r->parent, &r->data, err);
+    return s;
+}
+
 static Status open_data(Run *r, Err *err) {
     TrainOptions *o = &r->options;
     int world = o->world ? (int)o->world : dist_world(r->dist);
@@ -65,7 +76,13 @@ static Status open_data(Run *r, Err *err) {
                     o->data, r->data.deidentification);
     if (!s && r->data.n_patients[SPLIT_TRAIN] == 0)
         s = err_set(err, ERR_USAGE, "--data %s has no patients in its train split", o->data);
+    if (!s && !o->dry_run) s = state_find(o, r->start_dir, sizeof r->start_dir, err);
+    if (!s && o->init) s = open_parent(r, err);
     if (!s) s = options_model(o, r->data.vocabulary.n, &r->cfg, err);
+    if (!s && o->init) {
+        r->cfg.rope_theta = r->parent.cfg.rope_theta;
+        r->cfg.rms_eps = r->parent.cfg.rms_eps;
+    }
     if (!s) s = options_split_batch(o, world, gpu ? 32768 : 1024, err);
     if (!s && o->epochs > 0) s = count_epoch_rows(r, &epoch_rows, err);
     return s ? s : options_plan(o, epoch_rows, err);
@@ -77,8 +94,7 @@ static Status open_model(Run *r, Err *err) {
     LoaderOptions lo = {.rows = (int)o->micro_batch, .T = (int)o->seq_len, .seed = (uint64_t)o->seed, .shuffle = 1,
                         .rank = dist_rank(r->dist), .world = dist_world(r->dist)};
     int64_t pad = 16 * (int64_t)dist_world(r->dist);
-    Status s = state_find(o, r->start_dir, sizeof r->start_dir, err);
-    if (!s) s = memory_check(o, &r->cfg, &r->place, dist_world(r->dist), err);
+    Status s = memory_check(o, &r->cfg, &r->place, dist_world(r->dist), err);
     if (!s) s = loader_open(&r->loader, &r->data, SPLIT_TRAIN, &lo, err);
     if (s) return s;
     if (r->start_dir[0]) {
@@ -91,7 +107,13 @@ static Status open_model(Run *r, Err *err) {
     }
     r->model.graphs = o->graphs;
     if (!s) s = optimizer_open(&r->optimizer, &r->model, r->dist, &adamw, err);
-    if (!s && !r->start_dir[0]) optimizer_init(&r->optimizer, (uint64_t)o->seed);
+    if (!s && !r->start_dir[0] && o->init) {
+        s = parent_weights(&r->parent, &r->model, &r->optimizer, (uint64_t)o->seed, err);
+        r->state.parent = xstrdup(r->parent.name);
+        if (r->parent.provenance) r->state.parent_provenance = xstrdup(r->parent.provenance);
+    } else if (!s && !r->start_dir[0]) {
+        optimizer_init(&r->optimizer, (uint64_t)o->seed);
+    }
     if (!s && r->start_dir[0]) s = optimizer_read(&r->optimizer, r->start_dir, err);
     if (!s && r->start_dir[0]) s = loader_seek(r->loader, &r->state.cursor, err);
     return s;
@@ -145,6 +167,10 @@ static void print_banner(const Run *r) {
     if (r->start_dir[0])
         fprintf(stderr, "resume  %s: step %lld%s\n", r->start_dir, (long long)r->state.step,
                 r->start_checked ? "" : "; its files could not be checked, it has no SHA256SUMS");
+    else if (o->init)
+        fprintf(stderr, "init    %s: %d of %d tokens%s%s\n", r->parent.name, r->parent.cfg.vocab_size, r->cfg.vocab_size,
+                r->parent.compared ? "" : "; without vocabulary.json there, whether they mean the same is not known",
+                r->parent.checked ? "" : "; its files could not be checked, it has no SHA256SUMS");
     if (!r->evaluator.loader) fprintf(stderr, "warning: the dataset has no tuning patients: no evaluation, no best checkpoint\n");
 }
 
@@ -281,6 +307,7 @@ static void close_all(Run *r) {
     loader_close(r->loader);
     dataset_close(&r->data);
     train_state_free(&r->state);
+    parent_close(&r->parent);
     dist_close(r->dist);
     if (r->place.dev) device_close(r->place.dev);
 }

@@ -90,6 +90,16 @@ void optimizer_close(Optimizer *o) {
     *o = (Optimizer){0};
 }
 
+void optimizer_set_master(Optimizer *o, const float *host, int64_t begin, int64_t count) {
+    for (int b = 0; o->master && b < o->model->table.n_buckets; b++) {
+        int64_t own, n;
+        optimizer_part(o, b, &own, &n);
+        const int64_t lo = own > begin ? own : begin, hi = own + n < begin + count ? own + n : begin + count;
+        if (lo < hi)
+            device_upload(o->model->dev, o->master + part_start(o, b) + (lo - own), host + (lo - begin), (size_t)(hi - lo) * sizeof *host);
+    }
+}
+
 void optimizer_init(Optimizer *o, uint64_t seed) {
     enum { PIECE = 1 << 22 };
     const Model *m = o->model;
@@ -101,7 +111,7 @@ void optimizer_init(Optimizer *o, uint64_t seed) {
         for (int64_t at = 0; at < count; at += PIECE) {
             int64_t n = count - at < PIECE ? count - at : PIECE;
             params_init_part(host, &m->table, &m->cfg, seed, begin + at, n);
-            device_upload(m->dev, o->master + part_start(o, b) + at, host, (size_t)n * sizeof *host);
+            optimizer_set_master(o, host, begin + at, n);
         }
     }
     free(host);

@@ -36,6 +36,8 @@ Status optimizer_open(Optimizer *o, Model *model, Dist *dist, const OptimizerOpt
 void   optimizer_close(Optimizer *o);
 /* The master as model_init(seed) makes the weights. */
 void   optimizer_init(Optimizer *o, uint64_t seed);
+/* Elements [begin, begin + count) of the arena; those of own part go to the master. */
+void   optimizer_set_master(Optimizer *o, const float *host, int64_t begin, int64_t count);
 void   optimizer_zero_grad(Optimizer *o);
 /* Queues the sum over ranks of a bucket whose local gradient is complete; of the type model_backward calls. */
 void   optimizer_reduce_bucket(void *optimizer, int bucket);

@@ -55,6 +55,7 @@ static void circumstance_flags(TrainOptions *o) {
     add(o, "--data", FLAG_STRING, &o->data, 0, 0, NULL, "dataset folder, from ehr-data tokenize");
     add(o, "--out", FLAG_STRING, &o->out, 0, 0, NULL, "run folder: step-N/, latest, best, log.jsonl");
     add(o, "--require-deidentified", FLAG_BOOL, &o->require_deidentified, 0, 0, NULL, "refuse data that did not go through ehr-data deidentify");
+    add(o, "--init", FLAG_STRING, &o->init, 0, 0, NULL, "start from the weights of a Qwen3 folder (a checkpoint, an export); resuming goes first");
     add(o, "--resume", FLAG_STRING, &o->resume, 0, 0, NULL, "auto: go on from the newest checkpoint in --out; none; or a checkpoint folder");
     add(o, "--micro-batch", FLAG_INT, &o->micro_batch, 1, 1 << 20, NULL, "rows a pass of one rank; fitted to --batch if left out");
     add(o, "--recompute", FLAG_ENUM, &o->recompute, 0, 0, "none|mlp|block", "activations rebuilt in the backward pass, for memory");
@@ -155,6 +156,27 @@ Status options_plan(TrainOptions *o, int64_t epoch_rows, Err *err) {
     int64_t tenth = (o->steps + 9) / 10;
     if (!o->checkpoint_every) o->checkpoint_every = tenth < 1000 ? tenth : 1000;
     if (!o->eval_every) o->eval_every = o->checkpoint_every;
+    return OK;
+}
+
+Status options_take_shape(TrainOptions *o, const ModelConfig *parent, const char *dir, Err *err) {
+    const struct {
+        int64_t *value;
+        int     there;
+    } shape[] = {{&o->layers, parent->n_layers},         {&o->d_model, parent->d_model},   {&o->heads, parent->n_heads},
+                 {&o->kv_heads, parent->n_kv_heads}, {&o->head_dim, parent->head_dim}, {&o->d_ff, parent->d_ff}};
+    if (seen(o, &o->preset))
+        return err_set(err, ERR_USAGE, "--model and --init: the shape is that of %s; leave --model out", dir);
+    for (size_t i = 0; i < sizeof shape / sizeof *shape; i++) {
+        if (seen(o, shape[i].value) && *shape[i].value != shape[i].there)
+            return err_set(err, ERR_USAGE, "%s %lld: --init %s has %d; leave the flag out", flag(o, shape[i].value)->name,
+                           (long long)*shape[i].value, dir, shape[i].there);
+        *shape[i].value = shape[i].there;
+    }
+    if (seen(o, &o->tied) && o->tied != parent->tied)
+        return err_set(err, ERR_USAGE, "--tied: the head of --init %s is %s; leave the flag out", dir, parent->tied ? "tied" : "not tied");
+    o->tied = parent->tied;
+    if (!seen(o, &o->seq_len)) o->seq_len = parent->seq_len;
     return OK;
 }
 

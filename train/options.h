@@ -16,7 +16,7 @@ typedef struct {
     int64_t seq_len, batch, steps, warmup_steps, decay_steps, seed;
     double  epochs, learning_rate, min_lr_ratio, weight_decay, beta1, beta2, clip;
     /* The circumstances. */
-    const char *data, *out, *resume, *device, *dtype, *matmul, *transport, *recompute;
+    const char *data, *out, *init, *resume, *device, *dtype, *matmul, *transport, *recompute;
     int64_t micro_batch, checkpoint_every, keep, eval_every, eval_tokens, threads, max_skipped, world;
     double  timeout;
     int     dry_run, graphs, require_deidentified;
@@ -35,6 +35,8 @@ Status options_split_batch(TrainOptions *o, int world, int64_t pass_tokens, Err 
 /* Rows an epoch has: --epochs becomes --steps; then warm-up, decay and intervals left out get their values. */
 Status options_plan(TrainOptions *o, int64_t epoch_rows, Err *err);
 
+/* --init: the shape is the parent's; flags that were given and say otherwise are refused. */
+Status           options_take_shape(TrainOptions *o, const ModelConfig *parent, const char *dir, Err *err);
 Status           options_model(const TrainOptions *o, int vocab_size, ModelConfig *cfg, Err *err);
 Recompute        options_recompute(const TrainOptions *o);
 Schedule         options_schedule(const TrainOptions *o);

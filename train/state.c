@@ -12,6 +12,7 @@ const char *state_commit(void) { return EHR_COMMIT; }
 
 void train_state_free(TrainState *s) {
     free(s->parent);
+    free(s->parent_provenance);
     *s = (TrainState){0};
 }
 
@@ -31,6 +32,7 @@ char *state_json(const TrainState *s, const TrainOptions *o, const Dataset *d) {
                                    "vocabulary_sha256", d->vocabulary.sha256, "deidentification", d->deidentification, "parent",
                                    s->parent);
     REQUIRE(provenance != NULL);
+    if (s->parent_provenance) json_object_set_new(provenance, "parent_provenance", json_loads(s->parent_provenance, 0, NULL));
     json_t *dataset = json_loads(d->json, 0, NULL), *record = json_object_get(dataset, "deidentification");
     if (record) json_object_set(provenance, "deidentification_record", record);
     json_decref(dataset);
@@ -125,11 +127,14 @@ Status state_read(TrainState *s, const char *dir, const TrainOptions *o, const D
         if (!status) status = read_numbers(s, j, path, err);
         if (!status) status = same_run(j, o, d, path, err);
         if (!status) {
-            const char *parent = json_string_value(json_object_get(json_object_get(j, "provenance"), "parent"));
+            const json_t *from = json_object_get(j, "provenance"), *before = json_object_get(from, "parent_provenance");
+            const char *parent = json_string_value(json_object_get(from, "parent"));
             if (same_folder(dir, o->out)) {
                 s->parent = parent ? xstrdup(parent) : NULL;
+                s->parent_provenance = before ? json_dumps(before, JSON_COMPACT | JSON_PRESERVE_ORDER) : NULL;
             } else {
                 s->parent = run_and_step(dir);
+                s->parent_provenance = from ? json_dumps(from, JSON_COMPACT | JSON_PRESERVE_ORDER) : NULL;
                 s->best_step = 0; /* the best checkpoint lies in the other run's folder */
             }
         }

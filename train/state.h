@@ -2,8 +2,8 @@
  *
  * trainer.json: {"format": "ehr.c trainer", "format_version": 1, "step", "updates", "targets_seen", "skipped_in_row",
  *   "cursor": {"epoch", "block", "row"}, "best_step", "best_loss", "flags": {the recipe}, "provenance": {"commit",
- *   "dataset_sha256", "vocabulary_sha256", "deidentification" (the level), "parent", "deidentification_record" (of the
- *   dataset, whole)}}
+ *   "dataset_sha256", "vocabulary_sha256", "deidentification" (the level), "parent", "parent_provenance" (this object
+ *   of the parent's, so that every dataset it learnt from is named), "deidentification_record" (of the dataset, whole)}}
  * Nothing in it depends on the machine, the time or the number of ranks: the same recipe gives the same bytes. */
 #ifndef EHR_TRAIN_STATE_H
 #define EHR_TRAIN_STATE_H
@@ -19,6 +19,7 @@ typedef struct {
     int64_t      best_step; /* 0: none yet */
     double       best_loss;
     char        *parent; /* checkpoint of another run that this one started from, NULL = none */
+    char        *parent_provenance; /* JSON: what that one recorded of itself, NULL = nothing */
 } TrainState;
 void train_state_free(TrainState *s);
 
