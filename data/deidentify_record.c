@@ -13,6 +13,16 @@ json_t *deidentify_record_of(const EventFile *f) {
     return record;
 }
 
+int64_t deidentify_record_k(const json_t *record) {
+    size_t i;
+    json_t *rule;
+    json_array_foreach(json_object_get(record, "rules"), i, rule) {
+        const char *name = json_string_value(json_object_get(rule, "rule"));
+        if (name && !strcmp(name, "rare-codes")) return json_integer_value(json_object_get(rule, "k"));
+    }
+    return 0;
+}
+
 void deidentify_record_sha256(const json_t *record, char hex[65]) {
     char *text = json_dumps(record, JSON_COMPACT | JSON_SORT_KEYS | JSON_REAL_PRECISION(12));
     REQUIRE(text);

@@ -62,6 +62,8 @@ static const struct {
     [FIND_IMPLAUSIBLE_TIME] = {"time.implausible", SEVERITY_WARNING, "an event is dated before 1850 or after 2300"},
     [FIND_MIDNIGHT] = {"time.midnight", SEVERITY_WARNING,
                        "most events of a code are at 00:00: dates taken for times, known hours before they happened"},
+    [FIND_RELEASE] = {"release.broken", SEVERITY_ERROR,
+                      "a file with a de-identification record breaks a rule that the record says was kept"},
     [FIND_DIAGNOSED_FIRST] =
         {"diagnosis.before_labs", SEVERITY_WARNING,
          "in most stays every diagnosis is known before the first lab: codes of the discharge were "

@@ -47,6 +47,7 @@ typedef enum {
     FIND_IMPLAUSIBLE_TIME,
     FIND_END_UNKNOWN,
     FIND_MIDNIGHT,
+    FIND_RELEASE,
     FIND_DIAGNOSED_FIRST,
     FIND_COUNT
 } FindingKind;

@@ -80,7 +80,7 @@ static void check_subject(Check *c, const EventPatient *p) {
     check_times(c, p);
     check_life(c, p, birth, death);
     check_end(c, p, death != TIME_NONE);
-    event_leaks_patient(&c->leaks, c->row, p);
+    event_leaks_patient(&c->leaks, c->r, c->row, p);
     c->r->n_patients++;
     c->r->n_items += p->n;
 }

@@ -18,6 +18,9 @@ void event_leaks_open(EventLeaks *l, EventFile *f) {
     if (record) {
         free(l->timed);
         l->timed = NULL;
+        l->k = deidentify_record_k(record);
+        l->holders = xcalloc(n, 8);
+        l->stamp = xcalloc(n, 8);
     }
     json_decref(record);
 }
@@ -25,6 +28,8 @@ void event_leaks_open(EventLeaks *l, EventFile *f) {
 void event_leaks_close(EventLeaks *l) {
     free(l->timed);
     free(l->midnight);
+    free(l->holders);
+    free(l->stamp);
     twins_close(l->twins);
 }
 
@@ -68,7 +73,28 @@ static void look_stays(EventLeaks *l, int64_t row, const EventPatient *p) {
     free(stay);
 }
 
-void event_leaks_patient(EventLeaks *l, int64_t row, const EventPatient *p) {
+/* What deidentify promises of every patient: time 0 at the first event, nobody older than 90. */
+static void look_release(EventLeaks *l, ValidateReport *r, int64_t row, const EventPatient *p) {
+    int64_t birth = TIME_NONE, first = TIME_NONE, last = TIME_NONE;
+    for (int64_t i = 0; i < p->n; i++) {
+        const Event *e = &p->event[i];
+        int kind = l->f->code_kind[e->code];
+        if (l->stamp[e->code] != row + 1) l->holders[e->code]++;
+        l->stamp[e->code] = row + 1;
+        if (kind == KIND_BIRTH) birth = e->time;
+        if (kind == KIND_BIRTH || kind == KIND_STATIC || e->time == TIME_NONE) continue;
+        if (first == TIME_NONE) first = e->available;
+        last = e->available;
+    }
+    if (p->observation_end > last) last = p->observation_end;
+    if (first != TIME_NONE && first != 0)
+        report_add(r, FIND_RELEASE, "patient %lld: the first event is not at time 0", (long long)row);
+    if (birth != TIME_NONE && last != TIME_NONE && last - birth > (int64_t)(90.01 * 365.25 * (double)US_PER_DAY))
+        report_add(r, FIND_RELEASE, "patient %lld: an age beyond 90", (long long)row);
+}
+
+void event_leaks_patient(EventLeaks *l, ValidateReport *r, int64_t row, const EventPatient *p) {
+    if (l->holders) look_release(l, r, row, p);
     twins_patient(l->twins, p->split, row);
     for (int64_t i = 0; i < p->n; i++) {
         const Event *e = &p->event[i];
@@ -87,6 +113,11 @@ void event_leaks_report(EventLeaks *l, ValidateReport *r) {
         if (l->timed[c] >= MIDNIGHT_EVENTS_MIN && 2 * l->midnight[c] > l->timed[c])
             report_add(r, FIND_MIDNIGHT, "%s: %lld of %lld events at 00:00", l->f->codes[c], (long long)l->midnight[c],
                        (long long)l->timed[c]);
+    for (int64_t c = 0; l->holders && c < l->f->n_codes; c++)
+        if (l->holders[c] && l->holders[c] < l->k && l->f->code_kind[c] != KIND_BIRTH &&
+            l->f->code_kind[c] != KIND_DEATH)
+            report_add(r, FIND_RELEASE, "%s: %lld patients, %lld were promised", l->f->codes[c],
+                       (long long)l->holders[c], (long long)l->k);
     if (l->stays >= STAYS_MIN && 2 * l->stays_diagnosed_first > l->stays) {
         /* The oracle draws a stay's diagnosis before its labs by its law. */
         if (!strcmp(l->f->source, "oracle")) r->finding[FIND_DIAGNOSED_FIRST].severity = SEVERITY_INFO;

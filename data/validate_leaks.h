@@ -8,12 +8,14 @@
 typedef struct {
     EventFile *f;
     int64_t *timed, *midnight; /* (n_codes) events with a time of day; of those, at 00:00 and known there and then */
+    int64_t k;                 /* of a release: patients behind each code; 0: no release */
+    int64_t *holders, *stamp;  /* (n_codes) of a release */
     int64_t stays, stays_diagnosed_first;
     int64_t first_stay_row; /* patient of the first such stay */
     Twins *twins;
 } EventLeaks;
 void event_leaks_open(EventLeaks *l, EventFile *f);
-void event_leaks_patient(EventLeaks *l, int64_t row, const EventPatient *p);
+void event_leaks_patient(EventLeaks *l, ValidateReport *r, int64_t row, const EventPatient *p);
 void event_leaks_report(EventLeaks *l, ValidateReport *r);
 void event_leaks_close(EventLeaks *l);
 

@@ -87,25 +87,37 @@ verdict $? "phi-scan finds nothing in a release, its dataset and its checkpoint"
 refused 1 'possible identifiers' "$data" phi-scan e.h5 who.h5 && grep -q 'calendar times' refused.log && grep -q 'of a linkage' refused.log
 verdict $? "phi-scan finds calendar times in a source and ids in a linkage" refused.log
 samples=${EHR_SAMPLE_DATA:-$root/../shared/data}
-for folder in synthea-csv-27 synthea-csv-fhir/csv; do
-    name="nothing of $folder's people in what is made of it"
-    if [ ! -d "$samples/$folder" ]; then
-        echo "skip - $name: no $samples/$folder"
+
+# ---- every sample, all the way -------------------------------------------------------------------------------------------
+# Splits by patient; two patients behind each code, since samples have few.
+chain() { # chain FORMAT FOLDER: records to futures in y/; then nothing in y tells of a person
+    rm -rf y y.linkage.h5 && mkdir y
+    "$data" import "$1" "$samples/$2" --out y/e.h5 > y.log 2>&1 &&
+        "$data" deidentify y/e.h5 --out y/r.h5 --linkage y.linkage.h5 --min-patients 2 >> y.log 2>&1 &&
+        "$data" validate y/r.h5 --strict >> y.log 2>&1 && mv y/e.h5 y.source.h5 &&
+        "$data" tokenize y/r.h5 --out y/d >> y.log 2>&1 && "$data" validate y/d --strict >> y.log 2>&1 &&
+        "$data" label y/r.h5 --data y/d --outcome visit_1y=VISIT --index visit-end --horizon 365d >> y.log 2>&1 && [ -s y/d/labels/visit_1y.h5 ] &&
+        "$data" validate y/d >> y.log 2>&1 && rm y/r.linkage.h5 &&
+        "$train" --data y/d --model nano --layers 1 --seq-len 128 --batch 4 --steps 20 --out y/run --require-deidentified >> y.log 2>&1 &&
+        "$infer" generate y/run --data y/d --split train --patient 0 --samples 200 --max-tokens 100 > y/generated.txt 2>> y.log &&
+        [ "$(grep -c '^simulated future' y/generated.txt)" = 200 ]
+}
+for sample in omop:omop-synthea27nj/Synthea27Nj_5.4.zip synthea:synthea-csv-27 synthea:synthea-csv-fhir/csv fhir:synthea-csv-fhir/fhir mimic:mimic-iv-demo; do
+    format=${sample%%:*} folder=${sample#*:}
+    if [ ! -e "$samples/$folder" ]; then
+        echo "skip - $folder: not in $samples"
         continue
     fi
-    rm -rf y && mkdir y
-    "$data" import synthea "$samples/$folder" --out y/e.h5 > y.log 2>&1 &&
-        "$data" deidentify y/e.h5 --out y/r.h5 --linkage y.linkage.h5 --min-patients 2 --overwrite >> y.log 2>&1 &&
-        "$data" validate y/r.h5 --strict >> y.log 2>&1 && rm y/e.h5 &&
-        "$data" tokenize y/r.h5 --out y/d >> y.log 2>&1 && rm y/r.linkage.h5 && "$data" validate y/d --strict >> y.log 2>&1 &&
-        "$train" --data y/d --model nano --layers 1 --seq-len 128 --batch 4 --steps 20 --out y/run >> y.log 2>&1 &&
-        "$infer" generate y/run --data y/d --split train --patient 0 --samples 200 --max-tokens 100 > y/generated.txt 2>> y.log &&
-        [ "$(grep -c '^simulated future' y/generated.txt)" = 200 ] &&
-        "$data" phi-scan y --names "$samples/$folder" >> y.log 2>&1
-    verdict $? "$name" y.log
+    chain "$format" "$folder"
+    verdict $? "$folder: import, deidentify, tokenize, validate --strict, label, train, generate" y.log
+    names=
+    case $format in synthea | fhir) names="--names $samples/$folder" ;; esac
+    "$data" phi-scan y $names > y.log 2>&1
+    verdict $? "$folder: phi-scan finds nothing in what was made of it${names:+, nor a name}" y.log
+    [ "$format" = synthea ] || continue
     sed -n 's/,.*//; 2p' "$samples/$folder/patients.csv" > y.id
     "$data" import synthea "$samples/$folder" --out y/x.h5 --exclude y.id --quiet > y.log 2>&1 && grep -q 'its person is excluded' y.log &&
         "$data" whereis --linkage y.linkage.h5 --subject "$(cat y.id)" y > where.log && grep -q '^dataset' where.log && ! grep -q 'y/x.h5' where.log
-    verdict $? "a patient of $folder by the id in the source: excluded, found" where.log
+    verdict $? "$folder: a patient by the id in the source: excluded, found" where.log
 done
 exit $failed

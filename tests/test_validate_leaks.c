@@ -1,4 +1,5 @@
 /* test_validate_leaks.c - each leak is planted once and found; the same data without it give no finding. */
+#include "data/deidentify.h"
 #include "data/label_build.h"
 #include "data/linkage.h"
 #include "data/validate.h"
@@ -142,6 +143,31 @@ static void diagnoses_of_discharge(void **state) {
     (void)state;
     expect(stays("first.h5", 1), FIND_DIAGNOSED_FIRST, 1);
     expect(stays("last.h5", 2 * DAY), FIND_DIAGNOSED_FIRST, 0);
+}
+
+/* A file that carries a record and is none of deidentify's. */
+static void release_that_is_none(void **state) {
+    (void)state;
+    const char *path = people("people.h5", 0);
+    DeidentifyOptions o = {.events = path, .out = at("kept.h5"), .linkage = at("kept.link.h5"), .min_patients = 3,
+                           .blur_end_minutes = 365 * DAY, .memory = 8 << 20, .seed = -1};
+    DeidentifyReport r;
+    MUST(deidentify_events(&o, &r, err));
+    expect(o.out, FIND_RELEASE, 0);
+    char *text = json_dumps(r.record, 0), *provenance = xasprintf("{\"deidentification\": %s}", text);
+    MadeFile f = events_begin(at("forged.h5"));
+    int64_t n;
+    for (int64_t id = 1; id <= 3; id++) {
+        events_subject(&f, id, UNDATED, SPLIT_TRAIN);
+        add(&f, (Row){id, -95 * 366 * DAY, 0, "MEDS_BIRTH", KIND_BIRTH, 0, PRECISION_DAY, 0});
+        add(&f, (Row){id, 0, 0, "LOINC//1", KIND_LAB, 0, PRECISION_MINUTE, 0});
+        if (id < 3) add(&f, (Row){id, 5, 0, "LOINC//2", KIND_LAB, 0, PRECISION_MINUTE, 0});
+    }
+    MUST(event_writer_close(f.w, "test", provenance, &n, &n, &n, err));
+    expect(at("forged.h5"), FIND_RELEASE, 3 + 3 + 1); /* calendar times, ages, a code of two patients */
+    free(text);
+    free(provenance);
+    deidentify_report_free(&r);
 }
 
 /* ---- datasets ------------------------------------------------------------------------------------------------------- */
@@ -288,6 +314,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_person_twice),       cmocka_unit_test(dates_as_times),   cmocka_unit_test(diagnoses_of_discharge),
         cmocka_unit_test(vocabulary_beyond_train), cmocka_unit_test(labels_that_know), cmocka_unit_test(follow_up_tells),
+        cmocka_unit_test(release_that_is_none),
     };
     return cmocka_run_group_tests(tests, folder_make, folder_remove);
 }
