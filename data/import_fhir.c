@@ -5,6 +5,7 @@
 #include "data/import_fhir.h"
 #include "data/fhir_text.h"
 #include "kernels/philox.h"
+#include <ctype.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,7 +32,11 @@ static int entry_form(const char *name) {
 
 /* ---- one resource ------------------------------------------------------------------------------------------------ */
 
-static void other_add(Fhir *f, const char *type) {
+static void other_add(Fhir *f, const char *name) {
+    char type[FHIR_TYPE_MAX];
+    int n = 0;
+    for (; name[n]; n++) type[n] = isalnum((unsigned char)name[n]) && name[n] > 0 ? name[n] : '?'; /* it is not trusted */
+    type[n] = 0;
     for (int i = 0; i < f->n_others; i++)
         if (!strcmp(f->others[i], type)) return;
     if (f->n_others == OTHERS_MAX) return;
