@@ -78,6 +78,37 @@ static json_t *outcome_codes(const LabelTask *t, const Vocabulary *v) {
     return list;
 }
 
+static double distance_to_bounds(const LabelTask *t, double edge) {
+    double above = isfinite(t->outcome.above) ? fabs(edge - t->outcome.above) : INFINITY;
+    double below = isfinite(t->outcome.below) ? fabs(edge - t->outcome.below) : INFINITY;
+    return above < below ? above : below;
+}
+
+/* "8, 9.3, 10.4 g/dL": the edges of the first code of the outcome that has any; 0 = none has. */
+static int nearest_edges(const LabelTask *t, const Vocabulary *v, char *out, size_t size) {
+    enum { SHOWN = 4 };
+    double edge[SHOWN];
+    const char *base = NULL, *unit = "";
+    int n = 0;
+    for (int id = 0; id < v->n; id++) {
+        const VocabToken *token = &v->token[id];
+        if (token->kind != TOKEN_EVENT || !token->level || !isfinite(token->hi) || !matches(&t->outcome, token->base)) continue;
+        if (base && (strcmp(base, token->base) || strcmp(unit, token->unit))) continue;
+        base = token->base;
+        unit = token->unit;
+        int at = n < SHOWN ? n++ : SHOWN;
+        while (at > 0 && distance_to_bounds(t, edge[at - 1]) > distance_to_bounds(t, token->hi)) {
+            if (at < SHOWN) edge[at] = edge[at - 1];
+            at--;
+        }
+        if (at < SHOWN) edge[at] = token->hi;
+    }
+    size_t used = 0;
+    for (int i = 0; i < n && used < size; i++) used += (size_t)snprintf(out + used, size - used, "%s%g", i ? ", " : "", edge[i]);
+    if (n && used < size) snprintf(out + used, size - used, " %s", unit);
+    return n;
+}
+
 /* An outcome that no token can express would always get risk 0. */
 static Status expressible_check(const LabelTask *t, const Dataset *d, json_t *codes, Err *err) {
     if (t->kind == LABEL_DURATION) return OK;
@@ -91,11 +122,14 @@ static Status expressible_check(const LabelTask *t, const Dataset *d, json_t *co
     free(mark);
     if (found) return OK;
     char near[400];
+    if (t->outcome.bounded && nearest_edges(t, v, near, sizeof near))
+        return err_set(err, ERR_USAGE, "task %s: no level of %s lies within the bounds, so no token of %s can express it; its edges "
+                       "nearest to them: %s; take one of these, or tokenise with --edges that hold yours", t->name,
+                       t->outcome.codes[0], d->path, near);
     vocabulary_nearest(v, t->outcome.codes[0], near, sizeof near);
     return err_set(err, ERR_USAGE, "task %s: no token of %s can express %s%s%s; nearest codes: %s", t->name, d->path,
                    t->outcome.codes[0], t->outcome.n > 1 ? " ..." : "",
-                   t->outcome.bounded ? " within these bounds (separate values and levels across a bound cannot)" : "",
-                   near);
+                   t->outcome.bounded ? " with levels (separate values have none of their own)" : "", near);
 }
 
 /* ---- the oracle -------------------------------------------------------------------------------------------------- */
@@ -129,12 +163,27 @@ typedef struct {
     int64_t *at, *patient, n, room;
 } Run;
 
+/* Whether the level of the outcome event's value lies wholly within the bounds. */
+static int level_expressible(const Run *r, const LabelRow *row) {
+    const LabelPredicate *p = &r->t->outcome;
+    const VocabEdges *e = vocabulary_edges(&r->d.vocabulary, r->f.codes[row->event_code], r->f.units[row->event_unit]);
+    if (!e) return 0;
+    int level = edges_level(e, row->event_value);
+    double lo = level > 1 ? e->edge[level - 2] : -INFINITY, hi = level <= e->n ? e->edge[level - 1] : INFINITY;
+    return lo >= p->above && hi <= p->below;
+}
+
+static int expressible(const Run *r, const LabelRow *row) {
+    if (r->t->kind == LABEL_DURATION) return 1;
+    return r->can[row->event_code] && (!r->t->outcome.bounded || level_expressible(r, row));
+}
+
 static void count_row(Run *r, const LabelRow *row) {
     r->counts->eligible++;
     r->counts->positive += row->outcome == 1;
     r->counts->negative += row->outcome == 0;
     r->counts->censored += row->outcome < 0;
-    if (row->outcome == 1) r->counts->expressible += r->t->kind == LABEL_DURATION || r->can[row->event_code];
+    if (row->outcome == 1) r->counts->expressible += expressible(r, row);
 }
 
 static void keep_rows(Run *r, const LabelRow *row, int64_t n, int64_t link, int64_t patient) {

@@ -28,6 +28,8 @@ typedef struct {
     int outcome;                                         /* 1, 0, -1 */
     double event_minutes, censor_minutes, death_minutes; /* after the index; NaN = none */
     uint32_t event_code;                                 /* of the outcome event, of positives */
+    float event_value;
+    uint16_t event_unit;
 } LabelRow;
 
 /* marks (n_codes): what each code of the events file is to the task. */

@@ -115,7 +115,7 @@ static void find_at_times(const LabelTask *t, const EventFile *f, const EventPat
 
 typedef struct {
     int64_t event, stop; /* us, INT64_MAX = none */
-    uint32_t code;
+    const Event *outcome;
     int prior;
 } Found;
 
@@ -127,7 +127,7 @@ static int within(const Event *e, int64_t when, int64_t limit, int64_t stay_end_
 
 static Found look_after(const LabelTask *t, const EventFile *f, const uint32_t *marks, const EventPatient *p,
                         const IndexTime *at, int64_t limit) {
-    Found found = {INT64_MAX, INT64_MAX, 0, 0};
+    Found found = {INT64_MAX, INT64_MAX, NULL, 0};
     for (int64_t i = 0; i < p->n; i++) {
         const Event *e = &p->event[i];
         if (e->time == TIME_NONE || f->code_kind[e->code] == KIND_BIRTH) continue;
@@ -137,7 +137,7 @@ static Found look_after(const LabelTask *t, const EventFile *f, const uint32_t *
             if (known) found.prior = 1;
             else if (within(e, when, limit, at->stay_end) && when < found.event) {
                 found.event = when;
-                found.code = e->code;
+                found.outcome = e;
             }
         }
         if (!known && when <= limit && when < found.stop && is_stop(t, f, marks, e)) found.stop = when;
@@ -198,7 +198,11 @@ static int row_of(const LabelTask *t, const EventFile *f, const uint32_t *marks,
         if (t->first && found.prior) return EXCLUDED_PRIOR;
         row->outcome = outcome_of_event(t, at, &found, end, death, observed_until);
         if (row->outcome == 1) row->event_minutes = minutes_after(found.event, at->us);
-        row->event_code = found.code;
+        if (found.outcome) {
+            row->event_code = found.outcome->code;
+            row->event_value = found.outcome->value;
+            row->event_unit = found.outcome->unit;
+        }
     }
     row->censor_minutes = minutes_after(observed_until, at->us);
     row->death_minutes = minutes_after(death, at->us);

@@ -24,24 +24,6 @@ typedef struct {
     int64_t              hits[SAMPLE_OUTCOMES_MAX];
 } GenerateRun;
 
-/* ---- the index time ------------------------------------------------------------------------------------------------ */
-
-static Status index_minutes(const PatientView *p, const char *at, int32_t *out, Err *err) {
-    int32_t last = p->n ? p->minutes[p->n - 1] : 0, end = p->observation_end > last ? p->observation_end : last;
-    char *rest;
-    if (!strcmp(at, "end")) *out = end;
-    else if (!strcmp(at, "last-year")) *out = end > 525600 ? end - 525600 : 0;
-    else if (!strcmp(at, "last-event")) *out = last;
-    else {
-        double days = strtod(at, &rest);
-        if (rest == at || (*rest && strcmp(rest, "d")) || !isfinite(days) || days < 0 || days > 60000)
-            return err_set(err, ERR_USAGE, "--at takes last-year, end, last-event, or days since the first event such as 400d, "
-                           "not '%s'", at);
-        *out = (int32_t)(days * 1440);
-    }
-    return OK;
-}
-
 /* ---- readable ------------------------------------------------------------------------------------------------------ */
 
 static int is_gap(const Vocabulary *v, int id) { return id >= v->gap_lo && id < v->gap_lo + GAP_TOKENS; }
@@ -159,11 +141,8 @@ static Status job_done(void *ctx, int64_t i, const RolloutJob *job, const Rollou
 static Status generate(Session *s, const GenerateFlags *f, int split, FILE *out, Err *err) {
     const Vocabulary *v = &s->dataset.vocabulary;
     GenerateRun r = {.s = s, .f = f, .out = out};
-    int64_t row;
-    Status st = session_patient(s, f->patient, &split, &row, &r.job.patient, err);
-    if (!st) st = index_minutes(&r.job.patient, f->at, &r.job.index_minutes, err);
+    Status st = session_job(s, f->patient, f->at, &split, &r.job, err);
     if (st) return st;
-    r.job.n_known = rollout_known(&r.job.patient, r.job.index_minutes);
     uint32_t *mark = xcalloc((size_t)v->n, sizeof *mark);
     for (int o = 0; !st && o < f->outcomes.n; o++) {
         char *code = (char *)f->outcomes.item[o];

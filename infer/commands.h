@@ -6,6 +6,7 @@
 Status cmd_generate(int argc, char **argv, Err *err);
 Status cmd_risk(int argc, char **argv, Err *err);
 Status cmd_merge(int argc, char **argv, Err *err);
+Status cmd_suggest(int argc, char **argv, Err *err);
 Status cmd_score(int argc, char **argv, Err *err);
 Status cmd_export(int argc, char **argv, Err *err);
 Status cmd_info(int argc, char **argv, Err *err);

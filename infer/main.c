@@ -7,6 +7,7 @@ static const Command commands[] = {
     {"generate", "simulated futures of one patient, beside the recorded history and what really happened", cmd_generate},
     {"risk", "probability of a labelled outcome for every patient and index time of a label file", cmd_risk},
     {"merge", "join the parts that ranks of `risk` wrote", cmd_merge},
+    {"suggest", "diagnoses a patient may get for the first time, beside how common they are", cmd_suggest},
     {"score", "loss per token and per patient; the most surprising events", cmd_score},
     {"export", "weights for transformers, vLLM and llama.cpp", cmd_export},
     {"info", "what a checkpoint is: shape, training, data, provenance", cmd_info},

@@ -127,6 +127,31 @@ Status session_patient(Session *s, const char *text, int *split, int64_t *row, P
     return dataset_patient(&s->dataset, *split, *row, out, err);
 }
 
+static Status index_minutes(const PatientView *p, const char *at, int32_t *out, Err *err) {
+    int32_t last = p->n ? p->minutes[p->n - 1] : 0, end = p->observation_end > last ? p->observation_end : last;
+    char *rest;
+    if (!strcmp(at, "end")) *out = end;
+    else if (!strcmp(at, "last-year")) *out = end > 525600 ? end - 525600 : 0;
+    else if (!strcmp(at, "last-event")) *out = last;
+    else {
+        double days = strtod(at, &rest);
+        if (rest == at || (*rest && strcmp(rest, "d")) || !isfinite(days) || days < 0 || days > 60000)
+            return err_set(err, ERR_USAGE, "--at takes last-year, end, last-event, or days since the first event such as 400d, "
+                           "not '%s'", at);
+        *out = (int32_t)(days * 1440);
+    }
+    return OK;
+}
+
+Status session_job(Session *s, const char *patient, const char *at, int *split, RolloutJob *out, Err *err) {
+    int64_t row;
+    *out = (RolloutJob){0};
+    Status st = session_patient(s, patient, split, &row, &out->patient, err);
+    if (!st) st = index_minutes(&out->patient, at, &out->index_minutes, err);
+    if (!st) out->n_known = rollout_known(&out->patient, out->index_minutes);
+    return st;
+}
+
 Status outcome_mark(const Vocabulary *v, const char *name, char *const *codes, int n_codes, int bit, uint32_t *mark,
                     Err *err) {
     if (vocabulary_match(v, (const char *const *)codes, n_codes, 1u << bit, mark) > 0) return OK;

@@ -32,6 +32,9 @@ void   session_note(const Session *s, FILE *out);
 
 /* "12" is the rank of a patient in the split, "key:12" a patient key in any split (then *split is set). */
 Status session_patient(Session *s, const char *text, int *split, int64_t *row, PatientView *out, Err *err);
+/* --patient and --at (last-year, end, last-event, or days since the first event such as 400d) -> one patient at an index
+ * time. */
+Status session_job(Session *s, const char *patient, const char *at, int *split, RolloutJob *out, Err *err);
 /* "--split" text -> split; ERR_USAGE names the choices, also when the split is empty. */
 Status session_split(const Session *s, const char *text, int *split, Err *err);
 

@@ -1,15 +1,16 @@
 #!/bin/bash
-# test_risk_cli.sh BUILD - ehr-infer risk from the outside: several outcomes from one pool, ranks that share out parts, runs
+# test_risk_cli.sh BUILD - ehr-infer risk, merge and suggest from the outside: several outcomes from one pool, ranks that share out parts, runs
 # that are killed and go on, curves, sampling that ends by itself, events that are given.  Prints "ok - name", "not ok - name"
 # or "skip - name: why".
 cd "$(dirname "$0")/.." || exit 1
+root=$PWD
 build=$(cd "${1:-build}" && pwd) || exit 1
 . scripts/env.sh
 export OMP_NUM_THREADS=1
 export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=0}
 work=$(mktemp -d "${TMPDIR:-/tmp}/ehr-risk-cli-XXXXXX") || exit 1
 trap 'rm -rf "$work"' EXIT
-data=$build/ehr-data infer=$build/ehr-infer
+data=$build/ehr-data infer=$build/ehr-infer python=$PWD/.venv/bin/python
 failed=0
 cd "$work" || exit 1
 
@@ -117,6 +118,25 @@ risk --labels d/labels/death_5y.h5 --estimator mc --samples 6 --curve 5 --out br
 [ $? != 0 ] && grep -q '00000.h5' risk.log
 verdict $? "a part cut short is named" risk.log
 
+# ---- tasks in the box -------------------------------------------------------------------------------------------------------
+for t in icu_transfer long_stay_7d hyperkalemia_1y anemia_1y in_hospital_mortality readmission_30d; do
+    "$data" label events/events.h5 --data d --task "$root/scripts/tasks/$t.json" > label.log 2>&1 && risk --labels d/labels/$t.h5 --samples 4 --limit 8 --out $t.csv &&
+        column $t.csv risk | awk '!($1 >= 0 && $1 <= 1) { bad = 1 } { s += $1 } END { exit bad || s == 0 || s == NR }'
+    verdict $? "task $t" risk.log
+done
+risk --labels d/labels/long_stay_7d.h5 --samples 200 --limit 8 --estimator mc --out mc.csv && risk --labels d/labels/long_stay_7d.h5 --samples 200 --limit 8 --out reach.csv &&
+    paste -d, <(column mc.csv risk) <(column reach.csv risk) <(column mc.csv mc_se) <(column reach.csv mc_se) |
+    awk -F, '{ d += $1 - $2; v += $3 * $3 + $4 * $4 } END { exit !(d * d < 16 * v) || NR != 8 }'
+verdict $? "length of stay: mc and reach agree" risk.log
+sed 's/"below": 11/"below": 7.123/' "$root/scripts/tasks/anemia_1y.json" > odd.json
+"$data" label events/events.h5 --data d --task odd.json > label.log 2>&1
+[ $? = 2 ] && grep -q 'edges nearest to them: 8, 9.3' label.log
+verdict $? "a bound below all levels: the error names the edges" label.log
+sed 's/"ICU_IN"/"ICU_INN"/' "$root/scripts/tasks/icu_transfer.json" > odd.json
+"$data" label events/events.h5 --data d --task odd.json > label.log 2>&1
+[ $? = 2 ] && grep -q 'nearest codes: ICU_IN' label.log
+verdict $? "a task of an unknown code: the error names the nearest" label.log
+
 # ---- sampling that ends by itself ------------------------------------------------------------------------------------------
 for e in mc reach; do
     risk --labels d/labels/admission_1y.h5 --estimator $e --target-se 0.03 --samples 512 --limit 12 --out se-$e.csv &&
@@ -138,6 +158,33 @@ verdict $? "--given leaves the risk without it as it was, and says what it is no
 paste -d, <(column given.csv risk) <(column given.csv risk_given) <(column given.csv difference) <(column given.csv difference_se) |
     awk -F, '{ d = $2 - $1 - $3; if (d * d > 1e-12 || !($4 >= 0)) bad = 1; s += $3 * $3 } END { exit bad || s == 0 || NR != 20 }'
 verdict $? "the difference is that of the pairs" given.csv
+
+# ---- suggest ---------------------------------------------------------------------------------------------------------------
+"$infer" suggest r --data d --split train --patient 3 --samples 64 > suggest.txt 2> suggest.log && "$infer" suggest r --data d --split train --patient 3 --samples 64 --batch 5 > again.txt 2>> suggest.log &&
+    cmp suggest.txt again.txt && grep -q '^compared with [0-9]* patients' suggest.txt
+verdict $? "suggest: the same text twice" suggest.log
+if [ -x "$python" ]; then
+    "$infer" suggest r --data d --split train --patient 3 --samples 64 --top 100 --json > suggest.json 2> suggest.log &&
+        "$infer" generate r --data d --split train --patient 3 --samples 64 --json > futures.jsonl 2>> suggest.log && "$python" - suggest.json futures.jsonl > json.log 2>&1 << 'END'
+import json, sys
+said = json.load(open(sys.argv[1]))
+lines = [json.loads(line) for line in open(sys.argv[2])]
+codes = lambda line: {e["code"] for e in line["events"] if e["kind"] == "diagnosis"}
+history = codes(next(line for line in lines if line["kind"] == "history"))
+futures = [codes(line) for line in lines if line["kind"] == "future"]
+assert len(futures) == 64 and said["suggestions"]
+risks = [s["risk"] for s in said["suggestions"]]
+assert risks == sorted(risks, reverse=True)
+for s in said["suggestions"]:
+    assert s["code"] not in history
+    assert abs(s["risk"] - sum(s["code"] in f for f in futures) / 64) < 1e-9, s
+    assert s["lo"] <= s["risk"] <= s["hi"] and 0 <= s["median_days"] <= said["horizon_days"]
+    assert abs(s["base_rate"] - (s["base_hits"] + .5) / (s["base_n"] + 1)) < 1e-9 and s["base_n"] <= said["compared_with"]
+    assert abs(s["lift"] * s["base_rate"] - s["risk"]) < 1e-6
+assert {c for f in futures for c in f} - history == {s["code"] for s in said["suggestions"]}
+END
+    verdict $? "suggest counts first diagnoses in the futures that generate shows" json.log
+fi
 
 # ---- bad input -------------------------------------------------------------------------------------------------------------
 while IFS='|' read -r name code words command; do
