@@ -3,28 +3,20 @@
  *
  * attestation.json: {"format": "ehr.c attestation", "format_version": 1, "level": "safe-harbor" | "expert" |
  *   "text-scrubbed", "name", "role", "organisation", "signed_on", "statement", "events_sha256", "record_sha256" ("" with
- *   text-scrubbed), "public_key", "signature"}.  Signed are the bytes "ehr.c attestation\n" and the object without
- * "signature", compact, keys sorted. */
+ *   text-scrubbed), "public_key", "signature"}; signed_json.h says what is signed, in the domain "ehr.c attestation". */
 #ifndef EHR_DATA_ATTEST_H
 #define EHR_DATA_ATTEST_H
-#include "model/base.h"
-#include <jansson.h>
-
-enum { ATTEST_KEY_HEX = 65, ATTEST_SECRET_HEX = 129 };
+#include "model/signed_json.h"
 
 typedef struct {
     const char *level, *name, *role, *organisation, *date, *statement;
     const char *events_sha256, *record_sha256;
 } Attestation;
 
-/* Writes PATH (the secret key, readable by its owner alone) and PATH.pub; neither may exist. */
-Status attest_key_make(const char *path, Err *err);
 /* The signed object as JSON text; free() it. */
 Status attest_sign(char **json, const Attestation *a, const char *key_path, Err *err);
 /* Whether the signature is that of the key the attestation names, and of `trusted` (hex) when it is not NULL. */
 Status attest_verify(const json_t *attestation, const char *trusted, const char *what, Err *err);
 Status attest_load(json_t **attestation, const char *path, Err *err); /* json_decref it */
-Status attest_public_key_read(char hex[ATTEST_KEY_HEX], const char *path, Err *err);
-const char *attest_text(const json_t *attestation, const char *key); /* "" when missing */
 
 #endif

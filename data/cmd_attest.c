@@ -66,8 +66,8 @@ static Status sign(const AttestFlags *a, const char *events, Err *err) {
 
 static Status verify(const AttestFlags *a, Err *err) {
     json_t *attestation = NULL, *dataset = NULL;
-    char trusted[ATTEST_KEY_HEX];
-    Status status = a->trusted ? attest_public_key_read(trusted, a->trusted, err) : OK;
+    char trusted[PUBLIC_KEY_HEX];
+    Status status = a->trusted ? public_key_read(trusted, a->trusted, err) : OK;
     if (!status && path_is_dir(a->verify)) {
         Dataset d;
         if ((status = dataset_open(&d, a->verify, err))) return status; /* which checks that it fits the dataset */
@@ -82,10 +82,10 @@ static Status verify(const AttestFlags *a, Err *err) {
     }
     if (!status) status = attest_verify(attestation, a->trusted ? trusted : NULL, a->verify, err);
     if (!status)
-        printf("%s: %s, by %s, %s%s%s, on %s; key %s%s\n", a->verify, attest_text(attestation, "level"),
-               attest_text(attestation, "name"), attest_text(attestation, "role"),
-               *attest_text(attestation, "organisation") ? ", " : "", attest_text(attestation, "organisation"),
-               attest_text(attestation, "signed_on"), attest_text(attestation, "public_key"),
+        printf("%s: %s, by %s, %s%s%s, on %s; key %s%s\n", a->verify, json_text(attestation, "level"),
+               json_text(attestation, "name"), json_text(attestation, "role"),
+               *json_text(attestation, "organisation") ? ", " : "", json_text(attestation, "organisation"),
+               json_text(attestation, "signed_on"), json_text(attestation, "public_key"),
                a->trusted ? " (trusted)" : "; give --trusted-key to check whose key that is");
     json_decref(attestation);
     json_decref(dataset);
@@ -119,7 +119,7 @@ Status cmd_attest(int argc, char **argv, Err *err) {
     if ((n_pos != 0) + (a.new_key != NULL) + (a.verify != NULL) != 1)
         return err_set(err, ERR_USAGE, "give either an events file to sign for, --new-key or --verify (see --help)");
     if (a.new_key) {
-        status = attest_key_make(a.new_key, err);
+        status = signing_key_make(a.new_key, err);
         if (!status) printf("%s: secret, keep it; %s.pub: for those who verify\n", a.new_key, a.new_key);
         return status;
     }

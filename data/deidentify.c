@@ -357,8 +357,8 @@ static Status text_attested(Run *run, Err *err) {
     Status status = attest_load(&run->text_attestation, path, err);
     if (!status) status = attest_verify(run->text_attestation, NULL, path, err);
     if (status) return status;
-    if (strcmp(attest_text(run->text_attestation, "level"), "text-scrubbed") ||
-        strcmp(attest_text(run->text_attestation, "events_sha256"), run->d.f.sha256))
+    if (strcmp(json_text(run->text_attestation, "level"), "text-scrubbed") ||
+        strcmp(json_text(run->text_attestation, "events_sha256"), run->d.f.sha256))
         return err_set(err, ERR_FORMAT,
                        "--text-attestation %s does not say that the texts of %s were scrubbed (ehr-data attest %s "
                        "--level text-scrubbed)",

@@ -43,13 +43,13 @@ static Status attestation_fits(const json_t *a, const json_t *record, const char
     Status status = attest_verify(a, NULL, what, err);
     if (status) return status;
     deidentify_record_sha256(record, sha);
-    if (!is_attested(attest_text(a, "level")))
+    if (!is_attested(json_text(a, "level")))
         return err_set(err, ERR_FORMAT, "%s: it attests %s, which is no level of a release", what,
-                       attest_text(a, "level"));
-    if (strcmp(attest_text(a, "record_sha256"), sha) || strcmp(attest_text(a, "events_sha256"), events_sha256))
+                       json_text(a, "level"));
+    if (strcmp(json_text(a, "record_sha256"), sha) || strcmp(json_text(a, "events_sha256"), events_sha256))
         return err_set(err, ERR_FORMAT,
                        "%s: it is about another release (events %.12s..., these are %.12s...); have this one attested",
-                       what, attest_text(a, "events_sha256"), events_sha256);
+                       what, json_text(a, "events_sha256"), events_sha256);
     return OK;
 }
 
@@ -66,7 +66,7 @@ Status deidentify_dataset_object(json_t **out, const EventFile *f, int synthetic
     if (!status) {
         *out = json_object();
         json_object_set_new(*out, "level",
-                            json_string(attestation ? attest_text(attestation, "level")
+                            json_string(attestation ? json_text(attestation, "level")
                                         : level     ? level
                                         : synthetic ? "synthetic"
                                                     : "structural"));

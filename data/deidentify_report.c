@@ -82,7 +82,7 @@ static json_t *rules_json(const DeidentifyReport *r, const DeidentifyOptions *o,
     rule_add(rules, "identifiers", "columns of numbers and people, and codes that look like identifiers, dropped",
              code_figures(r, FATE_IDENTIFIER));
     json_t *text = code_figures(r, FATE_TEXT);
-    if (text_attestation) json_object_set_new(text, "attested_by", json_string(attest_text(text_attestation, "name")));
+    if (text_attestation) json_object_set_new(text, "attested_by", json_string(json_text(text_attestation, "name")));
     rule_add(rules, "free-text", text_attestation ? "kept: an attestation says that texts were scrubbed" : "dropped",
              text);
     rule_add(rules, "answers", text_attestation ? "kept" : "answers in prose dropped, their questions stay",

@@ -382,10 +382,10 @@ static void attestations(void **state) {
     const char *source = source_make(), *key = at("key"), *path = at("attestation.json");
     DeidentifyOptions o = options(source, "attested");
     DeidentifyReport r = release(&o);
-    char record[65], *json, public_key[ATTEST_KEY_HEX];
+    char record[65], *json, public_key[PUBLIC_KEY_HEX];
     deidentify_record_sha256(r.record, record);
-    MUST(attest_key_make(key, err));
-    MUST(attest_public_key_read(public_key, at("key.pub"), err));
+    MUST(signing_key_make(key, err));
+    MUST(public_key_read(public_key, at("key.pub"), err));
     Attestation a = {"safe-harbor", "A. Person", "privacy officer", "", "2026-01-01", "I say so.", r.sha256, record};
     MUST(attest_sign(&json, &a, key, err));
     MUST(file_write(path, json, strlen(json), err));

@@ -10,11 +10,11 @@ check "kernels/ includes only kernels/" \
 check "model/ includes only kernels/ and model/" \
     "$(includes model/*.[ch] | grep -vE '#include "(kernels|model)/')"
 check "data/ includes only model's leaves, philox and data/" \
-    "$(includes data/*.[ch] | grep -vE '#include "(data/|model/(base|flags|batch|sha256)\.h|kernels/philox\.h)')"
+    "$(includes data/*.[ch] | grep -vE '#include "(data/|model/(base|flags|batch|sha256|signed_json)\.h|kernels/philox\.h)')"
 check "train/ does not include infer/" "$(includes train/*.[ch] | grep -E '#include "infer/')"
 check "infer/ does not include train/" "$(includes infer/*.[ch] | grep -E '#include "train/')"
 check "model's leaves include only libc and each other" \
-    "$(includes model/base.[ch] model/flags.[ch] model/sha256.[ch] model/batch.h | grep -vE '#include "model/(base|flags|sha256)\.h"')"
+    "$(includes model/base.[ch] model/flags.[ch] model/sha256.[ch] model/signed_json.[ch] model/batch.h | grep -vE '#include "model/(base|flags|sha256|signed_json)\.h"')"
 check "<mpi.h> only in train/dist_mpi.c and dist_nccl.c" \
     "$(grep -rln '#include <mpi.h>' --include='*.[ch]' . | grep -vE '^\./(build|train/dist_(mpi|nccl)\.c)')"
 check "<hdf5.h> only in data/ and its tests" \
