@@ -9,6 +9,10 @@ Status cmd_merge(int argc, char **argv, Err *err);
 Status cmd_suggest(int argc, char **argv, Err *err);
 Status cmd_score(int argc, char **argv, Err *err);
 Status cmd_export(int argc, char **argv, Err *err);
+Status cmd_sign(int argc, char **argv, Err *err);
+Status cmd_verify(int argc, char **argv, Err *err);
+Status cmd_promote(int argc, char **argv, Err *err);
+Status cmd_revoke(int argc, char **argv, Err *err);
 Status cmd_info(int argc, char **argv, Err *err);
 
 #endif

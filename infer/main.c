@@ -10,6 +10,10 @@ static const Command commands[] = {
     {"suggest", "diagnoses a patient may get for the first time, beside how common they are", cmd_suggest},
     {"score", "loss per token and per patient; the most surprising events", cmd_score},
     {"export", "weights for transformers, vLLM and llama.cpp", cmd_export},
+    {"sign", "sign a manifest of a checkpoint's files: stage research", cmd_sign},
+    {"promote", "sign that a checkpoint may go one stage further", cmd_promote},
+    {"revoke", "take a checkpoint back from every stage", cmd_revoke},
+    {"verify", "whether files and signatures of a checkpoint hold, and for which stage", cmd_verify},
     {"info", "what a checkpoint is: shape, training, data, provenance", cmd_info},
 };
 

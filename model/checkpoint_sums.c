@@ -14,7 +14,10 @@ static int ends_with(const char *s, const char *end) {
     const size_t n = strlen(s), k = strlen(end);
     return n >= k && !strcmp(s + n - k, end);
 }
-static int is_content(const char *name) { return ends_with(name, ".json") || ends_with(name, ".safetensors"); }
+/* release.json comes later and carries signatures of its own. */
+static int is_content(const char *name) {
+    return (ends_with(name, ".json") && strcmp(name, "release.json")) || ends_with(name, ".safetensors");
+}
 static int is_optimizer(const char *name) { return !strncmp(name, "optimizer-", 10); }
 
 static int by_name(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
