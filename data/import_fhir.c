@@ -35,7 +35,8 @@ static int entry_form(const char *name) {
 static void other_add(Fhir *f, const char *name) {
     char type[FHIR_TYPE_MAX];
     int n = 0;
-    for (; name[n]; n++) type[n] = isalnum((unsigned char)name[n]) && name[n] > 0 ? name[n] : '?'; /* it is not trusted */
+    for (; name[n]; n++)
+        type[n] = isalnum((unsigned char)name[n]) && name[n] > 0 ? name[n] : '?'; /* it is not trusted */
     type[n] = 0;
     for (int i = 0; i < f->n_others; i++)
         if (!strcmp(f->others[i], type)) return;
@@ -140,10 +141,16 @@ static Status piece_read(Fhir *f, FhirPiece *p, Err *err) {
         account(f, table_others(), DROP_NOT_EVENT);
         return OK;
     }
+    if (type >= 0 && fhir_type_is_document(type)) {
+        account(f, type, DROP_DOCUMENT);
+        return OK;
+    }
     json_t *json = piece_parse(p, &what, &error);
     const json_t *resource = p->is_entry ? json_object_get(json, "resource") : json;
     Status status = OK;
     if (!json) account(f, table_unreadable(), parse_reason(&error));
+    else if (!strcmp(fhir_text(json_object_get(json, "request"), "method"), "DELETE"))
+        account(f, table_others(), DROP_DELETION);
     else if (type < 0 || strcmp(fhir_text(resource, "resourceType"), p->type))
         account(f, table_unreadable(), DROP_NOT_RESOURCE);
     else {

@@ -25,7 +25,6 @@ static Status encounter_read(FhirRow *r, const FhirType *t, Err *err);
 static Status observation_read(FhirRow *r, const FhirType *t, Err *err);
 static Status report_read(FhirRow *r, const FhirType *t, Err *err);
 static Status medication_read(FhirRow *r, const FhirType *t, Err *err);
-static Status document_read(FhirRow *r, const FhirType *t, Err *err);
 
 /* clang-format off */
 #define DRUG_CODE "medicationCodeableConcept", ""
@@ -61,7 +60,7 @@ static const FhirType types[] = {
     {"ImagingStudy", KIND_PROCEDURE, "subject", "encounter", "procedureCode", "", "started", "", "",
      "|available|", "|cancelled|", NULL},
     {.name = "Medication", .read = medication_read},
-    {.name = "DocumentReference", .read = document_read},
+    {.name = "DocumentReference"}, /* not parsed */
 };
 /* clang-format on */
 const int fhir_type_count = sizeof types / sizeof *types;
@@ -310,6 +309,11 @@ static Status patient_read(FhirRow *r, const FhirType *t, Err *err) {
     int dead = fhir_time(r, text, &death);
     if (dead > 0 && date_is_placeholder(death.us)) dead = -1;
     if (dead < 0 || json_is_true(json_object_get(o, "deceasedBoolean"))) s.row.flags |= ROW_DEAD_UNDATED;
+    const json_t *link;
+    size_t i;
+    json_array_foreach(json_object_get(o, "link"), i, link) {
+        if (!strcmp(fhir_text(link, "type"), "replaced-by")) fhir_count(r, NOTE_REPLACED);
+    }
     r->f->im.has_person = 1;
     d = s;
     if ((status = stage(r, &s, err))) return status;
@@ -505,11 +509,7 @@ static Status medication_read(FhirRow *r, const FhirType *t, Err *err) {
     return status;
 }
 
-static Status document_read(FhirRow *r, const FhirType *t, Err *err) {
-    (void)t;
-    (void)err;
-    return drop(r, DROP_DOCUMENT);
-}
+int fhir_type_is_document(int type) { return !types[type].code && !types[type].read; }
 
 Status fhir_resource(FhirRow *r, int type, Err *err) {
     const FhirType *t = &types[type];

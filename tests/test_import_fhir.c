@@ -1,5 +1,6 @@
 /* test_import_fhir.c - FHIR R4 in, events out: choice types, partial dates, statuses, versions, references, components;
  * every way a file may come; hostile JSON; and the same patients as Synthea's CSV files tell them. */
+#include "data/archive.h"
 #include "tests/import_source_check.h"
 #include <zip.h>
 #include <zlib.h>
@@ -85,6 +86,27 @@ static void test_times(void **state) {
     options.lab_lag = 60 * US_PER_MINUTE;
     import_folder();
     assert_non_null(strstr(timelines(at("out.h5")), "2020-01-03 11:00|2020-01-03 10:00|LOINC//2345-7|92mg/dL|0\n"));
+}
+
+/* An hour that comes twice, a stay that ends before it begins, what was before birth, after death or is yet to come. */
+static void test_impossible_times(void **state) {
+    (void)state;
+#define STAY_OF(id, start, end) "{\"resourceType\":\"Encounter\",\"id\":\"" id "\",\"status\":\"finished\",\"class\":{\"code\":\"AMB\"}," SUBJECT ",\"period\":{\"start\":\"" start "\",\"end\":\"" end "\"}}\n"
+    options.extract_date = "2021-06-30";
+    lines_import("{\"resourceType\":\"Patient\",\"id\":\"p1\",\"birthDate\":\"1950-06-15\",\"deceasedDateTime\":\"2021-01-01\",\"link\":[{\"type\":\"replaced-by\"}]}\n"
+                 LAB("1", "1-8", FINAL AT("2020-11-01T01:10:00-05:00") MG("2")) LAB("2", "1-8", FINAL AT("2020-11-01T01:30:00-04:00") MG("1"))
+                 LAB("3", "1-8", FINAL AT("1950-06-13T10:00:00Z") MG("3")) LAB("4", "1-8", FINAL AT("2021-02-01T10:00:00Z") MG("4"))
+                 LAB("5", "1-8", FINAL AT("2022-02-01T10:00:00Z") MG("5"))
+                 STAY_OF("a", "2020-12-02T10:00:00Z", "2020-12-01T10:00:00Z") STAY_OF("b", "2020-12-03T10:00:00Z", "2020-12-03T10:00:00Z")
+                 STAY_OF("c", "2020-12-04T10:00:00Z", "9999-12-31T00:00:00Z"));
+    assert_timelines("-|-|ETHNICITY//UNKNOWN||0\n-|-|RACE//UNKNOWN||0\n-|-|SEX//UNKNOWN||0\n1950-06-15 00:00|1950-06-15|MEDS_BIRTH||0\n"
+                     "2020-11-01 05:30|=|LOINC//1-8|1mg/dL|0\n2020-11-01 06:10|=|LOINC//1-8|2mg/dL|0\n2020-12-02 10:00|=|VISIT//OP||1\n"
+                     "2020-12-03 10:00|=|VISIT//OP||2\n2020-12-03 10:00|=|VISIT_END//OP||2\n2020-12-04 10:00|=|VISIT//OP||3\n"
+                     "2021-01-02 04:59|2021-01-01|MEDS_DEATH||0\n2021-02-01 10:00|=|LOINC//1-8|4mg/dL|0\nend 2021-07-01 04:59\n");
+    const Counted expected[] = {{"Observation", DROP_BEFORE_BIRTH, 1}, {"Observation", DROP_FUTURE, 1}, {"Observation", NOTE_AFTER_DEATH, 1},
+                                {"Encounter", NOTE_END_BEFORE_START, 1}, {"Encounter", NOTE_ZERO_LENGTH, 1}, {"Encounter", NOTE_NO_END, 1},
+                                {"Patient", NOTE_REPLACED, 1}};
+    assert_counts(expected, sizeof expected / sizeof *expected);
 }
 
 static void test_patients(void **state) {
@@ -275,7 +297,8 @@ static void test_bundle_references(void **state) {
         "{\"fullUrl\":\"urn:uuid:m\",\"resource\":{\"resourceType\":\"Medication\",\"code\":" RXNORM("8") "}},\n"
         "{\"resource\":{\"resourceType\":\"MedicationRequest\",\"status\":\"active\",\"intent\":\"order\"," REFERS("urn:uuid:m") ",\"subject\":{\"reference\":\"urn:uuid:aaa\"},\"encounter\":{\"reference\":\"urn:uuid:eee\"},\"authoredOn\":\"2020-01-01T10:00:00Z\"}},\n"
         "{\"resource\":{\"resourceType\":\"MedicationAdministration\",\"status\":\"completed\",\"medicationCodeableConcept\":" RXNORM("8") ",\"subject\":{\"reference\":\"urn:uuid:aaa\"},\"context\":{\"reference\":\"urn:uuid:eee\"},\"effectiveDateTime\":\"2020-01-01T10:00:00Z\"}},\n"
-        "{\"resource\":{\"resourceType\":\"Condition\",\"code\":" SNOMED("1") ",\"subject\":{\"reference\":\"urn:uuid:aaa\"},\"encounter\":{\"reference\":\"urn:uuid:lost\"},\"onsetDateTime\":\"2020-01-01T10:00:00Z\"}}\n"
+        "{\"resource\":{\"resourceType\":\"Condition\",\"code\":" SNOMED("1") ",\"subject\":{\"reference\":\"urn:uuid:aaa\"},\"encounter\":{\"reference\":\"urn:uuid:lost\"},\"onsetDateTime\":\"2020-01-01T10:00:00Z\"}},\n"
+        "{\"request\":{\"method\":\"DELETE\",\"url\":\"Condition/17\"}}\n"
         "],\"type\":\"transaction\",\"resourceType\":\"Bundle\"}");
     import_folder();
     assert_accounted();
@@ -284,6 +307,7 @@ static void test_bundle_references(void **state) {
                            "2020-01-01 12:00|=|VISIT_END//ER||1\nend"));
     assert_int_equal(report.n_duplicates, 1);
     assert_int_equal(table("Condition")->count[NOTE_NO_VISIT], 1);
+    assert_int_equal(table("other types")->count[DROP_DELETION], 1);
 }
 
 /* Coded at discharge, unless it is on the problem list. */
@@ -428,6 +452,29 @@ static void test_refusals(void **state) {
     if (import_path(folder, at("out.h5"), &later)) fail_msg("%s", later.msg);
     assert_int_equal(table("unreadable")->count[DROP_JSON], 1);
     assert_false(path_exists(at("x.h5")));
+}
+
+/* What grows or is written anew while it is read is refused. */
+static void test_changing_file(void **state) {
+    (void)state;
+    Err err = {0};
+    Archive a;
+    Stream s;
+    char part[16];
+    size_t got = 1;
+    put("a.ndjson", THREE);
+    assert_int_equal(archive_open(&a, folder, &err), OK);
+    assert_int_equal(stream_open(&s, &a, 0, &err), OK);
+    assert_int_equal(stream_read(&s, part, sizeof part, &got, &err), OK);
+    FILE *f = fopen(at("a.ndjson"), "a");
+    fputs(PATIENT, f);
+    fclose(f);
+    Status status = OK;
+    while (!status && got) status = stream_read(&s, part, sizeof part, &got, &err);
+    assert_int_equal(status, ERR_IO);
+    assert_non_null(strstr(err.msg, "changed while it was read"));
+    stream_close(&s);
+    archive_close(&a);
 }
 
 /* ---- the sample -------------------------------------------------------------------------------------------------- */
@@ -578,10 +625,10 @@ static void test_same_patients(void **state) {
 int main(void) {
     import_format = import_fhir;
     const struct CMUnitTest tests[] = {
-        IN_FOLDER(test_times),      IN_FOLDER(test_patients),          IN_FOLDER(test_statuses),
+        IN_FOLDER(test_times),      IN_FOLDER(test_impossible_times), IN_FOLDER(test_patients),          IN_FOLDER(test_statuses),
         IN_FOLDER(test_versions),   IN_FOLDER(test_values),            IN_FOLDER(test_references),
         IN_FOLDER(test_bundle_references), IN_FOLDER(test_inpatient_diagnoses), IN_FOLDER(test_forms),
-        IN_FOLDER(test_hostile),    IN_FOLDER(test_refusals),          IN_FOLDER(test_sample_counts),
+        IN_FOLDER(test_hostile),    IN_FOLDER(test_refusals),  IN_FOLDER(test_changing_file), IN_FOLDER(test_sample_counts),
         IN_FOLDER(test_same_patients)};
     return cmocka_run_group_tests(tests, root_make, root_remove);
 }
