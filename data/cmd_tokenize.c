@@ -35,6 +35,7 @@ static void print_splits(const TokenizeReport *r, const char *out) {
     printf("  vocabulary %d tokens, %s values: %d event, %d static, %d age, %d gap, %d unknown", r->n_vocabulary,
            r->separate_values ? "separate" : "fused", r->tokens_by_kind[TOKEN_EVENT], r->tokens_by_kind[TOKEN_STATIC],
            r->tokens_by_kind[TOKEN_AGE], r->tokens_by_kind[TOKEN_GAP], r->tokens_by_kind[TOKEN_UNKNOWN]);
+    if (r->n_appended) printf("; %d of them appended", r->n_appended);
     if (r->min_patients) printf("; at least %lld train patients behind each", (long long)r->min_patients);
     printf("\n");
 }
@@ -109,9 +110,9 @@ static void print_warnings(const TokenizeReport *r, int frozen) {
                shifted, r->n_drift, DRIFT_MIN_VALUES, r->drift[worst].code, r->drift[worst].unit, r->drift[worst].psi);
 }
 
-static Status conflicts(const Flag *flags, Err *err) {
+static Status conflicts(const Flag *flags, int append_codes, Err *err) {
     for (int i = 0; i < VOCABULARY_FLAGS; i++)
-        if (flags[i].seen)
+        if (flags[i].seen && !(append_codes && (!strcmp(flags[i].name, "--min-patients") || !strcmp(flags[i].name, "--edges"))))
             return err_set(err, ERR_USAGE, "%s has no effect with --vocabulary, which fixes it: leave one of them out",
                            flags[i].name);
     return OK;
@@ -135,6 +136,8 @@ Status cmd_tokenize(int argc, char **argv, Err *err) {
         {"--out", FLAG_STRING, &o.out, 0, 0, NULL, "dataset folder to write", 0},
         {"--vocabulary", FLAG_STRING, &o.vocabulary, 0, 0, NULL,
          "frozen vocabulary (file, dataset or checkpoint), applied unchanged", 0},
+        {"--append-codes", FLAG_BOOL, &o.append_codes, 0, 0, NULL,
+         "codes that the frozen vocabulary does not know become tokens after its last (ehr-train --init)", 0},
         {"--split", FLAG_STRING, &o.split, 0, 0, NULL,
          "patient, given, time:DATE (who comes first at DATE or later is held out) or site:COLUMN (whole sites are; "
          "=A,B: these), "
@@ -163,11 +166,13 @@ Status cmd_tokenize(int argc, char **argv, Err *err) {
     if (!o.out || !o.out[0]) return err_set(err, ERR_USAGE, "--out DATASET is missing: the folder to write");
     if (o.release_linkage && !o.exclude_file)
         return err_set(err, ERR_USAGE, "--linkage goes with --exclude: it says whom the source's ids mean");
-    if (o.vocabulary && (status = conflicts(flags, err))) return status;
+    if (o.append_codes && !o.vocabulary)
+        return err_set(err, ERR_USAGE, "--append-codes goes with --vocabulary: it says what is known already");
+    if (o.vocabulary && (status = conflicts(flags, o.append_codes, err))) return status;
     o.events = events[0];
     o.separate_values = values[0] == 's';
     o.age_bin_years = age_bin[0] - '0';
-    char *found = o.vocabulary || o.edges ? NULL : find_edges();
+    char *found = (o.vocabulary && !o.append_codes) || o.edges ? NULL : find_edges();
     if (!o.edges) o.edges = found;
     else if (!strcmp(o.edges, "none")) o.edges = NULL;
     flags_print(flags, n, stderr);

@@ -7,6 +7,7 @@
 #include "data/table.h"
 #include "data/tokenizer_dataset.h"
 #include "data/tokenizer_fit.h"
+#include "data/vocabulary_extend.h"
 #include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
@@ -105,6 +106,30 @@ static Status load_frozen(Run *run, Err *err) {
     Status status = vocabulary_load(&run->v, inside, err);
     free(inside);
     return status ? err_context(err, "--vocabulary") : OK;
+}
+
+/* What a fit with the frozen vocabulary's settings finds and it does not know. */
+static Status append_codes(Run *run, Err *err) {
+    const TokenizeOptions *given = run->o;
+    TokenizeOptions like = *given;
+    Vocabulary known = run->v, fitted;
+    char *json = NULL;
+    like.separate_values = known.separate_values;
+    like.age_bin_years = known.age_bin_years;
+    like.statics = NULL; /* appended are events only */
+    run->o = &like;
+    run->v = (Vocabulary){0};
+    Status status = fit(run, err);
+    run->o = given;
+    run->r->min_patients = 0; /* true of the appended tokens alone */
+    fitted = run->v;
+    run->v = (Vocabulary){0};
+    if (!status) status = vocabulary_extend(&json, &known, &fitted, &run->r->n_appended, err);
+    if (!status) status = vocabulary_parse(&run->v, json, strlen(json), "the extended vocabulary", err);
+    vocabulary_free(&known);
+    vocabulary_free(&fitted);
+    free(json);
+    return status;
 }
 
 /* The floor stands when tokens are the law's own: every what and level has its token, and the edges are those that the
@@ -274,6 +299,7 @@ static Status prepare(Run *run, Err *err) {
     if (!status) status = cohort_open(&run->cohort, &run->f, &co, o->progress, err);
     if (!status) run->r->n_exclude_unknown = absent + run->n_excluded - run->cohort.n_excluded;
     if (!status) status = o->vocabulary ? load_frozen(run, err) : fit(run, err);
+    if (!status && o->append_codes) status = append_codes(run, err);
     if (!status) status = token_map_open(&run->map, &run->v, &run->f, err);
     if (!status) status = check_floor(run, err);
     return status;

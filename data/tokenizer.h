@@ -11,6 +11,7 @@ typedef struct {
     const char *events, *out;
     const char *
         vocabulary; /* NULL: fitted on the train split; a vocabulary.json or a folder that has one: applied unchanged */
+    int append_codes;    /* with vocabulary: codes that it does not know become tokens after its last */
     const char *edges;   /* NULL: deciles only; a file of decision thresholds */
     const char *statics; /* "SEX,RACE"; NULL: SEX, and RACE if the events have it */
     int separate_values;
@@ -37,6 +38,7 @@ typedef struct {
     int64_t n_patients[SPLIT_COUNT], n_events[SPLIT_COUNT], n_tokens[SPLIT_COUNT];
     int64_t n_untimed, n_no_site, n_excluded, n_exclude_unknown; /* the last: ids to exclude that nobody has */
     int n_vocabulary, tokens_by_kind[7]; /* TokenKind */
+    int n_appended;                      /* tokens that a frozen vocabulary did not have */
     int oracle, floor_valid, separate_values;
     int released; /* the events went through deidentify: their subject ids are the patient keys */
     TokenizeCounts counts;

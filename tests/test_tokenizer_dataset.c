@@ -232,7 +232,7 @@ static void test_exclude(void **state) {
     read_splits(at("ex.linkage.h5"), 50, 1, split);
     for (int i = 0; i < 50; i++) assert_int_equal(split[i] == -1, i == 6 || i == 48);
     tokenize_report_free(&r);
-    MUST(file_write(at("ids"), "7\nseven\n", 8, err));
+    MUST(file_write(at("ids"), "7\n8 9\n", 6, err));
     o.out = at("ex2");
     made_refused(o, ERR_FORMAT, "line 2");
 }
@@ -290,6 +290,76 @@ static void test_same_bytes(void **state) {
         tokenize_report_free(&a);
         tokenize_report_free(&b);
         tokenize_report_free(&c);
+    }
+}
+
+/* Another place's records: the same lab, one that is new, and a new diagnosis that too few have. */
+static void write_elsewhere(const char *path, int n) {
+    MadeFile f = events_begin(path);
+    for (int i = 1; i <= n; i++) {
+        const int64_t start = (int64_t)i * DAY;
+        events_subject(&f, i, start + 900 * DAY, SPLIT_UNSET);
+        MadeEvent e[] = {{i, start, "VISIT//IN", KIND_VISIT_START, NONE, NULL, 0},
+                         {i, start + 60, "LAB//X", KIND_LAB, (float)(i % 37), "u", 0},
+                         {i, start + 70, "LAB//Y", KIND_LAB, (float)(i % 41), "v", 0},
+                         {i, start + 80, "DX//N", KIND_DIAGNOSIS, NONE, NULL, 0},
+                         {i, start + 90, i == 1 ? "DX//RARE" : "DX//N", KIND_DIAGNOSIS, NONE, NULL, 0}};
+        for (int j = 0; j < 5; j++) events_add(&f, e[j], NULL);
+    }
+    events_end(&f);
+}
+
+static void test_append_codes(void **state) {
+    (void)state;
+    write_patients(at("home.h5"), 300, 1, 1, 0);
+    write_elsewhere(at("away.h5"), 300);
+    for (int separate = 0; separate < 2; separate++) {
+        TokenizeOptions o = made_options(at("home.h5"), at("home"));
+        o.separate_values = separate;
+        o.overwrite = 1;
+        TokenizeReport home = made_tokenize(o);
+        o = made_options(at("away.h5"), at("frozen"));
+        o.vocabulary = at("home");
+        o.min_patients = 5;
+        o.overwrite = 1;
+        TokenizeReport frozen = made_tokenize(o);
+        o.out = at("away");
+        o.append_codes = 1;
+        TokenizeReport away = made_tokenize(o);
+        Dataset a = made_open(at("home")), f = made_open(at("frozen")), b = made_open(at("away"));
+        const Vocabulary *v = &b.vocabulary;
+        assert_int_equal(frozen.n_vocabulary, home.n_vocabulary);
+        assert_int_equal(away.n_vocabulary, home.n_vocabulary + away.n_appended);
+        for (int i = 0; i < a.vocabulary.n; i++) {
+            assert_string_equal(v->token[i].code, a.vocabulary.token[i].code);
+            assert_true(v->token[i].lo == a.vocabulary.token[i].lo && v->token[i].hi == a.vocabulary.token[i].hi);
+        }
+        const VocabEdges *x = vocabulary_edges(v, "LAB//X", "u"), *was = vocabulary_edges(&a.vocabulary, "LAB//X", "u");
+        const VocabEdges *y = vocabulary_edges(v, "LAB//Y", "v");
+        assert_int_equal(x->n, was->n);
+        assert_memory_equal(x->edge, was->edge, (size_t)x->n * sizeof *x->edge);
+        assert_non_null(y);
+        /* DX//N, and LAB//Y: itself, or its levels when they are fused. */
+        assert_int_equal(away.n_appended, 1 + (separate ? 1 : y->n + 1));
+        assert_true(vocabulary_find(v, "DX//N") >= home.n_vocabulary);
+        assert_int_equal(vocabulary_find(v, "DX//RARE"), -1);
+        assert_true(tokenize_unknown_share(&frozen.counts, KIND_DIAGNOSIS) == 1);
+        assert_true(tokenize_unknown_share(&away.counts, KIND_DIAGNOSIS) * (double)away.counts.events[KIND_DIAGNOSIS] == 1);
+        PatientView p, q;
+        MUST(dataset_patient(&f, SPLIT_TRAIN, 0, &p, err));
+        MUST(dataset_patient(&b, SPLIT_TRAIN, 0, &q, err));
+        for (int64_t i = 0, k = 0; i < p.n; i++) { /* what was known reads as before */
+            const int known = (int)patient_token(&p, i);
+            if (a.vocabulary.token[known].kind == TOKEN_UNKNOWN) continue;
+            while (k < q.n && (int)patient_token(&q, k) != known) k++;
+            assert_true(k < q.n);
+        }
+        dataset_close(&a);
+        dataset_close(&f);
+        dataset_close(&b);
+        tokenize_report_free(&home);
+        tokenize_report_free(&frozen);
+        tokenize_report_free(&away);
     }
 }
 
@@ -550,6 +620,7 @@ static void test_command_line(void **state) {
                                    {"--out", "d", NULL},
                                    {"a.h5", "--out", "d", "--vocabulary", "v.json", "--values", "separate", NULL},
                                    {"a.h5", "--out", "d", "--vocabulary", "v.json", "--age-bin", "5", NULL},
+                                   {"a.h5", "--out", "d", "--append-codes", NULL},
                                    {"a.h5", "--out", "d", "--age-bin", "2", NULL},
                                    {"a.h5", "--out", "d", "--values", "fuse", NULL},
                                    {"a.h5", "--out", "d", "--min-patients", "-1", NULL},
@@ -570,6 +641,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_split_sizes), cmocka_unit_test(test_split_is_a_function_of_the_id),
         cmocka_unit_test(test_split_by_time), cmocka_unit_test(test_split_by_site), cmocka_unit_test(test_split_given), cmocka_unit_test(test_exclude),
+        cmocka_unit_test(test_append_codes),
         cmocka_unit_test(test_order),       cmocka_unit_test(test_same_bytes),    cmocka_unit_test(test_shards),
         cmocka_unit_test(test_long_record), cmocka_unit_test(test_oracle),        cmocka_unit_test(test_folder),
         cmocka_unit_test(test_refusals),    cmocka_unit_test(test_command_line)};
