@@ -1,7 +1,7 @@
 /* test_import_fhir.c - FHIR R4 in, events out: choice types, partial dates, statuses, versions, references, components;
  * every way a file may come; hostile JSON; and the same patients as Synthea's CSV files tell them. */
 #include "data/archive.h"
-#include "tests/import_source_check.h"
+#include "tests/import_timelines.h"
 #include <zip.h>
 #include <zlib.h>
 
@@ -28,7 +28,6 @@
 static void lines_import(const char *text) {
     put("all.ndjson", text);
     import_folder();
-    assert_accounted();
 }
 
 /* ---- times ------------------------------------------------------------------------------------------------------- */
@@ -301,7 +300,6 @@ static void test_bundle_references(void **state) {
         "{\"request\":{\"method\":\"DELETE\",\"url\":\"Condition/17\"}}\n"
         "],\"type\":\"transaction\",\"resourceType\":\"Bundle\"}");
     import_folder();
-    assert_accounted();
     assert_non_null(strstr(timelines(at("out.h5")),
                            "2020-01-01 09:00|=|VISIT//ER||1\n2020-01-01 10:00|=|SNOMED//1||0\n2020-01-01 10:00|=|RxNorm//8||1\n"
                            "2020-01-01 12:00|=|VISIT_END//ER||1\nend"));
@@ -327,22 +325,15 @@ static void test_inpatient_diagnoses(void **state) {
 
 #define THREE PATIENT LAB("1", "1-8", FINAL AT("2020-01-01T10:00:00Z") MG("1")) CONDITION("2", "2", ",\"onsetDateTime\":\"2020-01-02\"")
 
-static void import_as(const char *path, const char *out) {
-    Err err = {0};
-    if (import_path(path, out, &err)) fail_msg("%s", err.msg);
-    assert_accounted();
-}
-
 /* Lines, packed lines, a zip, a bundle, an array, single resources, indented: the same events file. */
 static void test_forms(void **state) {
     (void)state;
     char three[4096] = THREE, *line[3], text[3 * 4096], folders[7][100];
     size_t n = 0;
-    Err err;
     for (int k = 0; k < 3; k++) line[k] = strtok(k ? NULL : three, "\n");
     for (int k = 0; k < 7; k++) {
         snprintf(folders[k], sizeof folders[k], "f%d", k);
-        assert_int_equal(dir_make(at(folders[k]), &err), OK);
+        ok(dir_make(at(folders[k]), &err));
     }
     put("f0/a.ndjson", THREE);
     char many[2 * 4096];
@@ -408,7 +399,6 @@ static void test_hostile(void **state) {
     put_bytes("all.ndjson", text, (size_t)(p - text));
     options.max_line = 1 << 16;
     import_folder();
-    assert_accounted();
     const Counted expected[] = {{"unreadable", DROP_JSON_DEEP, 1},    {"unreadable", DROP_JSON_TWICE, 1},
                                 {"unreadable", DROP_JSON_CUT, 2},     {"unreadable", DROP_TOO_LONG, 1},
                                 {"unreadable", DROP_NOT_RESOURCE, 1}, {"unreadable", DROP_JSON, 6},
@@ -416,9 +406,8 @@ static void test_hostile(void **state) {
     assert_counts(expected, sizeof expected / sizeof *expected);
     assert_int_equal(table("Observation")->emitted, 2);
     assert_int_equal(table("Condition")->emitted, 3);
-    Err err = {0};
     options.max_errors = 10;
-    assert_int_equal(import_path(folder, at("x.h5"), &err), ERR_FORMAT);
+    assert_int_equal(import_path(folder, at("x.h5")), ERR_FORMAT);
     assert_false(path_exists(at("x.h5")));
 
     /* A bundle that is cut off keeps the entries before the cut. */
@@ -436,20 +425,18 @@ static void test_hostile(void **state) {
 
 static void test_refusals(void **state) {
     (void)state;
-    Err err = {0};
     put("patients.csv", "Id\n");
-    assert_int_equal(import_path(folder, at("x.h5"), &err), ERR_FORMAT);
+    assert_int_equal(import_path(folder, at("x.h5")), ERR_FORMAT);
     assert_non_null(strstr(err.msg, "no FHIR file"));
     put_bytes("a.json", "\xFF\xFE{\0}\0", 6);
-    assert_int_equal(import_path(folder, at("x.h5"), &err), ERR_FORMAT);
+    assert_int_equal(import_path(folder, at("x.h5")), ERR_FORMAT);
     assert_non_null(strstr(err.msg, "UTF-16"));
     put("a.json", "{}");
-    assert_int_equal(import_path(folder, at("x.h5"), &err), ERR_FORMAT);
-    assert_int_equal(import_path(at("none.json"), at("x.h5"), &err), ERR_IO);
+    assert_int_equal(import_path(folder, at("x.h5")), ERR_FORMAT);
+    assert_int_equal(import_path(at("none.json"), at("x.h5")), ERR_IO);
     put("a.ndjson.gz", "no gzip"); /* read as it is, as gunzip -f would */
     put("a.json", THREE);
-    Err later = {0};
-    if (import_path(folder, at("out.h5"), &later)) fail_msg("%s", later.msg);
+    import_folder();
     assert_int_equal(table("unreadable")->count[DROP_JSON], 1);
     assert_false(path_exists(at("x.h5")));
 }
@@ -457,15 +444,14 @@ static void test_refusals(void **state) {
 /* What grows or is written anew while it is read is refused. */
 static void test_changing_file(void **state) {
     (void)state;
-    Err err = {0};
     Archive a;
     Stream s;
     char part[16];
     size_t got = 1;
     put("a.ndjson", THREE);
-    assert_int_equal(archive_open(&a, folder, &err), OK);
-    assert_int_equal(stream_open(&s, &a, 0, &err), OK);
-    assert_int_equal(stream_read(&s, part, sizeof part, &got, &err), OK);
+    ok(archive_open(&a, folder, &err));
+    ok(stream_open(&s, &a, 0, &err));
+    ok(stream_read(&s, part, sizeof part, &got, &err));
     FILE *f = fopen(at("a.ndjson"), "a");
     fputs(PATIENT, f);
     fclose(f);
@@ -490,7 +476,7 @@ static void test_sample_counts(void **state) {
                 {"AllergyIntolerance", 1, 1}, {"CarePlan", 14, 14},        {"SupplyDelivery", 20, 20},
                 {"ImagingStudy", 2, 2},      {"Medication", 4, 4},         {"DocumentReference", 126, 0},
                 {"other types", 335, 0}};
-    import_as(sample("synthea-csv-fhir/fhir"), at("out.h5"));
+    import_as(sample_data("synthea-csv-fhir/fhir"), at("out.h5"));
     int64_t all = 0;
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         assert_int_equal(table(rows[i].name)->read, rows[i].rows);
@@ -592,23 +578,21 @@ static void patients_compare(const EventFile *f, EventPatient *p, const EventFil
 
 static void test_same_patients(void **state) {
     (void)state;
-    Err err = {0};
     EventFile f, g;
     EventPatient p, q;
     int64_t counts[N_DIFFERENCES] = {0}, k = 0;
-    const char *csv = sample("synthea-csv-fhir/csv"), *fhir = sample("synthea-csv-fhir/fhir");
     options.extract_date = "2024-04-12";
     options.utc_offset = "-05:00";
-    import_as(fhir, at("fhir.h5"));
+    import_as(sample_data("synthea-csv-fhir/fhir"), at("fhir.h5"));
     import_format = import_synthea;
-    import_as(csv, at("csv.h5"));
+    import_as(sample_data("synthea-csv-fhir/csv"), at("csv.h5"));
     import_format = import_fhir;
-    assert_int_equal(event_file_open(&f, at("csv.h5"), &err), OK);
-    assert_int_equal(event_file_open(&g, at("fhir.h5"), &err), OK);
+    ok(event_file_open(&f, at("csv.h5"), &err));
+    ok(event_file_open(&g, at("fhir.h5"), &err));
     assert_int_equal(g.n_patients, 4);
     for (int64_t r = 0; r < f.n_patients && k < 4; r++) {
-        assert_int_equal(event_file_patient(&g, k, &q, &err), OK);
-        assert_int_equal(event_file_patient(&f, r, &p, &err), OK);
+        ok(event_file_patient(&g, k, &q, &err));
+        ok(event_file_patient(&f, r, &p, &err));
         if (p.subject != q.subject) continue;
         k++;
         assert_int_equal(p.observation_end, q.observation_end);
@@ -630,5 +614,5 @@ int main(void) {
         IN_FOLDER(test_bundle_references), IN_FOLDER(test_inpatient_diagnoses), IN_FOLDER(test_forms),
         IN_FOLDER(test_hostile),    IN_FOLDER(test_refusals),  IN_FOLDER(test_changing_file), IN_FOLDER(test_sample_counts),
         IN_FOLDER(test_same_patients)};
-    return cmocka_run_group_tests(tests, root_make, root_remove);
+    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,6 @@
 /* test_import_synthea.c - Synthea's CSV files in, events out: old and new columns, every trap counted, no identifier
  * let through, and the counts of two releases' exports to the row. */
-#include "tests/import_source_check.h"
+#include "tests/import_timelines.h"
 
 #define PATIENTS                                                                                                       \
     "Id,BIRTHDATE,DEATHDATE,SSN,DRIVERS,PASSPORT,PREFIX,FIRST,LAST,MARITAL,RACE,ETHNICITY,GENDER,ADDRESS,LAT,LON\r\n"  \
@@ -40,7 +40,6 @@ static void test_new_columns(void **state) {
     put("careplans.csv", "Id,START,STOP,PATIENT,ENCOUNTER,CODE,DESCRIPTION\nc,2020-01-02,,p-1,e-1,384758001,Self-care\n");
     put("claims.csv", "Id,PATIENTID\nx,p-1\n");
     import_folder();
-    assert_accounted();
     assert_timelines(
         BORN "2020-01-02 10:00|=|VISIT//OP||1\n"
              "2020-01-02 10:00|=|SNOMED//410620009||1\n"
@@ -98,14 +97,12 @@ static void test_clocks(void **state) {
                           "2020-03-11 11:59|2020-03-10|MEDS_DEATH||0\n"
                           "2020-03-13 11:59|2020-03-12|SNOMED//5||0\n"
                           "end 2020-03-13 11:59\n");
-    assert_accounted();
     assert_int_equal(table("conditions")->count[NOTE_AFTER_DEATH], 1);
     options.utc_offset = "-05:00";
     import_folder();
     assert_non_null(strstr(timelines(at("out.h5")), "2020-02-21 04:59|2020-02-20|SNOMED//4||0\n"));
-    Err err = {0};
     options.utc_offset = "Boston";
-    assert_int_equal(import_path(folder, at("x.h5"), &err), ERR_USAGE);
+    assert_int_equal(import_path(folder, at("x.h5")), ERR_USAGE);
 }
 
 /* An early release: no Ids of columns that came later, DATE where START is now, no CATEGORY, no SYSTEM, no class. */
@@ -117,7 +114,6 @@ static void test_old_columns(void **state) {
     put("observations.csv", "DATE,PATIENT,ENCOUNTER,CODE,DESCRIPTION,VALUE,UNITS\n2010-05-04,p-1,e-1,8302-2,Height,70,in\n");
     options.utc_offset = "Z";
     import_folder();
-    assert_accounted();
     assert_timelines(BORN "2010-05-04 23:59|2010-05-04|VISIT//UNKNOWN||1\n"
                           "2010-05-04 23:59|2010-05-04|LOINC//8302-2|177.8cm|1\n"
                           "2010-05-04 23:59|2010-05-04|SNOMED//428191000124101||1\n"
@@ -137,7 +133,6 @@ static void test_words(void **state) {
                             "2020-01-02T10:11:00Z,p-2,,survey,11111-1,Remark,call Jane 555-0199,,text\n"
                             "2020-01-02T10:12:00Z,p-2,,survey,11111-1,Remark,,,text\n");
     import_folder();
-    assert_accounted();
     const Counted expected[] = {{"observations", NOTE_RARE_WORDS, 2}, {"observations", NOTE_VALUE_ABSENT, 1}};
     assert_counts(expected, 2);
     const char *text = timelines(at("out.h5"));
@@ -167,7 +162,6 @@ static void test_bad_rows(void **state) {
                           "2020-01-04,,p-3,,10,caf\xE9\n"
                           "2020-01-04T00:00:00Z,,p-3,,11,midnight\n");
     import_folder();
-    assert_accounted();
     const Counted expected[] = {
         {"patients", DROP_SAME_ID, 1},          {"patients", DROP_NO_SUBJECT, 1},   {"patients", DROP_NO_BIRTH, 1},
         {"patients", NOTE_DEAD_UNDATED, 1},     {"conditions", DROP_NO_DATE, 1},    {"conditions", DROP_BAD_DATE, 1},
@@ -178,23 +172,21 @@ static void test_bad_rows(void **state) {
     assert_int_equal(report.n_duplicates, 1);
     assert_int_equal(report.n_patients, 2);
     assert_non_null(strstr(timelines(at("out.h5")), "RACE//UNKNOWN"));
-    Err err = {0};
     options.max_errors = 3;
-    assert_int_equal(import_path(folder, at("x.h5"), &err), ERR_FORMAT);
+    assert_int_equal(import_path(folder, at("x.h5")), ERR_FORMAT);
     assert_non_null(strstr(err.msg, "--max-errors"));
     assert_false(path_exists(at("x.h5")));
 }
 
 static void test_refusals(void **state) {
     (void)state;
-    Err err = {0};
     put("person.csv", "person_id\n1\n");
-    assert_int_equal(import_path(folder, at("x.h5"), &err), ERR_FORMAT);
+    assert_int_equal(import_path(folder, at("x.h5")), ERR_FORMAT);
     assert_non_null(strstr(err.msg, "no Synthea table"));
     put("conditions.csv", "START,STOP,ENCOUNTER,CODE\n2020-01-01,,,1\n");
-    assert_int_equal(import_path(folder, at("x.h5"), &err), ERR_FORMAT);
+    assert_int_equal(import_path(folder, at("x.h5")), ERR_FORMAT);
     assert_non_null(strstr(err.msg, "no column PATIENT"));
-    assert_int_equal(import_path(at("nowhere"), at("x.h5"), &err), ERR_IO);
+    assert_int_equal(import_path(at("nowhere"), at("x.h5")), ERR_IO);
     assert_false(path_exists(at("x.h5")));
 }
 
@@ -223,11 +215,9 @@ static void test_samples(void **state) {
     } rows[] = {{"patients", 27, 11},     {"encounters", 604, 388},   {"conditions", 438, 273}, {"procedures", 249, 889},
                 {"medications", 663, 173}, {"immunizations", 29, 129}, {"observations", 990, 3626}, {"allergies", 40, 14},
                 {"careplans", 49, 37},    {"devices", 3, 11},         {"supplies", 72, 47},     {"imaging_studies", 1, 11}};
-    Err err = {0};
     for (int k = 0; k < 2; k++) {
-        if (import_path(sample(k ? "synthea-csv-fhir/csv" : "synthea-csv-27"), at("out.h5"), &err)) fail_msg("%s", err.msg);
-        assert_accounted();
-        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        ok(import_path(sample_data(k ? "synthea-csv-fhir/csv" : "synthea-csv-27"), at("out.h5")));
+            for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
             const ReportTable *t = table(rows[i].name);
             int64_t scores = t->count[DROP_GENERATOR], identity = t->count[DROP_IDENTITY];
             assert_int_equal(t->read, k ? rows[i].new_rows : rows[i].old_rows);
@@ -244,14 +234,13 @@ static void test_row_order(void **state) {
     (void)state;
     static const char *const names[] = {"patients", "encounters", "conditions", "procedures", "medications", "observations",
                                         "allergies", "careplans", "devices", "supplies", "imaging_studies", "immunizations"};
-    Err err = {0};
-    const char *from = sample("synthea-csv-27");
-    if (import_path(from, at("a.h5"), &err)) fail_msg("%s", err.msg);
+    const char *from = sample_data("synthea-csv-27");
+    ok(import_path(from, at("a.h5")));
     for (size_t t = 0; t < sizeof names / sizeof *names; t++) {
         char path[700], to[100], *text;
         size_t size;
         snprintf(path, sizeof path, "%s/%s.csv", from, names[t]);
-        assert_int_equal(file_read(path, 1 << 26, &text, &size, &err), OK);
+        ok(file_read(path, 1 << 26, &text, &size, &err));
         char **line = xcalloc(100000, sizeof *line), *out = xmalloc(size + 2), *p = out;
         int n = 0;
         for (char *s = strtok(text, "\n"); s; s = strtok(NULL, "\n")) line[n++] = s;
@@ -267,7 +256,7 @@ static void test_row_order(void **state) {
                                          "providers.csv"}; /* their names are told in the file */
     for (size_t t = 0; t < sizeof unread / sizeof *unread; t++) put(unread[t], "Id\n");
     options.memory = 4 << 20;
-    if (import_path(folder, at("b.h5"), &err)) fail_msg("%s", err.msg);
+    ok(import_path(folder, at("b.h5")));
     assert_same_bytes(at("a.h5"), at("b.h5"));
 }
 
@@ -276,5 +265,5 @@ int main(void) {
     const struct CMUnitTest tests[] = {IN_FOLDER(test_new_columns), IN_FOLDER(test_clocks),  IN_FOLDER(test_old_columns),
                                        IN_FOLDER(test_words),       IN_FOLDER(test_bad_rows), IN_FOLDER(test_refusals),
                                        IN_FOLDER(test_lab_lag),     IN_FOLDER(test_samples), IN_FOLDER(test_row_order)};
-    return cmocka_run_group_tests(tests, root_make, root_remove);
+    return cmocka_run_group_tests(tests, NULL, NULL);
 }
