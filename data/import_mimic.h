@@ -91,6 +91,7 @@ typedef struct {
     int64_t spreadsheet_row;   /* the last one that was noted for its dates */
     MimicRow second[MIMIC_SECONDS];
     int n_second;
+    int analyte; /* of the code read last, -1 = none: units.h */
     Err *err;
     Status status; /* the first failure: what follows does nothing */
 } MimicReader;
@@ -111,6 +112,7 @@ void mimic_text(char *out, size_t size, const char *s); /* fit for a code: no co
 uint32_t mimic_code(MimicReader *r, const char *code, int kind, const char *name, const char *parent);
 /* s->code = VOCABULARY//text, or what --map says of it; 0: the text is empty. */
 int mimic_code_read(MimicReader *r, MimicRow *s, const char *vocabulary, const char *text, const char *name);
+/* Unit of s->value, in UCUM's spelling; values of codes that have a usual unit are converted to it. */
 void mimic_unit(MimicReader *r, MimicRow *s, const char *text);
 /* valuenum, with the comparator that stands in the text beside it ("<0.01" has valuenum 0.01). */
 void mimic_number(MimicReader *r, MimicRow *s);

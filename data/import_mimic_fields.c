@@ -1,5 +1,6 @@
 /* import_mimic_fields.c - times, codes, values and units as MIMIC writes them; see import_mimic.h. */
 #include "data/import_mimic.h"
+#include "data/units.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -82,16 +83,24 @@ int mimic_code_read(MimicReader *r, MimicRow *s, const char *vocabulary, const c
         mimic_count(r, NOTE_MAPPED);
         name = code_map_name(&r->m->map, to);
     }
+    r->analyte = unit_analyte(to ? to : code);
     s->code = mimic_code(r, to ? to : code, s->kind, name, NULL);
     return 1;
 }
 
 void mimic_unit(MimicReader *r, MimicRow *s, const char *text) {
-    char unit[100];
-    mimic_text(unit, sizeof unit, text);
+    char given[100];
     if (isnan(s->value)) return;
+    mimic_text(given, sizeof given, text);
+    const char *unit = unit_spelling(given);
+    double value = (double)s->value;
     if (!*unit) mimic_count(r, NOTE_NO_UNIT);
-    else if (!r->status) r->status = event_writer_unit(r->m->im.writer, unit, &s->unit, r->err);
+    if (*unit && r->analyte >= 0 && unit_convert(r->analyte, unit, &value) > 0) {
+        s->value = (float)value;
+        unit = unit_usual(r->analyte);
+        mimic_count(r, NOTE_UNIT_CONVERTED);
+    }
+    if (*unit && !r->status) r->status = event_writer_unit(r->m->im.writer, unit, &s->unit, r->err);
 }
 
 MimicRow *mimic_second(MimicReader *r, const MimicRow *s) {

@@ -478,7 +478,8 @@ static int64_t id_read(MimicReader *r, MimicColumn c) {
 static Status row_read(TableReader *t, Err *err) {
     const MimicTable *table = t->source;
     Mimic *m = (Mimic *)t->im; /* its first member */
-    MimicReader r = {.t = t, .m = m, .vocabulary = table->vocabulary, .column = table->column, .err = err};
+    MimicReader r = {
+        .t = t, .m = m, .vocabulary = table->vocabulary, .column = table->column, .analyte = -1, .err = err};
     MimicRow s = {.stage = (uint8_t)table->stage,
                   .kind = (uint8_t)table->kind,
                   .table = (uint8_t)t->table,

@@ -99,7 +99,7 @@ static void test_timelines(void **state) {
         "2150-01-06 23:59|day|ICD9Proc//54.91||1\n"
         "2150-01-09 23:59|day|ICD9CM//428.0||1\n" /* the discharge is a date: a midnight */
         "2150-01-09 23:59|day|VISIT_END//IP//HOME||1\n"
-        "2150-01-20 00:00|2150-01-20 00:00|MIMIC_LAB//50971|4mEq/L|0\n" /* stored before it happened */
+        "2150-01-20 00:00|2150-01-20 00:00|MIMIC_LAB//50971|4meq/L|0\n" /* stored before it happened */
         "2150-06-01 01:00|2150-06-01 01:00|VISIT//ER||2\n2150-06-01 05:00|2150-06-01 05:00|VISIT_END//ER||2\n"
         "2151-03-01 10:00|2151-03-01 10:00|VISIT//IP//EW EMER.||3\n"
         "2151-03-01 10:00|2151-03-01 10:00|TRANSFER//Medicine||3\n2151-03-01 20:00|2151-03-01 20:00|ICU_IN||3\n"
@@ -122,9 +122,9 @@ static void test_timelines(void **state) {
                         "2130-05-03 12:00|2130-05-03 12:00|ICD9CM//7||1\n2130-05-03 12:00|2130-05-03 12:00|ICD9CM//E934.2||1\n"
                         "2130-05-03 12:00|day|ICD10PCS//02HV33Z||1\n"
                         "2130-05-03 12:00|2130-05-03 12:00|VISIT_END//IP//HOME||1\n"
-                        "2130-06-01 23:59|day|MIMIC_OMR//Blood Pressure//diastolic|80mmHg|0\n"
-                        "2130-06-01 23:59|day|MIMIC_OMR//Blood Pressure//systolic|120mmHg|0\n"
-                        "2130-06-01 23:59|day|MIMIC_OMR//Weight|180Lbs|0\n"
+                        "2130-06-01 23:59|day|MIMIC_OMR//Blood Pressure//diastolic|80mm[Hg]|0\n"
+                        "2130-06-01 23:59|day|MIMIC_OMR//Blood Pressure//systolic|120mm[Hg]|0\n"
+                        "2130-06-01 23:59|day|MIMIC_OMR//Weight|180[lb_av]|0\n"
                         "end 2131-05-03 12:00\n");
 }
 
@@ -303,7 +303,7 @@ static void test_mapped_import(void **state) {
     fixture_put();
     put("cm.csv", "icd_9,icd_10,flags\n4280,I509,10000\n");
     put("drugs.csv", "drug,atc_code\nHEPARIN,B01AB01\n");
-    put("labs.csv", "source,target\nMIMIC_LAB//51464,LOINC//5770-3\n");
+    put("labs.csv", "source,target\nMIMIC_LAB//51464,LOINC//5770-3\nMIMIC_LAB//50971,LOINC//2823-3\n");
     ImportOptions o = {.path = folder, .out = at("e.h5"), .memory = 8 << 20, .max_line = 1 << 20, .max_errors = -1};
     char maps[3][700];
     for (int i = 0; i < 3; i++) {
@@ -315,6 +315,8 @@ static void test_mapped_import(void **state) {
     const char *text = timeline("e.h5", 1);
     assert_non_null(strstr(text, "|ICD10CM//I50.9||1"));
     assert_non_null(strstr(text, "|LOINC//5770-3=NEG||1"));
+    assert_non_null(strstr(text, "|LOINC//2823-3|4mmol/L|0")); /* from mEq/L: potassium has one charge */
+    assert_int_equal(table("labevents")->count[NOTE_UNIT_CONVERTED], 1);
     text = timeline("e.h5", 2);
     assert_non_null(strstr(text, "|ATC//B01AB01|5000UNIT|1"));
     assert_null(strstr(text, "DRUG//Heparin"));
