@@ -19,6 +19,9 @@ static const struct {
     {"mimic", import_mimic,
      "MIMIC-IV's hosp and icu tables, .csv or .csv.gz, in a folder (with hosp/ and icu/ or without) or a\n"
      "                 .zip; any table may be missing.  --map turns ICD-9 into ICD-10 and drug names into ATC"},
+    {"meds", import_meds,
+     "a folder of MEDS tables as CSV, which scripts/meds_to_events.py makes of a MEDS folder and gives to\n"
+     "                 this program; or any events.csv with subject_id, time, code, numeric_value"},
     {"synthea", import_synthea, "a folder or a .zip of Synthea's CSV files, of any release"},
     {"fhir", import_fhir,
      "a folder, a .zip or a file of FHIR R4 JSON: bulk exports (.ndjson), bundles and resources (.json), also .gz"},

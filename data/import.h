@@ -28,6 +28,7 @@ typedef enum {
     DROP_PERSON_DROPPED,
     DROP_BEFORE_BIRTH,
     DROP_NO_STAY,
+    DROP_LONG_CODE,
     DROP_DUPLICATE,
     DROP_CROSS_TABLE,
     DROP_NOT_GIVEN,
@@ -160,6 +161,8 @@ typedef struct {
     FILE *progress;           /* NULL = silent */
 } ImportOptions;
 
+/* MEDS tables as CSV (scripts/meds_to_events.py). */
+Status import_meds(const ImportOptions *options, ImportReport *r, Err *err);
 /* MIMIC-IV's hosp and icu modules as CSV files, .gz or not, in a folder or a zip. */
 Status import_mimic(const ImportOptions *options, ImportReport *r, Err *err);
 /* OMOP CDM 5.3 / 5.4 CSV files.  Memory: a quarter for sorting rows by person, a quarter for codes and concepts, a

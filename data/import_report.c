@@ -24,6 +24,7 @@ static const char *const reason_text[REPORT_REASONS] = {
     [DROP_PERSON_DROPPED] = "its person was dropped",
     [DROP_BEFORE_BIRTH] = "before birth",
     [DROP_NO_STAY] = "no time of its own, and its stay is unknown or has no end",
+    [DROP_LONG_CODE] = "code of more than 255 bytes",
     [DROP_DUPLICATE] = "the same event again in its table",
     [DROP_CROSS_TABLE] = "told by another table already",
     [DROP_NOT_GIVEN] = "not given (held, refused, stopped, rewritten)",
