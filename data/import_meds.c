@@ -136,9 +136,9 @@ static int time_read(TableReader *r, int64_t *us, int *precision) {
 /* When it was known, of an event that does not say. */
 static void known_assume(TableReader *r, Event *e, int kind) {
     e->available = e->time;
-    if (e->time % US_PER_DAY || kind == KIND_BIRTH) return;
+    if (e->time % US_PER_DAY) return;
     e->precision = PRECISION_DAY;
-    if (kind == KIND_VISIT_START) return; /* a visit comes before what happens in it */
+    if (kind == KIND_BIRTH || kind == KIND_VISIT_START) return; /* these come before what happens next */
     table_count(r, NOTE_MIDNIGHT);
     e->available += END_OF_DAY;
 }
@@ -159,6 +159,7 @@ static Status event_row(TableReader *r, Err *err) {
     int64_t given, visit;
     int precision;
     if (field_int(field(r, COL_SUBJECT), &e.subject) <= 0) return table_count(r, DROP_PERSON_ID), OK;
+    if (import_is_excluded(r->im, e.subject)) return table_count(r, DROP_EXCLUDED), OK;
     if (!*code) return table_count(r, DROP_NO_CODE), OK;
     if (strlen(code) > 255) return table_count(r, DROP_LONG_CODE), OK;
     int timed = time_read(r, &e.time, &precision);

@@ -74,7 +74,7 @@ def table_of(f, codes, units, subject, counts, rows):
             pa.array(value, pa.float32(), mask=np.isnan(value)),
             times(column("time")),
             pa.array(column("comparator").astype(np.int8)),
-            pa.array(units.take(pa.array(unit)), pa.string()) if not len(unit) else units.take(pa.array(unit)),
+            units.take(pa.array(unit)),
             pa.array(column("precision").astype(np.int8)),
             pa.array(column("visit").astype(np.int64)),
         ],
@@ -152,6 +152,8 @@ def events(path, out):
         with h5py.File(path) as f:
             if attribute(f, "format") != "ehr.c events":
                 fail(f"{path} is not an events file; ehr-data import makes one")
+            if "oracle_risk" in f:
+                print(f"{path} is an oracle cohort: what the oracle knows of it has no place in MEDS and is left out")
             subject, split = write_shards(f, out)
             write_metadata(f, out, subject, split)
     except (OSError, KeyError) as e:
