@@ -3,6 +3,7 @@
 # apt-get (as root, or through sudo), Python packages into .venv.  Takes a moment when nothing is missing.
 #   setup.sh            everything
 #   setup.sh parity     also torch and transformers, for `make test-parity`
+#   setup.sh meds       also pyarrow and meds, for scripts/meds_to_events.py and events_to_meds.py
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -58,4 +59,4 @@ venv() { # venv LIST STAMP
     fi
 }
 venv scripts/requirements.txt stamp
-if [ "${1:-}" = parity ]; then venv scripts/requirements-parity.txt stamp-parity; fi
+case "${1:-}" in parity | meds) venv "scripts/requirements-$1.txt" "stamp-$1" ;; esac
