@@ -61,12 +61,27 @@ static const struct {
     {"hospice", "HOSPICE", "Hospice", 1},
 };
 
-Status import_visit_class(Import *im, const char *source, uint32_t *key, Err *err) {
+static Status class_key(Import *im, const char *source, uint32_t *key, Err *err) {
     for (size_t i = 0; i < sizeof visit_classes / sizeof *visit_classes; i++)
         if (!strcasecmp(source, visit_classes[i].source))
             return import_code(im, KEY_VISIT, KIND_VISIT_START, visit_classes[i].code, visit_classes[i].name,
                                visit_classes[i].bed, key, err);
     return import_code(im, KEY_VISIT, KIND_VISIT_START, *source ? source : "UNKNOWN", NULL, 0, key, err);
+}
+
+Status import_visit_class(Import *im, const char *source, const char *place, uint32_t *key, Err *err) {
+    Status status = class_key(im, source, key, err);
+    if (status || !*place) return status;
+    CodeKey k = im->keys.key[*key];
+    const char *class = im->texts.item[k.text];
+    char parent[220], code[300];
+    snprintf(parent, sizeof parent, "VISIT_END//%s", class);
+    snprintf(code, sizeof code, "%s//%.*s", class, (int)utf8_cut(place, 60), place);
+    k.text = import_text_add(im, code);
+    snprintf(code, sizeof code, "VISIT_END//%s", im->texts.item[k.text]);
+    status = event_writer_code(im->writer, code, KIND_VISIT_END, NULL, parent, &k.end_code, err);
+    *key = key_add(&im->keys, &k);
+    return status;
 }
 
 /* Words of Synthea and FHIR, and the codes of OMB's race and ethnicity categories. */

@@ -25,6 +25,7 @@ static Status encounter_read(FhirRow *r, const FhirType *t, Err *err);
 static Status observation_read(FhirRow *r, const FhirType *t, Err *err);
 static Status report_read(FhirRow *r, const FhirType *t, Err *err);
 static Status medication_read(FhirRow *r, const FhirType *t, Err *err);
+static Status location_read(FhirRow *r, const FhirType *t, Err *err);
 
 /* clang-format off */
 #define DRUG_CODE "medicationCodeableConcept", ""
@@ -60,6 +61,7 @@ static const FhirType types[] = {
     {"ImagingStudy", KIND_PROCEDURE, "subject", "encounter", "procedureCode", "", "started", "", "",
      "|available|", "|cancelled|", NULL},
     {.name = "Medication", .read = medication_read},
+    {.name = "Location", .read = location_read},
     {.name = "DocumentReference"}, /* not parsed */
 };
 /* clang-format on */
@@ -331,6 +333,34 @@ static Status patient_read(FhirRow *r, const FhirType *t, Err *err) {
     return stage(r, &d, err);
 }
 
+/* Moves between wards: those in intensive care, which their Location says, are told. */
+static Status moves_read(FhirRow *r, Err *err) {
+    const json_t *item;
+    char id[160], resource[200];
+    FhirTime start, end;
+    Status status = OK;
+    size_t i;
+    json_array_foreach(json_object_get(r->resource, "location"), i, item) {
+        const json_t *period = json_object_get(item, "period");
+        StageResource s = r->stage;
+        if (status || fhir_reference(r, json_object_get(item, "location"), "Location", id, sizeof id, NULL) <= 0 ||
+            fhir_time(r, fhir_text(period, "start"), &start) <= 0 || date_is_placeholder(start.us))
+            continue;
+        snprintf(resource, sizeof resource, "Location/%s", id);
+        s.refers = (uint64_t)import_id_hash(resource, NULL);
+        s.row.stage = STAGE_DETAIL;
+        s.row.start = start.us;
+        s.row.start_precision = (uint8_t)start.precision;
+        s.row.end = TIME_NONE;
+        if (fhir_time(r, fhir_text(period, "end"), &end) > 0 && !date_is_placeholder(end.us)) {
+            s.row.end = end.us;
+            s.row.end_precision = (uint8_t)end.precision;
+        }
+        status = stage(r, &s, err);
+    }
+    return status;
+}
+
 static Status encounter_read(FhirRow *r, const FhirType *t, Err *err) {
     Import *im = &r->f->im;
     const json_t *class = json_object_get(r->resource, "class");
@@ -353,8 +383,10 @@ static Status encounter_read(FhirRow *r, const FhirType *t, Err *err) {
     }
     const char *class_code = json_is_string(class) ? json_string_value(class) : fhir_text(class, "code");
     if (!*class_code) class_code = fhir_status(class);
-    status = import_visit_class(im, class_code, &s.row.key, err);
+    status = import_visit_class(
+        im, class_code, fhir_status(fhir_path(r->resource, "hospitalization.dischargeDisposition")), &s.row.key, err);
     if (!status) status = stage(r, &s, err);
+    if (!status) status = moves_read(r, err);
     fhir_code(r, json_object_get(r->resource, "type"), &code);
     if (status) return status;
     /* What kind of encounter it is, known as it begins. */
@@ -470,6 +502,25 @@ static Status observation_read(FhirRow *r, const FhirType *t, Err *err) {
     return stage_void(r, json_object_get(r->resource, "dataAbsentReason") ? DROP_NOT_DONE : DROP_NO_CODE, err);
 }
 
+/* Observations that exist inside their report only. */
+static Status contained_read(FhirRow *r, Err *err) {
+    const json_t *item, *part;
+    Status status = OK;
+    size_t i, k;
+    int told;
+    json_array_foreach(json_object_get(r->resource, "contained"), i, item) {
+        if (status || strcmp(fhir_text(item, "resourceType"), "Observation")) continue;
+        if (!strcmp(fhir_text(item, "status"), "entered-in-error")) continue;
+        fhir_count(r, NOTE_CONTAINED);
+        int kind = has_category(item, "laboratory") || has_category(r->resource, "LAB") ? KIND_LAB : KIND_OTHER;
+        status = measured(r, item, kind, &told, err);
+        json_array_foreach(json_object_get(item, "component"), k, part) {
+            if (!status) status = measured(r, part, kind, &told, err);
+        }
+    }
+    return status;
+}
+
 /* Members of a report are observations of their own.  What remains are its conclusions, or that it was made. */
 static Status report_read(FhirRow *r, const FhirType *t, Err *err) {
     const json_t *conclusions = json_object_get(r->resource, "conclusionCode"), *item;
@@ -485,6 +536,7 @@ static Status report_read(FhirRow *r, const FhirType *t, Err *err) {
         status = import_code(&r->f->im, KEY_CLINICAL, t->kind, code.code, code.name, 0, &s.row.key, err);
         if (!status) status = stage(r, &s, err);
     }
+    if (!status) status = contained_read(r, err);
     if (status || r->staged) return status;
     if (json_array_size(json_object_get(r->resource, "result"))) return stage_void(r, DROP_PANEL, err);
     if (json_array_size(json_object_get(r->resource, "presentedForm"))) return stage_void(r, DROP_DOCUMENT, err);
@@ -504,9 +556,26 @@ static Status medication_read(FhirRow *r, const FhirType *t, Err *err) {
     fhir_code(r, json_object_get(r->resource, "code"), &code);
     if (!*r->id || !*code.code) return drop(r, DROP_NO_CODE);
     Status status = import_code(&r->f->im, KEY_CLINICAL, KIND_DRUG, code.code, code.name, 0, &key, err);
-    import_refer(&r->f->im, r->stage.resource, r->stage.version, key);
     r->f->im.report->table[r->table].emitted++;
-    return status;
+    return status ? status : import_refer(&r->f->im, r->stage.resource, r->stage.version, key, err);
+}
+
+/* Told through the encounters in it. */
+static Status location_read(FhirRow *r, const FhirType *t, Err *err) {
+    (void)t;
+    static const char *const icus[] = {"ICU", "PEDICU", "PEDNICU", "CCU", "309904001"}; /* HL7 v3 RoleCode, SNOMED CT */
+    const json_t *type = json_object_get(r->resource, "type"), *item, *coding;
+    size_t i, k;
+    int icu = 0;
+    json_array_foreach(type, i, item) {
+        json_array_foreach(json_object_get(item, "coding"), k, coding) {
+            for (size_t n = 0; n < sizeof icus / sizeof *icus; n++) icu |= !strcmp(fhir_text(coding, "code"), icus[n]);
+        }
+    }
+    if (!icu || !*r->id) return drop(r, DROP_NOT_EVENT);
+    CodeKey key = {.role = KEY_DETAIL, .text = INTERN_NONE, .mark = 1};
+    r->f->im.report->table[r->table].emitted++;
+    return import_refer(&r->f->im, r->stage.resource, r->stage.version, key_add(&r->f->im.keys, &key), err);
 }
 
 int fhir_type_is_document(int type) { return !types[type].code && !types[type].read; }

@@ -348,15 +348,9 @@ static Status detail_row(Writer *w, const StageRow *row, Err *err) {
 }
 
 static Status clinical_row(Writer *w, const StageRow *row, Err *err) {
-    StageRow own;
-    if (w->im->versioned && ((const StageResource *)row)->refers) {
-        own = *row;
-        own.key = import_referred(w->im, ((const StageResource *)row)->refers);
-        if (own.key == INTERN_NONE) {
-            note(w, row, DROP_UNRESOLVED);
-            return OK;
-        }
-        row = &own;
+    if (row->key == INTERN_NONE) {
+        note(w, row, DROP_UNRESOLVED);
+        return OK;
     }
     if (!row_judge(w, row)) return OK;
     keep(w, row);
@@ -442,6 +436,12 @@ static Status row_write(Writer *w, const StageRow *row, Err *err) {
     if (!p->kept) {
         note(w, row, p->why);
         return OK;
+    }
+    StageRow own;
+    if (w->im->versioned && ((const StageResource *)row)->refers) { /* its code is in another record */
+        own = *row;
+        own.key = import_referred(w->im, ((const StageResource *)row)->refers);
+        row = &own;
     }
     switch (row->stage) {
     case STAGE_PERIOD:

@@ -88,13 +88,23 @@ static int stage_compare(const void *a, const void *b, void *import) {
 
 /* ---- codes that are referred to ---------------------------------------------------------------------------------- */
 
+/* Codes, texts and references are held, so that there must not be too many. */
+static Status codes_judge(const Import *im, Err *err) {
+    if (im->keys.bytes + im->texts.bytes + im->refs.n_slots * sizeof *im->refs.item <= (size_t)im->options->memory / 4)
+        return OK;
+    return err_set(err, ERR_NOMEM,
+                   "%s: %u distinct codes and %zu records that others refer to do not fit into a quarter of --memory "
+                   "%lld; give more, or check that columns of codes do not hold identifiers",
+                   im->options->path, im->keys.n, im->refs.n, (long long)im->options->memory);
+}
+
 static struct CodeRef *ref_probe(const RefTable *t, uint64_t resource) {
     size_t mask = t->n_slots - 1, i = (size_t)philox_mix(resource, 0) & mask;
     while (t->item[i].resource && t->item[i].resource != resource) i = (i + 1) & mask;
     return &t->item[i];
 }
 
-void import_refer(Import *im, uint64_t resource, int64_t version, uint32_t key) {
+Status import_refer(Import *im, uint64_t resource, int64_t version, uint32_t key, Err *err) {
     RefTable *t = &im->refs;
     if (2 * t->n >= t->n_slots) {
         RefTable old = *t;
@@ -106,8 +116,9 @@ void import_refer(Import *im, uint64_t resource, int64_t version, uint32_t key) 
     }
     struct CodeRef *r = ref_probe(t, resource);
     if (!r->resource) t->n++;
-    else if (r->version > version) return;
+    else if (r->version > version) return OK;
     *r = (struct CodeRef){resource, version, key};
+    return codes_judge(im, err);
 }
 
 uint32_t import_referred(const Import *im, uint64_t resource) {
@@ -222,13 +233,7 @@ Status import_stage(Import *im, const StageRow *row, Err *err) {
         if (status) return status;
     }
     sorter_add(im->stage, row);
-    if (im->keys.bytes + im->texts.bytes + im->refs.n_slots * sizeof *im->refs.item > (size_t)im->options->memory / 4)
-        return err_set(err, ERR_NOMEM,
-                       "%s: %u distinct codes do not fit into a quarter of --memory %lld; give more, or check that the "
-                       "codes of table %s do not hold identifiers",
-                       im->options->path, im->keys.n, (long long)im->options->memory,
-                       im->report->table[row->table].name);
-    return OK;
+    return codes_judge(im, err);
 }
 
 void import_day_count(Import *im, int64_t us) {

@@ -143,7 +143,7 @@ uint32_t import_words(Import *im, uint32_t question, const char *words);
 int import_asks_identity(const char *code);
 Status import_unit(Import *im, const char *unit, uint32_t *key, Err *err); /* "" = INTERN_NONE */
 /* The code of a record that others refer to; the newest version stays. */
-void import_refer(Import *im, uint64_t resource, int64_t version, uint32_t key);
+Status import_refer(Import *im, uint64_t resource, int64_t version, uint32_t key, Err *err);
 uint32_t import_referred(const Import *im, uint64_t resource); /* INTERN_NONE: not there */
 /* Gives a key of a unit its text and id: UCUM's spelling where it is known. */
 Status import_unit_add(Import *im, const char *unit, CodeKey *k, Err *err);
@@ -156,7 +156,8 @@ Status import_zone(Import *im, int west_min, int east_min, Err *err);
 /* ---- words of sources (import_codes.c) --------------------------------------------------------------------------- */
 /* "SNOMED" of "http://snomed.info/sct"; NULL: not known.  *rank: the smaller, the better where there are several. */
 const char *import_vocabulary(const char *system, int *rank);
-Status import_visit_class(Import *im, const char *source, uint32_t *key, Err *err); /* "inpatient", "IMP" */
+/* "inpatient", "IMP" -> VISIT//IP; place: where the patient goes, VISIT_END//IP//home; may be "". */
+Status import_visit_class(Import *im, const char *source, const char *place, uint32_t *key, Err *err);
 Status import_person_code(Import *im, KeyRole role, const char *source, uint32_t *key, Err *err);
 
 /* ---- tables of CSV files ----------------------------------------------------------------------------------------- */

@@ -137,7 +137,7 @@ static Status visit_row(TableReader *r, StageRow *s, Err *err) {
     int got = time_read(r, COL_STOP, &s->end, &s->end_precision);
     if (got <= 0 || date_is_placeholder(s->end)) s->end = TIME_NONE;
     else import_day_count(r->im, s->end);
-    Status status = import_visit_class(r->im, field(r, COL_CLASS), &s->key, err);
+    Status status = import_visit_class(r->im, field(r, COL_CLASS), "", &s->key, err);
     if (!status) status = import_stage(r->im, s, err);
     if (status) return status;
     /* What kind of encounter it is, known as it begins. */

@@ -225,6 +225,8 @@ static void test_values(void **state) {
         "{\"resourceType\":\"DiagnosticReport\",\"id\":\"17\",\"status\":\"final\",\"code\":" LOINC("24323-8") "," SUBJECT AT("2020-01-01T10:00:00Z") ",\"result\":[{\"reference\":\"Observation/1\"}]}\n"
         "{\"resourceType\":\"DiagnosticReport\",\"id\":\"18\",\"status\":\"final\",\"code\":" LOINC("11526-1") "," SUBJECT AT("2020-01-01T10:00:00Z") ",\"conclusionCode\":[" SNOMED("254837009") "],\"presentedForm\":[{\"data\":\"aGk=\"}]}\n"
         "{\"resourceType\":\"DiagnosticReport\",\"id\":\"19\",\"status\":\"final\",\"code\":" LOINC("34117-2") "," SUBJECT AT("2020-01-01T10:00:00Z") ",\"presentedForm\":[{\"data\":\"aGk=\"}]}\n"
+        "{\"resourceType\":\"DiagnosticReport\",\"id\":\"30\",\"status\":\"final\",\"category\":[{\"coding\":[{\"code\":\"LAB\"}]}],\"code\":" LOINC("24323-8") "," SUBJECT AT("2020-01-01T10:00:00Z") ",\"result\":[{\"reference\":\"#o\"}],"
+        "\"contained\":[{\"resourceType\":\"Observation\",\"id\":\"o\",\"code\":" LOINC("99-8") ",\"valueQuantity\":{\"value\":9,\"code\":\"mg/dL\"}}]}\n"
         /* codes: several systems, a local one, none */
         "{\"resourceType\":\"Condition\",\"id\":\"20\",\"code\":{\"coding\":[{\"system\":\"http://hl7.org/fhir/sid/icd-10-cm\",\"code\":\"E11.9\"},{\"system\":\"http://snomed.info/sct\",\"code\":\"44054006\"}]}," SUBJECT ",\"onsetDateTime\":\"2020-01-01T10:00:00Z\"}\n"
         "{\"resourceType\":\"Condition\",\"id\":\"21\",\"code\":{\"coding\":[{\"system\":\"http://h.org/dx\",\"code\":\"17\"}]}," SUBJECT ",\"onsetDateTime\":\"2020-01-01T10:00:00Z\"}\n"
@@ -239,6 +241,7 @@ static void test_values(void **state) {
                           "2020-01-01 10:00|=|LOINC//6-8|1.23457e+19|0\n2020-01-01 10:00|=|LOINC//7-8|>100|0\n"
                           "2020-01-01 10:00|=|LOINC//8-8||0\n2020-01-01 10:00|=|LOINC//8462-4|80.0016mm[Hg]|0\n"
                           "2020-01-01 10:00|=|LOINC//8480-6|120mm[Hg]|0\n2020-01-01 10:00|=|LOINC//9-8=true||0\n"
+                          "2020-01-01 10:00|=|LOINC//99-8|9mg/dL|0\n"
                           "2020-01-01 10:00|=|SNOMED//44054006||0\n2020-01-01 10:00|=|TEXT//Sore throat||0\n"
                           "2020-01-01 10:00|=|h.org_dx//17||0\n2020-01-01 10:00|=|ALLERGY//RxNorm//7982||0\n"
                           "2020-01-01 10:00|=|SNOMED//254837009||0\nend 2020-01-01 23:59\n");
@@ -251,7 +254,7 @@ static void test_values(void **state) {
         {"Observation", NOTE_TEXT_VALUE, 1},  {"Observation", NOTE_RARE_WORDS, 1},       {"Observation", NOTE_VALUE_TYPE, 1},
         {"Observation", NOTE_UNIT_CONVERTED, 2}, {"Observation", NOTE_COMPONENTS, 1},    {"Observation", NOTE_PART_DROPPED, 1},
         {"Observation", DROP_PANEL, 1},       {"Observation", DROP_IDENTITY, 1},         {"DiagnosticReport", DROP_PANEL, 1},
-        {"DiagnosticReport", DROP_DOCUMENT, 1}, {"Condition", NOTE_CODINGS, 1},          {"Condition", NOTE_NO_SYSTEM, 1},
+        {"DiagnosticReport", DROP_DOCUMENT, 1}, {"DiagnosticReport", NOTE_CONTAINED, 1}, {"Condition", NOTE_CODINGS, 1},          {"Condition", NOTE_NO_SYSTEM, 1},
         {"Condition", NOTE_SOURCE_TEXT, 1},   {"Condition", DROP_NO_CODE, 1},            {"other types", DROP_NOT_EVENT, 1}};
     assert_counts(expected, sizeof expected / sizeof *expected);
     assert_string_equal(report.unused, "Claim");
@@ -319,6 +322,21 @@ static void test_inpatient_diagnoses(void **state) {
                           "2020-01-05 12:00|2020-01-01 10:00|SNOMED//1||1\n2020-01-05 12:00|=|VISIT_END//IP||1\nend 2020-01-05 23:59\n");
     assert_int_equal(table("Condition")->count[NOTE_HELD_BACK], 1);
     assert_int_equal(table("Condition")->count[NOTE_ON_ADMISSION], 1);
+}
+
+/* Wards that are intensive care, and where the patient goes in the end. */
+static void test_wards(void **state) {
+    (void)state;
+#define WARD(id, code) "{\"resourceType\":\"Location\",\"id\":\"" id "\",\"type\":[{\"coding\":[{\"system\":\"http://terminology.hl7.org/CodeSystem/v3-RoleCode\",\"code\":\"" code "\"}]}]}\n"
+#define MOVE(id, start, end) "{\"location\":{\"reference\":\"Location/" id "\"},\"period\":{\"start\":\"" start "\"" end "}}"
+    lines_import(PATIENT "{\"resourceType\":\"Encounter\",\"id\":\"e\",\"status\":\"finished\",\"class\":{\"code\":\"IMP\"}," SUBJECT
+                 ",\"period\":{\"start\":\"2020-01-01T09:00:00Z\",\"end\":\"2020-01-05T12:00:00Z\"},\"hospitalization\":{\"dischargeDisposition\":{\"coding\":[{\"code\":\"home\"}]}},"
+                 "\"location\":[" MOVE("w", "2020-01-01T09:00:00Z", "") "," MOVE("i", "2020-01-02T09:00:00Z", ",\"end\":\"2020-01-03T09:00:00Z\"") "," MOVE("gone", "2020-01-03T09:00:00Z", "") "]}\n"
+                 WARD("w", "HU") WARD("i", "ICU"));
+    assert_timelines(BORN "2020-01-01 09:00|=|VISIT//IP||1\n2020-01-02 09:00|=|ICU_IN||1\n2020-01-03 09:00|=|ICU_OUT||1\n"
+                          "2020-01-05 12:00|=|VISIT_END//IP//home||1\nend 2020-01-05 23:59\n");
+    assert_int_equal(table("Location")->emitted, 1);
+    assert_int_equal(table("Location")->count[DROP_NOT_EVENT], 1);
 }
 
 /* ---- files ------------------------------------------------------------------------------------------------------- */
@@ -439,6 +457,20 @@ static void test_refusals(void **state) {
     import_folder();
     assert_int_equal(table("unreadable")->count[DROP_JSON], 1);
     assert_false(path_exists(at("x.h5")));
+}
+
+static void test_many_references(void **state) {
+    (void)state;
+    FILE *f = fopen(at("all.ndjson"), "w");
+    assert_non_null(f);
+    fputs(THREE, f);
+    for (int i = 0; i < 40000; i++) fprintf(f, "{\"resourceType\":\"Medication\",\"id\":\"m%d\",\"code\":" RXNORM("1") "}\n", i);
+    fclose(f);
+    options.memory = 4 << 20;
+    assert_int_equal(import_path(folder, at("x.h5")), ERR_NOMEM);
+    assert_non_null(strstr(err.msg, "records that others refer to"));
+    options.memory = 64 << 20;
+    import_folder();
 }
 
 /* What grows or is written anew while it is read is refused. */
@@ -611,8 +643,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         IN_FOLDER(test_times),      IN_FOLDER(test_impossible_times), IN_FOLDER(test_patients),          IN_FOLDER(test_statuses),
         IN_FOLDER(test_versions),   IN_FOLDER(test_values),            IN_FOLDER(test_references),
-        IN_FOLDER(test_bundle_references), IN_FOLDER(test_inpatient_diagnoses), IN_FOLDER(test_forms),
-        IN_FOLDER(test_hostile),    IN_FOLDER(test_refusals),  IN_FOLDER(test_changing_file), IN_FOLDER(test_sample_counts),
+        IN_FOLDER(test_bundle_references), IN_FOLDER(test_inpatient_diagnoses), IN_FOLDER(test_wards), IN_FOLDER(test_forms),
+        IN_FOLDER(test_hostile),    IN_FOLDER(test_refusals),  IN_FOLDER(test_many_references), IN_FOLDER(test_changing_file), IN_FOLDER(test_sample_counts),
         IN_FOLDER(test_same_patients)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -190,6 +190,23 @@ static void test_refusals(void **state) {
     assert_false(path_exists(at("x.h5")));
 }
 
+/* A column of codes that holds something else is refused before it takes all memory. */
+static void test_many_codes(void **state) {
+    (void)state;
+    put("patients.csv", PATIENTS);
+    FILE *f = fopen(at("conditions.csv"), "w");
+    assert_non_null(f);
+    fputs("START,STOP,PATIENT,ENCOUNTER,CODE,DESCRIPTION\n", f);
+    for (int i = 0; i < 40000; i++) fprintf(f, "2020-01-01,,p-1,,%d,\n", i);
+    fclose(f);
+    options.memory = 4 << 20;
+    assert_int_equal(import_path(folder, at("x.h5")), ERR_NOMEM);
+    assert_false(path_exists(at("x.h5")));
+    options.memory = 64 << 20;
+    import_folder();
+    assert_int_equal(report.codes, 40000);
+}
+
 static void test_lab_lag(void **state) {
     (void)state;
     put("patients.csv", PATIENTS);
@@ -264,6 +281,6 @@ int main(void) {
     import_format = import_synthea;
     const struct CMUnitTest tests[] = {IN_FOLDER(test_new_columns), IN_FOLDER(test_clocks),  IN_FOLDER(test_old_columns),
                                        IN_FOLDER(test_words),       IN_FOLDER(test_bad_rows), IN_FOLDER(test_refusals),
-                                       IN_FOLDER(test_lab_lag),     IN_FOLDER(test_samples), IN_FOLDER(test_row_order)};
+                                       IN_FOLDER(test_many_codes), IN_FOLDER(test_lab_lag),     IN_FOLDER(test_samples), IN_FOLDER(test_row_order)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
