@@ -97,6 +97,7 @@ typedef enum {
     NOTE_NO_START,
     NOTE_KNOWN_BEFORE,
     NOTE_LAG,
+    NOTE_LATE,
     NOTE_DEAD_UNDATED,
     NOTE_REPLACED,
     NOTE_ABSOLUTE,
@@ -133,9 +134,10 @@ typedef struct {
     int64_t codes, codes_with_parent;
     int64_t n_patients, n_events, n_duplicates; /* of the file written */
     char extract_date[16];
-    const char *extract_from; /* where it comes from */
-    char *missing;            /* tables that the format has and the source has not; NULL = not told */
-    char *unused;             /* tables that are there and are not read: "note, cost" */
+    const char *extract_from;   /* where it comes from */
+    char *missing;              /* tables that the format has and the source has not; NULL = not told */
+    char first_unreadable[200]; /* "FILE, resource 17", "" = none */
+    char *unused;               /* tables that are there and are not read: "note, cost" */
 } ImportReport;
 
 const char *import_report_reason_text(int reason);
@@ -157,8 +159,8 @@ typedef struct {
     const char *utc_offset;   /* "-05:00": clock of dates without time where times are UTC; NULL = any */
     const int64_t *excluded;  /* (n_excluded) subject ids, ascending: nothing of theirs is told */
     int64_t n_excluded;
-    int64_t lab_lag;          /* us from sample to result, for results without a time of their own */
-    FILE *progress;           /* NULL = silent */
+    int64_t lab_lag; /* us from sample to result, for results without a time of their own */
+    FILE *progress;  /* NULL = silent */
 } ImportOptions;
 
 /* MEDS tables as CSV (scripts/meds_to_events.py). */

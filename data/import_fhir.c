@@ -46,9 +46,13 @@ static void other_add(Fhir *f, const char *name) {
 }
 
 static void account(Fhir *f, int table, ReportReason reason) {
-    ReportTable *t = &f->im.report->table[table];
+    ImportReport *r = f->im.report;
+    ReportTable *t = &r->table[table];
     t->present = 1;
-    import_report_count(f->im.report, table, reason, ++t->read);
+    import_report_count(r, table, reason, ++t->read);
+    if (reason < DROP_ERRORS_END && !*r->first_unreadable)
+        snprintf(r->first_unreadable, sizeof r->first_unreadable, "%.*s, resource %lld", (int)utf8_cut(f->file, 160),
+                 f->file, (long long)f->piece);
 }
 
 /* meta.lastUpdated in us, fractions of a second included; else meta.versionId. */
@@ -169,13 +173,15 @@ static Status entry_read(Fhir *f, int entry, Err *err) {
     FhirText text;
     FhirPiece piece;
     int got = 1;
-    int64_t pieces = 0;
+    f->file = im->archive.entry[entry].name;
+    f->piece = 0;
     Status status = stream_open(&stream, &im->archive, entry, err);
     if (status) return status;
     fhir_text_open(&text, &stream, entry_form(im->archive.entry[entry].name) == 2, (size_t)im->options->max_line);
     while (!status && !(status = fhir_text_next(&text, &piece, &got, err)) && got) {
+        f->piece++;
         status = piece_read(f, &piece, err);
-        if (!(++pieces & 255)) progress_update(&im->progress, (im->bytes_done + stream.done) >> 20);
+        if (!(f->piece & 255)) progress_update(&im->progress, (im->bytes_done + stream.done) >> 20);
     }
     im->bytes_done += stream.done;
     fhir_text_close(&text);
@@ -226,6 +232,8 @@ static Status fhir_run(Fhir *f, Err *err) {
     progress_close(&im->progress, im->bytes_done >> 20);
     others_list(f); /* also after an error */
     if (!status) status = import_errors_judge(im, err);
+    /* Times in UTC alone do not say on which clock dates are. */
+    if (!status && !f->zone_told) status = import_zone(im, 12 * 60, 14 * 60, err);
     if (!status) status = import_choose_extract(im, err);
     if (!status) status = import_write_people(im, err);
     return status ? status : import_finish(im, err);

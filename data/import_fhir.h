@@ -13,6 +13,9 @@ typedef struct {
     Import im;
     char **others; /* names of types without events that were met */
     int n_others;
+    int zone_told;    /* some time had an offset, which tells the clock that dates are on */
+    const char *file; /* that is being read */
+    int64_t piece;    /* of it, from 1 */
 } Fhir;
 
 /* One resource on its way. */

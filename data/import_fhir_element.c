@@ -58,8 +58,11 @@ int fhir_time(FhirRow *r, const char *text, FhirTime *out) {
     int64_t offset = t.offset_min * US_PER_MINUTE;
     out->us -= offset;
     if (offset) fhir_count(r, NOTE_UTC);
-    if (!im->options->utc_offset && -offset > im->west) im->west = -offset;
-    if (!im->options->utc_offset && offset > im->east) im->east = offset;
+    if (!im->options->utc_offset && offset) {
+        r->f->zone_told = 1;
+        if (-offset > im->west) im->west = -offset;
+        if (offset > im->east) im->east = offset;
+    }
     return 1;
 }
 

@@ -296,6 +296,7 @@ static int64_t recorded_known(Writer *w, const StageRow *row, int64_t known, int
     *recorded = row->end_precision != PRECISION_DAY;
     int64_t said = *recorded ? row->end : end_of_day(w, row->end);
     if (said < row->start) note(w, row, NOTE_KNOWN_BEFORE);
+    if (said - row->start > 30 * US_PER_DAY && w->im->keys.key[row->key].kind == KIND_LAB) note(w, row, NOTE_LATE);
     /* A date that is known at a time of that day needs no guess. */
     if (*recorded && row->start_precision == PRECISION_DAY) return said > row->start ? said : known;
     return said > known ? said : known;

@@ -93,6 +93,7 @@ static const char *const reason_text[REPORT_REASONS] = {
     [NOTE_NO_START] = "start is an age, a range, text or missing: the recorded date is used",
     [NOTE_KNOWN_BEFORE] = "known before it happened: known when it happened",
     [NOTE_LAG] = "no result time: assumed known --lab-lag after the sample",
+    [NOTE_LATE] = "result known more than 30 days after the sample: is its time that of a migration?",
     [NOTE_DEAD_UNDATED] = "dead, nobody says since when: observed until the last event",
     [NOTE_REPLACED] = "merged into another patient: rows stay under their own id",
     [NOTE_ABSOLUTE] = "absolute or versioned reference: its id is used",
@@ -205,6 +206,7 @@ void import_report_print(const ImportReport *r, FILE *out) {
                 r->extract_date, r->extract_from ? r->extract_from : "", (long long)r->codes,
                 (long long)r->codes_with_parent, (long long)r->concepts_missing);
     if (r->missing && *r->missing) fprintf(out, "tables that are not there: %s\n", r->missing);
+    if (*r->first_unreadable) fprintf(out, "the first that could not be read: %s\n", r->first_unreadable);
     if (r->unused && *r->unused) fprintf(out, "tables that are not read: %s\n", r->unused);
 }
 

@@ -30,10 +30,18 @@ static void lines_import(const char *text) {
     import_folder();
 }
 
+/* Dates are on the clock of times, unless the test is about clocks. */
+static int utc_make(void **state) {
+    int failed = folder_make(state);
+    options.utc_offset = "Z";
+    return failed;
+}
+
 /* ---- times ------------------------------------------------------------------------------------------------------- */
 
 static void test_times(void **state) {
     (void)state;
+    options.utc_offset = NULL;
     lines_import(
         PATIENT
         /* sampled at ten, known at two; offsets differ within a patient */
@@ -90,6 +98,7 @@ static void test_times(void **state) {
 /* An hour that comes twice, a stay that ends before it begins, what was before birth, after death or is yet to come. */
 static void test_impossible_times(void **state) {
     (void)state;
+    options.utc_offset = NULL;
 #define STAY_OF(id, start, end) "{\"resourceType\":\"Encounter\",\"id\":\"" id "\",\"status\":\"finished\",\"class\":{\"code\":\"AMB\"}," SUBJECT ",\"period\":{\"start\":\"" start "\",\"end\":\"" end "\"}}\n"
     options.extract_date = "2021-06-30";
     lines_import("{\"resourceType\":\"Patient\",\"id\":\"p1\",\"birthDate\":\"1950-06-15\",\"deceasedDateTime\":\"2021-01-01\",\"link\":[{\"type\":\"replaced-by\"}]}\n"
@@ -106,6 +115,23 @@ static void test_impossible_times(void **state) {
                                 {"Encounter", NOTE_END_BEFORE_START, 1}, {"Encounter", NOTE_ZERO_LENGTH, 1}, {"Encounter", NOTE_NO_END, 1},
                                 {"Patient", NOTE_REPLACED, 1}};
     assert_counts(expected, sizeof expected / sizeof *expected);
+}
+
+/* Times in UTC do not tell the clock of dates, which are over only when they are over everywhere; offsets do. */
+static void test_clocks(void **state) {
+    (void)state;
+    static const char z[] = PATIENT CONDITION("1", "1", ",\"onsetDateTime\":\"2020-01-01\"") CONDITION("2", "2", ",\"onsetDateTime\":\"2020-01-01T10:00:00Z\"");
+    options.utc_offset = NULL;
+    lines_import(z);
+    assert_non_null(strstr(timelines(at("out.h5")), "2020-01-02 11:59|2020-01-01|SNOMED//1||0\n"));
+    char offset[4096];
+    snprintf(offset, sizeof offset, "%s%s", z, CONDITION("3", "3", ",\"onsetDateTime\":\"2020-01-01T10:00:00+02:00\""));
+    lines_import(offset);
+    assert_non_null(strstr(timelines(at("out.h5")), "2020-01-01 08:00|=|SNOMED//3||0\n"));
+    assert_non_null(strstr(timelines(at("out.h5")), "2020-01-01 23:59|2020-01-01|SNOMED//1||0\n"));
+    /* results that were known months later */
+    lines_import(PATIENT LAB("1", "2345-7", FINAL AT("2020-01-02T10:00:00Z") MG("90") ",\"issued\":\"2020-06-02T19:00:00Z\""));
+    assert_int_equal(table("Observation")->count[NOTE_LATE], 1);
 }
 
 static void test_patients(void **state) {
@@ -346,10 +372,10 @@ static void test_wards(void **state) {
 /* Lines, packed lines, a zip, a bundle, an array, single resources, indented: the same events file. */
 static void test_forms(void **state) {
     (void)state;
-    char three[4096] = THREE, *line[3], text[3 * 4096], folders[7][100];
+    char three[4096] = THREE, *line[3], text[3 * 4096], folders[8][100];
     size_t n = 0;
     for (int k = 0; k < 3; k++) line[k] = strtok(k ? NULL : three, "\n");
-    for (int k = 0; k < 7; k++) {
+    for (int k = 0; k < 8; k++) {
         snprintf(folders[k], sizeof folders[k], "f%d", k);
         ok(dir_make(at(folders[k]), &err));
     }
@@ -376,8 +402,10 @@ static void test_forms(void **state) {
         snprintf(name, sizeof name, "f6/%d.json", k);
         put(name, line[k]);
     }
+    snprintf(text, sizeof text, "{\"resourceType\":\"Bundle\",\"entry\":[{\"resource\":%s}]}\n{\"entry\":[{\"resource\":%s},{\"resource\":%s}],\"resourceType\":\"Bundle\"}\n", line[2], line[1], line[0]);
+    put("f7/bundles.ndjson", text);
     import_as(at("f0"), at("0.h5"));
-    for (int k = 1; k < 7; k++) {
+    for (int k = 1; k < 8; k++) {
         char name[20];
         snprintf(name, sizeof name, k == 3 ? "f%d.zip" : "f%d", k);
         import_as(at(name), at("k.h5"));
@@ -424,6 +452,7 @@ static void test_hostile(void **state) {
     assert_counts(expected, sizeof expected / sizeof *expected);
     assert_int_equal(table("Observation")->emitted, 2);
     assert_int_equal(table("Condition")->emitted, 3);
+    assert_string_equal(report.first_unreadable, "all.ndjson, resource 3");
     options.max_errors = 10;
     assert_int_equal(import_path(folder, at("x.h5")), ERR_FORMAT);
     assert_false(path_exists(at("x.h5")));
@@ -499,6 +528,7 @@ static void test_changing_file(void **state) {
 
 static void test_sample_counts(void **state) {
     (void)state;
+    options.utc_offset = NULL;
     static const struct {
         const char *name;
         int64_t rows, emitted;
@@ -638,13 +668,14 @@ static void test_same_patients(void **state) {
     event_file_close(&g);
 }
 
+#define IN_UTC(test) cmocka_unit_test_setup_teardown(test, utc_make, folder_close)
 int main(void) {
     import_format = import_fhir;
     const struct CMUnitTest tests[] = {
-        IN_FOLDER(test_times),      IN_FOLDER(test_impossible_times), IN_FOLDER(test_patients),          IN_FOLDER(test_statuses),
-        IN_FOLDER(test_versions),   IN_FOLDER(test_values),            IN_FOLDER(test_references),
-        IN_FOLDER(test_bundle_references), IN_FOLDER(test_inpatient_diagnoses), IN_FOLDER(test_wards), IN_FOLDER(test_forms),
-        IN_FOLDER(test_hostile),    IN_FOLDER(test_refusals),  IN_FOLDER(test_many_references), IN_FOLDER(test_changing_file), IN_FOLDER(test_sample_counts),
-        IN_FOLDER(test_same_patients)};
+        IN_UTC(test_times),      IN_UTC(test_clocks),      IN_UTC(test_impossible_times), IN_UTC(test_patients),          IN_UTC(test_statuses),
+        IN_UTC(test_versions),   IN_UTC(test_values),            IN_UTC(test_references),
+        IN_UTC(test_bundle_references), IN_UTC(test_inpatient_diagnoses), IN_UTC(test_wards), IN_UTC(test_forms),
+        IN_UTC(test_hostile),    IN_UTC(test_refusals),  IN_UTC(test_many_references), IN_UTC(test_changing_file), IN_UTC(test_sample_counts),
+        IN_UTC(test_same_patients)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
