@@ -8,7 +8,7 @@
 #include "model/flags.h"
 
 typedef struct {
-    const char *data, *task, *outcome, *index, *linkage, *out, *split;
+    const char *data, *task, *outcome, *index, *linkage, *meds, *release_linkage, *out, *split;
     int64_t horizon;
     int one_per_patient, first, is_shorthand;
 } LabelFlags;
@@ -31,11 +31,12 @@ static Status task_from_flags(LabelTask *t, const LabelFlags *f, int first_given
     /* An oracle cohort has one index a patient where the true risks are known; tasks about stays keep their own. */
     int about_stays = !f->is_shorthand && (t->index == INDEX_ADMISSION || discharge);
     const char *index = f->index ? f->index : oracle_file_present(events) && !about_stays ? "oracle" : NULL;
+    if (f->meds) index = "file";
     if (index) s = label_index_parse(t, index, "--index", err);
     else if (f->is_shorthand) s = label_index_parse(t, "last-year", "--index", err);
     if (!s && in_stay && t->index != INDEX_ADMISSION)
-        s = err_set(err, ERR_USAGE, "--index %s: task %s is about a stay, its index must be admission+...", index,
-                    t->name);
+        s = err_set(err, ERR_USAGE, "%s: task %s is about a stay, its index must be admission+...",
+                    f->meds ? "--meds" : "--index", t->name);
     t->at_discharge = discharge && t->index == INDEX_ORACLE;
     if (s) label_task_free(t);
     return s;
@@ -52,6 +53,9 @@ static void counts_print(const LabelTask *t, const LabelCounts *c, FILE *out) {
     fprintf(out, "  %-28s %10lld\n", "  censored before the horizon", (long long)c->censored);
     for (int i = 0; i < EXCLUSIONS; i++)
         if (c->excluded[i]) fprintf(out, "  left out: %-18s %10lld\n", EXCLUSION_NAME[i], (long long)c->excluded[i]);
+    if (c->labels)
+        fprintf(out, "  %-28s %10lld  rows; %lld of nobody in this dataset; %lld outcomes given, %lld judged otherwise here\n",
+                "label file", (long long)c->labels, (long long)c->unplaced, (long long)c->given, (long long)c->differ);
     if (c->positive)
         fprintf(out, "  %-28s %9.1f %%  of the positives' events have a token that says so\n", "expressible",
                 100.0 * (double)c->expressible / (double)c->positive);
@@ -65,6 +69,8 @@ static Status label_run(const LabelFlags *f, int first_given, const char *events
     LabelOptions o = {.events = events,
                       .dataset = f->data,
                       .linkage = f->linkage,
+                      .meds = f->meds,
+                      .release_linkage = f->release_linkage,
                       .split = -1,
                       .one_per_patient = f->one_per_patient,
                       .progress = stderr};
@@ -108,6 +114,10 @@ Status cmd_label(int argc, char **argv, Err *err) {
          "admission+24h, discharge, visit-end, age:65, last-year or oracle [the task's; oracle in an oracle cohort]",
          0},
         {"--linkage", FLAG_STRING, &f.linkage, 0, 0, NULL, "which patient is which [beside the events file]", 0},
+        {"--meds", FLAG_STRING, &f.meds, 0, 0, NULL,
+         "label file that gives the index times, and outcomes if it has any: CSV of scripts/meds_labels.py", 0},
+        {"--release-linkage", FLAG_STRING, &f.release_linkage, 0, 0, NULL,
+         "--meds names subjects of the source of this release: the linkage that deidentify wrote", 0},
         {"--split", FLAG_ENUM, &f.split, 0, 0, "train|tuning|val|held_out|test|all", "patients to label", 0},
         {"--one-per-patient", FLAG_BOOL, &f.one_per_patient, 0, 0, NULL, "one index a patient, chosen at random", 0},
         {"--out", FLAG_STRING, &f.out, 0, 0, NULL, "label file [DATASET/labels/NAME.h5]", 0},
@@ -125,6 +135,8 @@ Status cmd_label(int argc, char **argv, Err *err) {
     if (!f.task == !f.outcome) return err_set(err, ERR_USAGE, "give either --task FILE.json or --outcome NAME=PATTERN");
     if (f.task && flags[HORIZON].seen)
         return err_set(err, ERR_USAGE, "--horizon goes with --outcome; a task has its own");
+    if (f.meds && f.index) return err_set(err, ERR_USAGE, "--meds gives the index times: leave out --index");
+    if (f.release_linkage && !f.meds) return err_set(err, ERR_USAGE, "--release-linkage goes with --meds");
     f.is_shorthand = f.outcome != NULL;
     return label_run(&f, flags[FIRST].seen, pos[0], err);
 }

@@ -159,6 +159,7 @@ typedef struct {
     uint32_t *mark;
     uint8_t *can;
     LabelCounts *counts;
+    MedsLabels meds;
     LabelRow *row; /* of all patients, with where they belong */
     int64_t *at, *patient, n, room;
 } Run;
@@ -175,6 +176,7 @@ static int level_expressible(const Run *r, const LabelRow *row) {
 
 static int expressible(const Run *r, const LabelRow *row) {
     if (r->t->kind == LABEL_DURATION) return 1;
+    if (isnan(row->event_minutes)) return 0; /* positive by a label file; the task sees no event */
     return r->can[row->event_code] && (!r->t->outcome.bounded || level_expressible(r, row));
 }
 
@@ -206,6 +208,19 @@ static void keep_rows(Run *r, const LabelRow *row, int64_t n, int64_t link, int6
     }
 }
 
+/* Outcomes that the label file gives stand; the task's own judgement is compared with them. */
+static void give_outcomes(Run *r, LabelRow *row, int64_t n, const LabelRecord *record) {
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t k = 0; k < record->n_labels; k++) {
+            int outcome = record->label[k].outcome;
+            if (record->label[k].index_us != row[i].index_us || outcome < 0) continue;
+            r->counts->given++;
+            r->counts->differ += row[i].outcome >= 0 && row[i].outcome != outcome;
+            row[i].outcome = outcome;
+            if (!outcome) row[i].event_minutes = NAN;
+        }
+}
+
 /* The latest end of observation in the file. */
 static Status last_day(Run *r, int64_t *out, Err *err) {
     *out = TIME_NONE;
@@ -231,10 +246,13 @@ static Status patients_label(Run *r, Err *err) {
         int64_t link = s ? -1 : linkage_find(&r->link, p.subject);
         progress_update(&bar, i + 1);
         if (link < 0 || (r->o->split >= 0 && r->link.split[link] != r->o->split)) continue;
-        LabelRecord record = {r->link.origin[link], r->has_oracle ? r->oracle.index[i] : TIME_NONE, last};
+        LabelRecord record = {r->link.origin[link], r->has_oracle ? r->oracle.index[i] : TIME_NONE, last, NULL, 0};
+        if (r->o->meds && !(record.label = meds_labels_find(&r->meds, p.subject, &record.n_labels))) continue;
+        r->counts->unplaced -= record.n_labels;
         /* Only held-out oracle records go on past their index. */
         if (r->t->index == INDEX_ORACLE && r->link.split[link] != SPLIT_HELD_OUT) record.oracle_us = TIME_NONE;
         int64_t n = label_patient(r->t, &r->f, r->mark, &p, &record, &row, &room, r->counts);
+        give_outcomes(r, row, n, &record);
         keep_rows(r, row, n, link, i);
     }
     progress_close(&bar, r->f.n_patients);
@@ -284,6 +302,11 @@ static void counts_write(const LabelCounts *c, Table *out) {
     for (int i = 0; i < EXCLUSIONS; i++)
         json_object_set_new(excluded, EXCLUSION_NAME[i], json_integer((json_int_t)c->excluded[i]));
     json_object_set_new(o, "excluded", excluded);
+    if (c->labels) {
+        json_object_set_new(o, "labels", json_integer((json_int_t)c->labels));
+        json_object_set_new(o, "given", json_integer((json_int_t)c->given));
+        json_object_set_new(o, "differ", json_integer((json_int_t)c->differ));
+    }
     char *text = json_dumps(o, 0);
     table_set(out, "counts", text);
     free(text);
@@ -325,6 +348,11 @@ static Status run_open(Run *r, Err *err) {
     if (r->has_oracle) s = oracle_file_open(&r->oracle, r->o->events, r->f.n_patients, r->f.n_events, err);
     if (!s && r->t->index == INDEX_ORACLE && !r->has_oracle)
         s = err_set(err, ERR_USAGE, "--index oracle: %s is no oracle cohort; give another --index", r->o->events);
+    if (!s && r->t->index == INDEX_FILE && !r->o->meds)
+        s = err_set(err, ERR_USAGE, "task %s: its index times are in a label file: give --meds LABELS.csv", r->t->name);
+    if (!s && r->o->meds) s = meds_labels_read(&r->meds, r->o->meds, r->o->release_linkage, err);
+    if (!s && r->o->meds && !r->meds.n)
+        s = err_set(err, ERR_FORMAT, "%s has no label of a subject that is known here", r->o->meds);
     if (!s && r->t->index == INDEX_LAST_YEAR && !strcmp(r->f.source, "mimic"))
         s = err_set(err, ERR_USAGE,
                     "task %s: the index last-year looks at everybody a year before the calendar of the whole file ends, and "
@@ -332,7 +360,10 @@ static Status run_open(Run *r, Err *err) {
                     r->t->name, r->f.path);
     if (s) return s;
     r->mark = label_marks(r->t, &r->f);
+    if (r->t->first < 0 && r->meds.with_outcomes) r->t->first = 0; /* whoever made the labels has chosen */
     if (r->t->first < 0) r->t->first = all_diagnoses(&r->f, r->mark);
+    r->counts->labels = r->meds.n;
+    r->counts->unplaced = r->meds.n; /* less those that are met */
     r->can = expressible_make(r->t, &r->f, &r->d.vocabulary, r->mark);
     r->oracle_k = r->has_oracle ? oracle_outcome(r->t, &r->f, &r->oracle, r->mark) : -1;
     return OK;
@@ -341,6 +372,7 @@ static Status run_open(Run *r, Err *err) {
 static void run_close(Run *r) {
     oracle_file_close(&r->oracle);
     linkage_close(&r->link);
+    meds_labels_free(&r->meds);
     if (r->d.path) dataset_close(&r->d);
     if (r->f.path) event_file_close(&r->f);
     free(r->mark);

@@ -3,6 +3,7 @@
 #define EHR_DATA_LABEL_BUILD_H
 #include "data/event.h"
 #include "data/label.h"
+#include "data/label_meds.h"
 #include "data/label_task.h"
 
 typedef enum {
@@ -21,6 +22,9 @@ typedef struct {
     int64_t eligible, positive, negative, censored, excluded[EXCLUSIONS];
     int64_t expressible; /* positives whose outcome event has a token of its own or a roll-up that is an outcome too */
     int64_t patients;    /* looked at */
+    int64_t labels;      /* rows of a MEDS label file */
+    int64_t unplaced;    /* of these: of nobody in the dataset */
+    int64_t given, differ; /* rows whose outcome the file gives; that the task would have judged otherwise */
 } LabelCounts;
 
 typedef struct {
@@ -36,9 +40,11 @@ typedef struct {
 enum { MARK_OUTCOME = 1, MARK_INPATIENT = 2, MARK_STOP = 4 /* << stop */ };
 uint32_t *label_marks(const LabelTask *t, const EventFile *f); /* free() it */
 typedef struct {
-    int64_t origin_us; /* minute 0 of the tokens */
-    int64_t oracle_us; /* the oracle's index, TIME_NONE = none */
-    int64_t last_us;   /* last day of observation of the whole file */
+    int64_t origin_us;      /* minute 0 of the tokens */
+    int64_t oracle_us;      /* the oracle's index, TIME_NONE = none */
+    int64_t last_us;        /* last day of observation of the whole file */
+    const MedsLabel *label; /* (n_labels) of a label file, by time */
+    int64_t n_labels;
 } LabelRecord;
 
 /* The rows of one patient, in time order; *rows is grown with *room.  Returns how many. */
@@ -47,8 +53,10 @@ int64_t label_patient(const LabelTask *t, const EventFile *f, const uint32_t *ma
 
 typedef struct {
     const char *events, *dataset;
-    const char *linkage; /* NULL: beside the events file */
-    int split;           /* -1: all */
+    const char *linkage;         /* NULL: beside the events file */
+    const char *meds;            /* label file that gives index times, and outcomes if it has any; NULL = none */
+    const char *release_linkage; /* the label file's subjects and times are those of the source of this release */
+    int split;                   /* -1: all */
     int one_per_patient;
     FILE *progress;
 } LabelOptions;

@@ -104,6 +104,8 @@ static void find_at_times(const LabelTask *t, const EventFile *f, const EventPat
                           int64_t observed_until, int64_t death, IndexList *l) {
     if (t->index == INDEX_LAST_YEAR) push(l, last_year(r, observed_until, death), TIME_NONE, TIME_NONE);
     if (t->index == INDEX_ORACLE && r->oracle_us != TIME_NONE) push(l, r->oracle_us, TIME_NONE, TIME_NONE);
+    for (int64_t i = 0; t->index == INDEX_FILE && i < r->n_labels; i++)
+        push(l, r->label[i].index_us, TIME_NONE, TIME_NONE);
     for (int64_t i = 0; t->index == INDEX_AGE && i < p->n; i++) {
         if (f->code_kind[p->event[i].code] != KIND_BIRTH || p->event[i].time == TIME_NONE) continue;
         push(l, p->event[i].time + (int64_t)(t->index_age_years * 365.25 * US_PER_DAY), TIME_NONE, TIME_NONE);

@@ -7,7 +7,7 @@
 #include <string.h>
 
 static const char *const KIND[] = {"event", "duration", "value"};
-static const char *const INDEX[] = {"admission", "discharge", "visit-end", "age", "last-year", "oracle"};
+static const char *const INDEX[] = {"admission", "discharge", "visit-end", "age", "last-year", "oracle", "file"};
 static const char *const INPATIENT[] = {"VISIT//IP", "VISIT//ERIP", "VISIT//IN"};
 enum { PATTERNS_MAX = 4096, JSON_MAX = 1 << 20, YEAR_MINUTES = 525960 };
 
@@ -96,7 +96,7 @@ static Status predicate_parse(LabelPredicate *p, const json_t *o, const char *wh
 }
 
 Status label_index_parse(LabelTask *t, const char *text, const char *where, Err *err) {
-    static const char *const expected = "admission+24h, discharge, visit-end, age:65, last-year or oracle";
+    static const char *const expected = "admission+24h, discharge, visit-end, age:65, last-year, oracle or file";
     t->index = -1;
     if (!strncmp(text, "admission", 9) && (!text[9] || text[9] == '+')) {
         t->index_offset_minutes = text[9] ? duration_parse(text + 10) : 0;
@@ -106,7 +106,7 @@ Status label_index_parse(LabelTask *t, const char *text, const char *where, Err 
         t->index_age_years = strtod(text + 4, &end);
         if (end != text + 4 && !*end && t->index_age_years >= 0 && t->index_age_years < 130) t->index = INDEX_AGE;
     } else {
-        for (int i = 0; i <= INDEX_ORACLE; i++)
+        for (int i = 0; i <= INDEX_FILE; i++)
             if (i != INDEX_AGE && i != INDEX_ADMISSION && !strcmp(text, INDEX[i])) t->index = i;
     }
     if (t->index >= 0) return OK;

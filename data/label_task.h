@@ -4,7 +4,7 @@
  *  "kind": "event" | "duration" | "value",
  *      event: the outcome happens;  value: the outcome's codes are measured above or below a bound;
  *      duration: the stay that the index lies in lasts "longer_than" from its start
- *  "index": "admission+24h" | "discharge" | "visit-end" | "age:65" | "last-year" | "oracle",
+ *  "index": "admission+24h" | "discharge" | "visit-end" | "age:65" | "last-year" | "oracle" | "file" (of --meds),
  *  "outcome": {"codes": ["VISIT//IP", ...], "above": 5.5, "below": 3.0, "unit": "mmol/L"},
  *  "horizon": "30d",          longest time after the index
  *  "until": "discharge",      and no longer than the stay of the index
@@ -25,7 +25,7 @@ typedef struct {
 } LabelPredicate;
 
 typedef enum { LABEL_EVENT, LABEL_DURATION, LABEL_VALUE } LabelKind;
-typedef enum { INDEX_ADMISSION, INDEX_DISCHARGE, INDEX_VISIT_END, INDEX_AGE, INDEX_LAST_YEAR, INDEX_ORACLE } LabelIndex;
+typedef enum { INDEX_ADMISSION, INDEX_DISCHARGE, INDEX_VISIT_END, INDEX_AGE, INDEX_LAST_YEAR, INDEX_ORACLE, INDEX_FILE } LabelIndex;
 enum { LABEL_STOPS_MAX = 16 };
 
 typedef struct {

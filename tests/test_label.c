@@ -52,7 +52,7 @@ static void assert_labels(const char *task, const Row *row, int64_t observed, co
     MUST(event_file_open(&f, at("label.h5"), err));
     MUST(event_file_patient(&f, 0, &p, err));
     uint32_t   *marks = label_marks(&t, &f);
-    LabelRecord r = {made_us(0), TIME_NONE, made_us(AT(4000, 0))};
+    LabelRecord r = {made_us(0), TIME_NONE, made_us(AT(4000, 0)), NULL, 0};
     int64_t     n = label_patient(&t, &f, marks, &p, &r, &out, &room, &counts);
     char       *text = NULL;
     size_t      size;

@@ -115,9 +115,36 @@ refused 1 'damaged' $to_meds cut.h5 --out cut.meds && refused 1 'no events file\
     refused 1 'not an empty folder' $to_meds omop.h5 --out omop.meds
 verdict $? "files that hold no events, and folders that are not empty" refused.log
 
+# ---- labels ----------------------------------------------------------------------------------------------------------
+"$data" tokenize omop.h5 --out d > labels.log 2>&1 && "$python" - << 'PY' >> labels.log 2>&1
+import pathlib, h5py, meds, numpy as np, pyarrow as pa, pyarrow.parquet as pq
+with h5py.File("omop.linkage.h5") as f:
+    subject, origin = f["subject_id"][:], f["origin_us"][:]
+subject, times = np.repeat(subject, 2), np.concatenate([[o + 86400_000_000, o + 700 * 86400_000_000] for o in origin])
+t = pa.table({"subject_id": subject, "prediction_time": pa.array(times, pa.timestamp("us")), "boolean_value": np.arange(len(subject)) % 3 == 0})
+meds.LabelSchema.validate(t)
+for i, part in enumerate([t.slice(0, 20), t.slice(20)]):
+    pathlib.Path("aces/train").mkdir(parents=True, exist_ok=True)
+    pq.write_table(part, f"aces/train/{i}.parquet")
+pq.write_table(t.drop(["boolean_value"]).append_column("float_value", pa.array(np.ones(len(t)), pa.float32())), "float.parquet")
+PY
+"$python" "$root/scripts/meds_labels.py" aces aces.csv >> labels.log 2>&1 && grep -q 'aces.csv: 56 labels' labels.log &&
+    "$data" label omop.h5 --data d --meds aces.csv --outcome visit=VISIT --horizon 365d >> labels.log 2>&1 && [ -s d/labels/visit.h5 ] &&
+    grep -q 'label file  *56  rows; 0 of nobody in this dataset; [0-9]* outcomes given' labels.log &&
+    "$train" --data d --model nano --layers 1 --seq-len 128 --batch 4 --steps 2 --out run > run.log 2>&1 &&
+    "$infer" risk run --data d --labels d/labels/visit.h5 --split all --samples 2 --max-tokens 40 --out risk.csv >> labels.log 2>&1 && [ "$(grep -vc '^#' risk.csv)" -gt 10 ]
+verdict $? "label parquet in MEDS's schema -> label file -> risks" labels.log
+refused 2 'meds_labels.py' "$data" label omop.h5 --data d --meds float.parquet --outcome visit=VISIT --out odd.h5 &&
+    refused 1 'float_value' "$python" "$root/scripts/meds_labels.py" float.parquet x.csv && refused 1 'no column subject_id' "$python" "$root/scripts/meds_labels.py" omop.meds/metadata/codes.parquet x.csv &&
+    refused 2 'leave out --index' "$data" label omop.h5 --data d --meds aces.csv --index visit-end --outcome visit=VISIT && [ ! -e odd.h5 ] && [ ! -e x.csv ]
+verdict $? "label files that are none" refused.log
+"$data" deidentify omop.h5 --out release.h5 --linkage who.h5 --min-patients 2 > labels.log 2>&1 && "$data" tokenize release.h5 --out dr >> labels.log 2>&1 &&
+    "$data" label release.h5 --data dr --meds aces.csv --release-linkage who.h5 --outcome visit=VISIT --horizon 365d >> labels.log 2>&1 &&
+    [ "$(grep -o 'label file.*' labels.log | grep -c '[1-9][0-9]* outcomes given')" = 1 ] && [ -s dr/labels/visit.h5 ]
+verdict $? "labels of the source, on its release" labels.log
+
 # ---- futures ---------------------------------------------------------------------------------------------------------
-"$data" tokenize omop.h5 --out d > futures.log 2>&1 && "$train" --data d --model nano --layers 1 --seq-len 128 --batch 4 --steps 2 --out run >> futures.log 2>&1 &&
-    "$infer" generate run --data d --split train --patient 1 --samples 3 --max-tokens 60 --json > futures.jsonl 2>> futures.log &&
+"$infer" generate run --data d --split train --patient 1 --samples 3 --max-tokens 60 --json > futures.jsonl 2> futures.log &&
     $to_meds --futures futures.jsonl --out futures --linkage omop.linkage.h5 >> futures.log 2>&1 && $to_meds --futures futures.jsonl --out keyed >> futures.log 2>&1 &&
     "$python" - << 'PY' >> futures.log 2>&1
 import json, h5py, meds, pyarrow.compute as pc, pyarrow.parquet as pq
