@@ -123,6 +123,7 @@ Status cmd_tokenize(int argc, char **argv, Err *err) {
     const char *values = "fused", *age_bin = "1", *events[1];
     int help = 0, n_pos = 0;
     o.shard_size = 256 << 20;
+    o.canary_copies = 1;
     Flag flags[] = {
         {"--values", FLAG_ENUM, &values, 0, 0, "fused|separate",
          "value levels as CODE=Q7, or as shared tokens after the code", 0},
@@ -151,6 +152,9 @@ Status cmd_tokenize(int argc, char **argv, Err *err) {
          "of these released events, signed by a person (ehr-data attest): gives the dataset its level", 0},
         {"--seed", FLAG_INT, &o.seed, 0, 9e15, NULL, "of the order of patients", 0},
         {"--shard-size", FLAG_SIZE, &o.shard_size, 1024, 1e12, NULL, "bytes after which a new shard begins", 0},
+        {"--canaries", FLAG_INT, &o.canaries, 0, 1e6, NULL,
+         "made-up sequences put into the train split, to measure what a model remembers; never release such a model", 0},
+        {"--canary-copies", FLAG_INT, &o.canary_copies, 1, 1e6, NULL, "times each of them", 0},
         {"--overwrite", FLAG_BOOL, &o.overwrite, 0, 0, NULL, "replace an existing dataset", 0},
     };
     int n = sizeof flags / sizeof *flags;

@@ -1,6 +1,7 @@
 /* tokenizer.c - see tokenizer.h.  Survey (who is there), fit (train patients), emit (everybody, in dataset order):
  * three passes over the events, and no memory that grows with them but a few words a patient. */
 #include "data/tokenizer.h"
+#include "data/canaries.h"
 #include "data/deidentify_record.h"
 #include "data/linkage.h"
 #include "data/oracle.h"
@@ -229,6 +230,13 @@ static Status emit(Run *run, Err *err) {
     }
     progress_close(&progress, n);
     free(rank);
+    if (!status && run->o->canaries) {
+        const int64_t added = run->o->canaries * run->o->canary_copies;
+        status = canaries_insert(&run->shards[SPLIT_TRAIN], run->o, &run->v, &run->groups, err);
+        run->r->n_patients[SPLIT_TRAIN] += added;
+        run->r->n_events[SPLIT_TRAIN] += added * CANARY_EVENTS;
+        run->r->n_tokens[SPLIT_TRAIN] += added * CANARY_EVENTS;
+    }
     for (int s = 0; s < SPLIT_COUNT && !status; s++) status = split_shards_close(&run->shards[s], err);
     return status;
 }
@@ -344,6 +352,7 @@ static Status write_dataset(Run *run, Err *err) {
     status = write_text(run->tmp, "dataset.json", json, strlen(json), err);
     if (!status) status = write_linkage(run, json, err);
     free(json);
+    if (!status && o->canaries) status = canaries_reference(o, &run->v, &run->groups, &run->f, err);
     if (!status) status = folder_commit(run->tmp, o->out, err);
     return status;
 }

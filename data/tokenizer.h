@@ -22,6 +22,7 @@ typedef struct {
     const char *release_linkage;         /* the ids of exclude_file are the source's: translate them; NULL: no */
     const char *attestation;             /* a person's signed statement about released events; NULL: none */
     int64_t seed, shard_size;
+    int64_t canaries, canary_copies; /* made-up sequences in the train split, times each (canaries.h); 0: none */
     int overwrite;
     FILE *progress;
 } TokenizeOptions;

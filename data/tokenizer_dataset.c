@@ -243,6 +243,9 @@ char *dataset_json_format(const TokenizeOptions *o, const TokenizeReport *r, con
                                                   round(1e4 * r->drift[i].psi) / 1e4));
         json_object_set_new(root, "drift", list);
     }
+    if (o->canaries)
+        json_object_set_new(root, "canaries", json_pack("{s:I, s:I}", "sequences", (json_int_t)o->canaries, "copies",
+                                                        (json_int_t)o->canary_copies));
     json_object_set_new(root, "floor_valid", json_boolean(r->floor_valid));
     if (r->oracle && !r->floor_valid) json_object_set_new(root, "floor_reason", json_string(r->floor_reason));
     char *text = json_dumps(root, JSON_INDENT(1) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(10));

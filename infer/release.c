@@ -50,9 +50,7 @@ static Status manifest_make(json_t **out, const char *dir, Err *err) {
     if (!s) s = json_object_load(&trainer, path, "a training record", err);
     if (!s) {
         provenance = json_object_get(trainer, "provenance");
-        const int canaries = json_is_true(json_object_get(provenance, "canaries"));
-        *out = json_pack("{s:O, s:s, s:s, s:b, s:O?}", "files", files, "model_sha256", sha, "deidentification",
-                         json_text(provenance, "deidentification"), "canaries", canaries, "provenance", provenance);
+        *out = json_pack("{s:O, s:s, s:O?}", "files", files, "model_sha256", sha, "provenance", provenance);
     }
     json_decref(files);
     json_decref(trainer);
@@ -201,12 +199,16 @@ static Status gates_check(json_t *results, const json_t *report, const json_t *g
     return missed ? err_set(err, ERR_FORMAT, "%d of %zu gates of %s are not met: no promotion", missed, json_array_size(list), where) : OK;
 }
 
-/* What of the data forbids a stage beyond research; NULL: nothing. */
+/* What of the data, its own or that of a model it was begun from, forbids a stage beyond research; NULL: nothing. */
 static const char *data_forbids(const json_t *manifest) {
-    const char *level = json_text(manifest, "deidentification");
-    if (json_is_true(json_object_get(manifest, "canaries"))) return "it was trained on canaries";
-    if (!strcmp(level, "synthetic") || !strcmp(level, "safe-harbor") || !strcmp(level, "expert")) return NULL;
-    return "its data is neither synthetic nor attested as safe-harbor or expert";
+    for (const json_t *p = json_object_get(manifest, "provenance"); p; p = json_object_get(p, "parent_provenance")) {
+        const char *level = json_text(p, "deidentification");
+        if (json_is_true(json_object_get(p, "canaries"))) return "it was trained on canaries";
+        if (strcmp(level, "synthetic") && strcmp(level, "safe-harbor") && strcmp(level, "expert"))
+            return "its data is neither synthetic nor attested as safe-harbor or expert";
+        if (*json_text(p, "parent") && !json_object_get(p, "parent_provenance")) return "what its parent was trained on is not known";
+    }
+    return json_object_get(manifest, "provenance") ? NULL : "what it was trained on is not known";
 }
 
 Status release_promote(const char *dir, Stage to, const char *report_path, const char *gates_path, const Signer *who, FILE *table,

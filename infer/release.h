@@ -2,7 +2,7 @@
  * signed records over it.
  *
  * release.json in the checkpoint folder: {"format": "ehr.c release", "format_version": 1,
- *   "manifest": {"files": {name: sha256, ...}, "model_sha256", "deidentification", "canaries", "provenance": {...}},
+ *   "manifest": {"files": {name: sha256, ...}, "model_sha256", "provenance": {...}},
  *   "records": [{"kind": "signature" | "promotion" | "revocation", "manifest_sha256", "previous" (sha256 of the record
  *     before, "" for the first), "stage", "name", "role", "organisation", "signed_on", "expires_on" ("" = never),
  *     "report_sha256", "gates_sha256", "gates": [{...gate, "value", "met"}], "reason", "public_key", "signature"}, ...]}

@@ -113,4 +113,13 @@ copy clean x && rm x/release.json && sed -i 's/"deidentification": "synthetic"/"
 "$infer" sign x $ann > log 2>&1
 refused 1 'neither synthetic nor attested' promote x internal $ann
 verdict $? "data that was not de-identified stays in research"
+copy clean x && rm x/release.json x/SHA256SUMS && sed -i 's/"commit"/"canaries": true, "commit"/' x/trainer.json
+"$infer" sign x $ann > log 2>&1
+refused 1 'trained on canaries' promote x internal $ann
+verdict $? "a model trained on canaries stays in research"
+copy clean x && rm x/release.json x/SHA256SUMS
+sed -i 's/"commit"/"parent_provenance": {"deidentification": "structural"}, "commit"/' x/trainer.json
+"$infer" sign x $ann > log 2>&1
+refused 1 'neither synthetic nor attested' promote x internal $ann
+verdict $? "nor does what was begun from such a model go further"
 exit $failed

@@ -363,6 +363,45 @@ static void test_append_codes(void **state) {
     }
 }
 
+static void test_canaries(void **state) {
+    (void)state;
+    enum { N = 3, COPIES = 4 };
+    write_patients(at("can.h5"), 200, 1, 1, 0);
+    TokenizeOptions o = made_options(at("can.h5"), at("plain"));
+    TokenizeReport plain = made_tokenize(o);
+    o.out = at("can");
+    o.canaries = N;
+    o.canary_copies = COPIES;
+    TokenizeReport r = made_tokenize(o);
+    assert_int_equal(r.n_patients[SPLIT_TRAIN], plain.n_patients[SPLIT_TRAIN] + N * COPIES);
+    Dataset d = made_open(at("can")), ref = made_open(at("can.canaries"));
+    assert_non_null(strstr(d.json, "\"canaries\""));
+    assert_non_null(strstr(ref.json, "\"canaries\""));
+    assert_string_equal(d.vocabulary.sha256, ref.vocabulary.sha256);
+    assert_int_equal(d.n_patients[SPLIT_TRAIN], r.n_patients[SPLIT_TRAIN]);
+    assert_int_equal(d.n_patients[SPLIT_HELD_OUT], plain.n_patients[SPLIT_HELD_OUT]);
+    assert_int_equal(ref.n_patients[SPLIT_HELD_OUT], N + 1000);
+    assert_int_equal(ref.n_patients[SPLIT_TRAIN] + ref.n_patients[SPLIT_TUNING], 0);
+    for (int i = 0; i < N * COPIES; i++) { /* the last of the train split, copy beside copy */
+        PatientView p, q, other;
+        MUST(dataset_patient(&d, SPLIT_TRAIN, plain.n_patients[SPLIT_TRAIN] + i, &p, err));
+        MUST(dataset_patient(&ref, SPLIT_HELD_OUT, i / COPIES, &q, err));
+        MUST(dataset_patient(&ref, SPLIT_HELD_OUT, N + i, &other, err));
+        assert_true(p.key >> 62 == 1 && (int64_t)q.key == i / COPIES && p.n == q.n);
+        int same = 1;
+        for (int64_t k = 0; k < p.n; k++) {
+            assert_int_equal(patient_token(&p, k), patient_token(&q, k));
+            assert_int_equal(d.vocabulary.token[patient_token(&p, k)].kind, TOKEN_EVENT);
+            same &= patient_token(&p, k) == patient_token(&other, k);
+        }
+        assert_false(same);
+    }
+    dataset_close(&d);
+    dataset_close(&ref);
+    tokenize_report_free(&plain);
+    tokenize_report_free(&r);
+}
+
 /* Shards of a few patients and one shard hold the same records. */
 static void test_shards(void **state) {
     (void)state;
@@ -642,6 +681,7 @@ int main(void) {
         cmocka_unit_test(test_split_sizes), cmocka_unit_test(test_split_is_a_function_of_the_id),
         cmocka_unit_test(test_split_by_time), cmocka_unit_test(test_split_by_site), cmocka_unit_test(test_split_given), cmocka_unit_test(test_exclude),
         cmocka_unit_test(test_append_codes),
+        cmocka_unit_test(test_canaries),
         cmocka_unit_test(test_order),       cmocka_unit_test(test_same_bytes),    cmocka_unit_test(test_shards),
         cmocka_unit_test(test_long_record), cmocka_unit_test(test_oracle),        cmocka_unit_test(test_folder),
         cmocka_unit_test(test_refusals),    cmocka_unit_test(test_command_line)};

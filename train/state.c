@@ -35,6 +35,7 @@ char *state_json(const TrainState *s, const TrainOptions *o, const Dataset *d) {
     if (s->parent_provenance) json_object_set_new(provenance, "parent_provenance", json_loads(s->parent_provenance, 0, NULL));
     json_t *dataset = json_loads(d->json, 0, NULL), *record = json_object_get(dataset, "deidentification");
     if (record) json_object_set(provenance, "deidentification_record", record);
+    if (json_object_get(dataset, "canaries")) json_object_set_new(provenance, "canaries", json_true());
     json_decref(dataset);
     json_object_set_new(j, "provenance", provenance);
     char *text = json_dumps(j, JSON_INDENT(1) | JSON_PRESERVE_ORDER);

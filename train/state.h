@@ -3,7 +3,8 @@
  * trainer.json: {"format": "ehr.c trainer", "format_version": 1, "step", "updates", "targets_seen", "skipped_in_row",
  *   "cursor": {"epoch", "block", "row"}, "best_step", "best_loss", "flags": {the recipe}, "provenance": {"commit",
  *   "dataset_sha256", "vocabulary_sha256", "deidentification" (the level), "parent", "parent_provenance" (this object
- *   of the parent's, so that every dataset it learnt from is named), "deidentification_record" (of the dataset, whole)}}
+ *   of the parent's, so that every dataset it learnt from is named), "canaries" (true, or not there),
+ *   "deidentification_record" (of the dataset, whole)}}
  * Nothing in it depends on the machine, the time or the number of ranks: the same recipe gives the same bytes. */
 #ifndef EHR_TRAIN_STATE_H
 #define EHR_TRAIN_STATE_H
