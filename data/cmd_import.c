@@ -18,7 +18,7 @@ static const struct {
      "there"},
     {"mimic", import_mimic,
      "MIMIC-IV's hosp and icu tables, .csv or .csv.gz, in a folder (with hosp/ and icu/ or without) or a\n"
-     "                 .zip; any table may be missing.  --map turns ICD-9 into ICD-10 and drug names into ATC"},
+     "                 .zip; any table may be missing"},
     {"meds", import_meds,
      "a folder of MEDS tables as CSV, which scripts/meds_to_events.py makes of a MEDS folder and gives to\n"
      "                 this program; or any events.csv with subject_id, time, code, numeric_value"},
@@ -110,7 +110,8 @@ Status cmd_import(int argc, char **argv, Err *err) {
         {.name = "--map",
          .type = FLAG_LIST,
          .value = &o.maps,
-         .help = "CSV that maps or names codes, may be repeated: icd_9,icd_10 | drug,atc_code | source,target"},
+         .help = "CSV that maps or names codes, may be repeated: icd_9,icd_10 | drug,atc_code | source,target; ICD-9 "
+                 "becomes ICD-10, MIMIC's drug names ATC"},
         {.name = "--exclude",
          .type = FLAG_STRING,
          .value = &exclude_path,

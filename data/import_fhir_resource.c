@@ -251,7 +251,10 @@ static Status clinical_resource(FhirRow *r, const FhirType *t, Err *err) {
     fhir_code(r, fhir_path(r->resource, t->code), &code);
     if (!*code.code && t->kind == KIND_DRUG) status = drug_refers(r, &code, &s.refers);
     if (!*code.code && !s.refers) return drop(r, DROP_NO_CODE);
-    snprintf(text, sizeof text, "%s%s", t->prefix, code.code);
+    /* ICD-9-CM has one system for diagnoses and procedures, whose codes overlap. */
+    if (t->kind == KIND_PROCEDURE && !strncmp(code.code, "ICD9CM//", 8))
+        snprintf(text, sizeof text, "ICD9Proc//%s", code.code + 8);
+    else snprintf(text, sizeof text, "%s%s", t->prefix, code.code);
     if (!s.refers) status = import_code(im, KEY_CLINICAL, t->kind, text, code.name, 0, &s.row.key, err);
     if (!status && t->quantity && *t->quantity) {
         const json_t *quantity = fhir_path(r->resource, t->quantity);

@@ -73,10 +73,8 @@ static Status dictionary_read(Mimic *m, const Dictionary *d, Err *err) {
 /* ---- steps ------------------------------------------------------------------------------------------------------- */
 
 static Status mimic_run(Mimic *m, Err *err) {
-    const ImportOptions *o = m->im.options;
     Status status = archive_add_folder(&m->im.archive, "hosp", err);
     if (!status) status = archive_add_folder(&m->im.archive, "icu", err);
-    for (int i = 0; i < o->maps.n && !status; i++) status = code_map_add(&m->map, o->maps.item[i], err);
     if (!status) status = import_writer_open(&m->im, err);
     if (!status) status = mimic_read_tables(m, err);
     for (size_t i = 0; i < sizeof dictionaries / sizeof *dictionaries && !status; i++)
@@ -90,12 +88,11 @@ Status import_mimic(const ImportOptions *options, ImportReport *r, Err *err) {
                         .extract_from = "dates are shifted by patient; observed until a year after the last discharge"};
     Mimic m = {.im = {.options = options, .report = r}};
     intern_init(&m.im.texts);
-    code_map_init(&m.map, options->memory / 4);
+    code_map_init(&m.im.map, options->memory / 4);
     Status status = archive_open(&m.im.archive, options->path, err);
     if (status) return status;
     m.im.stage = sorter_open(options->out, sizeof(MimicRow), mimic_row_compare, NULL, options->memory / 4);
     status = mimic_run(&m, err);
-    code_map_free(&m.map);
     import_end(&m.im);
     return status;
 }

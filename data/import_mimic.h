@@ -9,7 +9,6 @@
  * extract, and nobody is compared with anybody. */
 #ifndef EHR_DATA_IMPORT_MIMIC_H
 #define EHR_DATA_IMPORT_MIMIC_H
-#include "data/code_map.h"
 #include "data/import_stage.h"
 
 /* The order of a subject's rows: whatever a row must be judged by comes before it. */
@@ -44,7 +43,6 @@ typedef struct {
 
 typedef struct {
     Import im; /* without its own sort and keys */
-    CodeMap map;
     int has_patients, has_stays, has_transfers;
 } Mimic;
 

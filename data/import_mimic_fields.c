@@ -78,10 +78,10 @@ int mimic_code_read(MimicReader *r, MimicRow *s, const char *vocabulary, const c
     mimic_text(clean, sizeof clean, text);
     if (!*clean) return 0;
     snprintf(code, sizeof code, "%s//%s", vocabulary, clean);
-    const char *to = code_map_find(&r->m->map, code, &wider);
+    const char *to = code_map_find(&r->m->im.map, code, &wider);
     if (to) {
         mimic_count(r, NOTE_MAPPED);
-        name = code_map_name(&r->m->map, to);
+        name = code_map_name(&r->m->im.map, to);
     }
     r->analyte = unit_analyte(to ? to : code);
     s->code = mimic_code(r, to ? to : code, s->kind, name, NULL);
@@ -134,7 +134,7 @@ int mimic_word(MimicReader *r, MimicRow *s, const char *item) {
     const char *word = result_word(text);
     if (!word || !*item) return 0;
     snprintf(code, sizeof code, "%s//%.180s", r->vocabulary, item);
-    const char *to = code_map_find(&r->m->map, code, &wider), *base = to ? to : code;
+    const char *to = code_map_find(&r->m->im.map, code, &wider), *base = to ? to : code;
     if (to) mimic_count(r, NOTE_MAPPED);
     snprintf(answer, sizeof answer, "%.230s=%s", base, word);
     mimic_code(r, base, s->kind, NULL, NULL);

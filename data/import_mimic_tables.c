@@ -201,11 +201,11 @@ static int icd_row(MimicReader *r, MimicRow *s) {
                  raw);
         mimic_count(r, NOTE_BAD_CODE);
     }
-    const char *to = version == 9 ? code_map_find(&r->m->map, code, &wider) : NULL;
+    const char *to = version == 9 ? code_map_find(&r->m->im.map, code, &wider) : NULL;
     if (to) mimic_count(r, wider ? NOTE_MAPPED_WIDER : NOTE_MAPPED);
-    else if (version == 9 && r->m->map.from.n) mimic_count(r, NOTE_NOT_MAPPED);
+    else if (version == 9 && r->m->im.map.from.n) mimic_count(r, NOTE_NOT_MAPPED);
     if (!to) to = code;
-    s->code = mimic_code(r, to, s->kind, code_map_name(&r->m->map, to), NULL);
+    s->code = mimic_code(r, to, s->kind, code_map_name(&r->m->im.map, to), NULL);
     return 1;
 }
 

@@ -278,6 +278,11 @@ static Status clinical_resolve(Omop *o, CodeKey *k, Err *err) {
     } else {
         snprintf(base, sizeof base, "%s//%s", table_names[k->table], o->im.texts.item[k->text]);
     }
+    const char *mapped = import_mapped(&o->im, KEY_CLINICAL, base, &name, &k->mapped);
+    if (mapped != base) {
+        snprintf(base, sizeof base, "%s", mapped);
+        parent = NULL;
+    }
     k->analyte = (uint8_t)(unit_analyte(base) + 1);
     Status status = event_writer_code(o->im.writer, base, k->kind, name, parent, &k->code, err);
     if (!status && parent) status = chain_write(o, concept, k->kind, err);

@@ -381,6 +381,7 @@ static Status clinical_row(Writer *w, const StageRow *row, Err *err) {
     }
     visit_touch(v, known);
     if (k->words && k->mark) note(w, row, NOTE_RARE_WORDS);
+    if (k->mapped) note(w, row, k->mapped > 1 ? NOTE_MAPPED_WIDER : NOTE_MAPPED);
     return emit(w, row, k->code, k->kind, time, known, row->start_precision, v ? v->ordinal : 0, recorded, err);
 }
 

@@ -140,6 +140,7 @@ Status import_begin(Import *im, const ImportOptions *options, ImportReport *r, c
                    .table_period = -1,
                    .versioned = row_size == sizeof(StageResource)};
     intern_init(&im->texts);
+    code_map_init(&im->map, options->memory / 4);
     Status status = archive_open(&im->archive, options->path, err);
     if (status) return status;
     im->day_rows = xcalloc(DAY_COUNT, sizeof *im->day_rows);
@@ -148,6 +149,11 @@ Status import_begin(Import *im, const ImportOptions *options, ImportReport *r, c
 }
 
 Status import_writer_open(Import *im, Err *err) {
+    const StringList *maps = &im->options->maps;
+    for (int i = 0; i < maps->n; i++) {
+        Status status = code_map_add(&im->map, maps->item[i], err);
+        if (status) return status;
+    }
     return event_writer_open(&im->writer, im->options->out, im->options->memory / 4, err);
 }
 
@@ -209,6 +215,7 @@ void import_end(Import *im) {
     event_writer_abort(im->writer);
     sorter_close(im->stage);
     intern_free(&im->texts);
+    code_map_free(&im->map);
     free(im->keys.key);
     free(im->keys.slot);
     free(im->refs.item);
@@ -251,6 +258,16 @@ uint32_t import_text_add(Import *im, const char *s) {
     return n ? intern_add(&im->texts, text) : INTERN_NONE;
 }
 
+const char *import_mapped(const Import *im, KeyRole role, const char *code, const char **name, uint8_t *mapped) {
+    int wider;
+    const char *to = role == KEY_CLINICAL && im->map.from.n ? code_map_find(&im->map, code, &wider) : NULL;
+    const char *known = im->map.named.n ? code_map_name(&im->map, to ? to : code) : NULL;
+    if (known) *name = known;
+    if (!to) return code;
+    *mapped = wider ? 2 : 1;
+    return to;
+}
+
 Status import_code(Import *im, KeyRole role, int kind, const char *code, const char *name, int mark, uint32_t *key,
                    Err *err) {
     CodeKey k = {.role = (uint8_t)role, .kind = (uint8_t)kind, .mark = (uint8_t)mark};
@@ -270,6 +287,7 @@ Status import_code(Import *im, KeyRole role, int kind, const char *code, const c
         snprintf(ending, sizeof ending, "End: %.*s", (int)utf8_cut(name, 250), name);
         if (!status) status = event_writer_code(im->writer, text, KIND_VISIT_END, ending, NULL, &k.end_code, err);
     } else {
+        code = import_mapped(im, role, code, &name, &k.mapped);
         status = event_writer_code(im->writer, code, kind, name, NULL, &k.code, err);
         k.analyte = (uint8_t)(unit_analyte(code) + 1);
     }

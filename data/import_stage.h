@@ -8,6 +8,7 @@
 #ifndef EHR_DATA_IMPORT_STAGE_H
 #define EHR_DATA_IMPORT_STAGE_H
 #include "data/archive.h"
+#include "data/code_map.h"
 #include "data/csv.h"
 #include "data/import.h"
 #include "data/intern.h"
@@ -22,6 +23,7 @@ typedef struct {
     uint8_t role, kind, table;      /* KeyRole, EventKind, table of the source text */
     uint8_t mark;                   /* KEY_DETAIL: an intensive care unit; KEY_VISIT: a stay in a bed (inpatient) */
     uint32_t words;                 /* an answer in words to a question: 1 + the key of the question alone; else 0 */
+    uint8_t mapped;                 /* --map stands behind its code: 1 exactly, 2 with a wider one */
     uint8_t analyte;                /* 1 + number in the table of units.h, 0 = none */
     uint32_t code, end_code;        /* of the writer, once resolved; end_code: of KEY_VISIT.  KEY_UNIT: a unit id */
 } CodeKey;
@@ -94,6 +96,7 @@ typedef struct {
     int has_words; /* some key is an answer in words */
     RefTable refs;
     Intern texts;
+    CodeMap map; /* --map */
     EventWriter *writer;
     uint32_t *day_rows;                   /* (DAY_COUNT) rows dated on each day, for the extract date */
     int64_t last_period_end, source_date; /* us, TIME_NONE = unknown; source_date: when the source says it was pulled */
@@ -113,7 +116,7 @@ typedef struct {
 /* Opens the archive and the sort; row_size: sizeof(StageRow) or sizeof(StageResource). */
 Status import_begin(Import *im, const ImportOptions *options, ImportReport *r, const char *source, size_t row_size,
                     Err *err);
-Status import_writer_open(Import *im, Err *err);
+Status import_writer_open(Import *im, Err *err); /* and reads --map */
 /* After reading: too many rows that could not be read are an error. */
 Status import_errors_judge(const Import *im, Err *err);
 Status import_choose_extract(Import *im, Err *err);
@@ -132,6 +135,8 @@ uint32_t import_text_add(Import *im, const char *s);
  * VISIT//IP and VISIT_END//IP, mark: a stay in a bed.  The writer is open. */
 Status import_code(Import *im, KeyRole role, int kind, const char *code, const char *name, int mark, uint32_t *key,
                    Err *err);
+/* What stands for a code by --map, and its name there; else the code itself. */
+const char *import_mapped(const Import *im, KeyRole role, const char *code, const char **name, uint8_t *mapped);
 /* A code that is a question and its answer, "LOINC//72166-2=SNOMED//266919005", which rolls up to the question. */
 Status import_answer(Import *im, int kind, const char *code, const char *name, const char *answer,
                      const char *answer_name, uint32_t *key, Err *err);

@@ -350,6 +350,28 @@ static void test_inpatient_diagnoses(void **state) {
     assert_int_equal(table("Condition")->count[NOTE_ON_ADMISSION], 1);
 }
 
+/* ICD-9 becomes ICD-10 where --map says so, and gets its name there. */
+static void test_maps(void **state) {
+    (void)state;
+    put("icd.csv", "icd_9,icd_10\n25000,E119\n4280,I501\n4280,I509\n");
+    put("names.csv", "source,target\nh.org_dx//17,ICD10CM//J45.909\n");
+    const char *files[] = {at("icd.csv"), at("names.csv")};
+    options.maps.n = 2;
+    for (int i = 0; i < 2; i++) options.maps.item[i] = files[i];
+#define CODED(id, system, code) "{\"resourceType\":\"Condition\",\"id\":\"" id "\",\"code\":{\"coding\":[{\"system\":\"" system "\",\"code\":\"" code "\"}]}," SUBJECT ",\"onsetDateTime\":\"2020-01-01T10:00:00Z\"}\n"
+    lines_import(PATIENT CODED("1", "http://hl7.org/fhir/sid/icd-9-cm", "250.00") CODED("2", "http://hl7.org/fhir/sid/icd-9-cm", "428.0")
+                 CODED("3", "http://hl7.org/fhir/sid/icd-9-cm", "401.9") CODED("4", "http://h.org/dx", "17")
+                 CODED("5", "http://hl7.org/fhir/sid/icd-10-cm", "E11.9")
+                 "{\"resourceType\":\"Procedure\",\"status\":\"completed\",\"code\":{\"coding\":[{\"system\":\"http://hl7.org/fhir/sid/icd-9-cm\",\"code\":\"54.91\"}]}," SUBJECT ",\"performedDateTime\":\"2020-01-01T10:00:00Z\"}\n");
+    assert_timelines(BORN "2020-01-01 10:00|=|ICD10CM//E11.9||0\n2020-01-01 10:00|=|ICD10CM//I50||0\n"
+                          "2020-01-01 10:00|=|ICD10CM//J45.909||0\n2020-01-01 10:00|=|ICD9CM//401.9||0\n2020-01-01 10:00|=|ICD9Proc//54.91||0\nend 2020-01-01 23:59\n");
+    const Counted expected[] = {{"Condition", NOTE_MAPPED, 2}, {"Condition", NOTE_MAPPED_WIDER, 1}};
+    assert_counts(expected, 2);
+    assert_int_equal(report.n_duplicates, 1); /* the same by both codes */
+    options.maps.item[0] = at("nowhere.csv");
+    assert_int_equal(import_path(folder, at("x.h5")), ERR_IO);
+}
+
 /* Wards that are intensive care, and where the patient goes in the end. */
 static void test_wards(void **state) {
     (void)state;
@@ -674,7 +696,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         IN_UTC(test_times),      IN_UTC(test_clocks),      IN_UTC(test_impossible_times), IN_UTC(test_patients),          IN_UTC(test_statuses),
         IN_UTC(test_versions),   IN_UTC(test_values),            IN_UTC(test_references),
-        IN_UTC(test_bundle_references), IN_UTC(test_inpatient_diagnoses), IN_UTC(test_wards), IN_UTC(test_forms),
+        IN_UTC(test_bundle_references), IN_UTC(test_inpatient_diagnoses), IN_UTC(test_maps), IN_UTC(test_wards), IN_UTC(test_forms),
         IN_UTC(test_hostile),    IN_UTC(test_refusals),  IN_UTC(test_many_references), IN_UTC(test_changing_file), IN_UTC(test_sample_counts),
         IN_UTC(test_same_patients)};
     return cmocka_run_group_tests(tests, NULL, NULL);
