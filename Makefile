@@ -66,7 +66,7 @@ FUZZERS  := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz_*.c))
 .PHONY: all programs tests benches detect setup quickstart test test-parity bench clean help format
 all: detect programs benches
 programs: $(PROGRAMS)
-tests: $(TESTS) $(FUZZERS) $(BUILD)/tests/check_rollout_law $(if $(SAN),,$(BUILD)/ehr) $(if $(HAVE_CUDA_HEADERS),emulator)
+tests: $(TESTS) $(FUZZERS) $(BUILD)/tests/check_rollout_law $(BUILD)/tests/check_explain $(if $(SAN),,$(BUILD)/ehr) $(if $(HAVE_CUDA_HEADERS),emulator)
 benches: $(BENCHES)
 
 $(DETECT): Makefile scripts/detect.sh

@@ -31,7 +31,7 @@ void table_free(Table *t) {
 static void column_push(Table *t, const char *name, ColumnType type, void *data) {
     t->column = xrealloc(t->column, sizeof *t->column * (size_t)(t->n_columns + 1));
     Column *c = &t->column[t->n_columns++];
-    *c = (Column){.type = type, .data = data};
+    *c = (Column){.type = type, .width = 1, .data = data};
     snprintf(c->name, sizeof c->name, "%s", name);
 }
 
@@ -41,6 +41,17 @@ void *table_add(Table *t, const char *name, ColumnType type) {
     column_push(t, name, type, data);
     return data;
 }
+
+float *table_add_matrix(Table *t, const char *name, int width) {
+    REQUIRE(strlen(name) < sizeof t->column->name && width >= 1);
+    float *data = (size_t)width <= SIZE_MAX / 4 / ((size_t)t->n + 1) ? try_calloc((size_t)t->n * (size_t)width, sizeof *data) : NULL;
+    if (!data) return NULL;
+    column_push(t, name, COLUMN_F32, data);
+    t->column[t->n_columns - 1].width = width;
+    return data;
+}
+
+static size_t row_bytes(const Column *c) { return c->type == COLUMN_F32 ? 4 * (size_t)c->width : 8; }
 
 void table_set(Table *t, const char *name, const char *text) {
     for (int i = 0; i < t->n_attributes; i++)
@@ -72,35 +83,40 @@ const char *table_attribute(const Table *t, const char *name) {
 /* ---- HDF5 -------------------------------------------------------------------------------------------------------- */
 
 static hid_t column_h5_type(ColumnType type) {
-    return type == COLUMN_I64 ? H5T_STD_I64LE : type == COLUMN_U64 ? H5T_STD_U64LE : H5T_IEEE_F64LE;
+    return type == COLUMN_I64   ? H5T_STD_I64LE
+           : type == COLUMN_U64 ? H5T_STD_U64LE
+           : type == COLUMN_F32 ? H5T_IEEE_F32LE
+                                : H5T_IEEE_F64LE;
 }
 
 /* Room for every column; place[i] is where its data go. */
 static Status write_structure(const Table *t, const char *path, int64_t *place, Err *err) {
     hid_t file;
-    hsize_t n = (hsize_t)t->n;
     Status status = h5_create(&file, path, err);
     if (status) return status;
     status = h5_write_text(file, path, "format", TABLE_FORMAT, err);
     for (int i = 0; i < t->n_attributes && !status; i++)
         status = h5_write_text(file, path, t->attribute_name[i], t->attribute[i], err);
-    for (int i = 0; i < t->n_columns && !status; i++)
-        status =
-            h5_place_dataset(file, path, t->column[i].name, column_h5_type(t->column[i].type), 1, &n, &place[i], err);
+    for (int i = 0; i < t->n_columns && !status; i++) {
+        const Column *c = &t->column[i];
+        hsize_t dim[2] = {(hsize_t)t->n, (hsize_t)c->width};
+        status = h5_place_dataset(file, path, c->name, column_h5_type(c->type), c->type == COLUMN_F32 ? 2 : 1, dim, &place[i], err);
+    }
     if (H5Fclose(file) < 0 && !status) status = err_set(err, ERR_IO, "cannot write %s (disk full?)", path);
     return status;
 }
 
 Status table_write_h5(const Table *t, const char *path, Err *err) {
     char *tmp = xasprintf("%s.tmp", path);
-    int64_t *place = xcalloc((size_t)t->n_columns, sizeof *place), text = 0;
+    int64_t *place = xcalloc((size_t)t->n_columns, sizeof *place), text = 0, bytes = 0;
+    for (int i = 0; i < t->n_columns; i++) bytes += t->n * (int64_t)row_bytes(&t->column[i]);
     for (int i = 0; i < t->n_attributes; i++) text += (int64_t)strlen(t->attribute[i]) + 256;
-    Status status = h5_probe(tmp, 8 * t->n * t->n_columns + 1024 * (int64_t)t->n_columns, text, err);
+    Status status = h5_probe(tmp, bytes + 1024 * (int64_t)t->n_columns, text, err);
     if (!status) status = write_structure(t, tmp, place, err);
     int fd = status ? -1 : open(tmp, O_WRONLY | O_CLOEXEC);
     if (!status && fd < 0) status = err_set(err, ERR_IO, "cannot write %s: %s", tmp, strerror(errno));
     for (int i = 0; i < t->n_columns && !status; i++)
-        status = h5_write_at(fd, tmp, t->column[i].data, 8 * (size_t)t->n, place[i], err);
+        status = h5_write_at(fd, tmp, t->column[i].data, row_bytes(&t->column[i]) * (size_t)t->n, place[i], err);
     status = h5_publish(fd, tmp, path, status, err);
     free(place);
     free(tmp);
@@ -206,6 +222,9 @@ Status table_read_h5(Table *t, const char *path, Err *err) {
 /* ---- CSV --------------------------------------------------------------------------------------------------------- */
 
 static void print_cell(FILE *f, const Column *c, int64_t row) {
+    for (int k = 0; c->type == COLUMN_F32 && k < c->width; k++)
+        fprintf(f, "%s%.9g", k ? "," : "", (double)((const float *)c->data)[row * c->width + k]);
+    if (c->type == COLUMN_F32) return;
     if (c->type == COLUMN_I64) fprintf(f, "%lld", (long long)((const int64_t *)c->data)[row]);
     else if (c->type == COLUMN_U64) fprintf(f, "%llu", (unsigned long long)((const uint64_t *)c->data)[row]);
     else if (!isnan(((const double *)c->data)[row])) fprintf(f, "%.9g", ((const double *)c->data)[row]);
@@ -223,7 +242,11 @@ Status table_write_csv(const Table *t, const char *path, int comments, Err *err)
     FILE *f = fopen(tmp, "wb");
     if (f) {
         for (int i = 0; comments && i < t->n_attributes; i++) print_comment(f, t->attribute_name[i], t->attribute[i]);
-        for (int i = 0; i < t->n_columns; i++) fprintf(f, "%s%s", i ? "," : "", t->column[i].name);
+        for (int i = 0; i < t->n_columns; i++)
+            for (int k = 0; k < t->column[i].width; k++) {
+                fprintf(f, "%s%s", i || k ? "," : "", t->column[i].name);
+                if (t->column[i].type == COLUMN_F32) fprintf(f, "_%d", k);
+            }
         fputc('\n', f);
         for (int64_t row = 0; row < t->n; row++)
             for (int i = 0; i < t->n_columns; i++) {

@@ -182,39 +182,6 @@ Status future_advance(Rollout *r, Future *f, int32_t token, const float *p_outco
 
 /* ---- jobs -------------------------------------------------------------------------------------------------------- */
 
-static void job_push(ActiveJob *j, int32_t token, int32_t minutes) {
-    if (j->n_history == j->capacity) {
-        j->capacity = j->capacity ? 2 * j->capacity : 256;
-        j->history = xrealloc(j->history, (size_t)j->capacity * sizeof *j->history);
-        j->history_minutes = xrealloc(j->history_minutes, (size_t)j->capacity * sizeof *j->history_minutes);
-    }
-    j->history[j->n_history] = token;
-    j->history_minutes[j->n_history++] = minutes;
-}
-
-/* The known tokens, then one =6mt for each 180 d that have passed since without an event: they are certain.  What is given
- * comes last, after the gap that was running at the index. */
-static void job_history(Rollout *r, ActiveJob *j) {
-    const PatientView *p = &j->job.patient;
-    j->n_history = 0;
-    int out = 0;
-    for (int64_t i = 0; i < j->job.n_known; i++) {
-        if (out < j->job.n_left_out && j->job.left_out[out] == i) out++;
-        else job_push(j, (int32_t)patient_token(p, i), p->minutes[i]);
-    }
-    int32_t last = j->job.n_known ? p->minutes[j->job.n_known - 1] : 0;
-    int32_t elapsed = j->job.index_minutes > last ? j->job.index_minutes - last : 0;
-    if (!j->job.n_known) elapsed = 0;
-    for (; elapsed >= GAP_MINUTES[GAP_BINS]; elapsed -= GAP_MINUTES[GAP_BINS]) {
-        last += GAP_MINUTES[GAP_BINS];
-        job_push(j, r->v->gap_lo + GAP_BINS, last);
-    }
-    int bin = vocabulary_gap_bin(elapsed);
-    j->elapsed = bin < 0 || j->job.n_given ? 0 : elapsed;
-    if (j->job.n_given && bin >= 0) job_push(j, r->v->gap_lo + bin, j->job.index_minutes);
-    for (int i = 0; i < j->job.n_given; i++) job_push(j, j->job.given[i], j->job.index_minutes);
-}
-
 static Status job_admit(Rollout *r, Err *err) {
     int a = 0;
     while (r->job[a].used) a++;
@@ -228,7 +195,7 @@ static Status job_admit(Rollout *r, Err *err) {
     j->n_started = j->n_done = 0;
     j->n_wanted = looks ? r->o->first_look : r->o->n_samples;
     j->sample = xcalloc((size_t)j->n_wanted, sizeof *j->sample);
-    job_history(r, j);
+    job_history(j, r->v);
     r->n_jobs++;
     return rollout_prefill_job(r, j, err);
 }

@@ -133,6 +133,7 @@ void rollout_close(Rollout *r) {
         job_samples_free(j);
         free(j->history);
         free(j->history_minutes);
+        free(j->history_origin);
         if (r->law->model) device_free(r->law->model->dev, j->logits);
         else free(j->logits);
         kv_sequence_free(&j->kv);
@@ -196,24 +197,6 @@ static int32_t draw_host(Rollout *r, const float *logits, const uint8_t *forbidd
     }
     for (int k = 0; k < r->o->n_outcomes; k++) r->p[k] = (float)p_outcome[k];
     return drawn;
-}
-
-/* ---- prefill ----------------------------------------------------------------------------------------------------- */
-
-/* Prefix and the newest tokens that fit; the first `n_head` of the stream are the job's history, the rest the future's. */
-static int build_window(const Rollout *r, const ActiveJob *j, const Future *f, int keep, int32_t *out) {
-    const PatientView *p = &j->job.patient;
-    int extra = f ? f->n : 0, total = j->n_history + extra;
-    int at = total > keep ? total - keep : 0, n = 0;
-    /* The age is that of the last token left out, as in training: the window's own first gap is not yet known. */
-    double minutes = 0;
-    if (at > 0 && at <= j->n_history) minutes = j->history_minutes[at - 1];
-    else if (at > 0) minutes = j->job.index_minutes + f->minutes[at - 1 - j->n_history];
-    out[n++] = at ? TOKEN_CONTINUES : TOKEN_START;
-    for (int s = 0; s < r->v->n_static; s++) out[n++] = p->statics[s];
-    out[n++] = vocabulary_age_token(r->v, p->age_years + minutes / 525960.0);
-    for (int i = at; i < total; i++) out[n++] = i < j->n_history ? j->history[i] : f->token[i - j->n_history];
-    return n;
 }
 
 static Status device_status(const Rollout *r, Err *err) {
@@ -294,18 +277,15 @@ static Status prefill_shared(Rollout *r, ActiveJob *j, Err *err) {
 }
 
 Status rollout_prefill_job(Rollout *r, ActiveJob *j, Err *err) {
-    int prefix = 2 + r->v->n_static;
-    /* A quarter of the sequence stays free for the futures before the first refill. */
-    int keep = r->law->seq_len - (r->o->exact_window ? 0 : r->law->seq_len / 4) - prefix;
-    if (keep < 1) keep = 1;
+    int prefix = 2 + r->v->n_static, keep = window_keep(r->v, r->o, r->law->seq_len);
     if (!r->law->model) {
         int32_t *window = xmalloc((size_t)(j->n_history + prefix) * sizeof *window);
-        j->n_window = build_window(r, j, NULL, j->n_history, window);
+        j->n_window = build_window(r->v, j, NULL, j->n_history, window);
         r->law->logits(r->law->ctx, window, j->n_window, j->logits);
         free(window);
         return OK;
     }
-    j->n_window = build_window(r, j, NULL, keep, r->window);
+    j->n_window = build_window(r->v, j, NULL, keep, r->window);
     return prefill_shared(r, j, err);
 }
 
@@ -349,7 +329,7 @@ static Status refill(Rollout *r, Future *f, Err *err) {
     kv_sequence_release(&r->cache, &f->kv);
     f->n--; /* the pending token is decoded by the step itself */
     int keep = r->o->exact_window ? r->law->seq_len - 3 - r->v->n_static : r->law->seq_len / 2;
-    int n = build_window(r, j, f, keep, r->window);
+    int n = build_window(r->v, j, f, keep, r->window);
     f->n++;
     f->refilled = 1;
     f->length = n;
@@ -439,7 +419,7 @@ static Status step_host(Rollout *r, Err *err) {
         if (!f->live) continue;
         ActiveJob *j = &r->job[f->job];
         int32_t *window = xmalloc((size_t)(j->n_history + f->n + prefix) * sizeof *window);
-        int n = build_window(r, j, f, j->n_history + f->n, window);
+        int n = build_window(r->v, j, f, j->n_history + f->n, window);
         r->law->logits(r->law->ctx, window, n, logits);
         free(window);
         s = future_advance(r, f, draw_host(r, logits, r->forbidden, future_uniform(r, f)), r->p, err);

@@ -11,6 +11,7 @@ typedef struct {
     int           n_wanted, n_started, n_done; /* samples: until the next look, begun, finished */
     RolloutSample *sample;  /* (n_wanted) */
     int32_t      *history, *history_minutes; /* (n_history) known tokens and certain =6mt */
+    int64_t      *history_origin; /* (n_history) index in the record, -1: not in it */
     int           n_history, capacity;
     double        elapsed;  /* minutes of the unfinished gap at the index; 0 = none worth a token */
     int           n_window; /* tokens prefilled, prefix included */
@@ -66,6 +67,12 @@ typedef struct {
     int32_t  *group_offset, *group_shared; /* (batch + 1), (batch) */
     int      *order; /* (batch) live futures, those of one job together */
 } Rollout;
+
+/* rollout_window.c: fills j's history from its job; a window of the newest `keep` tokens of history and future f (may be
+ * NULL), prefix included, to out; how many known tokens a job's window keeps at most. */
+void job_history(ActiveJob *j, const Vocabulary *v);
+int  build_window(const Vocabulary *v, const ActiveJob *j, const Future *f, int keep, int32_t *out);
+int  window_keep(const Vocabulary *v, const RolloutOptions *o, int seq_len);
 
 Status rollout_open(Rollout *r, Err *err);
 void   rollout_close(Rollout *r);

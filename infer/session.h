@@ -17,6 +17,7 @@ typedef struct {
     int         checked;          /* its files were compared with SHA256SUMS there; 0: a folder from elsewhere has none */
     char        model_sha256[65]; /* of model.safetensors: names the weights in results */
     Law         law;
+    Model      *plain; /* float32, not re-laid, for gradients; NULL: loaded when needed, by who needs it */
 } Session;
 
 /* path: a checkpoint folder, or a run folder (its `latest` is taken).  dataset NULL: no dataset.  device: "auto" (a GPU if

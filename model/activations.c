@@ -197,3 +197,17 @@ const void *acts_losses(const Acts *a) {
 const void *acts_hidden(const Acts *a) {
     return a->pass.hidden;
 }
+
+const void *acts_embedded(const Acts *a) {
+    return a->layer[0].x;
+}
+
+void *acts_hidden_gradient(Acts *a) {
+    REQUIRE(a->training);
+    return a->pass.dnorm;
+}
+
+const void *acts_embedded_gradient(const Acts *a) {
+    REQUIRE(a->training);
+    return a->pass.dx;
+}

@@ -87,5 +87,10 @@ void model_logits(Model *m, Acts *a, void *logits, const int32_t *rows, int n_ro
 
 const void *acts_losses(const Acts *a); /* (N) real */
 const void *acts_hidden(const Acts *a); /* (N,C) after the final norm */
+/* Of training activations, for attribution: what entered the first block; after model_loss with grad the gradient of the
+ * hidden states, which may be changed before model_backward; after that the gradient of what entered. */
+const void *acts_embedded(const Acts *a);          /* (N,C) */
+void       *acts_hidden_gradient(Acts *a);         /* (N,C) */
+const void *acts_embedded_gradient(const Acts *a); /* (N,C) */
 
 #endif

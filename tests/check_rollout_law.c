@@ -8,57 +8,14 @@
  *                                                              generator's own risk after appending it
  *   check_rollout_law DATASET LABELS.h5 ROWS SAMPLES se=0.02   sampling that ends by itself: how often its intervals hold */
 #include "data/label.h"
-#include "data/oracle.h"
 #include "infer/risk.h"
 #include "kernels/philox.h"
+#include "tests/oracle_logits.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* Cursors after prefixes seen lately, so that a future costs one step a token. */
-enum { MEMORY = 1 << 14, TRUTH_SAMPLES = 1024 };
-typedef struct {
-    uint64_t hash;
-    int n;
-    OracleCursor cursor;
-} Remembered;
-
-typedef struct {
-    OracleLaw law;
-    int V;
-    double *p;
-    Remembered *memory;
-} LawContext;
-
-static uint64_t hash_tokens(const int32_t *tokens, int n) {
-    uint64_t h = 1469598103934665603ull;
-    for (int i = 0; i < n; i++) h = (h ^ (uint64_t)tokens[i]) * 1099511628211ull;
-    return h ^ h >> 29;
-}
-
-static void cursor_after(LawContext *c, const int32_t *tokens, int n, OracleCursor *out) {
-    Err err = {OK, ""};
-    uint64_t before = hash_tokens(tokens, n - 1);
-    const Remembered *m = &c->memory[before % MEMORY];
-    int from = 0;
-    if (n > 1 && m->hash == before && m->n == n - 1) {
-        *out = m->cursor;
-        from = n - 1;
-    } else {
-        oracle_law_start(out);
-    }
-    for (int i = from; i < n; i++) REQUIRE(oracle_law_feed(&c->law, out, tokens[i], &err) == OK);
-    uint64_t now = hash_tokens(tokens, n);
-    c->memory[now % MEMORY] = (Remembered){now, n, *out};
-}
-
-static void law_logits(void *ctx, const int32_t *tokens, int n, float *out) {
-    LawContext *c = ctx;
-    OracleCursor cursor;
-    cursor_after(c, tokens, n, &cursor);
-    oracle_law_probs(&c->law, &cursor, c->p);
-    for (int i = 0; i < c->V; i++) out[i] = c->p[i] > 0 ? (float)log(c->p[i]) : -INFINITY;
-}
+enum { TRUTH_SAMPLES = 1024 };
 
 static int fail(const Err *err) {
     fprintf(stderr, "check_rollout_law: %s\n", err->msg);
@@ -125,13 +82,10 @@ int main(int argc, char **argv) {
     const char *code = argc == 6 && strncmp(argv[5], "se=", 3) ? argv[5] : NULL;
     double target = argc == 6 && !code ? atof(argv[5] + 3) : 0;
     if (dataset_open(&s.dataset, argv[1], &err) || label_file_open(&labels, argv[2], &err)) return fail(&err);
-    if (oracle_law_open(&c.law, &s.dataset.vocabulary, &err)) return fail(&err);
+    if (law_open(&c, &s.dataset.vocabulary, &err)) return fail(&err);
     int32_t given = code ? vocabulary_find(&s.dataset.vocabulary, code) : -1;
     if (code && given < 0) return 2;
-    c.V = s.dataset.vocabulary.n;
-    c.p = xcalloc((size_t)c.V, sizeof *c.p);
-    c.memory = xcalloc(MEMORY, sizeof *c.memory);
-    s.law = (Law){.logits = law_logits, .ctx = &c, .seq_len = 1 << 20};
+    s.law = law_of(&c);
     int failed = 0;
     Result of[3];
     for (int e = ESTIMATOR_MC; e <= ESTIMATOR_REACH; e++) {
@@ -163,9 +117,7 @@ int main(int argc, char **argv) {
     }
     double slack = 4 * sqrt(of[0].variance_se * of[0].variance_se + of[2].variance_se * of[2].variance_se);
     failed |= !(of[2].variance <= of[0].variance + slack);
-    free(c.p);
-    free(c.memory);
-    oracle_law_close(&c.law);
+    law_close(&c);
     label_file_close(&labels);
     dataset_close(&s.dataset);
     return failed;

@@ -10,7 +10,7 @@ enum { SEX = 3, AGE = 4, GAP = 5, DEATH = GAP + GAP_TOKENS, EVENT_A, EVENT_B, N_
 
 static VocabToken token_table[N_TOKENS];
 
-static Vocabulary make_vocabulary(void) {
+static inline Vocabulary make_vocabulary(void) {
     static char *statics[] = {"SEX"};
     Vocabulary v = {.n = N_TOKENS, .token = token_table, .gap_lo = GAP, .age_lo = AGE, .n_age = 1, .age_bin_years = 5,
                     .n_static = 1, .static_name = statics, .death = DEATH};
@@ -31,7 +31,7 @@ static Vocabulary make_vocabulary(void) {
 static const uint16_t patient_statics[] = {SEX};
 
 /* n tokens: gap (1 d - 2 d), A or B, and so on. */
-static PatientView make_patient(uint64_t key, int n, uint16_t *tokens, int32_t *minutes) {
+static inline PatientView make_patient(uint64_t key, int n, uint16_t *tokens, int32_t *minutes) {
     int32_t now = 0;
     for (int i = 0; i < n; i++) {
         if (i % 2) now += 2000;
@@ -45,7 +45,7 @@ static PatientView make_patient(uint64_t key, int n, uint16_t *tokens, int32_t *
 /* ---- a law to enumerate -------------------------------------------------------------------------------------------- */
 
 /* After a gap: A .1, B .85, DEATH .05.  After an event: a gap of 30 d - 60 d .3, or 60 d - 180 d .5, A at once .2. */
-static void tiny_law(void *ctx, const int32_t *tokens, int n, float *out) {
+static inline void tiny_law(void *ctx, const int32_t *tokens, int n, float *out) {
     (void)ctx;
     int last = tokens[n - 1];
     for (int i = 0; i < N_TOKENS; i++) out[i] = -INFINITY;

@@ -1,0 +1,39 @@
+/* explain.h - what moved a forecast: how a patient's risk changes when one past event is left out, in pairs of futures
+ * with common random numbers.  It tells what the model went by, never what caused anything. */
+#ifndef EHR_INFER_EXPLAIN_H
+#define EHR_INFER_EXPLAIN_H
+#include "infer/estimate.h"
+#include "infer/session.h"
+
+typedef struct {
+    int64_t index[2]; /* tokens of the event in the record: itself, and its separate value */
+    int n_index;
+    double change, se; /* of the risk: with the event less without it; positive: it raised the risk */
+    double lo, hi;     /* 95%, sampling of futures only */
+    double gradient;   /* gradient times input of the same risk; NaN unless asked for */
+} ExplainItem;
+
+typedef struct {
+    RiskEstimate risk;
+    int n;             /* events looked at, the newest */
+    ExplainItem *item; /* in order of the record */
+    int64_t skipped;   /* older events, not looked at */
+    double along;      /* mean risk of the futures that the gradient was taken along */
+    RolloutStats stats;
+} Explanation;
+
+typedef struct {
+    RolloutOptions rollout; /* samples, batch, seed, horizon, outcome_bits with n_outcomes = 1 */
+    int max_events;         /* 0: all within the model's sequence */
+    int gradient_samples;   /* futures that the gradient is taken along, 0 = no gradient */
+} ExplainOptions;
+
+Status explain_run(Session *s, const RolloutJob *job, const ExplainOptions *o, FILE *progress, Explanation *out,
+                   Err *err);
+/* Gradient times input of the risk along the given futures (n, of job, with paths): sum over the tokens of the i-th
+ * item. The gradient of 1 - prod(1 - p) through all p; which tokens were drawn is held fixed. */
+Status explain_gradient(Session *s, const RolloutJob *job, const ExplainOptions *o, const RolloutSample *samples, int n,
+                        Explanation *out, Err *err);
+void explain_free(Explanation *x);
+
+#endif

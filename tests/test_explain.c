@@ -1,0 +1,192 @@
+/* test_explain.c - gradient x input against central differences; leave one out against records written without the
+ * event. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include "infer/explain.h"
+#include "tests/tiny_law.h"
+
+enum { KNOWN = 41, AT = 20 };
+static uint16_t tokens[KNOWN];
+static int32_t minutes[KNOWN];
+
+static Model open_model(Device *dev, DType dtype) {
+    ModelConfig cfg;
+    Err err = {OK, ""};
+    if (config_preset(&cfg, "nano", &err)) fail_msg("%s", err.msg);
+    cfg.n_layers = 2;
+    cfg.vocab_size = N_TOKENS;
+    cfg.seq_len = 128;
+    cfg.init_std = 0.2;
+    cfg.tied = 0; /* so that a row of the embedding acts on the input alone */
+    Model m;
+    if (config_check(&cfg, &err) || model_open(&m, &cfg, dev, dtype, 1, &err)) fail_msg("%s", err.msg);
+    model_init(&m, 3);
+    return m;
+}
+
+/* One A among Bs. */
+static RolloutJob make_job(void) {
+    for (int i = 0; i < KNOWN; i++) {
+        tokens[i] = (uint16_t)(i % 2 ? GAP + 10 : i == AT ? EVENT_A : EVENT_B);
+        minutes[i] = (i + 1) / 2 * 2000;
+    }
+    PatientView p = {
+        .key = 5, .n = KNOWN, .tokens = tokens, .minutes = minutes, .statics = patient_statics, .age_years = 40};
+    return (RolloutJob){.patient = p, .n_known = KNOWN, .index_minutes = minutes[KNOWN - 1]};
+}
+
+static ExplainOptions options(const uint32_t *bits) {
+    ExplainOptions o = {.gradient_samples = 3};
+    o.rollout = (RolloutOptions){.n_samples = 8,
+                                 .batch = 16,
+                                 .max_tokens = 60,
+                                 .seed = 3,
+                                 .horizon_minutes = 200 * 1440.0,
+                                 .estimator = ESTIMATOR_REACH,
+                                 .outcome_bits = bits,
+                                 .n_outcomes = 1,
+                                 .temperature = 1};
+    return o;
+}
+
+/* 1 - prod(1 - p) along one future in double precision, the embedding of A scaled. */
+static double risk_along(Model *m, const RolloutSample *f, const uint32_t *bits, double scale) {
+    enum { PREFIX = 3 };
+    int32_t token[128], position[128], lo[128], hi[128], ends[2] = {0}, n = 0;
+    double losses[128], *row = (double *)m->w.embedding + (size_t)EVENT_A * (size_t)m->cfg.d_model, p[128] = {0},
+                        survive = 1;
+    Err err = {OK, ""};
+    token[n++] = TOKEN_START;
+    token[n++] = SEX;
+    token[n++] = AGE;
+    for (int i = 0; i < KNOWN; i++) token[n++] = tokens[i];
+    for (int i = 0; i < f->n_tokens; i++) token[n++] = f->tokens[i];
+    int first = PREFIX + KNOWN - 1, rows = f->n_tokens + (f->stop == STOP_HORIZON);
+    for (int i = 0; i < n; i++) position[i] = i;
+    ends[1] = n;
+    for (int c = 0; c < m->cfg.d_model; c++) row[c] *= scale;
+    Acts *acts;
+    assert_int_equal(acts_open(&acts, m, n, 0, RECOMPUTE_NONE, &err), OK);
+    for (int id = 0; id < N_TOKENS; id++) {
+        if (!bits[id]) continue;
+        for (int i = 0; i < n; i++) {
+            lo[i] = i >= first && i < first + rows ? id : -1;
+            hi[i] = id + 1;
+        }
+        Batch b = {.rows = 1,
+                   .T = n,
+                   .N = n,
+                   .n_seq = 1,
+                   .tokens = token,
+                   .positions = position,
+                   .target_lo = lo,
+                   .target_hi = hi,
+                   .cu_seqlens = ends};
+        model_upload(m, acts, &b);
+        model_forward(m, acts);
+        model_loss(m, acts, NULL);
+        device_download(m->dev, losses, acts_losses(acts), (size_t)n * sizeof *losses);
+        for (int t = 0; t < rows; t++) p[t] += exp(-losses[first + t]);
+    }
+    acts_close(acts);
+    for (int c = 0; c < m->cfg.d_model; c++) row[c] /= scale;
+    for (int t = 0; t < rows; t++) survive *= 1 - p[t];
+    return 1 - survive;
+}
+
+static void test_gradient_against_central_differences(void **state) {
+    (void)state;
+    char why[256];
+    Err err = {OK, ""};
+    Device *dev = device_open(DEVICE_CPU, 0, 1, why, sizeof why);
+    Model m = open_model(dev, DTYPE_F32), exact = open_model(dev, DTYPE_F64);
+    Session s = {.dev = dev, .plain = &m, .law = {.model = &m, .seq_len = m.cfg.seq_len}};
+    s.dataset.vocabulary = make_vocabulary();
+    uint32_t bits[N_TOKENS] = {0};
+    bits[DEATH] = bits[GAP + 5] = bits[GAP + 6] = 1; /* two runs of ids */
+    int32_t path[] = {GAP + 12, EVENT_B, GAP + 14, EVENT_B, EVENT_B, GAP + 3};
+    RolloutSample f[3] = {{.stop = STOP_HORIZON, .n_tokens = 6, .tokens = path},
+                          {.stop = STOP_DEATH, .n_tokens = 4, .tokens = path + 2},
+                          {.stop = STOP_HORIZON, .n_tokens = 0, .tokens = path}};
+    RolloutJob job = make_job();
+    ExplainOptions o = options(bits);
+    ExplainItem item = {.index = {AT}, .n_index = 1};
+    Explanation x = {.n = 1, .item = &item};
+    if (explain_gradient(&s, &job, &o, f, 3, &x, &err)) fail_msg("%s", err.msg);
+    double difference = 0, along = 0, h = 1e-4;
+    for (int k = 0; k < 3; k++) {
+        difference += (risk_along(&exact, &f[k], bits, 1 + h) - risk_along(&exact, &f[k], bits, 1 - h)) / (2 * h) / 3;
+        along += risk_along(&exact, &f[k], bits, 1) / 3;
+    }
+    assert_true(fabs(difference) > 1e-4 && fabs(x.along - along) < 1e-5);
+    /* float32 against double: a thousandth is far above its rounding, far below any wrong term. */
+    if (fabs(item.gradient - difference) > 1e-3 * fabs(difference))
+        fail_msg("gradient %g, difference %g", item.gradient, difference);
+    model_close(&m);
+    model_close(&exact);
+    device_close(dev);
+}
+
+static double mean_risk(Session *s, const RolloutJob *job, const ExplainOptions *o) {
+    Explanation x;
+    Err err = {OK, ""};
+    ExplainOptions none = *o;
+    none.gradient_samples = 0;
+    if (explain_run(s, job, &none, NULL, &x, &err)) fail_msg("%s", err.msg);
+    double risk = x.risk.risk;
+    explain_free(&x);
+    return risk;
+}
+
+static void test_leaving_out_is_a_record_without_it(void **state) {
+    (void)state;
+    char why[256];
+    Err err = {OK, ""};
+    Device *dev = device_open(DEVICE_CPU, 0, 1, why, sizeof why);
+    Model m = open_model(dev, DTYPE_F32), plain = open_model(dev, DTYPE_F32);
+    assert_int_equal(model_prepare(&m, DTYPE_F32, &err), OK);
+    Session s = {.dev = dev, .plain = &plain, .law = {.model = &m, .seq_len = m.cfg.seq_len}};
+    s.dataset.vocabulary = make_vocabulary();
+    uint32_t bits[N_TOKENS] = {0};
+    bits[DEATH] = 1;
+    RolloutJob job = make_job();
+    ExplainOptions o = options(bits);
+    Explanation x;
+    o.max_events = 15;
+    if (explain_run(&s, &job, &o, NULL, &x, &err)) fail_msg("%s", err.msg);
+    assert_int_equal(x.n, 15);
+    assert_int_equal(x.skipped, 6); /* 21 events in 41 tokens */
+    int differ = 0;
+    for (int i = 0; i < x.n; i++) {
+        assert_int_equal(x.item[i].index[0], 12 + 2 * i);
+        int64_t at = x.item[i].index[0];
+        RolloutJob without = make_job();
+        memmove(tokens + at, tokens + at + 1, (size_t)(KNOWN - 1 - at) * sizeof *tokens);
+        memmove(minutes + at, minutes + at + 1, (size_t)(KNOWN - 1 - at) * sizeof *minutes);
+        without.n_known = without.patient.n = KNOWN - 1;
+        without.index_minutes = job.index_minutes;
+        assert_true(fabs(x.risk.risk - mean_risk(&s, &without, &o) - x.item[i].change) < 1e-12);
+        differ += x.item[i].change != 0;
+        assert_true(x.item[i].lo <= x.item[i].change && x.item[i].change <= x.item[i].hi &&
+                    isfinite(x.item[i].gradient));
+        make_job();
+    }
+    assert_true(differ > 10);
+    explain_free(&x);
+    model_close(&m);
+    model_close(&plain);
+    device_close(dev);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_gradient_against_central_differences),
+        cmocka_unit_test(test_leaving_out_is_a_record_without_it),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
