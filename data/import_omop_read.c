@@ -286,6 +286,8 @@ static int clinical_row(TableReader *r, StageRow *s) {
     s->key = key_read(r, KEY_CLINICAL, COL_CONCEPT, COL_SOURCE_CONCEPT, COL_SOURCE_TEXT);
     if (s->key == INTERN_NONE) return drop(r, DROP_NO_CODE);
     if (source_of(r)->kind == KIND_DIAGNOSIS && known_on_admission(r)) s->flags |= ROW_ON_ADMISSION;
+    /* OMOP has no result time; its measurements are samples and vital signs alike. */
+    if (source_of(r)->kind == KIND_LAB && r->im->options->lab_lag > 0) s->flags |= ROW_LAG;
     if (source_of(r)->column[COL_VALUE]) value_read(r, s);
     int64_t value_concept = isnan(s->value) ? id_read(r, COL_VALUE_CONCEPT) : 0;
     if (value_concept) {

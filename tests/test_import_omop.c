@@ -380,6 +380,24 @@ static void test_people(void **state) {
     assert_int_equal(x->count[DROP_NO_PERSON], 1);
 }
 
+/* Samples have no result time: --lab-lag assumes one. */
+static void test_lab_lag(void **state) {
+    (void)state;
+    put("person.csv", PERSON_1);
+    put("cdm_source.csv", SOURCE_2020);
+    put("measurement.csv", "person_id,measurement_concept_id,measurement_date,measurement_datetime,value_as_number\n"
+                           "1,100,2020-01-01,2020-01-01 10:00:00,1\n1,100,2020-01-02,,2\n");
+    ImportOptions o = {.path = folder, .out = at("out.h5"), .memory = 8 << 20, .max_line = 1 << 20, .max_errors = -1, .lab_lag = 120 * US_PER_MINUTE};
+    Err err = {0};
+    import_report_free(&report);
+    if (import_omop(&o, &report, &err)) fail_msg("%s", err.msg);
+    assert_string_equal(timeline(1), BORN "2020-01-01 12:00|2020-01-01 10:00|OMOP//100|1|0\n2020-01-02 23:59|day|OMOP//100|2|0\nend 2020-12-31 23:59\n");
+    assert_int_equal(table("measurement")->count[NOTE_LAG], 2);
+    assert_int_equal(report.assumed[KIND_LAB], 2);
+    import_folder();
+    assert_int_equal(report.recorded[KIND_LAB], 1);
+}
+
 static void test_imprecise_death(void **state) {
     (void)state;
     put("person.csv", PERSON_1);
@@ -778,7 +796,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         IN_FOLDER(test_fixture_counts), IN_FOLDER(test_order_and_memory), IN_FOLDER(test_visits_and_diagnoses),
         IN_FOLDER(test_day_visit_with_timed_events), IN_FOLDER(test_icu), IN_FOLDER(test_care_sites), IN_FOLDER(test_people),
-        IN_FOLDER(test_imprecise_death),
+        IN_FOLDER(test_imprecise_death), IN_FOLDER(test_lab_lag),
         IN_FOLDER(test_values), IN_FOLDER(test_hierarchy), IN_FOLDER(test_fields), IN_FOLDER(test_records), IN_FOLDER(test_archives),
         IN_FOLDER(test_refusals), IN_FOLDER(test_memory),
     };
