@@ -101,6 +101,21 @@ static Status resource_read(Fhir *f, int type, const json_t *entry, const json_t
     return fhir_resource(&r, type, err);
 }
 
+/* An entry of a bundle that deletes a record: {"request": {"method": "DELETE", "url": "Observation/1"}}. */
+static Status deletion_read(Fhir *f, const json_t *entry, Err *err) {
+    const char *url = fhir_text(json_object_get(entry, "request"), "url"), *id = strrchr(url, '/'), *type;
+    FieldTime t;
+    char name[200];
+    account(f, table_others(), DROP_DELETION);
+    if (!id || id == url) return OK;
+    for (type = id; type > url && type[-1] != '/';) type--;
+    snprintf(name, sizeof name, "%.*s/%.160s", (int)(id - type < 30 ? id - type : 30), type, id + 1);
+    int64_t when = INT64_MAX;
+    if (field_time(fhir_text(json_object_get(entry, "response"), "lastModified"), &t) > 0)
+        when = t.us - t.offset_min * US_PER_MINUTE + 999999; /* to the second */
+    return import_void(&f->im, (uint64_t)import_id_hash(name, NULL), when, err);
+}
+
 /* ---- its text ---------------------------------------------------------------------------------------------------- */
 
 static ReportReason parse_reason(const json_error_t *error) {
@@ -154,7 +169,7 @@ static Status piece_read(Fhir *f, FhirPiece *p, Err *err) {
     Status status = OK;
     if (!json) account(f, table_unreadable(), parse_reason(&error));
     else if (!strcmp(fhir_text(json_object_get(json, "request"), "method"), "DELETE"))
-        account(f, table_others(), DROP_DELETION);
+        status = deletion_read(f, json, err);
     else if (type < 0 || strcmp(fhir_text(resource, "resourceType"), p->type))
         account(f, table_unreadable(), DROP_NOT_RESOURCE);
     else {

@@ -171,6 +171,10 @@ static ReportReason times_read(FhirRow *r, const FhirType *t) {
 /* Subject, visit, status, times of a resource.  *go = 0: it is dropped. */
 static Status frame_read(FhirRow *r, const FhirType *t, int *go, Err *err) {
     *go = 0;
+    if (!json_object_get(r->resource, t->subject) && !strcmp(fhir_text(r->resource, "status"), "entered-in-error")) {
+        fhir_count(r, DROP_IN_ERROR); /* what is void may be told without its patient */
+        return import_void(&r->f->im, r->stage.resource, r->stage.version, err);
+    }
     if (!subject_read(r, t)) return OK;
     visit_read(r, t);
     ReportReason why = void_reason(r, t);

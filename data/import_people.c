@@ -415,8 +415,9 @@ static int superseded(Writer *w, const StageRow *row) {
         return 1;
     }
     w->p.last = *x;
-    if (x->drop < 0) return 0;
-    note(w, row, (ReportReason)x->drop);
+    int is_void = import_is_void(w->im, x->resource, x->version);
+    if (x->drop < 0 && !is_void) return 0;
+    note(w, row, is_void ? DROP_AMENDED : (ReportReason)x->drop);
     return 1;
 }
 

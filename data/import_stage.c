@@ -90,12 +90,12 @@ static int stage_compare(const void *a, const void *b, void *import) {
 
 /* Codes, texts and references are held, so that there must not be too many. */
 static Status codes_judge(const Import *im, Err *err) {
-    if (im->keys.bytes + im->texts.bytes + im->refs.n_slots * sizeof *im->refs.item <= (size_t)im->options->memory / 4)
-        return OK;
+    size_t refs = (im->refs.n_slots + im->voids.n_slots) * sizeof *im->refs.item;
+    if (im->keys.bytes + im->texts.bytes + refs <= (size_t)im->options->memory / 4) return OK;
     return err_set(err, ERR_NOMEM,
                    "%s: %u distinct codes and %zu records that others refer to do not fit into a quarter of --memory "
                    "%lld; give more, or check that columns of codes do not hold identifiers",
-                   im->options->path, im->keys.n, im->refs.n, (long long)im->options->memory);
+                   im->options->path, im->keys.n, im->refs.n + im->voids.n, (long long)im->options->memory);
 }
 
 static struct CodeRef *ref_probe(const RefTable *t, uint64_t resource) {
@@ -104,8 +104,8 @@ static struct CodeRef *ref_probe(const RefTable *t, uint64_t resource) {
     return &t->item[i];
 }
 
-Status import_refer(Import *im, uint64_t resource, int64_t version, uint32_t key, Err *err) {
-    RefTable *t = &im->refs;
+/* The newest version stays. */
+static void ref_set(RefTable *t, uint64_t resource, int64_t version, uint32_t key) {
     if (2 * t->n >= t->n_slots) {
         RefTable old = *t;
         t->n_slots = old.n_slots ? 2 * old.n_slots : 256;
@@ -116,9 +116,24 @@ Status import_refer(Import *im, uint64_t resource, int64_t version, uint32_t key
     }
     struct CodeRef *r = ref_probe(t, resource);
     if (!r->resource) t->n++;
-    else if (r->version > version) return OK;
+    else if (r->version > version) return;
     *r = (struct CodeRef){resource, version, key};
+}
+
+Status import_refer(Import *im, uint64_t resource, int64_t version, uint32_t key, Err *err) {
+    ref_set(&im->refs, resource, version, key);
     return codes_judge(im, err);
+}
+
+Status import_void(Import *im, uint64_t resource, int64_t version, Err *err) {
+    ref_set(&im->voids, resource, version, INTERN_NONE);
+    return codes_judge(im, err);
+}
+
+int import_is_void(const Import *im, uint64_t resource, int64_t version) {
+    if (!im->voids.n) return 0;
+    const struct CodeRef *r = ref_probe(&im->voids, resource);
+    return r->resource && r->version >= version;
 }
 
 uint32_t import_referred(const Import *im, uint64_t resource) {
@@ -219,6 +234,7 @@ void import_end(Import *im) {
     free(im->keys.key);
     free(im->keys.slot);
     free(im->refs.item);
+    free(im->voids.item);
     free(im->day_rows);
     archive_close(&im->archive);
 }

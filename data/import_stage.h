@@ -70,7 +70,8 @@ typedef struct {
     int32_t drop;      /* ReportReason, -1 = keep */
 } StageResource;
 
-/* Codes that other records refer to. */
+/* What is remembered of records by the hash of their type and id: the code that others refer to, or that they are void.
+ */
 typedef struct {
     struct CodeRef {
         uint64_t resource;
@@ -95,6 +96,7 @@ typedef struct {
     KeyTable keys;
     int has_words; /* some key is an answer in words */
     RefTable refs;
+    RefTable voids; /* records that are taken back where nothing says whose they are */
     Intern texts;
     CodeMap map; /* --map */
     EventWriter *writer;
@@ -150,6 +152,9 @@ Status import_unit(Import *im, const char *unit, uint32_t *key, Err *err); /* ""
 /* The code of a record that others refer to; the newest version stays. */
 Status import_refer(Import *im, uint64_t resource, int64_t version, uint32_t key, Err *err);
 uint32_t import_referred(const Import *im, uint64_t resource); /* INTERN_NONE: not there */
+/* Takes back a record up to a version, of a versioned source, whoever's it is. */
+Status import_void(Import *im, uint64_t resource, int64_t version, Err *err);
+int import_is_void(const Import *im, uint64_t resource, int64_t version);
 /* Gives a key of a unit its text and id: UCUM's spelling where it is known. */
 Status import_unit_add(Import *im, const char *unit, CodeKey *k, Err *err);
 /* A positive id from a text id (a UUID), by a hash with a fixed public key; check: 16 more bits of it. */

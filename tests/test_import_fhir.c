@@ -222,6 +222,25 @@ static void test_versions(void **state) {
     assert_counts(expected, sizeof expected / sizeof *expected);
 }
 
+/* Records that are taken back by someone who does not say whose they are. */
+static void test_deletions(void **state) {
+    (void)state;
+    put("gone.json", "{\"resourceType\":\"Bundle\",\"type\":\"transaction\",\"entry\":["
+                     "{\"request\":{\"method\":\"DELETE\",\"url\":\"Observation/1\"}},"
+                     "{\"request\":{\"method\":\"DELETE\",\"url\":\"http://h.org/fhir/Observation/2\"},\"response\":{\"lastModified\":\"2020-01-02T00:00:00Z\"}},"
+                     "{\"request\":{\"method\":\"DELETE\",\"url\":\"Patient/p2\"}}]}");
+    lines_import(PATIENT LAB("1", "1-8", FINAL AT("2020-01-01T10:00:00Z") MG("1") UPDATED("2020-01-01T00:00:00Z"))
+                 LAB("2", "1-8", FINAL AT("2020-01-01T10:00:00Z") MG("2") UPDATED("2020-01-03T00:00:00Z")) /* written anew since */
+                 LAB("3", "1-8", FINAL AT("2020-01-01T10:00:00Z") MG("3") UPDATED("2020-01-01T00:00:00Z"))
+                 "{\"resourceType\":\"Observation\",\"id\":\"3\",\"status\":\"entered-in-error\"" UPDATED("2020-01-02T00:00:00Z") "}\n"
+                 "{\"resourceType\":\"Patient\",\"id\":\"p2\",\"birthDate\":\"1960-01-01\"}\n"
+                 "{\"resourceType\":\"Condition\",\"id\":\"4\",\"code\":" SNOMED("1") ",\"subject\":{\"reference\":\"Patient/p2\"},\"onsetDateTime\":\"2020-01-01T10:00:00Z\"}\n");
+    assert_timelines(BORN "2020-01-01 10:00|=|LOINC//1-8|2mg/dL|0\nend 2020-01-01 23:59\n");
+    const Counted expected[] = {{"Observation", DROP_AMENDED, 2}, {"Observation", DROP_IN_ERROR, 1}, {"Patient", DROP_AMENDED, 1},
+                                {"Condition", DROP_NO_PERSON, 1}, {"other types", DROP_DELETION, 3}};
+    assert_counts(expected, sizeof expected / sizeof *expected);
+}
+
 /* ---- codes and values -------------------------------------------------------------------------------------------- */
 
 static void test_values(void **state) {
@@ -696,7 +715,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         IN_UTC(test_times),      IN_UTC(test_clocks),      IN_UTC(test_impossible_times), IN_UTC(test_patients),          IN_UTC(test_statuses),
         IN_UTC(test_versions),   IN_UTC(test_values),            IN_UTC(test_references),
-        IN_UTC(test_bundle_references), IN_UTC(test_inpatient_diagnoses), IN_UTC(test_maps), IN_UTC(test_wards), IN_UTC(test_forms),
+        IN_UTC(test_bundle_references), IN_UTC(test_inpatient_diagnoses), IN_UTC(test_deletions), IN_UTC(test_maps), IN_UTC(test_wards), IN_UTC(test_forms),
         IN_UTC(test_hostile),    IN_UTC(test_refusals),  IN_UTC(test_many_references), IN_UTC(test_changing_file), IN_UTC(test_sample_counts),
         IN_UTC(test_same_patients)};
     return cmocka_run_group_tests(tests, NULL, NULL);
