@@ -69,7 +69,9 @@ static int column_is_listed(const char *code, const char *more) {
 static int column_identifies(const char *code) {
     static const char spaces[] = " care_site caresite provider npi organization organisation payer mrn ssn account "
                                  "claim udi device_id serial lot note_id hadm_id stay_id name email phone url photo ";
-    return one_of(spaces, code, space_of(code)) || phi_column_kind(code) >= 0;
+    char space[64];
+    snprintf(space, sizeof space, "%.*s", (int)(space_of(code) < sizeof space ? space_of(code) : 0), code);
+    return one_of(spaces, code, space_of(code)) || phi_column_kind(space) >= 0;
 }
 
 /* Prose rather than a code: several words where a source's own texts are kept, many words or something long elsewhere
