@@ -126,8 +126,10 @@ EOF
 grep -E -A1 '^(ok|not ok) - ' refusals.log
 [ "$(grep -c '^ok - ' refusals.log)" = 9 ]
 verdict $? "nine bad inputs are refused" refusals.log
-refused 2 'usage' evaluate run data
-verdict $? "too few arguments" refused.log
+refused 2 'usage' evaluate run && refused 2 'usage' evaluate run data out && refused 2 'unrecognized' evaluate run data --sute quick
+verdict $? "too few arguments, or unknown ones" refused.log
+refused 1 "no checkpoint" evaluate run data --out no
+verdict $? "a run without a checkpoint" refused.log
 [ ! -e no ]
 verdict $? "nothing is written for what was refused"
 exit $failed

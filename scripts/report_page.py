@@ -1,0 +1,401 @@
+"""report.html and model_card.md: the figures of an evaluation in pictures and plain words."""
+
+import base64
+import html
+import io
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+import metrics
+
+matplotlib.rcParams["svg.hashsalt"] = "ehr.c"  # same figures, same bytes
+
+STATISTIC = {
+    "log_oe": "observed over expected",
+    "slope": "calibration slope",
+    "tpr_excess": "sensitivity against what its risks promise",
+}
+
+# ---- pictures ------------------------------------------------------------------------------------------------------
+
+
+def picture(figure):
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    plt.close(figure)
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def axes(title, x, y, width=4.4, height=4.0):
+    figure, ax = plt.subplots(figsize=(width, height))
+    ax.set_title(title, fontsize=11, loc="left")
+    ax.set_xlabel(x)
+    ax.set_ylabel(y)
+    ax.spines[["top", "right"]].set_visible(False)
+    return figure, ax
+
+
+def legend(ax, **where):
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(fontsize=8, facecolor="white", edgecolor="none", framealpha=1, **where)
+
+
+def draw_loss(steps, evals):
+    figure, ax = axes("Loss while training", "step", "nats a token", 8, 3.6)
+    if steps:
+        ax.plot([s["step"] for s in steps], [s["loss"] for s in steps], color="#9ecae1", lw=1, label="train, each step")
+    if evals:
+        ax.plot([e["step"] for e in evals], [e["loss"] for e in evals], "o-", color="#08519c", ms=3, label="tuning split")
+        for key, label, color in [
+            ("loss_unigram", "unigram", "#bbbbbb"),
+            ("loss_bigram", "bigram", "#888888"),
+            ("loss_floor", "floor: no model can be lower", "#cb181d"),
+        ]:
+            value = evals[-1].get(key)
+            if value is not None:
+                ax.axhline(value, color=color, lw=1, ls="--", label=f"{label} {value:.3f}")
+        low = min([e["loss"] for e in evals] + [evals[-1].get("loss_floor") or 1e9])
+        high = max([evals[-1].get("loss_unigram") or 0] + [e["loss"] for e in evals])
+        ax.set_ylim(low - 0.05 * (high - low) - 0.02, high + 0.1 * (high - low) + 0.02)
+    legend(ax)
+    return picture(figure)
+
+
+def draw_roc(outcomes):
+    figure, ax = axes("Discrimination (ROC)", "false positive rate", "true positive rate")
+    for o in outcomes:
+        if o["auroc"] is not None:
+            ax.plot(*metrics.roc(*o["_curve"]), lw=1.4, label=f"{o['name']}  {o['auroc']:.3f}")
+    ax.plot([0, 1], [0, 1], color="#cccccc", lw=0.8)
+    legend(ax, loc="lower right")
+    return picture(figure)
+
+
+def draw_calibration(outcomes):
+    figure, ax = axes("Calibration (ten bins of equal size)", "predicted risk", "observed or true risk")
+    top = 0.01
+    for o in outcomes:
+        bins = (o.get("expected") or o["observed"])["calibration"]
+        if bins:
+            ax.plot([b["risk"] for b in bins], [b["outcome"] for b in bins], "o-", ms=3, lw=1, label=o["name"])
+            top = max([top] + [b["risk"] for b in bins] + [b["outcome"] for b in bins])
+    ax.plot([0, top], [0, top], color="#cccccc", lw=0.8)
+    legend(ax)
+    return picture(figure)
+
+
+def draw_one_calibration(o):
+    """Bins and the smooth curve, raw and recalibrated, of one outcome."""
+    study = o["_study"]
+    figure, ax = axes("Predicted and observed", "predicted risk", "share who had it")
+    top = 0.01
+    for label, risk, color in [("as the model says", study.raw, "#08519c"), ("recalibrated", study.mapped, "#d94801")]:
+        if label == "recalibrated" and not study.record:
+            continue
+        bins, _ = metrics.calibration_bins(risk, study.y)
+        ax.plot([b["risk"] for b in bins], [b["outcome"] for b in bins], "o", ms=4, color=color)
+        order = np.argsort(risk)
+        if not metrics.separated(risk, study.y) and np.ptp(metrics.logit(risk)) > 1e-9:
+            curve = metrics.calibration_curve(risk, study.y, np.ones((1, risk.size)))[0]
+            ax.plot(risk[order], curve[order], color=color, lw=1.2, label=label)
+        top = max([top] + [b["risk"] for b in bins] + [b["outcome"] for b in bins])
+    ax.plot([0, top], [0, top], color="#cccccc", lw=0.8, label="perfect")
+    ax.set_xlim(0, 1.15 * top)
+    ax.set_ylim(0, 1.15 * top)
+    legend(ax)
+    return picture(figure)
+
+
+def draw_decision(o):
+    rows = o["decision_curve"]
+    figure, ax = axes("Is acting on it worth it?", "risk at which one would act", "net benefit a patient")
+    t = [r["threshold"] for r in rows]
+    ax.plot(t, [r["model"] for r in rows], color="#08519c", label="act on the model")
+    ax.plot(t, [r["all"] for r in rows], color="#888888", lw=1, label="act on everybody")
+    ax.axhline(0, color="#cccccc", lw=1, label="act on nobody")
+    high = max(r["model"] for r in rows)
+    ax.set_ylim(-0.25 * max(high, 1e-4), 1.15 * max(high, 1e-4))
+    legend(ax)
+    return picture(figure)
+
+
+# ---- tables --------------------------------------------------------------------------------------------------------
+
+
+def number(x, digits=3):
+    return "-" if x is None or not np.isfinite(x) else f"{x:.{digits}f}"
+
+
+def interval(x, digits=3):
+    return "" if not x else f" <small>({x[0]:.{digits}f} to {x[1]:.{digits}f})</small>"
+
+
+def figure_of(block, name, digits=3):
+    return number(block.get(name), digits) + interval(block.get("interval", {}).get(name), digits)
+
+
+def row(cells, tag="td"):
+    return "<tr>" + "".join(f"<{tag}>{c}</{tag}>" for c in cells if c is not None) + "</tr>"
+
+
+def table(head, rows):
+    return '<div class="wide"><table>' + row(head, "th") + "".join(row(r) for r in rows) + "</table></div>"
+
+
+def outcome_table(outcomes, truth):
+    """truth: some outcome has true risks; without them their columns are left out."""
+
+    def if_truth(cell):
+        return cell if truth else None
+
+    head = ["outcome", "rows", "positive", "censored", "mean risk", if_truth("mean true risk"), "AUROC",
+            if_truth("AUROC of the true risk"), "AUPRC", "Brier", "observed / expected", "calibration slope",
+            if_truth("RMSE to true risk"), "sampling error"]  # fmt: skip
+    rows = []
+    for o in outcomes:
+        block = o.get("expected") or o["observed"]
+        days = o["horizon_days"]
+        horizon = f"<br><small>within {days:g} days</small>" if days is not None and np.isfinite(days) else ""
+        rows.append([
+            html.escape(o["name"]) + horizon, o["n"], o["positive"], o["censored"], number(o["mean_risk"]),
+            if_truth(number(o.get("mean_true_risk"))), number(o["auroc"]) + interval(o["auroc_interval"]),
+            if_truth(number(o["auroc_true_risk"])), number(block["auprc"]), number(block["brier"], 4),
+            figure_of(block, "oe", 2), number(o["slope"], 2) + interval(block["interval"].get("slope"), 2),
+            if_truth(number(o["rmse"], 4)), number(o["mean_mc_se"], 4),
+        ])  # fmt: skip
+    return table(head, rows)
+
+
+def baseline_table(o):
+    head = ["model", "AUROC", "AUPRC", "Brier", "log loss", "calibration slope", "AUROC: ours minus it"]
+
+    def cells(name, block, difference):
+        return [name, figure_of(block, "auroc"), figure_of(block, "auprc"), figure_of(block, "brier", 4),
+                figure_of(block, "log_loss", 4), number(block.get("slope"), 2), difference]  # fmt: skip
+
+    rows = [cells("this model", o["observed"], "")]
+    if "recalibrated" in o:
+        rows.append(cells("this model, recalibrated", o["recalibrated"], ""))
+    for b in o["baselines"]:
+        rows.append(cells(html.escape(b["name"]), b, figure_of(b["ours_minus_it"], "auroc")))
+    return table(head, rows)
+
+
+def budget_table(o):
+    head = ["alerts wanted of 100", "alerts got of 100", "of those who had it, found", "of the alerts, right", "days ahead (median)"]
+    rows = [[f"{b['budget']:g}", number(b["alerts_per_100"], 1), number(b["tpr"], 2), number(b["ppv"], 2),
+             number(b["lead_days"], 0)] for b in o["budgets"]]  # fmt: skip
+    return table(head, rows)
+
+
+def subgroup_table(o):
+    head = ["group", "rows", "positive", "observed share", "mean risk", "AUROC", "observed / expected", "calibration slope",
+            "found at the threshold", "alarm"]  # fmt: skip
+    rows = []
+    for s in o["subgroups"]:
+        label = f"{html.escape(s['group'].lower())}: {html.escape(s['label'])}"
+        if "tests" not in s:
+            rows.append([label, s["n"], s["positive"], number(s["prevalence"]), number(s["mean_risk"]),
+                         f"<small>{s['note']}</small>", "", "", "", ""])  # fmt: skip
+            continue
+        alarms = [STATISTIC[t["statistic"]] for t in s["tests"] if t["alarm"]]
+        mark = f'<b class="alarm">{"; ".join(alarms)}</b>' if alarms else "none"
+        rows.append([label, s["n"], s["positive"], number(s["prevalence"]), number(s["mean_risk"]), figure_of(s, "auroc"),
+                     figure_of(s, "oe", 2), figure_of(s, "slope", 2), figure_of(s, "tpr", 2), mark])  # fmt: skip
+    return table(head, rows)
+
+
+def token_tables(t):
+    excess = "excess" in t
+    def cells(name, e):
+        return [name, e["n"], number(e["mean"]) + interval(e["interval"]), number(e.get("excess"), 4) if excess else None]
+    head = ["", "tokens", "nats a token", "above the floor" if excess else None]
+    rows = [cells("all", {**t["all"], **({"excess": t["excess"]["mean"]} if excess else {})})]
+    rows += [cells(html.escape(e["kind"].replace("_", " ")), e) for e in t["by_kind"]]
+    rows += [cells(f"token {e['from']} to {e['to'] - 1}" if e["to"] else f"token {e['from']} and later", e) for e in t["by_place"]]
+    return table(head, rows)
+
+
+# ---- pages ---------------------------------------------------------------------------------------------------------
+
+STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1180px;margin:2em auto;padding:0 1em;color:#222}
+h1{font-size:1.5em}h2{font-size:1.2em;margin-top:2.2em;border-top:1px solid #ddd;padding-top:.8em}h3{font-size:1.05em;margin-top:1.6em}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums}.wide{overflow-x:auto}
+td,th{padding:.3em .7em;border-bottom:1px solid #ddd;text-align:right;vertical-align:top}
+td:first-child,th:first-child{text-align:left}th{font-weight:600;font-size:.9em;vertical-align:bottom}
+small{color:#777;white-space:nowrap}img{max-width:100%}p{max-width:52em}
+.note{background:#f6f6f2;padding:.7em 1em;border-left:3px solid #bbb}.alarm{color:#b30000}"""
+
+
+def loss_section(report, steps, evals):
+    se = "" if report["excess_loss_se"] is None else f" <small>&plusmn; {report['excess_loss_se']:.4f}</small>"
+    losses = [
+        [label, number(value, 4) + error]
+        for label, value, error in [
+            ("this model", report["loss"], ""),
+            ("floor: the law that drew these patients", report["loss_floor"], ""),
+            ("excess over the floor", report["excess_loss"], se),
+            ("bigram: knows the last token only", report["loss_bigram"], ""),
+            ("unigram: knows how common a token is", report["loss_unigram"], ""),
+        ]
+        if value is not None
+    ]
+    text = "<h2>How well the next event is predicted</h2>"
+    if losses:
+        text += "<p>Mean surprise in nats a token on the tuning split; lower is better.</p>" + table(["", "nats"], losses)
+    if steps or evals:
+        text += f'<p><img alt="loss curve" src="{draw_loss(steps, evals)}"></p>'
+    if report.get("tokens"):
+        text += (f"<p>On {report['tokens']['patients']} held-out patients, by kind of event and by place in the record. What a "
+                 "model should learn from a long record shows in the last rows.</p>" + token_tables(report["tokens"]))  # fmt: skip
+    return text
+
+
+def outcome_section(o):
+    days = o["horizon_days"]
+    text = f"<h2>{html.escape(o['name'])}</h2>"
+    note = o.get("task", {}).get("note")
+    text += f"<p>{html.escape(note)}</p>" if note else ""
+    counts = o.get("counts", {}).get("excluded", {})
+    left = ", ".join(f"{n} {html.escape(k)}" for k, n in counts.items() if n)
+    text += f"<p><small>Left out when labels were made: {left}.</small></p>" if left else ""
+    if o["observed"]["auroc"] is not None:
+        text += f'<p><img alt="calibration" src="{draw_one_calibration(o)}">'
+        text += f' <img alt="decision curve" src="{draw_decision(o)}">' if "decision_curve" in o else ""
+        text += "</p>"
+    if o.get("recalibration"):
+        r = o["recalibration"]
+        text += (f"<p>Recalibrated on the tuning split ({r['rows']} rows, {r['positive']} positives; fitted: {html.escape(r['fitted'])}): "
+                 f"the log-odds of a risk times {r['slope']:.2f}, {'plus' if r['intercept'] >= 0 else 'minus'} {abs(r['intercept']):.2f}. "
+                 "Alert thresholds come from the same split. What they do on held-out patients:</p>" + budget_table(o))  # fmt: skip
+    if o["baselines"]:
+        text += "<h3>Against simpler models</h3><p>Trained on the same patients and labels. A difference whose interval "
+        text += "holds 0 is none that these patients can show.</p>" + baseline_table(o)
+    if o.get("censoring_weighted"):
+        c = o["censoring_weighted"]
+        text += (f"<p>{o['censored']} rows were not followed for {days:g} days and are left out. With the others standing in for "
+                 f"them (inverse probability of censoring): AUROC {number(c['auroc'])}, observed share {number(c['prevalence'])}, "
+                 f"observed / expected {number(c['oe'], 2)}.</p>")  # fmt: skip
+    if o["subgroups"]:
+        text += "<h3>By group</h3>" + subgroup_table(o)
+    return text
+
+
+READING = """<h2>How to read this</h2>
+<p>AUROC: the chance that a patient who has the outcome was given a higher risk than one who has not; 0.5 is a coin.
+AUPRC: the precision at each depth of the ranking, averaged; without any skill it is the share of positives. Brier: the mean
+squared error against what happened. Observed / expected: the number who had the outcome over the sum of the risks; above 1
+the risks are too low. Calibration slope: 1 when risks are as spread as they should be, below 1 when they are
+too extreme. Sampling error: the mean standard error of a risk from simulating a finite number of futures; it says nothing
+about the error of the model. Net benefit: right alerts, less needless ones at the price that the chosen risk implies.</p>
+<p>Groups: an alarm says that a group's risks are wrong in another way than everybody else's: more or fewer had the outcome
+than the risks promised, the risks are too extreme or too flat, or alerts find fewer than those risks promise. A group with more
+illness has no alarm for that. AUROCs of groups are shown, not judged: they differ with how varied the patients of a group are
+even when every risk is right. Of all alarms in this report at most 5% are expected to be chance (Benjamini and Hochberg);
+groups with fewer than 20 positives are not judged, and no alarm there is no assurance.</p>"""
+
+
+def summary(report):
+    if not report["alarm_tests"]:
+        return "No group had enough positives to be judged for fairness."
+    if not report["alarms"]:
+        return f"No alarm for any group, in {report['alarm_tests']} tests."
+    lines = "".join(
+        f"<li>{html.escape(a['outcome'])}, {html.escape(a['subgroup'].replace('//', ' '))}: {STATISTIC[a['statistic']]} differs from "
+        f"the other patients' by {np.exp(a['gap']):.2f} times</li>" if a["statistic"] == "log_oe" else
+        f"<li>{html.escape(a['outcome'])}, {html.escape(a['subgroup'].replace('//', ' '))}: {STATISTIC[a['statistic']]} differs from "
+        f"the other patients' by {a['gap']:+.2f}</li>"
+        for a in report["alarms"]
+    )  # fmt: skip
+    return f'<b class="alarm">{len(report["alarms"])} alarms</b> in {report["alarm_tests"]} tests of groups:<ul>{lines}</ul>'
+
+
+def page(report, steps, evals):
+    outcomes = report["outcomes"]
+    truth = any(o.get("expected") for o in outcomes)
+    used = sorted({o["estimator"] for o in outcomes if o["estimator"]})
+    estimators = f", risks by {html.escape(', '.join(used))}" if used else ""
+    basis = (
+        "These patients are synthetic and their true risks are known: AUROC, slope and error are taken against the truth "
+        "in expectation where there is one. No model can have a higher AUROC than the column beside it."
+        if truth
+        else "Outcomes are those recorded; patients whose follow-up ended before the horizon are left out and counted."
+    )
+    notes = "".join(f"<li>{html.escape(n)}</li>" for n in report.get("notes", []))
+    pictures = f'<p><img alt="ROC" src="{draw_roc(outcomes)}"> <img alt="calibration" src="{draw_calibration(outcomes)}"></p>'
+    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>ehr.c report</title><style>{STYLE}</style>
+<h1>Evaluation report</h1>
+<p class="note">For research. Not a medical device; not for use in the care of any person.</p>
+<p>A model that reads a patient's record and simulates how it goes on was asked, for patients it has never seen, how likely
+certain outcomes are; here is how right it was. Checkpoint {html.escape(report['checkpoint'] or '-')}{estimators},
+dataset {html.escape(report['dataset'])} (de-identification level: {html.escape(str(report['deidentification']))}).</p>
+<div class="note">{summary(report)}</div>
+{"<p>Not evaluated, or not in full:</p><ul>" + notes + "</ul>" if notes else ""}
+<h2>How well risks are told apart, and whether they are right</h2><p>{basis} Intervals: 95%, resampling patients.</p>
+{outcome_table(outcomes, truth)}
+{pictures}
+{"".join(outcome_section(o) for o in outcomes)}
+{loss_section(report, steps, evals)}
+{READING}
+</html>"""
+
+
+def model_card(report, dataset):
+    p = report["provenance"]
+    config, trainer = p["config"], p["trainer"]
+    made = trainer.get("provenance", {})
+    shape = ", ".join(f"{config[k]} {label}" for k, label in [("num_hidden_layers", "layers"), ("hidden_size", "wide"),
+                      ("num_attention_heads", "heads"), ("max_position_embeddings", "tokens of context")] if k in config)  # fmt: skip
+    splits = ", ".join(f"{k} {v['patients']} patients, {v['tokens']} tokens" for k, v in dataset.get("splits", {}).items())
+    rows = ["| outcome | rows | positive | AUROC (95%) | observed / expected | calibration slope | best baseline |",
+            "|---|---|---|---|---|---|---|"]  # fmt: skip
+    for o in report["outcomes"]:
+        b = o["observed"]
+        known = [x for x in o["baselines"] if x["auroc"] is not None]
+        best = max(known, key=lambda x: x["auroc"]) if known else None
+        ci = b["interval"].get("auroc")
+        rows.append(f"| {o['name']} | {o['n']} | {o['positive']} | {number(b['auroc'])}"
+                    f"{f' ({ci[0]:.3f} to {ci[1]:.3f})' if ci else ''} | {number(b['oe'], 2)} | {number(b['slope'], 2)} | "
+                    f"{best['name'] + ' ' + number(best['auroc']) if best else '-'} |")  # fmt: skip
+    alarms = [f"- {a['outcome']}, {a['subgroup']}: {STATISTIC[a['statistic']]} (p = {a['p']:.2g})" for a in report["alarms"]]
+    if not alarms:
+        alarms = [f"- none, in {report['alarm_tests']} tests" if report["alarm_tests"] else "- no group could be judged: too few positives"]
+    return f"""# Model card: {report['checkpoint']}
+
+For research. Not a medical device; not for use in the care of any person.
+
+## Model
+- Decoder-only transformer over patient timelines, {config.get('architectures', ['?'])[0]} shape: {shape}
+- model.safetensors sha256 {p['model_sha256']}
+- trained to step {trainer.get('step', '?')} ({trainer.get('targets_seen', '?')} targets), source commit {made.get('commit', '?')}
+- continued from: {made.get('parent') or 'nothing, trained from scratch'}
+
+## Data
+- trained on dataset {made.get('dataset_sha256', '?')}, de-identification level {made.get('deidentification', '?')}
+- evaluated on dataset {p['dataset_sha256']}{' (the same)' if p['dataset_sha256'] == made.get('dataset_sha256') else ' (another one)'}, \
+source {dataset.get('source', '?')}, de-identification level {report['deidentification']}
+- {splits}
+- vocabulary sha256 {p['vocabulary_sha256']}
+
+## Uses
+- Intended: research on forecasts from longitudinal records of populations like the training data's
+- Out of scope: care of individual persons, populations or record systems it was not evaluated on, effects of treatments
+
+## Results on held-out patients (recorded outcomes, risks before recalibration)
+{chr(10).join(rows)}
+
+Recalibration maps and thresholds, fitted on the tuning split alone: recalibration.json, sha256 {p['recalibration_sha256']}.
+{len(report['outcomes'])} outcomes, {report['limit'] or 'all'} rows a split at most, {report['samples']} futures a row, \
+{report['bootstrap']} resamples of patients, seed {report['seed']}.
+
+## Alarms for groups of patients
+{chr(10).join(alarms)}
+
+## Limits
+{chr(10).join('- ' + n for n in report['notes']) or '- every outcome at hand was evaluated'}
+- Intervals carry the chance of who was sampled, not the change of practice over time or between institutions.
+"""
