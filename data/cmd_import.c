@@ -65,6 +65,18 @@ static Status report_write(const ImportReport *r, const char *path, Err *err) {
     return status;
 }
 
+/* Flags that a format would pass over in silence. */
+static Status flags_fit(const ImportOptions *o, const char *format, Err *err) {
+    int shifted = !strcmp(format, "mimic"), is_meds = !strcmp(format, "meds");
+    if (o->maps.n && !shifted)
+        return err_set(err, ERR_USAGE, "--map is for import mimic; codes of %s stay as they are", format);
+    if (o->extract_date && (shifted || is_meds))
+        return err_set(err, ERR_USAGE, "--extract-date: %s",
+                       shifted ? "MIMIC's dates are shifted by patient: no day is the day the data were pulled"
+                               : "MEDS tables say themselves, by observation_end_us, until when a subject was observed");
+    return OK;
+}
+
 Status cmd_import(int argc, char **argv, Err *err) {
     const char *pos[3], *report_path = NULL, *exclude_path = NULL;
     int64_t *excluded = NULL;
@@ -131,6 +143,7 @@ Status cmd_import(int argc, char **argv, Err *err) {
     }
     int format = n_pos ? format_find(pos[0]) : -1;
     if (n_pos != 2 || format < 0) return format_usage(n_pos && format < 0 ? pos[0] : NULL, err);
+    if ((status = flags_fit(&o, formats[format].name, err))) return status;
     o.lab_lag = lab_lag_min * US_PER_MINUTE;
     o.path = pos[1];
     if (path_exists(o.out) && (path_is_dir(o.out) || !overwrite))
