@@ -34,6 +34,7 @@ endif
 CFLAGS  = $(CFLAGS_COMMON) $(if $(HAVE_CUDA),-DHAVE_CUDA) $(CFLAGS_OPT) $(OPENMP_CFLAGS) $(HDF5_CFLAGS)
 LDFLAGS = $(CFLAGS_OPT) $(OPENMP_CFLAGS)
 LIBS    = $(HDF5_LIBS) -ljansson -lzip -lz -lsodium -lpcre2-8 -lm -lpthread -ldl
+HTTP_LIBS = $(if $(HAVE_MICROHTTPD),-lmicrohttpd)
 
 KERNEL_SRC := $(wildcard kernels/*.c kernels/reference/*.c kernels/cpu/*.c)
 MODEL_SRC  := $(wildcard model/*.c)
@@ -92,6 +93,7 @@ $(BUILD)/train/dist_mpi.o: EXTRA = -DHAVE_MPI $(MPI_CFLAGS)
 # The commit that checkpoints name; the file changes, and state.o with it, only when the commit does.
 $(shell printf '#define EHR_COMMIT "%s"\n' "$$(git describe --always --dirty 2>/dev/null || echo unknown)" > $(BUILD)/commit.tmp; \
         cmp -s $(BUILD)/commit.tmp $(BUILD)/commit.h || mv $(BUILD)/commit.tmp $(BUILD)/commit.h)
+$(BUILD)/infer/http.o: EXTRA = $(if $(HAVE_MICROHTTPD),-DHAVE_MICROHTTPD)
 $(BUILD)/train/state.o: EXTRA = -include $(BUILD)/commit.h
 
 $(BUILD)/%.o: %.c $(DETECT)
@@ -107,13 +109,13 @@ $(BUILD)/ehr-data: $(BUILD)/data/main.o $(DATA_OBJ) $(BUILD)/libmodel.a
 $(BUILD)/ehr-train: $(BUILD)/train/main.o $(TRAIN_OBJ) $(DATA_OBJ) $(MODEL_OBJ) $(KERNEL_OBJ) $(CUDA_OBJ)
 	$(call run,link,$@,$(CC) $(LDFLAGS) $^ -o $@ $(LIBS) $(MPI_LIBS) $(CUDA_LIBS))
 $(BUILD)/ehr-infer: $(BUILD)/infer/main.o $(INFER_OBJ) $(DATA_OBJ) $(MODEL_OBJ) $(KERNEL_OBJ) $(CUDA_OBJ)
-	$(call run,link,$@,$(CC) $(LDFLAGS) $^ -o $@ $(LIBS) $(CUDA_LIBS))
+	$(call run,link,$@,$(CC) $(LDFLAGS) $^ -o $@ $(LIBS) $(HTTP_LIBS) $(CUDA_LIBS))
 
 # Tests and benchmarks link every module but the mains.
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(TRAIN_OBJ) $(INFER_OBJ) $(DATA_OBJ) $(MODEL_OBJ) $(KERNEL_OBJ) $(CUDA_OBJ)
-	$(call run,link,$@,$(CC) $(LDFLAGS) $^ -o $@ -lcmocka $(LIBS) $(MPI_LIBS) $(CUDA_LIBS))
+	$(call run,link,$@,$(CC) $(LDFLAGS) $^ -o $@ -lcmocka $(LIBS) $(HTTP_LIBS) $(MPI_LIBS) $(CUDA_LIBS))
 $(BUILD)/bench_%: $(BUILD)/tests/bench_%.o $(TRAIN_OBJ) $(INFER_OBJ) $(DATA_OBJ) $(MODEL_OBJ) $(KERNEL_OBJ) $(CUDA_OBJ)
-	$(call run,link,$@,$(CC) $(LDFLAGS) $^ -o $@ $(LIBS) $(MPI_LIBS) $(CUDA_LIBS))
+	$(call run,link,$@,$(CC) $(LDFLAGS) $^ -o $@ $(LIBS) $(HTTP_LIBS) $(MPI_LIBS) $(CUDA_LIBS))
 
 # All programs in one, for the bundle.
 MULTI      = ehr-data=data/main ehr-train=train/main ehr-infer=infer/main bench_step=tests/bench_step bench_ops=tests/bench_ops \
@@ -122,7 +124,7 @@ MULTI_MAIN = $(foreach m,$(MULTI),$(BUILD)/$(lastword $(subst =, ,$m)).o)
 MULTI_OBJ  = $(foreach m,$(MULTI),$(BUILD)/multicall/$(firstword $(subst =, ,$m)).o) $(BUILD)/multicall/multicall.o
 $(BUILD)/ehr: $(MULTI_MAIN) $(TRAIN_OBJ) $(INFER_OBJ) $(DATA_OBJ) $(MODEL_OBJ) $(KERNEL_OBJ) $(CUDA_OBJ) scripts/multicall.sh
 	@CC="$(CC)" bash scripts/multicall.sh $(BUILD)/multicall $(foreach m,$(MULTI),$(firstword $(subst =, ,$m))=$(BUILD)/$(lastword $(subst =, ,$m)).o)
-	$(call run,link,$@,$(CC) $(LDFLAGS) $(MULTI_OBJ) $(filter-out $(MULTI_MAIN) %.sh,$^) -o $@ $(if $(HAVE_CUDA),-lcmocka) $(LIBS) $(MPI_LIBS) $(CUDA_LIBS))
+	$(call run,link,$@,$(CC) $(LDFLAGS) $(MULTI_OBJ) $(filter-out $(MULTI_MAIN) %.sh,$^) -o $@ $(if $(HAVE_CUDA),-lcmocka) $(LIBS) $(HTTP_LIBS) $(MPI_LIBS) $(CUDA_LIBS))
 
 # ---- CUDA kernels by nvcc -----------------------------------------------------------------------------------------
 # Each file once, for all architectures.  What ptxas says of registers and spills stays beside the object, in *.ptxas.
@@ -169,12 +171,12 @@ $(EMU)/tests/emulator/%.o: tests/emulator/%.cpp $(DETECT)
 $(EMU)/ehr-train: $(call emu_obj,$(BUILD)/train/main.o) $(call emu_obj,$(TRAIN_OBJ)) $(EMU_LIB)
 	$(call run,link,$@,$(EMU_LINK) $^ -o $@ $(LIBS) $(MPI_LIBS))
 $(EMU)/ehr-infer: $(call emu_obj,$(BUILD)/infer/main.o) $(call emu_obj,$(INFER_OBJ)) $(EMU_LIB)
-	$(call run,link,$@,$(EMU_LINK) $^ -o $@ $(LIBS))
+	$(call run,link,$@,$(EMU_LINK) $^ -o $@ $(LIBS) $(HTTP_LIBS))
 $(EMU)/tests/test_%: $(BUILD)/tests/test_%.o $(call emu_obj,$(TRAIN_OBJ) $(INFER_OBJ)) $(EMU_LIB)
 	@mkdir -p $(@D)
-	$(call run,link,$@,$(EMU_LINK) $^ -o $@ -lcmocka $(LIBS) $(MPI_LIBS))
+	$(call run,link,$@,$(EMU_LINK) $^ -o $@ -lcmocka $(LIBS) $(HTTP_LIBS) $(MPI_LIBS))
 $(EMU)/bench_%: $(BUILD)/tests/bench_%.o $(call emu_obj,$(TRAIN_OBJ) $(INFER_OBJ)) $(EMU_LIB)
-	$(call run,link,$@,$(EMU_LINK) $^ -o $@ $(LIBS) $(MPI_LIBS))
+	$(call run,link,$@,$(EMU_LINK) $^ -o $@ $(LIBS) $(HTTP_LIBS) $(MPI_LIBS))
 # The emulator's own tests need nothing of kernels/.
 EMU_OWN = $(patsubst %.cpp,$(EMU)/%.o,$(wildcard tests/emulator/*.cpp)) $(patsubst %.cu,$(EMU)/%.o,$(wildcard tests/emulator/*.cu))
 $(EMU)/tests/test_emulator: $(EMU_OWN)

@@ -15,6 +15,9 @@ Status cmd_sign(int argc, char **argv, Err *err);
 Status cmd_verify(int argc, char **argv, Err *err);
 Status cmd_promote(int argc, char **argv, Err *err);
 Status cmd_revoke(int argc, char **argv, Err *err);
+Status cmd_serve(int argc, char **argv, Err *err);
+Status cmd_key(int argc, char **argv, Err *err);
+Status cmd_audit(int argc, char **argv, Err *err);
 Status cmd_info(int argc, char **argv, Err *err);
 
 #endif

@@ -37,7 +37,7 @@ typedef struct {
     double   horizon_minutes;
     Estimator estimator;
     const uint32_t *outcome_bits;  /* (V) bit o: the id is outcome o */
-    int      n_outcomes;           /* 0 .. SAMPLE_OUTCOMES_MAX; reach suppresses all of them: give one at a time */
+    int      n_outcomes;           /* 0 .. SAMPLE_OUTCOMES_MAX; reach suppresses all that a job watches: let it watch one */
     const double *outcome_horizon; /* (n_outcomes) minutes, at most horizon_minutes; NULL: all horizon_minutes */
     const uint32_t *stop_bits;     /* (V) bit o: the id ends outcome o's watch, as a discharge may; NULL = none */
     int      n_curve;              /* points of the curves in a sample: 1/n .. n/n of each outcome's horizon; 0 = none */

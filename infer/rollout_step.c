@@ -164,15 +164,18 @@ static SampleSpec sample_spec(const Rollout *r, const uint8_t *forbidden, const 
                         .forbidden = forbidden, .outcome_bits = outcome_bits, .n_outcomes = r->o->n_outcomes};
 }
 
-static uint32_t suppress_bits(const Rollout *r) {
-    return r->o->estimator == ESTIMATOR_REACH && r->o->n_outcomes ? (uint32_t)((1ull << r->o->n_outcomes) - 1) : 0;
+/* What reach never draws: the outcomes that the job watches. */
+static uint32_t suppress_bits(const Rollout *r, const ActiveJob *j) {
+    if (r->o->estimator != ESTIMATOR_REACH || !r->o->n_outcomes) return 0;
+    const uint32_t all = (uint32_t)((1ull << r->o->n_outcomes) - 1);
+    return j->job.watch ? j->job.watch & all : all;
 }
 
 /* The draw for a law that is a function: the kernels' sample() in plain words, one row in double precision. */
-static int32_t draw_host(Rollout *r, const float *logits, const uint8_t *forbidden, double u) {
+static int32_t draw_host(Rollout *r, const ActiveJob *j, const float *logits, const uint8_t *forbidden, double u) {
     int V = r->v->n;
     double max = -INFINITY, all = 0, open = 0, at = 0;
-    uint32_t suppress = suppress_bits(r);
+    uint32_t suppress = suppress_bits(r, j);
     for (int i = 0; i < V; i++)
         if (!forbidden[i] && logits[i] > max) max = logits[i];
     memset(r->p, 0, sizeof *r->p * SAMPLE_OUTCOMES_MAX);
@@ -306,12 +309,12 @@ static const uint8_t *first_forbidden(Rollout *r, const ActiveJob *j, const uint
 Status rollout_first_token(Rollout *r, ActiveJob *j, Future *f, Err *err) {
     const uint8_t *on_device, *forbidden = first_forbidden(r, j, &on_device);
     double u = future_uniform(r, f);
-    if (!r->law->model) return future_advance(r, f, draw_host(r, j->logits, forbidden, u), r->p, err);
+    if (!r->law->model) return future_advance(r, f, draw_host(r, j, j->logits, forbidden, u), r->p, err);
     Model *m = r->law->model;
     if (!kv_sequence_fork(&r->cache, &f->kv, &j->kv))
         return err_set(err, ERR_NOMEM, "the key-value cache is full: use a smaller --batch");
     SampleSpec spec = sample_spec(r, on_device, r->d_outcome_bits);
-    uint32_t suppress = suppress_bits(r), *d_suppress;
+    uint32_t suppress = suppress_bits(r, j), *d_suppress;
     double *d_uniform;
     input_copy(r, &u, 1, sizeof u, &d_uniform);
     input_copy(r, &suppress, 1, sizeof suppress, &d_suppress);
@@ -390,7 +393,7 @@ static Status decode_live(Rollout *r, int *n_out, Err *err) {
         q_offset[i] = i;
         kv_len[i] = f->kv.len;
         uniform[i] = future_uniform(r, f);
-        suppress[i] = suppress_bits(r);
+        suppress[i] = suppress_bits(r, &r->job[f->job]);
         int32_t *pages_of = blocks + (size_t)i * (size_t)most;
         memcpy(pages_of, f->kv.page, (size_t)f->kv.n_pages * sizeof *pages_of);
         memset(pages_of + f->kv.n_pages, 0, (size_t)(most - f->kv.n_pages) * sizeof *pages_of);
@@ -422,7 +425,7 @@ static Status step_host(Rollout *r, Err *err) {
         int n = build_window(r->v, j, f, j->n_history + f->n, window);
         r->law->logits(r->law->ctx, window, n, logits);
         free(window);
-        s = future_advance(r, f, draw_host(r, logits, r->forbidden, future_uniform(r, f)), r->p, err);
+        s = future_advance(r, f, draw_host(r, j, logits, r->forbidden, future_uniform(r, f)), r->p, err);
     }
     free(logits);
     return s;

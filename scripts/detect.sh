@@ -69,6 +69,14 @@ int main(void){return pcre2_config(PCRE2_CONFIG_VERSION,0)<0;}' ;;
     fi
 done
 
+if try libmicrohttpd '#include <microhttpd.h>
+int main(void){return MHD_get_version()==0;}' -lmicrohttpd; then
+    echo "HAVE_MICROHTTPD := 1"
+    row libmicrohttpd yes "ehr-infer serve"
+else
+    row libmicrohttpd no "no ehr-infer serve: run \`make setup\`"
+fi
+
 mc=$(pkg-config --cflags ompi-c 2>/dev/null || mpicc --showme:compile 2>/dev/null)
 ml=$(pkg-config --libs ompi-c 2>/dev/null || mpicc --showme:link 2>/dev/null)
 if [ -z "$NO_MPI" ] && try mpi '#include <mpi.h>

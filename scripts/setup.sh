@@ -8,7 +8,7 @@ set -eu
 cd "$(dirname "$0")/.."
 
 packages="gcc g++ libc6-dev make pkg-config libopenmpi-dev openmpi-bin libhdf5-dev libjansson-dev libzip-dev zlib1g-dev \
-libsodium-dev libpcre2-dev libcmocka-dev python3 python3-venv iproute2 patchelf"
+libsodium-dev libpcre2-dev libmicrohttpd-dev libcmocka-dev python3 python3-venv iproute2 patchelf"
 
 missing() {
     if command -v dpkg-query > /dev/null 2>&1; then

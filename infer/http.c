@@ -1,0 +1,318 @@
+/* http.c - see http.h.
+ *
+ * An exchange is suspended before its handler sees it and resumed by its answer, so that answers may come from anywhere.
+ * The library's own timeout starts again with every byte; a client that sends one a second would hold a connection for
+ * ever, so connections have a limit on the whole of reading and the whole of writing besides (http_tick). */
+#include "infer/http.h"
+#include <stdlib.h>
+#ifdef HAVE_MICROHTTPD
+#include <arpa/inet.h>
+#include <microhttpd.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { HEADER_BYTES = 32768 /* of a connection's headers and read buffer */, IDLE_S = 30 };
+typedef enum { PHASE_READING, PHASE_WORKING, PHASE_WRITING } Phase;
+
+typedef struct Connection {
+    struct Connection *next, **link;
+    int fd;
+    Phase phase;
+    double since;
+} Connection;
+
+struct HttpExchange {
+    Http *http;
+    struct MHD_Connection *connection;
+    Connection *of;
+    HttpRequest r;
+    char *path, *text;
+    size_t room;
+    int refused, too_long, working, answered, queued;
+    /* Of the answer. */
+    struct MHD_Response *response;
+    int status;
+};
+
+struct Http {
+    HttpOptions o;
+    struct MHD_Daemon *daemon;
+    char *cert, *key;
+    int listening;
+    pthread_mutex_t lock; /* of the list of connections, and of answers */
+    Connection *first;
+};
+
+/* ---- connections ------------------------------------------------------------------------------------------------- */
+
+static void phase_set(HttpExchange *x, Phase phase) {
+    pthread_mutex_lock(&x->http->lock);
+    if (x->of) {
+        x->of->phase = phase;
+        x->of->since = clock_s();
+    }
+    pthread_mutex_unlock(&x->http->lock);
+}
+
+static void on_connection(void *ctx, struct MHD_Connection *connection, void **socket_context,
+                          enum MHD_ConnectionNotificationCode code) {
+    Http *h = ctx;
+    Connection *c = *socket_context;
+    pthread_mutex_lock(&h->lock);
+    if (code == MHD_CONNECTION_NOTIFY_STARTED) {
+        const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+        c = xcalloc(1, sizeof *c);
+        *c = (Connection){.next = h->first, .link = &h->first, .fd = info ? info->connect_fd : -1, .since = clock_s()};
+        if (c->next) c->next->link = &c->next;
+        h->first = c;
+        *socket_context = c;
+    } else if (c) {
+        *c->link = c->next;
+        if (c->next) c->next->link = c->link;
+        free(c);
+        *socket_context = NULL;
+    }
+    pthread_mutex_unlock(&h->lock);
+}
+
+void http_tick(Http *h) {
+    const double now = clock_s();
+    pthread_mutex_lock(&h->lock);
+    for (Connection *c = h->first; c; c = c->next) {
+        const double limit = c->phase == PHASE_READING ? h->o.read_s : c->phase == PHASE_WRITING ? h->o.write_s : 1e9;
+        if (now - c->since > limit && c->fd >= 0) shutdown(c->fd, SHUT_RDWR);
+    }
+    pthread_mutex_unlock(&h->lock);
+}
+
+/* ---- exchanges --------------------------------------------------------------------------------------------------- */
+
+static void address_text(struct MHD_Connection *connection, char out[48]) {
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+    const struct sockaddr *a = info ? info->client_addr : NULL;
+    snprintf(out, 48, "unknown");
+    if (a && a->sa_family == AF_INET) inet_ntop(AF_INET, &((const struct sockaddr_in *)(const void *)a)->sin_addr, out, 48);
+    if (a && a->sa_family == AF_INET6) inet_ntop(AF_INET6, &((const struct sockaddr_in6 *)(const void *)a)->sin6_addr, out, 48);
+}
+
+void http_answer(HttpExchange *x, int status, const char *type, char *body, size_t size, int retry_s) {
+    struct MHD_Response *response = MHD_create_response_from_buffer(size, body, MHD_RESPMEM_MUST_FREE);
+    REQUIRE(response != NULL);
+    MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, type);
+    MHD_add_response_header(response, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store");
+    MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
+    if (status == MHD_HTTP_UNAUTHORIZED) MHD_add_response_header(response, MHD_HTTP_HEADER_WWW_AUTHENTICATE, "Bearer");
+    if (retry_s > 0) {
+        char text[16];
+        snprintf(text, sizeof text, "%d", retry_s);
+        MHD_add_response_header(response, MHD_HTTP_HEADER_RETRY_AFTER, text);
+    }
+    pthread_mutex_lock(&x->http->lock);
+    REQUIRE(!x->answered);
+    x->response = response;
+    x->status = status;
+    x->answered = 1;
+    const int resume = x->working;
+    pthread_mutex_unlock(&x->http->lock);
+    if (resume) MHD_resume_connection(x->connection);
+}
+
+static enum MHD_Result answer_queue(HttpExchange *x) {
+    x->queued = 1;
+    phase_set(x, PHASE_WRITING);
+    return MHD_queue_response(x->connection, (unsigned)x->status, x->response);
+}
+
+static void too_long(HttpExchange *x) {
+    char *text = xasprintf("{\"error\":{\"code\":413,\"type\":\"too_large\",\"message\":\"the body is longer than %zu bytes\"}}\n",
+                           x->http->o.body_max);
+    http_answer(x, MHD_HTTP_CONTENT_TOO_LARGE, "application/json", text, strlen(text), 0);
+}
+
+static HttpExchange *exchange_begin(Http *h, struct MHD_Connection *connection, const char *path, const char *method) {
+    HttpExchange *x = xcalloc(1, sizeof *x);
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    x->http = h;
+    x->connection = connection;
+    x->of = info ? info->socket_context : NULL;
+    x->path = xstrdup(path);
+    x->r = (HttpRequest){.method = method, .path = x->path, .body = ""};
+    x->r.authorization = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, MHD_HTTP_HEADER_AUTHORIZATION);
+    address_text(connection, x->r.from);
+    return x;
+}
+
+/* Bytes of a body: kept up to the limit, counted a while beyond it.  0: nobody sends that much by mistake. */
+static int body_add(HttpExchange *x, const char *data, size_t n) {
+    const size_t most = x->http->o.body_max;
+    if (x->r.size + n > most) {
+        x->too_long = 1;
+        x->r.size += n;
+        return x->r.size <= 2 * most + (1 << 20);
+    }
+    if (x->r.size + n + 1 > x->room) {
+        x->room = 2 * (x->r.size + n) + 1024;
+        x->text = xrealloc(x->text, x->room);
+        x->r.body = x->text;
+    }
+    memcpy(x->text + x->r.size, data, n);
+    x->r.size += n;
+    x->text[x->r.size] = 0;
+    return 1;
+}
+
+static enum MHD_Result on_request(void *ctx, struct MHD_Connection *connection, const char *url, const char *method,
+                                  const char *version, const char *data, size_t *size, void **con_cls) {
+    Http *h = ctx;
+    HttpExchange *x = *con_cls;
+    (void)version;
+    if (!x) {
+        *con_cls = x = exchange_begin(h, connection, url, method);
+        const char *length = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, MHD_HTTP_HEADER_CONTENT_LENGTH);
+        if (h->o.head(h->o.ctx, x, &x->r)) return answer_queue(x);
+        if (length && strtoull(length, NULL, 10) > h->o.body_max) {
+            too_long(x);
+            return answer_queue(x);
+        }
+        return MHD_YES;
+    }
+    if (x->queued) return MHD_YES;
+    if (*size) {
+        const int go_on = body_add(x, data, *size);
+        *size = 0;
+        return go_on ? MHD_YES : MHD_NO;
+    }
+    if (x->answered) return answer_queue(x);
+    if (x->too_long) {
+        too_long(x);
+        return answer_queue(x);
+    }
+    phase_set(x, PHASE_WORKING);
+    x->working = 1;
+    MHD_suspend_connection(connection);
+    h->o.handle(h->o.ctx, x, &x->r);
+    return MHD_YES;
+}
+
+static void on_completed(void *ctx, struct MHD_Connection *connection, void **con_cls, enum MHD_RequestTerminationCode why) {
+    Http *h = ctx;
+    HttpExchange *x = *con_cls;
+    (void)connection;
+    (void)why;
+    if (!x) return;
+    phase_set(x, PHASE_READING);
+    h->o.done(h->o.ctx, &x->r);
+    if (x->response) MHD_destroy_response(x->response);
+    free(x->path);
+    free(x->text);
+    free(x);
+    *con_cls = NULL;
+}
+
+/* ---- opening ----------------------------------------------------------------------------------------------------- */
+
+static void silent(void *ctx, const char *format, va_list args) {
+    (void)ctx;
+    (void)format;
+    (void)args;
+}
+
+static Status address_of(const HttpOptions *o, struct sockaddr_storage *out, Err *err) {
+    struct sockaddr_in *v4 = (struct sockaddr_in *)(void *)out;
+    struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)(void *)out;
+    memset(out, 0, sizeof *out);
+    if (inet_pton(AF_INET, o->bind, &v4->sin_addr) == 1) {
+        v4->sin_family = AF_INET;
+        v4->sin_port = htons((uint16_t)o->port);
+        return OK;
+    }
+    if (inet_pton(AF_INET6, o->bind, &v6->sin6_addr) == 1) {
+        v6->sin6_family = AF_INET6;
+        v6->sin6_port = htons((uint16_t)o->port);
+        return OK;
+    }
+    return err_set(err, ERR_USAGE, "--bind takes an address such as 127.0.0.1 or ::1, not '%s'", o->bind);
+}
+
+static Status tls_read(Http *h, Err *err) {
+    if (!h->o.cert && !h->o.key) return OK;
+    if (!h->o.cert || !h->o.key) return err_set(err, ERR_USAGE, "TLS needs both --tls-cert and --tls-key");
+    if (MHD_is_feature_supported(MHD_FEATURE_TLS) != MHD_YES)
+        return err_set(err, ERR_USAGE, "--tls-cert: the libmicrohttpd of this machine was built without TLS; put a proxy in front");
+    Status s = file_read(h->o.cert, 1 << 20, &h->cert, NULL, err);
+    return s ? s : file_read(h->o.key, 1 << 20, &h->key, NULL, err);
+}
+
+Status http_open(Http **out, const HttpOptions *o, Err *err) {
+    struct sockaddr_storage address;
+    Http *h = xcalloc(1, sizeof *h);
+    h->o = *o;
+    h->listening = -1;
+    *out = NULL;
+    pthread_mutex_init(&h->lock, NULL);
+    Status s = address_of(o, &address, err);
+    if (!s) s = tls_read(h, err);
+    if (!s) {
+        unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_USE_ITC | MHD_ALLOW_SUSPEND_RESUME;
+        if (h->cert) flags |= MHD_USE_TLS;
+        if (address.ss_family == AF_INET6) flags |= MHD_USE_IPv6;
+        const struct MHD_OptionItem tls[] = {{MHD_OPTION_HTTPS_MEM_CERT, 0, h->cert}, {MHD_OPTION_HTTPS_MEM_KEY, 0, h->key}, {MHD_OPTION_END, 0, NULL}};
+        const struct MHD_OptionItem none[] = {{MHD_OPTION_END, 0, NULL}};
+        h->daemon = MHD_start_daemon(flags | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request, h, MHD_OPTION_EXTERNAL_LOGGER, silent, NULL,
+                                     MHD_OPTION_SOCK_ADDR, &address, MHD_OPTION_CONNECTION_LIMIT, (unsigned)o->connections,
+                                     MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEADER_BYTES, MHD_OPTION_CONNECTION_TIMEOUT,
+                                     (unsigned)IDLE_S, MHD_OPTION_NOTIFY_COMPLETED, on_completed, h, MHD_OPTION_NOTIFY_CONNECTION,
+                                     on_connection, h, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_ARRAY, h->cert ? tls : none,
+                                     MHD_OPTION_END);
+        if (!h->daemon)
+            s = err_set(err, ERR_IO, "cannot listen on %s port %d%s: is the port taken%s?", o->bind, o->port, h->cert ? " with TLS" : "",
+                        h->cert ? ", or a certificate or key no PEM file" : "");
+    }
+    if (s) http_close(h);
+    else *out = h;
+    return s;
+}
+
+int http_port(const Http *h) {
+    const union MHD_DaemonInfo *info = MHD_get_daemon_info(h->daemon, MHD_DAEMON_INFO_BIND_PORT);
+    return info && info->port ? info->port : h->o.port;
+}
+
+void http_quiesce(Http *h) {
+    if (h->listening < 0) h->listening = MHD_quiesce_daemon(h->daemon);
+    if (h->listening >= 0) close(h->listening);
+    h->listening = -1;
+}
+
+void http_close(Http *h) {
+    if (h->daemon) MHD_stop_daemon(h->daemon);
+    pthread_mutex_destroy(&h->lock);
+    free(h->cert);
+    free(h->key);
+    free(h);
+}
+
+#else /* no libmicrohttpd */
+
+Status http_open(Http **out, const HttpOptions *o, Err *err) {
+    (void)o;
+    *out = NULL;
+    return err_set(err, ERR_USAGE, "this ehr-infer was built without libmicrohttpd and cannot serve: install it (Debian: apt-get install "
+                   "libmicrohttpd-dev; or `make setup`) and run make again");
+}
+int http_port(const Http *h) { return h ? 0 : -1; }
+void http_tick(Http *h) { (void)h; }
+void http_quiesce(Http *h) { (void)h; }
+void http_close(Http *h) { (void)h; }
+void http_answer(HttpExchange *x, int status, const char *type, char *body, size_t size, int retry_s) {
+    (void)x;
+    (void)status;
+    (void)type;
+    (void)size;
+    (void)retry_s;
+    free(body);
+}
+
+#endif

@@ -1,0 +1,48 @@
+/* http.h - HTTP/1.1 over libmicrohttpd: connections, limits of size and time, TLS, answers that come later.  Knows nothing
+ * of models.  One thread of the library reads and writes all connections and calls `head` and `handle`; answers may be
+ * given by any thread. */
+#ifndef EHR_INFER_HTTP_H
+#define EHR_INFER_HTTP_H
+#include "model/base.h"
+
+typedef struct Http Http;
+typedef struct HttpExchange HttpExchange; /* one request and its answer */
+
+typedef struct {
+    const char *method, *path; /* path: unescaped, without the query */
+    const char *authorization; /* header, NULL: none */
+    char from[48];             /* address of the other side */
+    const char *body;          /* (size) with a NUL behind it; empty in head */
+    size_t size;
+    void *user; /* of the handler: kept from head to done */
+} HttpRequest;
+
+typedef struct {
+    const char *bind, *cert, *key; /* address; PEM files of TLS, NULL: plain HTTP */
+    int port;                      /* 0: any free one */
+    int connections;               /* at most; more are closed at once */
+    size_t body_max;               /* bytes; longer ones get 413 */
+    double read_s, write_s;        /* longest time to send a request, and to take an answer, whatever trickles */
+    /* Headers are read: 0 goes on to the body, else the answer has been given through http_answer. */
+    int (*head)(void *ctx, HttpExchange *x, HttpRequest *r);
+    /* All is read: calls http_answer, now or later from any thread, exactly once. */
+    void (*handle)(void *ctx, HttpExchange *x, HttpRequest *r);
+    /* The exchange is over, answered or not. */
+    void (*done)(void *ctx, HttpRequest *r);
+    void *ctx;
+} HttpOptions;
+
+/* ERR_USAGE when this build has no libmicrohttpd, naming the package. */
+Status http_open(Http **out, const HttpOptions *o, Err *err);
+int http_port(const Http *h);
+/* Closes connections that have taken too long; call it a few times a second. */
+void http_tick(Http *h);
+/* No new connections; those there go on. */
+void http_quiesce(Http *h);
+/* Every exchange must have been answered. */
+void http_close(Http *h);
+
+/* What x answers; body (size) is taken over and freed.  retry_s > 0: Retry-After. */
+void http_answer(HttpExchange *x, int status, const char *type, char *body, size_t size, int retry_s);
+
+#endif

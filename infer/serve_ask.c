@@ -1,0 +1,214 @@
+/* serve_ask.c - see serve_ask.h. */
+#include "infer/serve_ask.h"
+#include "infer/session.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- pieces ------------------------------------------------------------------------------------------------------ */
+
+/* How deep brackets nest outside texts: jansson would go 2,048 calls deep. */
+static int json_depth(const char *text, size_t n) {
+    int depth = 0, most = 0, quoted = 0;
+    for (size_t i = 0; i < n; i++) {
+        const char c = text[i];
+        if (quoted) {
+            if (c == '\\') i++;
+            else if (c == '"') quoted = 0;
+        } else if (c == '"') {
+            quoted = 1;
+        } else if (c == '{' || c == '[') {
+            if (++depth > most) most = depth;
+        } else if (c == '}' || c == ']') {
+            depth--;
+        }
+    }
+    return most;
+}
+
+static Status whole(const json_t *o, const char *name, int64_t lo, int64_t hi, int64_t *out, Err *err) {
+    const json_t *value = json_object_get(o, name);
+    if (!value || json_is_null(value)) return OK;
+    if (!json_is_integer(value) || json_integer_value(value) < lo || json_integer_value(value) > hi)
+        return err_set(err, ERR_USAGE, "%s takes a whole number from %lld to %lld", name, (long long)lo, (long long)hi);
+    *out = json_integer_value(value);
+    return OK;
+}
+
+/* "365d", as flags take it, or a number of days -> minutes. */
+static Status duration(const json_t *value, double most, double *out, Err *err) {
+    int64_t minutes = 0;
+    if (json_is_number(value)) {
+        *out = json_number_value(value) * 1440;
+    } else if (json_is_string(value)) {
+        char name[] = "--horizon", *argv[2] = {name, xasprintf("%.40s", json_string_value(value))};
+        Flag flag = {"--horizon", FLAG_DURATION, &minutes, 1, 1e9, NULL, "", 0};
+        int n_pos, help;
+        const char *pos[1];
+        Err ignored;
+        Status s = flags_parse(&flag, 1, 2, argv, pos, 0, &n_pos, &help, &ignored);
+        free(argv[1]);
+        *out = s ? NAN : (double)minutes;
+    } else {
+        *out = NAN;
+    }
+    if (*out >= 1 && *out <= most) return OK;
+    return err_set(err, ERR_USAGE, "horizon takes a duration such as \"365d\", \"12h\", \"2y\" or a number of days, at most %.0f days", most / 1440);
+}
+
+static Status texts(const json_t *list, const char *name, char ***out, int *n, Err *err) {
+    const size_t count = json_array_size(list);
+    if (!json_is_array(list) || !count || count > ASK_CODES_MAX)
+        return err_set(err, ERR_USAGE, "%s takes a list of 1 to %d codes", name, ASK_CODES_MAX);
+    *out = xcalloc(count, sizeof **out);
+    for (size_t i = 0; i < count; i++) {
+        const json_t *item = json_array_get(list, i);
+        if (!json_is_string(item) || !json_string_length(item) || json_string_length(item) > 255)
+            return err_set(err, ERR_USAGE, "%s takes codes of 1 to 255 bytes", name);
+        (*out)[(*n)++] = xstrdup(json_string_value(item));
+    }
+    return OK;
+}
+
+/* ---- outcomes ---------------------------------------------------------------------------------------------------- */
+
+static Status outcome_read(AskOutcome *o, const json_t *item, double horizon, const Vocabulary *v, const AskLimits *limits, Err *err) {
+    static const char *const known[] = {"name", "codes", "stops", "horizon", NULL};
+    Status s = OK;
+    o->horizon = horizon;
+    if (json_is_string(item) && json_string_length(item) && json_string_length(item) <= 255) {
+        o->codes = xcalloc(1, sizeof *o->codes);
+        o->codes[o->n_codes++] = xstrdup(json_string_value(item));
+    } else if (json_is_object(item)) {
+        const json_t *stops = json_object_get(item, "stops"), *own = json_object_get(item, "horizon"), *name = json_object_get(item, "name");
+        s = serve_members(item, known, "an outcome", err);
+        if (!s) s = texts(json_object_get(item, "codes"), "codes", &o->codes, &o->n_codes, err);
+        if (!s && stops) s = texts(stops, "stops", &o->stops, &o->n_stops, err);
+        if (!s && own) s = duration(own, limits->horizon_max, &o->horizon, err);
+        if (!s && name && (!json_is_string(name) || json_string_length(name) > 100)) s = err_set(err, ERR_USAGE, "an outcome's name takes up to 100 bytes of text");
+        if (!s && name) o->name = xstrdup(json_string_value(name));
+    } else {
+        s = err_set(err, ERR_USAGE, "outcomes takes codes, or objects with codes");
+    }
+    if (!s && isnan(o->horizon)) s = err_set(err, ERR_USAGE, "an outcome needs a horizon, or the request one for all");
+    if (s) return s;
+    if (!o->name) o->name = xstrdup(o->codes[0]);
+    uint32_t *mark = xcalloc((size_t)v->n, sizeof *mark);
+    s = outcome_mark(v, o->name, o->codes, o->n_codes, 0, mark, err);
+    if (!s && o->n_stops) s = outcome_mark(v, "stops", o->stops, o->n_stops, 0, mark, err);
+    free(mark);
+    return s;
+}
+
+static Status risk_read(Ask *a, const json_t *o, const Vocabulary *v, const AskLimits *limits, Err *err) {
+    static const char *const known[] = {"patient", "outcomes", "horizon", "samples", "seed", "estimator", "max_tokens", "model", NULL};
+    const json_t *list = json_object_get(o, "outcomes"), *horizon = json_object_get(o, "horizon"), *estimator = json_object_get(o, "estimator");
+    const char *how = estimator ? json_string_value(estimator) : "reach";
+    int64_t samples = 32;
+    double all = NAN;
+    Status s = serve_members(o, known, "the body", err);
+    if (!s && horizon) s = duration(horizon, limits->horizon_max, &all, err);
+    if (!s && (!json_is_array(list) || !json_array_size(list) || json_array_size(list) > ASK_OUTCOMES_MAX))
+        s = err_set(err, ERR_USAGE, "outcomes takes a list of 1 to %d outcomes", ASK_OUTCOMES_MAX);
+    for (size_t i = 0; !s && i < json_array_size(list); i++) {
+        s = outcome_read(&a->outcome[a->n_outcomes++], json_array_get(list, i), all, v, limits, err);
+    }
+    if (!s && (!how || (strcmp(how, "reach") && strcmp(how, "mc") && strcmp(how, "scope"))))
+        s = err_set(err, ERR_USAGE, "estimator takes reach, mc or scope");
+    if (!s) a->estimator = !strcmp(how, "mc") ? ESTIMATOR_MC : !strcmp(how, "scope") ? ESTIMATOR_SCOPE : ESTIMATOR_REACH;
+    if (!s) s = whole(o, "samples", 1, limits->samples_max, &samples, err);
+    a->samples = (int)samples;
+    return s ? s : serve_record_parse(&a->record, json_object_get(o, "patient"), v, limits->synthetic, err);
+}
+
+/* ---- the others -------------------------------------------------------------------------------------------------- */
+
+/* A record from "patient", or a prompt from member `prompt`. */
+static Status record_read(Ask *a, const json_t *o, const char *prompt, const Vocabulary *v, const AskLimits *limits, Err *err) {
+    const json_t *patient = json_object_get(o, "patient"), *text = json_object_get(o, prompt);
+    if (!patient == !text) return err_set(err, ERR_USAGE, "the body needs either patient or %s", prompt);
+    if (patient) return serve_record_parse(&a->record, patient, v, limits->synthetic, err);
+    return serve_record_prompt(&a->record, text, v, err);
+}
+
+static Status completions_read(Ask *a, const json_t *o, const Vocabulary *v, const AskLimits *limits, Err *err) {
+    static const char *const known[] = {"model", "prompt", "patient", "max_tokens", "n", "seed", "temperature", "top_k", "horizon",
+                                        "logprobs", "stream", "user", NULL};
+    const json_t *temperature = json_object_get(o, "temperature"), *logprobs = json_object_get(o, "logprobs"),
+                 *horizon = json_object_get(o, "horizon");
+    int64_t n = 1, top_k = 0;
+    Status s = serve_members(o, known, "the body", err);
+    if (!s && json_is_true(json_object_get(o, "stream")))
+        s = err_set(err, ERR_USAGE, "stream: answers come whole here, leave it away or say false");
+    if (!s) s = whole(o, "n", 1, limits->samples_max, &n, err);
+    if (!s) s = whole(o, "top_k", 0, v->n, &top_k, err);
+    if (!s && temperature && !json_is_null(temperature)) {
+        a->temperature = json_number_value(temperature);
+        if (!json_is_number(temperature) || !(a->temperature >= 0 && a->temperature <= 100))
+            s = err_set(err, ERR_USAGE, "temperature takes a number from 0 to 100");
+    }
+    if (!s && horizon) s = duration(horizon, limits->horizon_max, &a->horizon, err);
+    if (!s && logprobs && !json_is_null(logprobs) && !json_is_false(logprobs)) {
+        if (!json_is_true(logprobs) && (!json_is_integer(logprobs) || json_integer_value(logprobs) != 0))
+            s = err_set(err, ERR_USAGE, "logprobs takes 0 or true: log probabilities of the tokens drawn; others are not listed");
+        a->logprobs = 1;
+    }
+    a->samples = (int)n;
+    a->top_k = (int)top_k;
+    if (!s && a->temperature == 0) { /* the likeliest token, as OpenAI means it */
+        a->temperature = 1;
+        a->top_k = 1;
+    }
+    return s ? s : record_read(a, o, "prompt", v, limits, err);
+}
+
+static Status score_read(Ask *a, const json_t *o, const Vocabulary *v, const AskLimits *limits, Err *err) {
+    static const char *const known[] = {"model", "prompt", "patient", NULL};
+    Status s = serve_members(o, known, "the body", err);
+    return s ? s : record_read(a, o, "prompt", v, limits, err);
+}
+
+static Status embeddings_read(Ask *a, const json_t *o, const Vocabulary *v, const AskLimits *limits, Err *err) {
+    static const char *const known[] = {"model", "input", "patient", "user", NULL};
+    Status s = serve_members(o, known, "the body", err);
+    return s ? s : record_read(a, o, "input", v, limits, err);
+}
+
+Status ask_parse(Ask *a, AskKind kind, const char *body, size_t size, const Vocabulary *v, const AskLimits *limits, Err *err) {
+    json_error_t why;
+    *a = (Ask){.kind = kind, .samples = 1, .max_tokens = kind == ASK_RISK ? limits->max_tokens : 16, .seed = 1, .temperature = 1,
+               .horizon = limits->horizon_max};
+    if (json_depth(body, size) > JSON_DEPTH_MAX) return err_set(err, ERR_USAGE, "the body is nested more than %d deep", JSON_DEPTH_MAX);
+    json_t *o = json_loadb(body, size, JSON_REJECT_DUPLICATES, &why);
+    if (!json_is_object(o)) {
+        json_decref(o);
+        return err_set(err, ERR_USAGE, "the body is no JSON object%s%.120s", o ? "" : ": ", o ? "" : why.text);
+    }
+    int64_t seed = 1, max_tokens = a->max_tokens < limits->max_tokens ? a->max_tokens : limits->max_tokens;
+    Status s = whole(o, "seed", 0, INT64_MAX, &seed, err);
+    if (!s) s = whole(o, "max_tokens", 1, limits->max_tokens, &max_tokens, err);
+    a->seed = (uint64_t)seed;
+    a->max_tokens = (int)max_tokens;
+    if (!s && kind == ASK_RISK) s = risk_read(a, o, v, limits, err);
+    if (!s && kind == ASK_COMPLETIONS) s = completions_read(a, o, v, limits, err);
+    if (!s && kind == ASK_SCORE) s = score_read(a, o, v, limits, err);
+    if (!s && kind == ASK_EMBEDDINGS) s = embeddings_read(a, o, v, limits, err);
+    json_decref(o);
+    if (s) ask_free(a);
+    return s;
+}
+
+static void texts_free(char **text, int n) {
+    for (int i = 0; i < n; i++) free(text[i]);
+    free(text);
+}
+
+void ask_free(Ask *a) {
+    for (int i = 0; i < a->n_outcomes; i++) {
+        free(a->outcome[i].name);
+        texts_free(a->outcome[i].codes, a->outcome[i].n_codes);
+        texts_free(a->outcome[i].stops, a->outcome[i].n_stops);
+    }
+    serve_record_free(&a->record);
+    *a = (Ask){0};
+}

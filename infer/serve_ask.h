@@ -1,0 +1,43 @@
+/* serve_ask.h - what a request's body asks, checked: nothing past this point trusts a client. */
+#ifndef EHR_INFER_SERVE_ASK_H
+#define EHR_INFER_SERVE_ASK_H
+#include "infer/rollout.h"
+#include "infer/serve_record.h"
+
+typedef enum { ASK_COMPLETIONS, ASK_RISK, ASK_SCORE, ASK_EMBEDDINGS, ASKS } AskKind;
+
+typedef struct {
+    int samples_max, max_tokens; /* futures a request at most; tokens of a future, at most and by default */
+    double horizon_max;          /* minutes */
+    int synthetic;               /* the model's patients are drawn: ages past 89 stay as they are */
+} AskLimits;
+
+enum { ASK_OUTCOMES_MAX = 16, ASK_CODES_MAX = 64, JSON_DEPTH_MAX = 16 };
+typedef struct {
+    char *name;
+    char **codes, **stops;
+    int n_codes, n_stops;
+    double horizon; /* minutes */
+} AskOutcome;
+
+/* /v1/risk: {"patient": {...} (serve_record.h), "outcomes": [{"name"?, "codes": [...], "stops"?: [...], "horizon"?}], or
+ *   code strings, "horizon": "365d", "samples"?: 32, "seed"?: 1, "estimator"?: "reach"|"mc"|"scope"}
+ * /v1/completions: {"prompt": [ids] | [codes] | "codes", or "patient": {...}; "max_tokens"?: 16, "n"?: 1, "seed"?: 1,
+ *   "temperature"?: 1, "top_k"?, "horizon"?, "logprobs"?: 0, "echo"?: false, "model"?, "user"?}
+ * /v1/score: {"patient": {...} or "prompt"}   /v1/embeddings: {"input" as a prompt, or "patient"} */
+typedef struct {
+    AskKind kind;
+    ServeRecord record;
+    int n_outcomes;
+    AskOutcome outcome[ASK_OUTCOMES_MAX];
+    Estimator estimator;
+    int samples, max_tokens, top_k, logprobs;
+    uint64_t seed;
+    double horizon, temperature;
+} Ask;
+
+/* ERR_USAGE: what is wrong with the body, for the client. */
+Status ask_parse(Ask *a, AskKind kind, const char *body, size_t size, const Vocabulary *v, const AskLimits *limits, Err *err);
+void ask_free(Ask *a);
+
+#endif
