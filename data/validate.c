@@ -47,8 +47,8 @@ static const struct {
     [FIND_DEIDENTIFICATION] = {"deidentification.missing", SEVERITY_WARNING,
                                "nothing says how the records were de-identified"},
     [FIND_VOCABULARY] = {"vocabulary.beyond_train", SEVERITY_ERROR,
-                         "a token of a vocabulary fitted here occurs in no train record: it was fitted on what is held "
-                         "out, too"},
+                         "a token of a vocabulary fitted here has fewer train patients than dataset.json says: it was "
+                         "fitted on what is held out, too"},
     [FIND_LABEL_ROW] = {"label.row", SEVERITY_ERROR, "a label does not belong to the tokens it is about"},
     [FIND_OUTCOME_KNOWN] = {"label.outcome_known", SEVERITY_ERROR, "an outcome is told before its index"},
     [FIND_FOLLOW_UP] = {"label.follow_up", SEVERITY_WARNING,

@@ -133,14 +133,12 @@ void dataset_leaks_open(DatasetLeaks *l, Dataset *d) {
     size_t n = (size_t)d->vocabulary.n + 1;
     int64_t P = 0;
     for (int s = 0; s < SPLIT_COUNT; s++) P += d->n_patients[s];
-    *l = (DatasetLeaks){
-        .d = d, .holders = xcalloc(n, 8), .stamp = xcalloc(n, 8), .elsewhere = xcalloc(n, 8), .twins = twins_open(P)};
+    *l = (DatasetLeaks){.d = d, .holders = xcalloc(n, 8), .stamp = xcalloc(n, 8), .twins = twins_open(P)};
 }
 
 void dataset_leaks_close(DatasetLeaks *l) {
     free(l->holders);
     free(l->stamp);
-    free(l->elsewhere);
     twins_close(l->twins);
 }
 
@@ -152,8 +150,7 @@ void dataset_leaks_patient(DatasetLeaks *l, int split, const PatientView *p) {
         const VocabToken *token = &l->d->vocabulary.token[id];
         if (token->kind != TOKEN_GAP)
             twins_event(l->twins, id, NAN, token->level != 0 || token->kind == TOKEN_VALUE, p->minutes[i]);
-        if (split != SPLIT_TRAIN) l->elsewhere[id]++;
-        else if (l->stamp[id] != l->seen) l->holders[id]++;
+        if (split == SPLIT_TRAIN && l->stamp[id] != l->seen) l->holders[id]++;
         l->stamp[id] = l->seen;
     }
 }
@@ -162,11 +159,13 @@ void dataset_leaks_patient(DatasetLeaks *l, int split, const PatientView *p) {
 static void look_vocabulary(const DatasetLeaks *l, ValidateReport *r) {
     const Vocabulary *v = &l->d->vocabulary;
     json_t *root = json_loads(l->d->json, 0, NULL);
+    int64_t k = json_integer_value(json_object_get(json_object_get(root, "settings"), "min_patients"));
+    if (k < 1) k = 1;
     int fitted = json_is_true(json_object_get(json_object_get(root, "vocabulary"), "fitted_here"));
     for (int id = 0; id < v->n && fitted; id++)
-        if (v->token[id].kind == TOKEN_EVENT && id != v->death && !l->holders[id] && l->elsewhere[id])
-            report_add(r, FIND_VOCABULARY, "%s: no train patient has it, others %lld times", v->token[id].code,
-                       (long long)l->elsewhere[id]);
+        if (v->token[id].kind == TOKEN_EVENT && id != v->death && l->holders[id] < k)
+            report_add(r, FIND_VOCABULARY, "%s: %lld train patients have it, %lld were promised", v->token[id].code,
+                       (long long)l->holders[id], (long long)k);
     json_decref(root);
 }
 

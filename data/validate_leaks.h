@@ -22,7 +22,7 @@ void event_leaks_close(EventLeaks *l);
 /* ---- datasets: a vocabulary that knows more than the train split, labels that know the future -------------------- */
 typedef struct {
     Dataset *d;
-    int64_t *holders, *stamp, *elsewhere; /* (vocabulary.n) train patients; last patient seen; tokens in other splits */
+    int64_t *holders, *stamp; /* (vocabulary.n) train patients; last patient seen */
     int64_t seen;
     Twins *twins;
 } DatasetLeaks;

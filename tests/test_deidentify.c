@@ -273,6 +273,41 @@ static void keys_are_random(void **state) {
     deidentify_report_free(&q);
 }
 
+/* Whole sites, and whoever comes first after a date, are held out by what the release no longer tells. */
+static void split_before_it_is_gone(void **state) {
+    (void)state;
+    const char *source = source_make(), *const split[] = {"site:CARE_SITE=7", "time:2012-01-01"};
+    for (int k = 0; k < 2; k++) {
+        DeidentifyOptions o = options(source, k ? "by-time" : "by-site");
+        o.split = split[k];
+        DeidentifyReport r = release(&o);
+        assert_false(has_code(o.out, "CARE_SITE"));
+        Table t;
+        EventFile f;
+        MUST(table_read_h5(&t, o.linkage, err));
+        MUST(event_file_open(&f, o.out, err));
+        const int64_t *subject = table_get(&t, "subject_id", COLUMN_I64), *given = table_get(&t, "split", COLUMN_I64);
+        const uint64_t *key = table_get(&t, "patient_key", COLUMN_U64);
+        int64_t n = 0;
+        for (int64_t row = 0; row < f.n_patients; row++) {
+            EventPatient p;
+            MUST(event_file_patient(&f, row, &p, err));
+            for (int64_t i = 0; i < t.n; i++) {
+                if (key[i] != (uint64_t)p.subject) continue;
+                int64_t nth = subject[i] - 1001, start = made_us(10 * YEAR + nth * 37 * DAY + 601);
+                int held_out = k ? start >= time_from_civil(2012, 1, 1, 0, 0, 0) : nth % 2 == 1;
+                assert_int_equal(p.split, given[i]);
+                assert_int_equal(p.split == SPLIT_HELD_OUT, held_out);
+                n++;
+            }
+        }
+        assert_int_equal(n, PATIENTS);
+        event_file_close(&f);
+        table_free(&t);
+        deidentify_report_free(&r);
+    }
+}
+
 static void excluded_and_twice(void **state) {
     (void)state;
     const char *source = source_make(), *list = at("list");
@@ -483,7 +518,7 @@ int main(void) {
         cmocka_unit_test(with_own_end),           cmocka_unit_test(keys_are_random),
         cmocka_unit_test(excluded_and_twice),     cmocka_unit_test(dataset_carries_record),
         cmocka_unit_test(timelines_stay),         cmocka_unit_test(attestations),
-        cmocka_unit_test(patient_is_found),
+        cmocka_unit_test(patient_is_found),       cmocka_unit_test(split_before_it_is_gone),
     };
     return cmocka_run_group_tests(tests, folder_make, folder_remove);
 }
