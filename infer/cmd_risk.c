@@ -11,7 +11,8 @@ typedef struct {
     const char *data, *split, *estimator, *clock, *window, *out, *device, *dtype, *weights;
     StringList  labels, given;
     int64_t     samples, batch, seed, threads, limit, max_tokens, curve;
-    double      target_se;
+    double      target_se, max_unknown, max_strange;
+    int64_t     min_tokens, reference;
 } RiskFlags;
 
 enum { FIRST_LOOK = 64, SAMPLES_MOST = 4096 };
@@ -61,6 +62,13 @@ static void describe(const RiskTask *task, const RiskFlags *f, FILE *out) {
     fprintf(out, "%s: %lld index times, mean risk %.4f (mean mc_se %.4f), observed %.4f of %lld uncensored\n",
             task->labels->name, (long long)t->n, column_mean(t, "risk"), column_mean(t, "mc_se"),
             known ? (double)yes / (double)known : NAN, (long long)known);
+    int64_t why[4] = {0};
+    const int64_t *reason = table_get(t, "reason", COLUMN_I64);
+    for (int64_t i = 0; i < t->n; i++)
+        for (int b = 0; b < 4; b++) why[b] += b < 3 ? reason[i] >> b & 1 : reason[i] != 0;
+    if (why[3])
+        fprintf(out, "  of these %lld should not be relied on: %lld records too short, %lld too much unknown, %lld too strange "
+                "(column reason)\n", (long long)why[3], (long long)why[0], (long long)why[1], (long long)why[2]);
     if (f->given.n)
         fprintf(out, "  given %s%s: mean risk %.4f, difference %+.4f (association, not effect)\n", f->given.item[0],
                 f->given.n > 1 ? " ..." : "", column_mean(t, "risk_given"), column_mean(t, "difference"));
@@ -103,7 +111,7 @@ static char *out_of(const RiskFlags *f, const char *name) {
 }
 
 static RiskOptions options_of(const RiskFlags *f) {
-    RiskOptions o = {.limit = f->limit, .target_se = f->target_se, .n_curve = (int)f->curve, .progress = stderr, .split = -1};
+    RiskOptions o = {.limits = {f->min_tokens, f->max_unknown, f->max_strange, f->reference}, .limit = f->limit, .target_se = f->target_se, .n_curve = (int)f->curve, .progress = stderr, .split = -1};
     o.rollout = (RolloutOptions){.n_samples = (int)f->samples, .batch = (int)f->batch, .max_tokens = (int)f->max_tokens,
                                  .first_look = FIRST_LOOK, .seed = (uint64_t)f->seed, .mean_clock = !strcmp(f->clock, "mean"),
                                  .exact_window = !strcmp(f->window, "exact"), .temperature = 1.0,
@@ -165,6 +173,8 @@ static char *settings_json(const RiskFlags *f, const Session *s) {
                           (json_int_t)f->samples, "seed", (json_int_t)f->seed, "clock", f->clock, "window", f->window,
                           "max_tokens", (json_int_t)f->max_tokens, "dtype", dtype_name(s->model.dtype), "weights",
                           dtype_name(s->weights));
+    json_object_set_new(o, "limits", json_pack("{s:I, s:f, s:f, s:I}", "min_tokens", (json_int_t)f->min_tokens, "max_unknown",
+                                               f->max_unknown, "max_strange", f->max_strange, "reference", (json_int_t)f->reference));
     if (f->target_se > 0) json_object_set_new(o, "target_se", json_real(f->target_se));
     if (f->given.n) json_object_set_new(o, "given", json_string(given));
     char *text = json_dumps(o, JSON_REAL_PRECISION(9));
@@ -176,7 +186,8 @@ static char *settings_json(const RiskFlags *f, const Session *s) {
 
 Status cmd_risk(int argc, char **argv, Err *err) {
     RiskFlags f = {.split = "held_out", .estimator = "reach", .clock = "quantile", .window = "block", .device = "auto",
-                   .dtype = "auto", .weights = "auto", .samples = 32, .batch = 256, .seed = 1, .max_tokens = 2048};
+                   .dtype = "auto", .weights = "auto", .samples = 32, .batch = 256, .seed = 1, .max_tokens = 2048, .min_tokens = 10, .max_unknown = 0.2, .max_strange = 4,
+                   .reference = 500};
     Flag flags[] = {
         {"--data", FLAG_STRING, &f.data, 0, 0, NULL, "dataset folder", 0},
         {"--labels", FLAG_LIST, &f.labels, 0, 0, NULL, "label file written by `ehr-data label`; may be repeated", 0},
@@ -195,6 +206,11 @@ Status cmd_risk(int argc, char **argv, Err *err) {
         {"--window", FLAG_ENUM, &f.window, 0, 0, "block|exact", "beyond the model's sequence: keep the newer half and go on, or "
          "always all that fits (a prefill a token)", 0},
         {"--max-tokens", FLAG_INT, &f.max_tokens, 1, 1e6, NULL, "longest future, in tokens", 0},
+        {"--min-tokens", FLAG_INT, &f.min_tokens, 0, 1e9, NULL, "reason 1 beside the risk of a record with fewer known tokens", 0},
+        {"--max-unknown", FLAG_FLOAT, &f.max_unknown, 0, 1, NULL, "reason 2: a larger share of its events has no token of its own", 0},
+        {"--max-strange", FLAG_FLOAT, &f.max_strange, -100, 1000, NULL, "reason 4: its loss is so many standard deviations above what "
+         "is usual for its length", 0},
+        {"--reference", FLAG_INT, &f.reference, 0, 1e9, NULL, "patients of the tuning split that tell what is usual; 0 = do not ask", 0},
         {"--limit", FLAG_INT, &f.limit, 0, 1e15, NULL, "take only the first rows; 0 = all", 0},
         {"--out", FLAG_STRING, &f.out, 0, 0, NULL, "FILE.csv or FILE.h5, or a folder [NAME-risk.csv]", 0},
         {"--threads", FLAG_INT, &f.threads, 0, 4096, NULL, "CPU threads; 0 = all", 0},

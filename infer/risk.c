@@ -36,6 +36,7 @@ typedef struct {
     double horizon[SAMPLE_OUTCOMES_MAX];
     Progress progress;
     double start_s;
+    History *history; /* (n_run) */
     RolloutStats *stats;
 } RiskRun;
 
@@ -70,6 +71,7 @@ static void rows_init(RiskTask *t, const RiskOptions *o) {
                                            "competing_risk", "competing_se", "lead_days", NULL};
     static const char *const paired[] = {"risk_given",    "given_se",      "difference", "difference_se",
                                          "difference_lo", "difference_hi", NULL};
+    static const char *const told[] = {"unknown_share", "history_loss", "strangeness", NULL};
     const LabelFile *l = t->labels;
     int64_t *pick = xcalloc((size_t)l->table.n + 1, sizeof *pick);
     table_init(&t->table, pick_rows(l, o, pick));
@@ -83,6 +85,8 @@ static void rows_init(RiskTask *t, const RiskOptions *o) {
     table_add(&t->table, "n_samples", COLUMN_I64);
     table_add(&t->table, "mean_tokens", COLUMN_F64);
     table_add(&t->table, "known_tokens", COLUMN_I64);
+    table_add(&t->table, "reason", COLUMN_I64);
+    for (int i = 0; told[i]; i++) table_add(&t->table, told[i], COLUMN_F64);
     copy_f64(&t->table, "true_risk", l->true_risk, pick);
     copy_f64(&t->table, "true_risk_se", l->true_risk_se, pick);
     for (int i = 0; o->n_given && paired[i]; i++) table_add(&t->table, paired[i], COLUMN_F64);
@@ -219,7 +223,8 @@ static void put_curve(RiskRun *r, int k, int64_t row, const RolloutSample *s, in
     }
 }
 
-static void put_row(RiskRun *r, int k, int64_t row, const RolloutJob *job, const RolloutSample *s, int n) {
+static void put_row(RiskRun *r, int k, int64_t row, const RolloutJob *job, const History *h, const RolloutSample *s,
+                    int n) {
     static const char *const name[] = {"risk",         "mc_se",     "risk_lo",     "risk_hi", "competing_risk",
                                        "competing_se", "lead_days", "mean_tokens", NULL};
     RiskTask *t = &r->task[k];
@@ -238,6 +243,10 @@ static void put_row(RiskRun *r, int k, int64_t row, const RolloutJob *job, const
     table_put(&t->table, row, name, (double[]){e.risk, e.mc_se, e.lo, e.hi, other.risk, other.mc_se, lead, tokens / n});
     ((int64_t *)(uintptr_t)table_get(&t->table, "n_samples", COLUMN_I64))[row] = n;
     ((int64_t *)(uintptr_t)table_get(&t->table, "known_tokens", COLUMN_I64))[row] = job->n_known;
+    static const char *const told[] = {"unknown_share", "history_loss", "strangeness", NULL};
+    table_put(&t->table, row, told, (double[]){h->unknown, h->loss, h->strangeness});
+    ((int64_t *)(uintptr_t)table_get(&t->table, "reason", COLUMN_I64))[row] =
+        history_reason(&r->o->limits, h, job->n_known);
     if (r->o->n_curve) put_curve(r, k, row, s, n);
 }
 
@@ -421,13 +430,29 @@ static Status job_done(void *ctx, int64_t e, const RolloutJob *job, const Rollou
     if (r->per_job == 1 || e % 2 == 0)
         for (int k = 0; k < r->n_tasks; k++)
             for (int64_t i = r->task[k].job_start[at]; i < r->task[k].job_start[at + 1]; i++)
-                put_row(r, k, r->task[k].job_row[i], job, s, n);
+                put_row(r, k, r->task[k].job_row[i], job, &r->history[e / r->per_job], s, n);
     if (r->per_job == 2) pair_take(r, e, at, s, n);
     double took = clock_s() - r->start_s;
     snprintf(r->progress.note, sizeof r->progress.note, ", %.0f tokens/s",
              took > 0 ? (double)r->stats->tokens / took : 0);
     progress_update(&r->progress, ++r->n_done / r->per_job);
     return --r->left[at / size] == 0 && r->task[0].out ? part_save(r, (int)(at / size), err) : OK;
+}
+
+static Status plain_job(void *ctx, int64_t i, RolloutJob *job, Err *err) {
+    RiskRun *r = ctx;
+    return get_job(r, i * r->per_job, job, err);
+}
+
+/* What is known of each job's history, before any future. */
+static Status look_at_histories(RiskRun *r, Err *err) {
+    HistoryUsual usual;
+    r->history = xcalloc((size_t)r->n_run + 1, sizeof *r->history);
+    Status st = history_usual(r->s, r->o->limits.reference, &usual, err);
+    if (!st) st = history_run(r->s, r->n_run, plain_job, r, r->o->progress, r->history, err);
+    for (int64_t i = 0; !st && i < r->n_run; i++)
+        r->history[i].strangeness = history_strangeness(&usual, &r->history[i]);
+    return st;
 }
 
 static Status run_jobs(RiskRun *r, FILE *names, RiskReport *report, Err *err) {
@@ -442,6 +467,7 @@ static Status run_jobs(RiskRun *r, FILE *names, RiskReport *report, Err *err) {
     r->held = xcalloc((size_t)r->n_run + 1, sizeof *r->held);
     r->values = xcalloc((size_t)r->rollout.n_samples, sizeof *r->values);
     report->complete = r->n_run == r->n_jobs;
+    if (!st && r->n_run) st = look_at_histories(r, err);
     if (!st && r->n_run) {
         RolloutCallbacks cb = {
             .get_job = get_job, .job_done = job_done, .enough = r->o->target_se > 0 ? enough : NULL, .ctx = r};
@@ -457,6 +483,7 @@ static Status run_jobs(RiskRun *r, FILE *names, RiskReport *report, Err *err) {
     for (int k = 0; k < r->n_tasks; k++) free(r->fingerprint[k]);
     free(r->fingerprint);
     free(r->held);
+    free(r->history);
     free(r->values);
     free(r->run);
     free(r->left);
@@ -478,6 +505,7 @@ static void attributes_set(RiskRun *r, int k) {
         table_set(both[i], "model_sha256", r->s->model_sha256);
         table_set(both[i], "dataset_sha256", r->s->dataset.sha256);
         if (r->o->settings) table_set(both[i], "settings", r->o->settings);
+        if (!i) table_set(both[i], "reasons", "1 record too short, 2 too much unknown, 4 too strange; sums of them");
         if (r->o->n_given) table_set(both[i], "given_note", "association, not effect");
     }
 }

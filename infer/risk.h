@@ -4,6 +4,7 @@
 #define EHR_INFER_RISK_H
 #include "data/label.h"
 #include "infer/estimate.h"
+#include "infer/history.h"
 #include "infer/session.h"
 
 typedef struct {
@@ -14,6 +15,7 @@ typedef struct {
     int n_curve;          /* points of time-to-event curves, 0 = none */
     const int32_t *given; /* (n_given) ids told at the index: every row is estimated with and without them, in pairs */
     int n_given;
+    HistoryLimits limits; /* beyond them a reason is told beside the risk */
     const char *settings; /* JSON of what decides the numbers, stored with them */
     FILE *progress;
 } RiskOptions;
@@ -21,7 +23,8 @@ typedef struct {
 /* One label file and what comes of it.  Rows of the table: those of the split, in the label file's order.
  *   patient_key, split, patient_row, index_minutes, outcome; risk, mc_se, risk_lo, risk_hi; competing_risk,
  * competing_se: death without the outcome; lead_days: mean time to the outcome where it happens; n_samples; mean_tokens
- * until the outcome was decided; known_tokens; true_risk, true_risk_se; with given also risk_given, given_se,
+ * until the outcome was decided; known_tokens; reason (a sum of REASON_*, 0 = none), unknown_share,
+ *   history_loss, strangeness; true_risk, true_risk_se; with given also risk_given, given_se,
  * difference, difference_se, difference_lo, difference_hi. Of the curve table, n_curve rows a row: patient_key,
  * index_minutes, days, risk, se, lo, hi (each point for itself), competing, competing_se. */
 typedef struct {

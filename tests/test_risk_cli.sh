@@ -159,6 +159,51 @@ paste -d, <(column given.csv risk) <(column given.csv risk_given) <(column given
     awk -F, '{ d = $2 - $1 - $3; if (d * d > 1e-12 || !($4 >= 0)) bad = 1; s += $3 * $3 } END { exit bad || s == 0 || NR != 20 }'
 verdict $? "the difference is that of the pairs" given.csv
 
+# ---- reasons not to rely on a risk -------------------------------------------------------------------------------------------
+risk --labels d/labels/admission_1y.h5 --samples 2 --min-tokens 60 --max-strange 0.5 --out reason.csv && grep -q 'should not be relied on' risk.log &&
+    paste -d, <(column reason.csv reason) <(column reason.csv known_tokens) <(column reason.csv strangeness) | awk -F, '
+        { short = $2 < 60; strange = $3 != "" && $3 > 0.5; if ($1 != short + 4 * strange) bad = 1; a += short; b += strange; z += $3 }
+        END { exit bad || !a || a == NR || !b || b == NR || z / NR > 1 || z / NR < -1 }'
+verdict $? "short and strange records are told, by their columns" reason.csv
+risk --labels d/labels/admission_1y.h5 --samples 2 --reference 0 --out plain.csv && [ "$(column plain.csv strangeness | sort -u)" = "" ] && [ "$(column plain.csv risk)" = "$(column reason.csv risk)" ]
+verdict $? "without a reference nothing is strange, and no risk changes" risk.log
+if [ -x "$python" ]; then
+    "$infer" score r --data d --tokens tokens.csv > score.log 2>&1 && mkdir again && cp events/events.h5 again &&
+        "$data" tokenize again/events.h5 --min-patients 60 --out coarse > coarse.log 2>&1 &&
+        "$data" label again/events.h5 --data coarse --outcome visit_1y=VISIT//OUT --horizon 365d >> coarse.log 2>&1 &&
+        "$build/ehr-train" --data coarse --layers 1 --seq-len 256 --batch 4 --steps 2 --eval-tokens 0 --out rc >> coarse.log 2>&1 &&
+        "$infer" risk rc --data coarse --labels coarse/labels/visit_1y.h5 --samples 2 --max-unknown 0.05 --out coarse.csv >> coarse.log 2>&1 && "$python" - > reason.log 2>&1 << 'END'
+import csv, json
+import h5py, numpy as np
+rows = lambda path: list(csv.DictReader(l for l in open(path) if l[0] != "#"))
+loss = {}
+for r in rows("tokens.csv"):
+    if r["loss"]:
+        loss.setdefault(int(r["patient_key"]), {})[int(r["index"])] = float(r["loss"])
+checked = 0
+for r in rows("reason.csv"):
+    own = loss[int(r["patient_key"])]
+    if max(own) > 240 or int(r["known_tokens"]) < 2:
+        continue  # more than a window: other prefixes
+    told = [own[i] for i in range(int(r["known_tokens"]))]
+    assert abs(np.mean(told) - float(r["history_loss"])) < 1e-4, r
+    checked += 1
+assert checked > 5, checked
+kind = {t["id"]: t["kind"] for t in json.load(open("coarse/vocabulary.json"))["tokens"]}
+shard = h5py.File("coarse/held_out-00000.h5")
+tokens, offsets, keys = shard["tokens"][:], shard["patient_offsets"][:], list(shard["patient_key"][:])
+some = 0
+for r in rows("coarse.csv"):
+    at = keys.index(int(r["patient_key"]))
+    kinds = [kind[t] for t in tokens[offsets[at]:offsets[at] + int(r["known_tokens"])]]
+    share = kinds.count("unknown") / max(1, kinds.count("unknown") + kinds.count("event"))
+    assert abs(share - float(r["unknown_share"])) < 1e-6 and bool(int(r["reason"]) & 2) == (share > 0.05), r
+    some += share > 0.05
+assert some > 0
+END
+    verdict $? "history losses are those that score tells, unknown shares those of the tokens" reason.log
+fi
+
 # ---- suggest ---------------------------------------------------------------------------------------------------------------
 "$infer" suggest r --data d --split train --patient 3 --samples 64 > suggest.txt 2> suggest.log && "$infer" suggest r --data d --split train --patient 3 --samples 64 --batch 5 > again.txt 2>> suggest.log &&
     cmp suggest.txt again.txt && grep -q '^compared with [0-9]* patients' suggest.txt
@@ -169,7 +214,7 @@ if [ -x "$python" ]; then
 import json, sys
 said = json.load(open(sys.argv[1]))
 lines = [json.loads(line) for line in open(sys.argv[2])]
-codes = lambda line: {e["code"] for e in line["events"] if e["kind"] == "diagnosis"}
+codes = lambda line: {e["code"] for e in line["events"] if e["kind"] == "diagnosis" and not e["code"].startswith("UNKNOWN")}
 history = codes(next(line for line in lines if line["kind"] == "history"))
 futures = [codes(line) for line in lines if line["kind"] == "future"]
 assert len(futures) == 64 and said["suggestions"]
