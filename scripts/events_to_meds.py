@@ -1,14 +1,16 @@
 """events.h5 -> a MEDS folder (parquet), or simulated futures -> MEDS tables of trajectories.
 
 Usage: events_to_meds.py events.h5 --out MEDS
-       events_to_meds.py --futures FUTURES.jsonl --out FOLDER [--linkage events.linkage.h5]
+       events_to_meds.py --futures FUTURES.jsonl --data DATASET --out FOLDER [--linkage events.linkage.h5]
 
 `time` is when an event was known, so that whoever uses data up to a prediction time uses nothing that came later;
 event_time, beside it, is when it happened.  metadata/ehr_c/ holds what MEDS has no place for: meds_to_events.py makes
 the same events.h5 of it, byte for byte.
 
---futures takes what `ehr-infer generate --json` wrote: one folder a sample, MEDS's columns and prediction_time.  Subjects
-are patient keys and time runs from 1970-01-01 at a record's first event, unless --linkage says who is who and when.
+--futures takes what `ehr-infer generate --json` wrote: one folder a sample, MEDS's columns and prediction_time.  A value
+was simulated as one of the levels of its code in DATASET: numeric_value lies inside it, so that thresholds which are
+edges judge it rightly, and says no more.  Subjects are patient keys and time runs from 1970-01-01 at a record's first
+event, unless --linkage says who is who and when.
 """
 
 import argparse
@@ -45,6 +47,7 @@ TRAJECTORY = pa.schema(
         ("time", pa.timestamp("us")),
         pa.field("code", pa.string(), nullable=False),
         ("numeric_value", pa.float32()),
+        ("unit", pa.string()),
     ]
 )
 SHARD = 1 << 20  # events in a file, whole subjects
@@ -172,9 +175,28 @@ def linkage_read(path):
         return dict(zip(f["patient_key"][:].tolist(), zip(f["subject_id"][:].tolist(), f["origin_us"][:].tolist())))
 
 
-def futures(path, out, linkage):
+def levels_read(data):
+    """token -> (code, a value inside its level or None, unit)"""
+    try:
+        tokens = json.loads((data / "vocabulary.json").read_text(encoding="utf-8"))["tokens"]
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        fail(f"{data} is no dataset: {e!r}")
+    levels = {}
+    for t in tokens:
+        if not t.get("level"):
+            continue
+        lo, hi = t.get("lo"), t.get("hi")  # lo < value <= hi
+        value = (lo + hi) / 2 if lo is not None and hi is not None else hi
+        if hi is None and lo is not None:
+            value = float(np.nextafter(np.float32(lo), np.float32(np.inf)))
+        levels[t["code"]] = t["base"], value, t.get("unit") or None
+    return levels
+
+
+def futures(path, out, data, linkage):
     """One folder a sample; a line "history" comes before the lines of its futures."""
     who, samples, key, index = linkage_read(linkage), {}, None, None
+    levels = levels_read(data)
     day = datetime.timedelta(days=1) // datetime.timedelta(microseconds=1)
     with open(path, encoding="utf-8") as lines:
         for number, text in enumerate(lines, 1):
@@ -188,12 +210,13 @@ def futures(path, out, linkage):
                     if index is None:
                         raise ValueError("a future without a history before it")
                     rows = samples.setdefault(line["sample"], [])
-                    rows += [(subject, index, index + round(e["days"] * day), e["code"]) for e in line["events"]]
+                    for e in line["events"]:
+                        rows.append((subject, index, index + round(e["days"] * day), *levels.get(e["code"], (e["code"], None, None))))
             except (ValueError, KeyError, TypeError) as e:
                 fail(f"{path}, line {number}: not what ehr-infer generate --json writes: {e!r}")
     for sample, rows in samples.items():
         rows.sort(key=lambda r: (r[0], r[1], r[2]))
-        columns = list(zip(*rows)) or [(), (), (), ()]
+        columns = list(zip(*rows)) or [()] * 6
         stamp = pa.timestamp("us")
         folder = out / str(sample)
         folder.mkdir(parents=True)
@@ -204,7 +227,8 @@ def futures(path, out, linkage):
                     pa.array(columns[1], pa.int64()).cast(stamp),
                     pa.array(columns[2], pa.int64()).cast(stamp),
                     pa.array(columns[3], pa.string()),
-                    pa.nulls(len(rows), pa.float32()),
+                    pa.array(columns[4], pa.float32()),
+                    pa.array(columns[5], pa.string()),
                 ],
                 schema=TRAJECTORY,
             ),
@@ -217,18 +241,21 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("events", type=pathlib.Path, nargs="?")
     parser.add_argument("--futures", type=pathlib.Path)
+    parser.add_argument("--data", type=pathlib.Path)
     parser.add_argument("--linkage", type=pathlib.Path)
     parser.add_argument("--out", type=pathlib.Path, required=True)
     args = parser.parse_args()
     if (args.events is None) == (args.futures is None):
         parser.error("give an events file, or --futures")
+    if (args.futures is None) != (args.data is None):
+        parser.error("--futures needs --data, the dataset they were simulated from")
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
         fail(f"--out {args.out} exists and is not an empty folder")
     args.out.mkdir(parents=True, exist_ok=True)
     if args.events:
         events(args.events, args.out)
     else:
-        futures(args.futures, args.out, args.linkage)
+        futures(args.futures, args.out, args.data, args.linkage)
 
 
 if __name__ == "__main__":

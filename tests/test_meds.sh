@@ -145,10 +145,11 @@ verdict $? "labels of the source, on its release" labels.log
 
 # ---- futures ---------------------------------------------------------------------------------------------------------
 "$infer" generate run --data d --split train --patient 1 --samples 3 --max-tokens 60 --json > futures.jsonl 2> futures.log &&
-    $to_meds --futures futures.jsonl --out futures --linkage omop.linkage.h5 >> futures.log 2>&1 && $to_meds --futures futures.jsonl --out keyed >> futures.log 2>&1 &&
+    $to_meds --futures futures.jsonl --data d --out futures --linkage omop.linkage.h5 >> futures.log 2>&1 && $to_meds --futures futures.jsonl --data d --out keyed >> futures.log 2>&1 &&
     "$python" - << 'PY' >> futures.log 2>&1
-import json, h5py, meds, pyarrow.compute as pc, pyarrow.parquet as pq
+import json, h5py, meds, numpy as np, pyarrow.compute as pc, pyarrow.parquet as pq
 lines = [json.loads(x) for x in open("futures.jsonl")]
+tokens, values = {t["code"]: t for t in json.load(open("d/vocabulary.json"))["tokens"]}, 0
 with h5py.File("omop.linkage.h5") as f:
     subject = {int(k): int(s) for k, s in zip(f["patient_key"][:], f["subject_id"][:])}[lines[0]["patient_key"]]
 n = 0
@@ -157,14 +158,22 @@ for line in lines:
         continue
     t = pq.read_table(f"futures/{line['sample']}/0.parquet")
     meds.DataSchema.validate(t.drop(["prediction_time"]))
-    assert t["code"].to_pylist() == [e["code"] for e in line["events"]]
+    for row, e in zip(t.to_pylist(), line["events"], strict=True):
+        token = tokens[e["code"]]
+        assert row["code"] == token.get("base", e["code"]), (row, e)
+        value = row["numeric_value"]
+        assert (value is None) == (token.get("level", 0) < 1), (row, token)
+        if value is not None:
+            assert value > np.float32(token.get("lo", -np.inf)) and value <= np.float32(token.get("hi", np.inf)), (row, token)
+            assert row["unit"] == (token.get("unit") or None)
+            values += 1
     assert set(t["subject_id"].to_pylist()) <= {subject}
     assert pc.all(pc.greater_equal(t["time"], t["prediction_time"])).as_py() is not False
     n += t.num_rows
-assert n > 30, n
+assert n > 30 and values > 5, (n, values)
 PY
 verdict $? "simulated futures as MEDS trajectories, with the steward's ids and times" futures.log
 echo '{"kind": "future", "sample": 0, "events": []}' > odd.jsonl
-refused 1 'line 1' $to_meds --futures odd.jsonl --out odd
+refused 1 'line 1' $to_meds --futures odd.jsonl --data d --out odd && refused 1 'no dataset' $to_meds --futures futures.jsonl --data aces --out odd2 && refused 2 'needs --data' $to_meds --futures futures.jsonl --out odd3
 verdict $? "futures that are none" refused.log
 exit $failed
