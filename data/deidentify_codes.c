@@ -202,9 +202,7 @@ uint32_t code_map_of(const CodeMap *m, uint32_t code) {
 /* ---- how many have it -------------------------------------------------------------------------------------------- */
 
 static void holder_add(Holders *h, int64_t row, int64_t k) {
-    if (h->n >= k) return;
-    for (int64_t i = h->n - 1; i >= 0; i--)
-        if (h->row[i] == row) return;
+    if (h->n >= k || (h->n && h->row[h->n - 1] == row)) return; /* patients come one after the other */
     if (h->n + 1 == k) {
         holders_clear(h);
         h->n = k;
@@ -258,14 +256,26 @@ static uint32_t parent_of(CodeMap *m, uint32_t i) {
     return resolve(m, parent) == i ? CODE_GONE : parent;
 }
 
+/* Both lists ascend by row; so does what comes of them. */
+static void holders_merge(Holders *into, const Holders *from, int64_t k) {
+    Holders all = {0};
+    int64_t a = 0, b = 0;
+    if (into->n >= k) return;
+    while (a < into->n || b < from->n) {
+        int first = b == from->n || (a < into->n && into->row[a] <= from->row[b]);
+        holder_add(&all, first ? into->row[a++] : from->row[b++], k);
+        if (all.n >= k) break;
+    }
+    holders_clear(into);
+    *into = all;
+}
+
 static void move(CodeMap *m, uint32_t from, uint32_t to) {
     to = resolve(m, to);
     if (to == from) to = CODE_GONE;
     m->forward[from] = to;
-    Holders gone = m->holders[from];
-    m->holders[from] = (Holders){0};
-    for (int64_t i = 0; to != CODE_GONE && i < gone.n; i++) holder_add(&m->holders[to], gone.row[i], m->k);
-    free(gone.row);
+    if (to != CODE_GONE) holders_merge(&m->holders[to], &m->holders[from], m->k);
+    holders_clear(&m->holders[from]);
 }
 
 /* One round over what is rare now: whoever waits for children that may still arrive stays.  Returns how many moved. */

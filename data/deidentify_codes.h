@@ -27,7 +27,7 @@ const char *code_fate_text(int fate);
 
 typedef struct {
     int64_t n, capacity; /* distinct patients, n = k stands for k or more */
-    int64_t *row;        /* (n) while n < k */
+    int64_t *row;        /* (n) ascending, while n < k */
 } Holders;
 
 typedef struct {
@@ -55,7 +55,7 @@ Status code_map_open(CodeMap *m, const EventFile *f, int64_t k, const CodeRules 
 void code_map_close(CodeMap *m);
 /* Place in out of a source code, roll-up included; CODE_GONE: dropped. */
 uint32_t code_map_of(const CodeMap *m, uint32_t code);
-/* Counting: forget all holders, then tell of each event that stays, patients in any order but each in one go. */
+/* Counting: forget all holders, then tell of each event that stays, patients by ascending row. */
 void code_map_count_begin(CodeMap *m);
 void code_map_count(CodeMap *m, int64_t row, uint32_t out_code, uint16_t unit);
 /* Rolls up what has fewer than k patients; 0: nothing had to be done. */

@@ -99,8 +99,8 @@ chain() { # chain FORMAT FOLDER: records to futures in y/; then nothing in y tel
         "$data" label y/r.h5 --data y/d --outcome visit_1y=VISIT --index visit-end --horizon 365d >> y.log 2>&1 && [ -s y/d/labels/visit_1y.h5 ] &&
         "$data" validate y/d >> y.log 2>&1 && rm y/r.linkage.h5 &&
         "$train" --data y/d --model nano --layers 1 --seq-len 128 --batch 4 --steps 20 --out y/run --require-deidentified >> y.log 2>&1 &&
-        "$infer" generate y/run --data y/d --split train --patient 0 --samples 200 --max-tokens 100 > y/generated.txt 2>> y.log &&
-        [ "$(grep -c '^simulated future' y/generated.txt)" = 200 ]
+        "$infer" generate y/run --data y/d --split train --patient 0 --samples 1000 --max-tokens 40 > y/generated.txt 2>> y.log &&
+        [ "$(grep -c '^simulated future' y/generated.txt)" = 1000 ]
 }
 for sample in omop:omop-synthea27nj/Synthea27Nj_5.4.zip synthea:synthea-csv-27 synthea:synthea-csv-fhir/csv fhir:synthea-csv-fhir/fhir mimic:mimic-iv-demo; do
     format=${sample%%:*} folder=${sample#*:}
@@ -113,7 +113,7 @@ for sample in omop:omop-synthea27nj/Synthea27Nj_5.4.zip synthea:synthea-csv-27 s
     names=
     case $format in synthea | fhir) names="--names $samples/$folder" ;; esac
     "$data" phi-scan y $names > y.log 2>&1
-    verdict $? "$folder: phi-scan finds nothing in what was made of it${names:+, nor a name}" y.log
+    verdict $? "$folder: phi-scan finds nothing in release, dataset, checkpoint and 1,000 futures${names:+, nor a name}" y.log
     [ "$format" = synthea ] || continue
     sed -n 's/,.*//; 2p' "$samples/$folder/patients.csv" > y.id
     "$data" import synthea "$samples/$folder" --out y/x.h5 --exclude y.id --quiet > y.log 2>&1 && grep -q 'its person is excluded' y.log &&
