@@ -68,8 +68,7 @@ static Status report_write(const ImportReport *r, const char *path, Err *err) {
 /* Flags that a format would pass over in silence. */
 static Status flags_fit(const ImportOptions *o, const char *format, Err *err) {
     int shifted = !strcmp(format, "mimic"), is_meds = !strcmp(format, "meds");
-    if (o->maps.n && !shifted)
-        return err_set(err, ERR_USAGE, "--map is for import mimic; codes of %s stay as they are", format);
+    if (o->maps.n && is_meds) return err_set(err, ERR_USAGE, "--map: codes of MEDS stay as they are");
     if (o->extract_date && (shifted || is_meds))
         return err_set(err, ERR_USAGE, "--extract-date: %s",
                        shifted ? "MIMIC's dates are shifted by patient: no day is the day the data were pulled"

@@ -68,7 +68,7 @@ verdict $? "too many rows that cannot be read: the report says which, nothing is
 refused 1 'no table of MIMIC-IV' "$data" import mimic scripts --out x.h5 && refused 1 'cannot read' "$data" import mimic nowhere --out x.h5 &&
     refused 1 'no map that is known' "$data" import mimic h --map h/hosp/patients.csv --out x.h5 && refused 1 'absent.csv' "$data" import mimic h --map absent.csv --out x.h5 && [ ! -e x.h5 ]
 verdict $? "no MIMIC, no map" refused.log
-refused 2 'map' "$data" import omop "$root/tests/fixtures/omop-synthea27nj.zip" --map atc.csv --out x.h5 && refused 2 'extract-date' "$data" import mimic h --extract-date 2020-01-01 --out x.h5 && [ ! -e x.h5 ]
+refused 2 'map' "$data" import meds h --map atc.csv --out x.h5 && refused 2 'extract-date' "$data" import mimic h --extract-date 2020-01-01 --out x.h5 && [ ! -e x.h5 ]
 verdict $? "flags that a format has no use for" refused.log
 mkdir bomb && { printf 'subject_id,hadm_id,itemid,charttime,valuenum\n'; head -c 100000000 /dev/zero | tr '\0' 1; } | gzip -9 > bomb/labevents.csv.gz
 (cd bomb && python3 -m zipfile -c ../bomb.zip labevents.csv.gz) && refused 1 'looks like a bomb' "$data" import mimic bomb --out x.h5 &&
