@@ -7,15 +7,15 @@
 static Importer import_format;
 static ImportOptions options; /* reset for each test */
 
-static int folder_make(void **state) {
+static inline int folder_make(void **state) {
     options = (ImportOptions){.memory = 8 << 20, .max_line = 1 << 20, .max_errors = -1};
     return folder_open(state);
 }
 #define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, folder_make, folder_close)
 
-static void put_bytes(const char *name, const void *text, size_t size) { spill(folder, name, text, size); }
+static inline void put_bytes(const char *name, const void *text, size_t size) { spill(folder, name, text, size); }
 
-static Status import_path(const char *path, const char *out) {
+static inline Status import_path(const char *path, const char *out) {
     options.path = path;
     options.out = out;
     import_report_free(&report);
@@ -23,7 +23,7 @@ static Status import_path(const char *path, const char *out) {
     return import_format(&options, &report, &err);
 }
 
-static void import_as(const char *path, const char *out) {
+static inline void import_as(const char *path, const char *out) {
     ok(import_path(path, out));
     assert_accounted();
     int64_t events = 0; /* each is in the file or was a duplicate */
@@ -31,7 +31,7 @@ static void import_as(const char *path, const char *out) {
     assert_int_equal(report.n_events + report.n_duplicates, events);
 }
 
-static void import_folder(void) { import_as(folder, at("out.h5")); }
+static inline void import_folder(void) { import_as(folder, at("out.h5")); }
 
 typedef struct {
     const char *table;
@@ -39,7 +39,7 @@ typedef struct {
     int64_t count;
 } Counted;
 
-static void assert_counts(const Counted *expected, size_t n) {
+static inline void assert_counts(const Counted *expected, size_t n) {
     for (size_t i = 0; i < n; i++)
         if (table(expected[i].table)->count[expected[i].reason] != expected[i].count)
             fail_msg("%s, %s: %lld, not %lld", expected[i].table, import_report_reason_text(expected[i].reason),
@@ -48,7 +48,7 @@ static void assert_counts(const Counted *expected, size_t n) {
 
 /* The events of all subjects, a line each: available | time | code | value comparator unit | visit.  A time is "=" when
  * it is the available one, a date when only the date is known. */
-static const char *timelines(const char *path) {
+static inline const char *timelines(const char *path) {
     static const char *const comparators[] = {"", "<", "<=", ">=", ">"};
     static char text[1 << 16];
     EventFile f;
@@ -79,7 +79,7 @@ static const char *timelines(const char *path) {
 }
 
 /* assert_string_equal cuts long texts. */
-static void assert_timelines(const char *expected) {
+static inline void assert_timelines(const char *expected) {
     const char *found = timelines(at("out.h5"));
     if (!strcmp(found, expected)) return;
     size_t n = 0, line = 0;
@@ -91,7 +91,7 @@ static void assert_timelines(const char *expected) {
 }
 
 /* No part of the file, codes and names included, holds the text. */
-static void assert_absent(const char *path, const char *text) {
+static inline void assert_absent(const char *path, const char *text) {
     char *x;
     size_t n;
     ok(file_read(path, 1u << 30, &x, &n, &err));
