@@ -11,7 +11,7 @@
 #   SECONDS_A_ROW=S     longer rows, less noise [0.2]
 #   ALWAYS=1            several threads even while others are busy
 #   TORCH_PYTHON=FILE   a python that has PyTorch [.venv/bin/python, where `sh scripts/setup.sh parity` put it]
-#   PARTS="gemm ..."    of gemm attention infer loader step [all]
+#   PARTS="gemm ..."    of gemm attention infer import loader step [all]
 #   BUILD=FOLDER        where the programs are [build]
 cd "$(dirname "$0")/.." || exit 1
 . scripts/env.sh
@@ -20,7 +20,7 @@ smoke=0
 if [ "${1:-}" = --smoke ]; then smoke=1; fi
 out=${OUT:-$([ $smoke = 1 ] && echo /dev/null || echo BENCHMARKS.md)}
 seconds=${SECONDS_A_ROW:-$([ $smoke = 1 ] && echo 0 || echo 0.2)}
-parts=" ${PARTS:-gemm attention infer loader step} "
+parts=" ${PARTS:-gemm attention infer import loader step} "
 work=$(mktemp -d)
 table=$work/table
 failed=0
@@ -93,6 +93,7 @@ done
 for n in $counts; do
     part infer "$n" "Inference, 134 M, $(threads "$n")" "$build/bench_infer" --threads "$n" --seconds "$seconds" --smoke $smoke
 done
+part import 1 "Importing and tokenising OMOP" env EVENTS=$([ $smoke = 1 ] && echo 20000 || echo 2000000) bash tests/bench_import.sh "$build"
 part loader 1 "Loader" "$build/bench_loader" --seconds "$seconds" --smoke $smoke
 step() { # step THREADS SHAPE T STEPS
     part step "$1" "Training step, $2, 4 x $3, $(threads "$1")" \
