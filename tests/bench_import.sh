@@ -37,14 +37,13 @@ awk -v n="$events" -v dir="$work/omop/" '
         }
     }' || exit 1
 
-measured() { # measured NAME COMMAND...: rows a second of CPU time, peak memory
-    local name=$1
+measured() { # measured NAME COMMAND...: rows a second of CPU time; with the program `time` also the most memory
+    local name=$1 TIMEFORMAT='%U %S %R'
     shift
-    if ! command time -f '%U %S %e %M' -o "$work/time" "$@" > "$work/log" 2>&1; then
-        tail -n 5 "$work/log"
-        exit 1
-    fi
-    awk -v name="$name" -v n="$events" '{ printf "%-10s %9.0f rows/s a core (%.1f s of CPU, %.1f s), %.0f MB at most\n", name, n / ($1 + $2), $1 + $2, $3, $4 / 1024 }' "$work/time"
+    if [ -n "$(type -P time)" ]; then command time -f '%U %S %e %M' -o "$work/time" "$@" > "$work/log" 2>&1
+    else { time "$@" > "$work/log" 2>&1; } 2> "$work/time"; fi || { tail -n 5 "$work/log"; exit 1; }
+    awk -v name="$name" -v n="$events" '{ cpu = $1 + $2 > 0 ? $1 + $2 : 0.01
+        printf "%-10s %9.0f rows/s a core (%.1f s of CPU, %.1f s)%s\n", name, n / cpu, cpu, $3, $4 ? sprintf(", %.0f MB at most", $4 / 1024) : "" }' "$work/time"
 }
 echo "$events rows, $(du -sm "$work/omop" | cut -f 1) MB of CSV, --memory $memory"
 measured import "$build/ehr-data" import omop "$work/omop" --out "$work/e.h5" --memory "$memory"
