@@ -1,6 +1,7 @@
 /* cmd_generate.c - ehr-infer generate: one patient's recorded history, simulated futures and what really happened, with
  * times relative to the index time; readable, or JSON lines. */
 #include "infer/commands.h"
+#include "infer/page.h"
 #include "infer/session.h"
 #include <jansson.h>
 #include <math.h>
@@ -8,12 +9,14 @@
 #include <string.h>
 
 typedef struct {
-    const char *data, *split, *patient, *at, *device, *dtype, *weights, *clock, *out;
+    const char *data, *split, *patient, *at, *device, *dtype, *weights, *clock, *window, *out, *html;
     int64_t     samples, batch, seed, threads, horizon, max_tokens, history, top_k;
     double      temperature;
     int         json;
     StringList  outcomes;
 } GenerateFlags;
+
+enum { PRINTED_WITH_PAGE = 3 };
 
 typedef struct {
     Session             *s;
@@ -21,7 +24,7 @@ typedef struct {
     RolloutJob           job;
     const uint32_t      *mark;
     FILE                *out;
-    int64_t              hits[SAMPLE_OUTCOMES_MAX];
+    FILE                *html; /* NULL: no page */
 } GenerateRun;
 
 /* ---- readable ------------------------------------------------------------------------------------------------------ */
@@ -132,27 +135,33 @@ static Status job_done(void *ctx, int64_t i, const RolloutJob *job, const Rollou
     GenerateRun *r = ctx;
     for (int k = 0; k < n; k++) {
         if (r->f->json) json_sample(r, k, &samples[k]);
-        else print_sample(r, k, &samples[k]);
-        for (int o = 0; o < r->f->outcomes.n; o++) r->hits[o] += isfinite(samples[k].hit_minutes[o]) != 0;
+        else if (!r->html || k < PRINTED_WITH_PAGE) print_sample(r, k, &samples[k]);
+    }
+    if (r->html) {
+        Page p = {.s = r->s, .job = &r->job, .sample = samples, .n = n, .horizon_minutes = (double)r->f->horizon, .mark = r->mark,
+                  .outcome = r->f->outcomes.item, .n_outcomes = r->f->outcomes.n};
+        page_write(&p, r->html);
     }
     return OK;
 }
 
-static Status generate(Session *s, const GenerateFlags *f, int split, FILE *out, Err *err) {
+static Status generate(Session *s, const GenerateFlags *f, int split, FILE *out, FILE *html, Err *err) {
     const Vocabulary *v = &s->dataset.vocabulary;
-    GenerateRun r = {.s = s, .f = f, .out = out};
+    GenerateRun r = {.s = s, .f = f, .out = out, .html = html};
     Status st = session_job(s, f->patient, f->at, &split, &r.job, err);
     if (st) return st;
     uint32_t *mark = xcalloc((size_t)v->n, sizeof *mark);
     for (int o = 0; !st && o < f->outcomes.n; o++) {
-        char *code = (char *)f->outcomes.item[o];
-        st = outcome_mark(v, code, &code, 1, o, mark, err);
+        char *list = xstrdup(f->outcomes.item[o]), *code[64];
+        int n = split_list(list, code, 64);
+        st = outcome_mark(v, f->outcomes.item[o], code, n, o, mark, err);
+        free(list);
     }
     r.mark = mark;
     /* Outcomes are marked, not stopped at: a future is shown to its end. */
     RolloutOptions o = {.n_samples = (int)f->samples, .batch = (int)f->batch, .max_tokens = (int)f->max_tokens,
                         .seed = (uint64_t)f->seed, .horizon_minutes = (double)f->horizon, .estimator = ESTIMATOR_MC,
-                        .mean_clock = !strcmp(f->clock, "mean"), .keep_paths = 1, .temperature = f->temperature,
+                        .mean_clock = !strcmp(f->clock, "mean"), .keep_paths = 1, .exact_window = !strcmp(f->window, "exact"), .temperature = f->temperature,
                         .top_k = (int)f->top_k};
     if (!st) {
         if (f->json) json_recorded(&r, "history", 0, r.job.n_known);
@@ -171,8 +180,17 @@ static Status generate(Session *s, const GenerateFlags *f, int split, FILE *out,
     return st;
 }
 
+/* What most want to see, as far as the vocabulary has it. */
+static void page_outcomes(const Vocabulary *v, StringList *out) {
+    static const char *const usual[] = {"MEDS_DEATH", "VISIT//IN", "VISIT//IP", "VISIT//ERIP", "ICU_IN"};
+    uint32_t *mark = xcalloc((size_t)v->n, sizeof *mark);
+    for (size_t i = 0; i < sizeof usual / sizeof *usual; i++)
+        if (vocabulary_match(v, &usual[i], 1, 1, mark) > 0) out->item[out->n++] = usual[i];
+    free(mark);
+}
+
 Status cmd_generate(int argc, char **argv, Err *err) {
-    GenerateFlags f = {.split = "held_out", .patient = "0", .at = "last-year", .device = "auto", .dtype = "auto", .weights = "auto", .clock = "quantile",
+    GenerateFlags f = {.split = "held_out", .patient = "0", .at = "last-year", .device = "auto", .dtype = "auto", .weights = "auto", .clock = "quantile", .window = "block",
                        .samples = 3, .batch = 256, .seed = 1, .horizon = 525600, .max_tokens = 2048, .history = 40,
                        .temperature = 1};
     Flag flags[] = {
@@ -183,15 +201,19 @@ Status cmd_generate(int argc, char **argv, Err *err) {
          "days since the first event (400d)", 0},
         {"--samples", FLAG_INT, &f.samples, 1, 1e6, NULL, "simulated futures", 0},
         {"--horizon", FLAG_DURATION, &f.horizon, 1, 1e8, NULL, "length of the futures", 0},
-        {"--outcome", FLAG_LIST, &f.outcomes, 0, 0, NULL, "code to mark in the futures; may be repeated", 0},
+        {"--outcome", FLAG_LIST, &f.outcomes, 0, 0, NULL, "CODE[,CODE] to mark in the futures, and to draw the risk of; may be repeated", 0},
         {"--history", FLAG_INT, &f.history, 0, 1e9, NULL, "recorded tokens to print before the index time; 0 = all", 0},
         {"--temperature", FLAG_FLOAT, &f.temperature, 0.01, 100, NULL, "1 = the model's own law", 0},
         {"--top-k", FLAG_INT, &f.top_k, 0, 1e6, NULL, "draw among the k likeliest tokens; 0 = all", 0},
+        {"--window", FLAG_ENUM, &f.window, 0, 0, "block|exact", "beyond the model's sequence: keep the newer half and go on, or "
+         "always all that fits (a prefill a token)", 0},
         {"--clock", FLAG_ENUM, &f.clock, 0, 0, "quantile|mean", "length of a simulated gap", 0},
         {"--max-tokens", FLAG_INT, &f.max_tokens, 1, 1e6, NULL, "longest future, in tokens", 0},
         {"--seed", FLAG_INT, &f.seed, 0, 0, NULL, "key of all random numbers", 0},
         {"--batch", FLAG_INT, &f.batch, 1, 65536, NULL, "live futures at a time", 0},
         {"--json", FLAG_BOOL, &f.json, 0, 0, NULL, "JSON lines: history, one line a future, what was recorded", 0},
+        {"--html", FLAG_STRING, &f.html, 0, 0, NULL, "also draw a page: FILE.html, with nothing to load; death and admissions are the "
+         "outcomes unless given, and 64 the futures", 0},
         {"--out", FLAG_STRING, &f.out, 0, 0, NULL, "write here, not to standard output", 0},
         {"--threads", FLAG_INT, &f.threads, 0, 4096, NULL, "CPU threads; 0 = all", 0},
         {"--device", FLAG_ENUM, &f.device, 0, 0, "auto|cpu|cuda", "where to compute; auto: on a GPU if there is one", 0},
@@ -209,16 +231,22 @@ Status cmd_generate(int argc, char **argv, Err *err) {
         return OK;
     }
     if (n_pos != 1 || !f.data) return err_set(err, ERR_USAGE, "needs a CHECKPOINT and --data DATASET (--help)");
+    for (int i = 0; f.html && i < n; i++)
+        if (!strcmp(flags[i].name, "--samples") && !flags[i].seen) f.samples = 64;
     if (f.outcomes.n > SAMPLE_OUTCOMES_MAX) return err_set(err, ERR_USAGE, "--outcome: at most %d", SAMPLE_OUTCOMES_MAX);
     if (f.batch > f.samples) f.batch = f.samples;
     Session s;
     st = session_open(&s, pos[0], f.data, f.device, f.dtype, f.weights, (int)f.threads, err);
     if (!st) session_note(&s, stderr);
     if (!st) st = session_split(&s, f.split, &split, err);
-    FILE *out = stdout;
+    FILE *out = stdout, *html = NULL;
+    if (!st && f.html && !f.outcomes.n) page_outcomes(&s.dataset.vocabulary, &f.outcomes);
+    if (!st && f.html && !(html = fopen(f.html, "w"))) st = err_set(err, ERR_IO, "cannot write --html %s", f.html);
     if (!st && f.out && !(out = fopen(f.out, "w"))) st = err_set(err, ERR_IO, "cannot write --out %s", f.out);
-    if (!st) st = generate(&s, &f, split, out, err);
+    if (!st) st = generate(&s, &f, split, out, html, err);
     if (out && out != stdout && fclose(out) && !st) st = err_set(err, ERR_IO, "cannot write --out %s: disk full?", f.out);
+    if (html && (ferror(html) | fclose(html)) && !st) st = err_set(err, ERR_IO, "cannot write --html %s: disk full?", f.html);
+    if (!st && f.html) fprintf(stderr, "%s\n", f.html);
     session_close(&s);
     return st;
 }

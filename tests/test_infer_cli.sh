@@ -79,6 +79,8 @@ dataset as checkpoint|1|is not a checkpoint|score d --data d
 missing checkpoint|1|is not a checkpoint|info nowhere
 labels as dataset|1|d/labels/visit_30d.h5|score r --data d/labels/visit_30d.h5
 dataset as labels|1|d/held_out-00000.h5|risk r --data d --labels d/held_out-00000.h5
+a horizon of zero|2|--horizon|generate r --data d --horizon 0d
+a horizon that is none|2|--horizon|generate r --data d --horizon soon
 no temperature in risk|2|--temperature|risk r --data d --labels d/labels/visit_30d.h5 --temperature 0.7
 outcome of no token|2|nearest|generate r --data d --outcome VISIT//INN
 no device|1|--device cuda|generate r --data d --device cuda
@@ -229,6 +231,47 @@ fi
 verdict $? "--max-tokens ends a future" limit.txt
 "$infer" generate r --data d --patient 2 --horizon 20y --samples 2 > long.txt 2> gen.log && grep -q '^simulated future.*(\(horizon\|death\|limit\)' long.txt
 verdict $? "futures longer than the model's sequence" gen.log
+"$infer" generate r --data d --patient 2 --horizon 100y --samples 1 --max-tokens 600 > long.txt 2> gen.log && grep -q '^simulated future.*(\(horizon\|death\|limit\)' long.txt
+verdict $? "a horizon of a century" gen.log
+"$infer" generate r --data d --patient 2 --horizon 1y --samples 2 --window exact > long.txt 2> gen.log && grep -q '^simulated future' long.txt
+verdict $? "an exact window" gen.log
+
+if [ -x "$python" ]; then
+    cat > page.py << 'EOF'
+import html.parser, json, re, sys
+page, lines = open(sys.argv[1]).read(), [json.loads(line) for line in open(sys.argv[2])]
+stack = []
+
+class Check(html.parser.HTMLParser):
+    def handle_starttag(self, tag, attrs):
+        assert tag not in ("script", "link", "img", "iframe", "object"), tag
+        assert not any(name in ("src", "href", "onload") for name, value in attrs)
+        if tag != "meta":
+            stack.append(tag)
+    def handle_startendtag(self, tag, attrs):
+        pass
+    def handle_endtag(self, tag):
+        assert stack.pop() == tag, tag
+
+Check().feed(page)
+assert not stack and not re.search(r"https?:|@import|url\(", page)
+futures = [line for line in lines if line["kind"] == "future"]
+assert page.count('class="future"') == len(futures) == 12
+said = [float(x) for x in re.findall(r"<span>([0-9.]+) by the horizon", page)]
+want = [sum(any(e["code"].startswith(code) for e in f["events"]) for f in futures) / 12 for code in ("VISIT//IN", "MEDS_DEATH")]
+assert len(said) == 2 and all(abs(a - b) < 6e-4 for a, b in zip(said, want)), (said, want)
+EOF
+    for at in last-year 0d end; do
+        "$infer" generate r --data d --patient 2 --at $at --samples 12 --outcome VISIT//IN --outcome MEDS_DEATH --html page.html --json --out page.jsonl > gen.log 2>&1 &&
+            "$python" page.py page.html page.jsonl > page.log 2>&1
+        verdict $? "a page at $at: well-formed, nothing to load, as many futures and the risks that they show" page.log
+    done
+fi
+"$infer" generate r --data d --patient 2 --samples 4 --max-tokens 5 --html page.html > gen.log 2>&1 && grep -q 'of the 4 futures were cut' page.html
+verdict $? "a page says that futures were cut" gen.log
+"$infer" generate r --data d --patient 2 --html nowhere/page.html > gen.log 2>&1
+[ $? = 1 ] && grep -q 'nowhere/page.html' gen.log
+verdict $? "a page that cannot be written" gen.log
 
 # ---- score -------------------------------------------------------------------------------------------------------------
 "$infer" score r --data d --split tuning --out p.csv --tokens t.csv > score.txt 2> score.log
