@@ -23,10 +23,10 @@ typedef struct {
     FILE *out;
     Table linkage;
     uint64_t key;
-    int split;                     /* by the linkage */
-    const char *release;           /* NULL: the linkage of a dataset */
-    const char *dataset;           /* its sha256, NULL: of a release */
-    const char *source, *released; /* sha256 of events files */
+    int split;           /* by the linkage */
+    const char *release; /* NULL: the linkage of a dataset */
+    const char *dataset; /* its sha256, NULL: of a release */
+    const char *source;  /* sha256 of the events file the linkage is about */
     SeenDataset *seen;
     int n_seen;
 } Search;
@@ -100,6 +100,7 @@ static void look_events(Search *s, const char *path) {
         return;
     }
     json_t *record = deidentify_record_of(&f), *holder = json_pack("{s:O*}", "record", record);
+    int ours = is_release(s, holder) || (s->source && !strcmp(s->source, f.sha256));
     int64_t id = is_release(s, holder) ? (int64_t)s->key : s->o->subject;
     json_decref(record);
     json_decref(holder);
@@ -115,7 +116,8 @@ static void look_events(Search *s, const char *path) {
     }
     if (found >= 0) {
         s->r->found++;
-        fprintf(s->out, "events       %s: patient %lld\n", path, (long long)found);
+        fprintf(s->out, "events       %s: patient %lld%s\n", path, (long long)found,
+                ours ? "" : " has this id; it is another import, or another source");
     }
     event_file_close(&f);
 }
@@ -199,6 +201,7 @@ Status whereis(const WhereisOptions *o, WhereisReport *r, FILE *out, Err *err) {
     if (!subject || !split || !key || (!s.release && !s.dataset))
         status = err_set(err, ERR_FORMAT,
                          "%s is no linkage file; `ehr-data deidentify` and `ehr-data tokenize` write them", o->linkage);
+    s.source = table_attribute(&s.linkage, "events_sha256");
     int64_t row = -1;
     for (int64_t i = 0; !status && i < s.linkage.n; i++)
         if (subject[i] == o->subject) row = i;
