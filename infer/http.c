@@ -211,6 +211,13 @@ static void on_completed(void *ctx, struct MHD_Connection *connection, void **co
     *con_cls = NULL;
 }
 
+/* Paths are compared as they were sent: no escape can make one of ours out of another. */
+static size_t unescape_nothing(void *ctx, struct MHD_Connection *connection, char *text) {
+    (void)ctx;
+    (void)connection;
+    return strlen(text);
+}
+
 /* ---- opening ----------------------------------------------------------------------------------------------------- */
 
 static void silent(void *ctx, const char *format, va_list args) {
@@ -264,7 +271,7 @@ Status http_open(Http **out, const HttpOptions *o, Err *err) {
                                      MHD_OPTION_SOCK_ADDR, &address, MHD_OPTION_CONNECTION_LIMIT, (unsigned)o->connections,
                                      MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEADER_BYTES, MHD_OPTION_CONNECTION_TIMEOUT,
                                      (unsigned)IDLE_S, MHD_OPTION_NOTIFY_COMPLETED, on_completed, h, MHD_OPTION_NOTIFY_CONNECTION,
-                                     on_connection, h, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_ARRAY, h->cert ? tls : none,
+                                     on_connection, h, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_UNESCAPE_CALLBACK, unescape_nothing, NULL, MHD_OPTION_ARRAY, h->cert ? tls : none,
                                      MHD_OPTION_END);
         if (!h->daemon)
             s = err_set(err, ERR_IO, "cannot listen on %s port %d%s: is the port taken%s?", o->bind, o->port, h->cert ? " with TLS" : "",

@@ -9,7 +9,7 @@ typedef struct Http Http;
 typedef struct HttpExchange HttpExchange; /* one request and its answer */
 
 typedef struct {
-    const char *method, *path; /* path: unescaped, without the query */
+    const char *method, *path; /* path: as it was sent, without the query */
     const char *authorization; /* header, NULL: none */
     char from[48];             /* address of the other side */
     const char *body;          /* (size) with a NUL behind it; empty in head */

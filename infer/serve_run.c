@@ -5,6 +5,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 typedef struct {
     Job *job;
@@ -108,7 +109,7 @@ static void job_finish(Run *r, Job *job) {
                       "notice", "Research use; not a medical device.");
     } else {
         o = json_pack("{s:s, s:s, s:I, s:s, s:O, s:{s:I, s:I, s:I}}", "id", "cmpl-ehr", "object", "text_completion", "created",
-                      (json_int_t)r->sv->started, "model", r->sv->model_name, "choices", job->part[0], "usage", "prompt_tokens",
+                      (json_int_t)time(NULL), "model", r->sv->model_name, "choices", job->part[0], "usage", "prompt_tokens",
                       (json_int_t)p->n_known, "completion_tokens", (json_int_t)job->n_drawn, "total_tokens",
                       (json_int_t)(p->n_known + job->n_drawn));
     }

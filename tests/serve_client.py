@@ -1,6 +1,9 @@
 """Asks a running `ehr-infer serve` what tests/test_serve.sh says; prints "ok - NAME" or "not ok - NAME: why".
 
-    serve_client.py same URL KEY DATASET EVENTS RISK.csv...   answers are those of `ehr-infer risk`, by tokens and by raw events
+    serve_client.py same URL KEY DATASET EVENTS OUTCOMES NAME...   answers are those of `ehr-infer risk` (NAME-ESTIMATOR.csv)
+    serve_client.py answers URL KEY                 completions, scores, what errors say
+    serve_client.py attacks URL KEY OTHER READ_S    OTHER has the scope score alone; READ_S: the server's --read-timeout
+    serve_client.py burst URL KEY N SAMPLES         N requests at once; prints how many ended with which status
 """
 import csv, http.client, json, socket, sys, threading, time, urllib.parse
 
@@ -145,8 +148,164 @@ def first(record):
     return min(times)
 
 
+PATIENT = {"events": [{"code": "SEX//F"}, {"code": "RACE//WHITE"}, {"code": "MEDS_BIRTH", "time": "1950-02-03"},
+                      {"code": "ICD10CM//I50.9", "time": "2024-01-01"}, {"code": "LOINC//4548-4", "time": "2024-01-01T08:00", "value": 7.2, "unit": "%"}]}
+RISK = {"patient": PATIENT, "outcomes": ["VISIT//IN", {"codes": ["MEDS_DEATH"], "horizon": "5y"}], "horizon": "365d", "samples": 4}
+
+
+def answers(url, key):
+    def good(name, status, body, path="/v1/risk"):
+        got, answer, headers = ask(url, path, body, key)
+        check(name, got == status, (got, answer))
+        return answer
+
+    a, b = good("a risk", 200, RISK), good("the same risk again", 200, RISK)
+    check("the same request, the same answer", a == b, (a, b))
+    other = good("another seed", 200, {**RISK, "seed": 2})
+    check("another seed, another answer", other["outcomes"] != a["outcomes"])
+    o = a["outcomes"]
+    check("risks with their intervals", all(x["interval"][0] <= x["risk"] <= x["interval"][1] and x["mc_se"] >= 0 for x in o) and
+          [x["horizon_days"] for x in o] == [365, 1826.25] and len(a["model"]["sha256"]) == 64, a)
+    both = [good("one outcome", 200, {**RISK, "outcomes": [x]})["outcomes"][0] for x in RISK["outcomes"]]
+    check("two outcomes asked together get what each gets alone", both == o, (both, o))
+    c = good("a completion of codes", 200, {"prompt": ["SEX//F", "RACE//WHITE", "ICD10CM//I50.9"], "max_tokens": 4, "n": 2, "logprobs": 0, "seed": 4}, "/v1/completions")
+    ids = [x["token_ids"] for x in c["choices"]]
+    again = good("the same by ids", 200, {"prompt": "SEX//F RACE//WHITE ICD10CM//I50.9", "max_tokens": 4, "n": 2, "seed": 4}, "/v1/completions")
+    check("prompts as codes and as text are one", [x["token_ids"] for x in again["choices"]] == ids and len(ids) == 2 and ids[0] != ids[1], (c, again))
+    check("as OpenAI shapes it", c["object"] == "text_completion" and c["usage"]["completion_tokens"] == sum(map(len, ids)) and
+          all(x["finish_reason"] in ("length", "stop") and len(x["text"].split()) == len(x["token_ids"]) for x in c["choices"]), c)
+    for x in c["choices"]:
+        told = [y for y in good("a score", 200, {"prompt": "SEX//F RACE//WHITE ICD10CM//I50.9 " + x["text"]}, "/v1/score")["tokens"]]
+        logprobs = x["logprobs"]["token_logprobs"]
+        check("log probabilities are those of a score", len(told) == 1 + len(logprobs) and
+              all(abs(t["logprob"] - l) < 1e-6 and l < 0 for t, l in zip(told[1:], logprobs)), (told, logprobs))
+    cold = [good("temperature 0", 200, {"prompt": "SEX//F RACE//WHITE", "max_tokens": 3, "temperature": 0, "seed": i}, "/v1/completions") for i in (1, 2)]
+    check("temperature 0 does not depend on the seed", cold[0]["choices"] == cold[1]["choices"], cold)
+    for name, words, change in [
+        ("no outcome", "outcomes takes", {"outcomes": []}), ("an outcome that is no token", "nearest are", {"outcomes": ["ICD10CM//I50000"]}),
+        ("no horizon", "needs a horizon", {"horizon": None}), ("an endless horizon", "at most", {"horizon": "900y"}),
+        ("a misspelt member", "horizn", {"horizn": 3}), ("too many samples", "from 1 to", {"samples": 10**9}),
+        ("half a sample", "whole number", {"samples": 1.5}), ("no patient", "patient takes", {"patient": None}),
+        ("an event without a code", "code takes", {"patient": {"events": [{"time": "2020-01-01"}]}}),
+        ("an event without a time", "needs a time", {"patient": {"events": [{"code": "VISIT//OUT"}]}}),
+        ("a time that is none", "takes a date", {"patient": {"events": [{"code": "VISIT//OUT", "time": "yesterday"}]}}),
+        ("a token that is none", "is no token", {"patient": {"tokens": [10**6]}}), ("temperature in a risk", "temperature", {"temperature": 2}),
+    ]:
+        body = {**RISK, **change}
+        answer = good(f"{name}: 400", 400, {k: v for k, v in body.items() if v is not None})
+        check(f"{name}: the message helps", words in str(answer), answer)
+    good("streams are not offered", 400, {"prompt": "SEX//F RACE//WHITE", "stream": True}, "/v1/completions")
+    status, text, _ = ask(url, "/metrics", None, key)
+    check("metrics count what was done", 'ehr_requests_total{endpoint="risk",status="200"}' in text and 'ehr_unknown_token_ratio' in text, text)
+    status, models, _ = ask(url, "/v1/models", None, key)
+    check("models as OpenAI lists them", status == 200 and models["data"][0]["object"] == "model", models)
+    status, info, _ = ask(url, "/info", None, key)
+    check("the card tells stage, hash and provenance", status == 200 and info["model"]["sha256"] == a["model"]["sha256"] and info["provenance"], info)
+
+
+def raw_exchange(url, data, pause=0, limit=20):
+    """Sends bytes (or pieces, one every `pause` seconds); all that comes back until the other side closes."""
+    u = urllib.parse.urlsplit(url)
+    got, start = b"", time.time()
+    with socket.create_connection((u.hostname, u.port), timeout=limit) as s:
+        try:
+            for piece in [data] if isinstance(data, bytes) else data:
+                s.sendall(piece)
+                if pause:
+                    time.sleep(pause)
+            s.settimeout(max(0.1, limit - (time.time() - start)))
+            while piece := s.recv(65536):
+                got += piece
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        except socket.timeout:
+            return got, None
+    return got, time.time() - start
+
+
+def attacks(url, key, other, read_s):
+    def alive(name):
+        check(f"{name}: the server lives", ask(url, "/health")[0] == 200)
+
+    head = f"POST /v1/risk HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
+    body = json.dumps(RISK).encode()
+    deep = b'{"patient":' + b"[" * 20000 + b"]" * 20000 + b"}"
+    for name, want, kwargs in [
+        ("no key", 401, {"key": None}), ("a wrong key", 401, {"key": key[:-1] + ("A" if key[-1] != "A" else "B")}), ("an endless key", 401, {"key": "x" * 9000}),
+        ("a key of another scope", 403, {"key": other}), ("nothing there", 404, {"path": "/v1/secrets"}), ("a path upwards", 404, {"path": "/v1/../v1/risk"}),
+        ("an escaped path upwards", 404, {"path": "/%2e%2e/%2e%2e/etc/passwd"}), ("a doubled slash", 404, {"path": "//v1/risk"}),
+        ("a slash behind", 404, {"path": "/v1/risk/"}), ("a NUL in the path", 404, {"path": "/v1/risk%00.html"}), ("another method", 405, {"method": "PUT"}),
+        ("GET of a POST", 405, {"method": "GET", "body": None}), ("DELETE", 405, {"method": "DELETE"}), ("TRACE", 405, {"method": "TRACE", "body": None}),
+        ("an empty body", 400, {"body": b""}), ("no JSON", 400, {"body": b"\x00\xff\xfe{"}), ("a JSON bomb of brackets", 400, {"body": deep}),
+        ("brackets in a text", 400, {"body": b'{"' + b"[" * 30000 + b'": 1}'}), ("a member twice", 400, {"body": b'{"seed": 1, "seed": 2}'}),
+        ("text that is not UTF-8", 400, {"body": b'{"patient": "\xc3\x28"}'}), ("a list", 400, {"body": b"[1, 2]"}), ("a huge number", 400, {"body": b'{"seed": 1' + b"0" * 5000 + b"}"}),
+        ("a body too long", 413, {"body": b" " * 300000}), ("30,000 events", 400, {"body": {**RISK, "patient": {"events": [{"code": "A"}] * 15000}}}),
+    ]:
+        args = {"path": "/v1/risk", "body": RISK, "key": key, "method": "POST", **kwargs}
+        try:
+            status, answer, _ = ask(url, args["path"], args["body"], args["key"], args["method"])
+        except (ConnectionResetError, BrokenPipeError, http.client.HTTPException) as e:
+            status, answer = None, repr(e)
+        check(f"{name}: {want}", status == want or (status is None and want == 413), (status, answer))
+    alive("after bad requests")
+    chunk = b"10000\r\n" + b" " * 65536 + b"\r\n"
+    got, _ = raw_exchange(url, head.encode() + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 5 + b"0\r\n\r\n")
+    check("chunks without end: 413 or closed", b" 413 " in got or not got, got[:200])
+    got, took = raw_exchange(url, b"GET /health HTTP/1.1\r\nHost: x\r\n" + b"".join(b"X-%d: %s\r\n" % (i, b"y" * 100) for i in range(5000)) + b"\r\n")
+    check("a flood of headers: refused", b" 200 " not in got and took is not None, got[:200])
+    got, took = raw_exchange(url, b"GET /" + b"a" * 200000 + b" HTTP/1.1\r\n\r\n")
+    check("a path without end: refused", b" 200 " not in got and took is not None, got[:200])
+    for name, text in [("garbage", bytes(range(256)) * 40), ("two lengths", head.encode() + b"Content-Length: 5\r\nContent-Length: 50\r\n\r\nhello"),
+                       ("a negative length", head.encode() + b"Content-Length: -5\r\n\r\n"), ("no host", b"GET /health HTTP/1.1\r\n\r\n")]:
+        got, took = raw_exchange(url, text)
+        check(f"{name}: refused", b" 200 " not in got and took is not None, (got[:200], took))
+    one = head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    got, _ = raw_exchange(url, one + one + bytes(range(256)) * 4)
+    check("requests in a row and garbage behind: two answers, no third", got.count(b" 200 OK") == 2 and got.count(b"HTTP/1.1 ") <= 3, got[-300:])
+    for name, pieces in [("headers a byte at a time", [head[i:i + 1].encode() for i in range(60)]),
+                         ("a body a byte at a time", [head.encode() + b"Content-Length: 4000\r\n\r\n"] + [b" "] * 60)]:
+        got, took = raw_exchange(url, pieces, pause=read_s / 8)
+        check(f"{name}: closed", took is not None and took < 4 * read_s + 4, took)
+    u = urllib.parse.urlsplit(url)
+    idle = [socket.create_connection((u.hostname, u.port)) for _ in range(60)]
+    time.sleep(read_s + 1)
+    alive("60 idle connections later")
+    [s.close() for s in idle]
+    status, answer, _ = ask(url, "/v1/risk", RISK, key)
+    check("and still answers", status == 200, answer)
+
+
+def burst(url, key, n, samples):
+    """Prints "COUNT STATUS" lines and "retry N": how many refusals said when to come back."""
+    statuses, retry, lock = {}, [0], threading.Lock()
+
+    def one(i):
+        try:
+            status, _, headers = ask(url, "/v1/risk", {**RISK, "samples": samples, "seed": i}, key, timeout=120)
+        except OSError as e:
+            status, headers = type(e).__name__, {}
+        except http.client.HTTPException as e:
+            status, headers = type(e).__name__, {}
+        with lock:
+            statuses[status] = statuses.get(status, 0) + 1
+            retry[0] += status == 429 and int(headers.get("Retry-After", 0)) >= 1
+
+    threads = [threading.Thread(target=one, args=(i,)) for i in range(n)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    for status, count in sorted(statuses.items(), key=str):
+        print(count, status)
+    print("retry", retry[0])
+
+
 if __name__ == "__main__":
     command, args = sys.argv[1], sys.argv[2:]
     if command == "same":
         same(args[0], args[1], args[2], args[3], json.loads(args[4]), args[5:])
+    elif command == "answers":
+        answers(*args)
+    elif command == "attacks":
+        attacks(args[0], args[1], args[2], float(args[3]))
+    else:
+        burst(args[0], args[1], int(args[2]), int(args[3]))
     sys.exit(failed)

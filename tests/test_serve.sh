@@ -49,12 +49,187 @@ for e in mc scope reach; do
     done
 done
 verdict $rc "risks by ehr-infer risk" risk.log
-start main --keys keys --audit audit.log
+start main --keys keys --audit audit.log --read-timeout 2 --max-body 256K --connections 50
 verdict $? "a server starts" main.err
-"$python" "$client" same "$url" "$(cat alice)" d events '[{"codes":["VISIT//IN"],"horizon":"365d"},{"codes":["VISIT//OUT"],"horizon":"30d"}]' admission_1y visit_30d
-[ $? = 0 ] || failed=1
+"$python" "$client" same "$url" "$(cat alice)" d events '[{"codes":["VISIT//IN"],"horizon":"365d"},{"codes":["VISIT//OUT"],"horizon":"30d"}]' admission_1y visit_30d || failed=1
+"$python" "$client" answers "$url" "$(cat alice)" || failed=1
+"$python" "$client" attacks "$url" "$(cat alice)" "$(cat sue)" 2 || failed=1
+grep -q '"who":"sue".*"action":"risk","status":403' audit.log && grep -q '"who":"-".*"action":"risk","status":401' audit.log
+verdict $? "refusals are in the audit log" audit.log
+! grep -q -e I50 -e LOINC -e 'SEX' -e 1950- audit.log
+verdict $? "and no patient is" audit.log
+
+# ---- keys and the kill switch while it runs ----------------------------------------------------------------------------
+status() { "$python" - "$url" "$1" "$2" << 'END'
+import http.client, sys, urllib.parse
+u = urllib.parse.urlsplit(sys.argv[1])
+c = http.client.HTTPConnection(u.hostname, u.port, timeout=60)
+c.request("POST" if sys.argv[2].startswith("/v1") else "GET", sys.argv[2], b'{"prompt": "SEX//F RACE//WHITE VISIT//OUT"}' if sys.argv[2].startswith("/v1") else None,
+          {"Authorization": "Bearer " + sys.argv[3]})
+print(c.getresponse().status)
+END
+}
+busy() { # until something is being computed, 10 s at most
+    "$python" - "$url" << 'END'
+import sys, time, urllib.request
+for _ in range(200):
+    if "ehr_requests_running 0\n" not in urllib.request.urlopen(sys.argv[1] + "/metrics", timeout=10).read().decode():
+        sys.exit(0)
+    time.sleep(0.05)
+sys.exit(1)
+END
+}
+becomes() { # becomes WANT PATH KEY: within 3 s
+    local i got
+    for i in $(seq 30); do
+        got=$(status "$2" "$3")
+        [ "$got" = "$1" ] && return 0
+        sleep 0.1
+    done
+    echo "$got instead of $1" > becomes.log
+    return 1
+}
+[ "$(status /v1/score "$(cat sue)")" = 200 ] && sed -i '/^sue/d' keys && becomes 401 /v1/score "$(cat sue)"
+verdict $? "a key that is taken out of the file counts no longer" becomes.log
+"$infer" key --keys keys --name sam --scopes score --per-minute 3 > sam 2> key.log && becomes 200 /v1/score "$(cat sam)" &&
+    becomes 429 /v1/score "$(cat sam)" && [ "$(status /v1/score "$(cat alice)")" = 200 ]
+verdict $? "a quota is a key's own" becomes.log
 stop
 verdict $? "SIGTERM ends it with exit code 0" main.err
+
+# ---- the audit log -----------------------------------------------------------------------------------------------------
 "$infer" audit verify audit.log > verify.log 2>&1
 verdict $? "the audit log's chain holds" verify.log
+head=$(sed -n 's/^head //p' verify.log)
+"$infer" audit verify audit.log --head "$head" > verify.log 2>&1
+verdict $? "and ends with its head" verify.log
+while IFS='|' read -r name words command; do
+    cp audit.log edited.log
+    eval "$command"
+    refused 1 "$words" "$infer" audit verify edited.log --head "$head"
+    verdict $? "an audit log with $name is seen" refused.log
+done << 'END'
+an edited line|line 3 was changed|sed -i '3s/"status":[0-9]*/"status":299/' edited.log
+a removed line|line 4 (numbered 5) does not follow|sed -i '4d' edited.log
+a line twice|does not follow|sed -i '4p' edited.log
+two lines swapped|does not follow|sed -i '4{h;d};5{G}' edited.log
+its end cut off|lines were cut off|sed -i '$d' edited.log
+half a line at the end|is not whole|truncate -s -20 edited.log
+something else in it|is no line|sed -i '2i {"seq": 2}' edited.log
+END
+cp audit.log edited.log && sed -i '3s/"status":[0-9]*/"status":299/' edited.log
+refused 1 'line 3 was changed' "$infer" serve r --port 0 --audit edited.log
+verdict $? "a server does not go on with an edited log" refused.log
+
+# ---- more than it can do -----------------------------------------------------------------------------------------------
+start small --queue 2 --batch 8 --audit small.log
+"$python" "$client" burst "$url" none 24 48 > burst.log 2>&1
+awk '$1 == "retry" { retry = $2; next } { n += $1; if ($2 == 200) good = $1; else if ($2 == 429) full = $1; else bad = 1 }
+    END { exit bad || n != 24 || good < 2 || full < 1 || retry != full }' burst.log
+verdict $? "a full queue: answers, and 429 with Retry-After, nothing else" burst.log
+refused 2 'another server' "$infer" serve r --port 0 --audit small.log
+verdict $? "two servers do not write one audit log" refused.log
+stop
+start late --deadline 0.2
+"$python" "$client" burst "$url" none 3 1000 > burst.log 2>&1
+grep -q '^3 504$' burst.log
+verdict $? "deadlines" burst.log
+kill -9 $pid
+start kill --kill-file off
+[ "$(status /ready none)" = 200 ] && touch off && becomes 503 /ready none && [ "$(status /v1/score none)" = 503 ] && [ "$(status /health none)" = 200 ] &&
+    rm off && becomes 200 /ready none && [ "$(status /v1/score none)" = 200 ]
+verdict $? "the kill switch goes on and off" kill.err
+"$python" "$client" burst "$url" none 8 200 > burst.log 2>&1 &
+asking=$!
+busy
+touch off
+wait $asking
+grep -q '503' burst.log && ! grep -qvE '^[0-9]+ (200|503)$|^retry' burst.log
+verdict $? "and stops what was being computed" burst.log
+rm -f off
+"$python" "$client" burst "$url" none 6 40 > burst.log 2>&1 &
+asking=$!
+busy
+stop
+rc=$?
+wait $asking
+[ $rc = 0 ] && grep -q '200' burst.log && ! grep -qvE '^[0-9]+ (200|503|ConnectionRefusedError)$|^retry' burst.log
+verdict $? "SIGTERM: those that are there get their answers" burst.log
+
+# ---- killed under load -------------------------------------------------------------------------------------------------
+start killed --audit killed.log
+for _ in 1 2 3; do
+    "$python" "$client" burst "$url" none 12 4 > burst.log 2>&1 &
+    asking=$!
+    busy
+    sleep 0.0$RANDOM
+    kill -9 $pid
+    wait $asking
+    answered=$((${answered:-0} + $(awk '$2 == 200 { print $1 }' burst.log)))
+    start killed --audit killed.log || break
+done
+logged=$(grep -c '"action":"risk","status":200' killed.log)
+[ "$answered" -le "$logged" ] && "$infer" audit verify killed.log > verify.log 2>&1
+verdict $? "kill -9 under load, three times: $answered answers, all in the log ($logged), and it starts again" verify.log
+stop
+printf '{"seq":9999,"ti' >> killed.log
+start torn --audit killed.log && grep -q 'half-written last line' torn.err && stop && "$infer" audit verify killed.log > verify.log 2>&1
+verdict $? "a half-written last line is cut off" torn.err
+
+# ---- stages ------------------------------------------------------------------------------------------------------------
+{
+    "$infer" export r --dtype f32 --out clean && for who in ann bob eve; do "$data" attest --new-key $who || exit 1; done
+    { tr -d '\n' < ann.pub; echo " Ann"; tr -d '\n' < bob.pub; echo " Bob"; } > trusted
+    echo '{"loss": 2.1}' > report.json
+    echo '{"gates": [{"metric": "loss", "max": 9}]}' > gates.json
+    promote() { "$infer" promote clean --to "$1" --report report.json --gates gates.json --signing-key "$2" --name "$2" --role tester; }
+    "$infer" sign clean --signing-key ann --name ann --role owner && promote internal ann && promote partner ann
+} > made.log 2>&1
+verdict $? "sign and promote" made.log
+staged="--port 0 --trusted-keys trusted --keys keys --audit staged.log"
+refused 1 'partner needs 2' "$infer" serve clean --stage partner $staged
+verdict $? "one signer where two are due: not served" refused.log
+{ promote partner bob; } > made.log 2>&1
+cp -r clean tampered
+printf 'x' | dd of=tampered/model.safetensors bs=1 seek=100000 conv=notrunc 2> /dev/null
+refused 1 'was changed after it was signed' "$infer" serve tampered --stage partner $staged
+verdict $? "one byte of the weights: not served" refused.log
+refused 1 'model.safetensors' "$infer" serve tampered --port 0
+verdict $? "not even without a stage" refused.log
+refused 1 'has not reached stage general' "$infer" serve clean --stage general $staged
+verdict $? "not promoted that far: not served" refused.log
+refused 2 'needs --trusted-keys' "$infer" serve clean --stage partner --port 0 --keys keys --audit staged.log
+verdict $? "a stage needs to know whose word counts" refused.log
+refused 2 'needs --keys and --audit' "$infer" serve clean --stage partner --port 0 --trusted-keys trusted
+verdict $? "beyond research it is known who asks" refused.log
+refused 2 'only with --keys' "$infer" serve clean --port 0 --bind 0.0.0.0
+verdict $? "beyond this machine only with keys" refused.log
+touch revoked
+"$infer" serve clean --stage partner $staged --revoked revoked > staged.out 2> staged.err &
+pid=$!
+pids="$pids $pid"
+for _ in $(seq 200); do grep -q listening staged.out && break; sleep 0.05; done
+url=$(sed -n 's/^listening on //p' staged.out)
+[ "$(status /v1/score "$(cat alice)")" = 200 ] && sha256sum < clean/model.safetensors | cut -c1-64 > revoked && becomes 503 /v1/score "$(cat alice)"
+verdict $? "promoted by two: served, until it is revoked" staged.err
+stop
+refused 1 'was revoked' "$infer" serve clean --stage partner $staged --revoked revoked
+verdict $? "a revoked checkpoint is not served again" refused.log
+
+# ---- TLS ---------------------------------------------------------------------------------------------------------------
+if command -v openssl > /dev/null && openssl req -x509 -newkey rsa:2048 -nodes -keyout tls.key -out tls.pem -days 2 -subj /CN=localhost \
+    -addext subjectAltName=IP:127.0.0.1 > tls.log 2>&1; then
+    start tls --tls-cert tls.pem --tls-key tls.key
+    "$python" - "$url" > tls.log 2>&1 << 'END'
+import ssl, sys, urllib.request
+said = urllib.request.urlopen(sys.argv[1] + "/health", context=ssl.create_default_context(cafile="tls.pem"), timeout=20).read()
+assert b"ok" in said and sys.argv[1].startswith("https"), said
+END
+    verdict $? "TLS by certificate files" tls.log
+    stop
+    refused 1 'cannot listen' "$infer" serve r --port 0 --tls-cert tls.pem --tls-key report.json
+    verdict $? "a key that is none" refused.log
+else
+    echo "skip - TLS by certificate files: no openssl"
+fi
 exit $failed

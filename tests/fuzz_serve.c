@@ -1,0 +1,134 @@
+/* fuzz_serve.c SECONDS [SEED] - mutated request bodies never crash what reads them, and whatever is accepted keeps what the
+ * rollout engine takes for granted: ids of the vocabulary, times that do not descend, limits. */
+#include "infer/serve_ask.h"
+#include "kernels/philox.h"
+#include "tests/make_dataset.h"
+#include <math.h>
+
+enum { CAPACITY = 1 << 16 };
+static uint64_t counter, seed = 1;
+static uint64_t draw(uint64_t below) {
+    Philox4 r = philox4x32(seed, counter++, 0);
+    return below ? ((uint64_t)r.v[0] << 32 | r.v[1]) % below : 0;
+}
+
+static const char *const BODY[] = {
+    "{\"patient\":{\"events\":[{\"code\":\"SEX//F\"},{\"code\":\"MEDS_BIRTH\",\"time\":\"1950-02-03\"},{\"code\":\"ICD10CM//I50.9\",\"time\":"
+    "\"2024-01-01\"},{\"code\":\"LOINC//4548-4\",\"time\":\"2024-01-01T08:00\",\"value\":7.2,\"unit\":\"%\"},{\"code\":\"X//Y\",\"minutes\":"
+    "28400000,\"kind\":\"drug\"}],\"key\":\"17\"},\"outcomes\":[\"ICD10CM//E11\",{\"codes\":[\"MEDS_DEATH\"],\"horizon\":\"5y\",\"name\":\"d\"}],"
+    "\"horizon\":\"365d\",\"samples\":8,\"seed\":3,\"estimator\":\"mc\"}",
+    "{\"patient\":{\"tokens\":[40,\"GAP//1d-2d\",49,41,61],\"minutes\":[0,2000,2000,2001,9000],\"statics\":[\"SEX//M\"],\"age_years\":63.5,"
+    "\"index_minutes\":2001,\"key\":9},\"outcomes\":[{\"codes\":[\"ICD10CM//I50\"],\"stops\":[\"VISIT_END//OUT\"]}],\"horizon\":30}",
+    "{\"model\":\"m\",\"prompt\":\"RECORD_START SEX//F VISIT//OUT COMPLAINT//COUGH VISIT_END//OUT GAP//=6mt\",\"max_tokens\":5,\"n\":2,"
+    "\"temperature\":0,\"logprobs\":0,\"stream\":false}",
+    "{\"prompt\":[1,3,8,40,42,41,30,49],\"max_tokens\":7,\"top_k\":3,\"seed\":11,\"horizon\":\"12h\"}",
+    "{\"patient\":{\"events\":[{\"code\":\"VISIT//OUT\",\"time\":\"2020-02-29T23:59:59Z\"},{\"code\":\"LOINC//4548-4\",\"value\":\"<5\","
+    "\"time\":\"2020-03-01\"},{\"code\":\"MEDS_DEATH\",\"time\":\"2090-01-01\"}],\"age_years\":88,\"index\":\"2031-01-01\"}}",
+    "{\"input\":[\"VISIT//OUT\",\"LOINC//4548-4=Q2\"]}"};
+
+static size_t mutate(char *text, size_t n) {
+    static const char *const word[] = {"null", "-1", "1e999", "99999999999999999999", "\"\"", "[]", "{}", "true", "0.5", "\"MEDS_DEATH\"",
+                                       "\"time\":", "\"minutes\":-2147483648", "\"1000-01-01\"", "\"9999-12-31T23:59:60\"", "[[[[", "\\u0000",
+                                       "2147483647", "\"GAP//=6mt\",", "\"samples\":", "\"UNKNOWN//lab\"", "\xff\xfe", "\"-5h\""};
+    for (uint64_t k = 1 + draw(4); k > 0 && n > 2; k--) {
+        size_t at = (size_t)draw(n), length;
+        switch (draw(5)) {
+        case 0: text[at] = (char)draw(256); break;
+        case 1: text[at] = "0123456789{}[],:\"-"[draw(18)]; break;
+        case 2: /* cut a piece out */
+            length = (size_t)draw(40);
+            if (at + length > n) length = n - at;
+            memmove(text + at, text + at + length, n - at - length);
+            n -= length;
+            break;
+        case 3: { /* put something where a value stands */
+            while (at < n && text[at] != ':' && text[at] != ',') at++;
+            const char *w = word[draw(sizeof word / sizeof *word)];
+            size_t end = at + 1, size = strlen(w);
+            while (end < n && !strchr(",}]", text[end])) end++;
+            if (at + 1 > n || end > n || n + size > CAPACITY) break;
+            memmove(text + at + 1 + size, text + end, n - end);
+            memcpy(text + at + 1, w, size);
+            n = n - (end - at - 1) + size;
+            break;
+        }
+        default: /* repeat a piece, a few times */
+            length = (size_t)draw(120);
+            for (uint64_t times = 1 + draw(draw(10) ? 2 : 100); times > 0; times--) {
+                if (at + length > n || n + length > CAPACITY) break;
+                memmove(text + at + length, text + at, n - at);
+                n += length;
+            }
+        }
+    }
+    return n;
+}
+
+static int fail(const char *what, const char *text, size_t n) {
+    fprintf(stderr, "fuzz_serve: %s (seed %llu, counter %llu)\n%.*s\n", what, (unsigned long long)seed, (unsigned long long)counter, (int)n, text);
+    return 1;
+}
+
+static const char *broken(const Ask *a, const Vocabulary *v, const AskLimits *limits) {
+    const ServeRecord *r = &a->record;
+    if (a->samples < 1 || a->samples > limits->samples_max || a->max_tokens < 1 || a->max_tokens > limits->max_tokens) return "limits";
+    if (!(a->horizon >= 1 && a->horizon <= limits->horizon_max) || !(a->temperature > 0)) return "horizon or temperature";
+    if (a->kind == ASK_RISK && !a->n_outcomes) return "no outcome";
+    for (int i = 0; i < a->n_outcomes; i++)
+        if (!a->outcome[i].name || !a->outcome[i].n_codes || !(a->outcome[i].horizon >= 1 && a->outcome[i].horizon <= limits->horizon_max))
+            return "an outcome";
+    if (r->n_known < 0 || r->n_known > r->view.n || r->index_minutes < 0 || r->n_unknown > r->n_events) return "counts";
+    for (int64_t i = 0; i < r->view.n; i++) {
+        const int kind = v->token[patient_token(&r->view, i)].kind;
+        if (r->tokens[i] >= (uint32_t)v->n || kind == TOKEN_SPECIAL || kind == TOKEN_STATIC || kind == TOKEN_AGE) return "a token";
+        if (r->minutes[i] < (i ? r->minutes[i - 1] : 0)) return "time descends";
+        if ((i < r->n_known) != (r->minutes[i] <= r->index_minutes)) return "what is known";
+    }
+    for (int s = 0; s < v->n_static; s++)
+        if (r->statics[s] >= v->n || v->token[r->statics[s]].kind != TOKEN_STATIC) return "a static token";
+    if (r->view.age_years != AGE_UNKNOWN && (r->view.age_years < 0 || r->view.age_years > 199)) return "an age";
+    return NULL;
+}
+
+int main(int argc, char **argv) {
+    double limit = argc > 1 ? atof(argv[1]) : 2, start = clock_s();
+    if (argc > 2) seed = strtoull(argv[2], NULL, 10);
+    const AskLimits limits = {.samples_max = 100, .max_tokens = 500, .horizon_max = 10519200};
+    char *json = made_vocabulary_json(), *text = xmalloc(CAPACITY);
+    Vocabulary v;
+    Err err = {0};
+    if (vocabulary_parse(&v, json, strlen(json), "made", &err)) return fail(err.msg, "", 0);
+    int bad = 0;
+    int64_t runs = 0, accepted = 0;
+    for (; !bad && clock_s() - start < limit; runs++) {
+        const char *body = BODY[draw(sizeof BODY / sizeof *BODY)];
+        size_t n = strlen(body);
+        memcpy(text, body, n);
+        if (draw(8)) n = mutate(text, n);
+        char *exact = xmalloc(n + 1); /* so that reading past the end is seen */
+        memcpy(exact, text, n);
+        exact[n] = 0;
+        for (int kind = 0; kind < ASKS && !bad; kind++) {
+            Ask a;
+            err.msg[0] = 0;
+            const Status s = ask_parse(&a, (AskKind)kind, exact, n, &v, &limits, &err);
+            if (s) {
+                if (s != ERR_USAGE && s != ERR_FORMAT) bad = fail("not the client's fault", exact, n);
+                if (!err.msg[0]) bad = fail("an error without a message", exact, n);
+                continue;
+            }
+            const char *what = broken(&a, &v, &limits);
+            if (what) bad = fail(what, exact, n);
+            accepted++;
+            ask_free(&a);
+        }
+        free(exact);
+    }
+    if (!bad && !accepted) bad = fail("nothing was accepted", "", 0);
+    vocabulary_free(&v);
+    free(json);
+    free(text);
+    printf("fuzz_serve: %lld inputs, %lld accepted, seed %llu: %s\n", (long long)runs, (long long)accepted, (unsigned long long)seed,
+           bad ? "failed" : "ok");
+    return bad;
+}
