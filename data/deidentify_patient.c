@@ -118,7 +118,7 @@ Status deid_patient(Deid *d, int64_t row, DeidPatient *out, DeidentifyReport *r,
     int64_t end = d->end_us[row], birth = TIME_NONE, last = TIME_NONE;
     if (!status) status = select_events(d, &p, end, out, r, err);
     if (status) return status;
-    int dead = 0, told = 0;
+    int told = 0;
     out->origin_us = TIME_NONE;
     for (int64_t i = 0; i < out->n; i++) {
         const Event *e = &out->event[i];
@@ -127,7 +127,6 @@ Status deid_patient(Deid *d, int64_t row, DeidPatient *out, DeidentifyReport *r,
         if (kind == KIND_STATIC || kind == KIND_BIRTH || e->time == TIME_NONE) continue;
         if (out->origin_us == TIME_NONE) out->origin_us = e->available;
         last = e->available;
-        dead |= kind == KIND_DEATH;
         told |= kind != KIND_DEATH;
     }
     if (!told) { /* a death alone is no record */
@@ -135,12 +134,13 @@ Status deid_patient(Deid *d, int64_t row, DeidPatient *out, DeidentifyReport *r,
         count(r ? &r->emptied : NULL);
         return OK;
     }
+    /* Of the dead as of the living: until when they would have been observed does not depend on how they fared. */
     int64_t observed = p.observation_end;
     if (observed != TIME_NONE && end != TIME_NONE && observed > end) {
         observed = end;
-        out->ends_at_own_end = !dead;
+        out->ends_at_own_end = 1;
     }
-    if (observed != TIME_NONE && (dead || observed < last)) observed = last;
+    if (observed != TIME_NONE && observed < last) observed = last;
     if (!choose_age(out, birth, observed == TIME_NONE ? last : observed)) {
         out->n = 0;
         out->span_dropped = 1;

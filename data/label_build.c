@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "data/dataset.h"
+#include "data/deidentify_record.h"
 #include "data/linkage.h"
 #include "data/oracle_file.h"
 #include "kernels/philox.h"
@@ -155,7 +156,7 @@ typedef struct {
     Dataset d;
     Linkage link;
     OracleFile oracle;
-    int has_oracle, oracle_k;
+    int has_oracle, oracle_k, is_release;
     uint32_t *mark;
     uint8_t *can;
     LabelCounts *counts;
@@ -221,17 +222,35 @@ static void give_outcomes(Run *r, LabelRow *row, int64_t n, const LabelRecord *r
         }
 }
 
-/* The latest end of observation in the file. */
+static int64_t death_of(const Run *r, const EventPatient *p) {
+    for (int64_t i = 0; i < p->n; i++)
+        if (r->f.code_kind[p->event[i].code] == KIND_DEATH && p->event[i].time != TIME_NONE) return p->event[i].available;
+    return TIME_NONE;
+}
+
+/* The latest end of observation in the file.  A release has no calendar: there everybody's own end counts, which must
+ * not be the death. */
 static Status last_day(Run *r, int64_t *out, Err *err) {
+    int64_t dead = 0, end_with_death = 0;
     *out = TIME_NONE;
     for (int64_t i = 0; r->t->index == INDEX_LAST_YEAR && i < r->f.n_patients; i++) {
         EventPatient p;
         Status s = event_file_patient(&r->f, i, &p, err);
         if (s) return s;
         int64_t end = p.observation_end != TIME_NONE || !p.n ? p.observation_end : p.event[p.n - 1].available;
+        int64_t death = death_of(r, &p);
         if (end > *out) *out = end;
+        dead += death != TIME_NONE;
+        end_with_death += death != TIME_NONE && end < death + US_PER_DAY;
     }
-    return OK;
+    int about_death = 0;
+    for (int64_t c = 0; c < r->f.n_codes; c++) about_death |= r->f.code_kind[c] == KIND_DEATH && r->mark[c] & MARK_OUTCOME;
+    if (!r->is_release || !about_death || 2 * end_with_death <= dead) return OK;
+    return err_set(err, ERR_USAGE,
+                   "task %s: the index last-year needs to know until when the dead would have been observed, and in the "
+                   "release %s records of the dead end with them: it would find no death; give --index discharge, "
+                   "visit-end, admission+24h or age:65",
+                   r->t->name, r->f.path);
 }
 
 static Status patients_label(Run *r, Err *err) {
@@ -249,6 +268,7 @@ static Status patients_label(Run *r, Err *err) {
         LabelRecord record = {r->link.origin[link], r->has_oracle ? r->oracle.index[i] : TIME_NONE, last, NULL, 0};
         if (r->o->meds && !(record.label = meds_labels_find(&r->meds, p.subject, &record.n_labels))) continue;
         r->counts->unplaced -= record.n_labels;
+        if (r->is_release) record.last_us = p.observation_end;
         /* Only held-out oracle records go on past their index. */
         if (r->t->index == INDEX_ORACLE && r->link.split[link] != SPLIT_HELD_OUT) record.oracle_us = TIME_NONE;
         int64_t n = label_patient(r->t, &r->f, r->mark, &p, &record, &row, &room, r->counts);
@@ -359,6 +379,9 @@ static Status run_open(Run *r, Err *err) {
                     "the dates of %s are shifted by patient; give --index discharge, visit-end, admission+24h or age:65",
                     r->t->name, r->f.path);
     if (s) return s;
+    json_t *record = deidentify_record_of(&r->f);
+    r->is_release = record != NULL;
+    json_decref(record);
     r->mark = label_marks(r->t, &r->f);
     if (r->t->first < 0 && r->meds.with_outcomes) r->t->first = 0; /* whoever made the labels has chosen */
     if (r->t->first < 0) r->t->first = all_diagnoses(&r->f, r->mark);

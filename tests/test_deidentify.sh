@@ -102,6 +102,22 @@ chain() { # chain FORMAT FOLDER: records to futures in y/; then nothing in y tel
         "$infer" generate y/run --data y/d --split train --patient 0 --samples 1000 --max-tokens 40 > y/generated.txt 2>> y.log &&
         [ "$(grep -c '^simulated future' y/generated.txt)" = 1000 ]
 }
+# Who died is looked at a year before they would have been observed no longer, as the living are: a release keeps that.
+mkdir deaths && awk 'BEGIN {
+    srand(2)
+    print "person_id,gender_concept_id,year_of_birth" > "deaths/person.csv"; print "person_id,death_date" > "deaths/death.csv"
+    print "person_id,measurement_concept_id,measurement_datetime,value_as_number" > "deaths/measurement.csv"; print "source_release_date\n2021-01-01" > "deaths/cdm_source.csv"
+    for (p = 1; p <= 300; p++) {
+        print p ",8507," 1930 + p % 60 > "deaths/person.csv"
+        for (k = 0; k < 8; k++) printf "%d,%d,20%02d-%02d-%02d 10:%02d:00,%d\n", p, 100 + int(20 * rand()), 8 + int(11 * rand()), 1 + int(12 * rand()), 1 + int(28 * rand()), int(60 * rand()), int(50 * rand()) > "deaths/measurement.csv"
+        if (p % 4 == 0) printf "%d,20%02d-%02d-15\n", p, 19 + p / 4 % 2, 1 + p / 8 % 12 > "deaths/death.csv"
+    }
+}'
+found() { sed -n 's/^    positive  *\([0-9]*\) .*/\1/p' "$1"; }
+"$data" import omop deaths --out de.h5 --quiet > deaths.log 2>&1 && "$data" tokenize de.h5 --out dd >> deaths.log 2>&1 && "$data" deidentify de.h5 --out dr.h5 --linkage dl.h5 --min-patients 2 >> deaths.log 2>&1 &&
+    "$data" tokenize dr.h5 --out drd >> deaths.log 2>&1 && "$data" label de.h5 --data dd --task scripts/tasks/death_1y.json > source.log 2>&1 &&
+    "$data" label dr.h5 --data drd --task scripts/tasks/death_1y.json > release.log 2>&1 && [ "$(found source.log)" -gt 25 ] && [ "$(found release.log)" -gt "$(($(found source.log) / 2))" ]
+verdict $? "deaths are found in a release as in its source ($(found release.log) and $(found source.log))" deaths.log
 for sample in omop:omop-synthea27nj/Synthea27Nj_5.4.zip synthea:synthea-csv-27 synthea:synthea-csv-fhir/csv fhir:synthea-csv-fhir/fhir mimic:mimic-iv-demo; do
     format=${sample%%:*} folder=${sample#*:}
     if [ ! -e "$samples/$folder" ]; then
