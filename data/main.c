@@ -4,7 +4,7 @@
 #include <signal.h>
 
 static const Command commands[] = {
-    {"import", "records (omop PATH: a folder or .zip of CDM 5.3/5.4 CSVs) -> events.h5", cmd_import},
+    {"import", "records of OMOP, MIMIC-IV, Synthea, FHIR or MEDS -> events.h5", cmd_import},
     {"synth", "draw the oracle cohort: synthetic patients whose true risks and loss floor are known", cmd_synth},
     {"deidentify", "events.h5 -> the events file of a release: random keys, relative time, no rare codes", cmd_deidentify},
     {"tokenize", "events.h5 -> a dataset: vocabulary, splits and HDF5 shards of token timelines", cmd_tokenize},
