@@ -76,7 +76,9 @@ class Rows:
         return sparse.hstack([self.counts, sparse.csr_matrix(self.about), self.statics]).tocsr()
 
     def trees(self, counts, statics):
-        return np.hstack([self.counts[:, counts].toarray(), self.statics[:, statics].toarray(), self.about, self.levels])
+        return np.hstack(
+            [self.counts[:, counts].toarray(), self.statics[:, statics].toarray(), self.about, self.levels]
+        )
 
     def last_value(self):
         """A class of rows: the last level of the outcome's laboratory code, else how long ago the outcome last was."""

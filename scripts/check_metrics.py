@@ -1,8 +1,11 @@
 """Checks metrics.py against slow, direct definitions.  Prints "ok - name" or "not ok - name"; exit 1 on any failure."""
 
+import math
 import sys
 
 import numpy as np
+from sklearn import metrics as sk
+from sklearn.linear_model import LogisticRegression
 
 import metrics
 
@@ -92,14 +95,24 @@ def check_calibration(rng):
     check("bins of three patients", [r["n"] for r in rows] == [1, 1, 1])
     risk, p = rng.uniform(size=50), rng.uniform(size=50)
     fpr, tpr = metrics.roc(risk, p)
-    good = fpr[0] == tpr[0] == 0 and close(fpr[-1], 1) and close(tpr[-1], 1) and np.all(np.diff(fpr) >= 0) and np.all(np.diff(tpr) >= 0)
+    good = (
+        fpr[0] == tpr[0] == 0
+        and close(fpr[-1], 1)
+        and close(tpr[-1], 1)
+        and np.all(np.diff(fpr) >= 0)
+        and np.all(np.diff(tpr) >= 0)
+    )
     check("ROC runs from (0, 0) to (1, 1)", good)
 
 
 def check_undefined():
     one = [0.2, 0.4, 0.6]
     for y in [[0, 0, 0], [1, 1, 1]]:
-        good = metrics.auroc(one, y) is None and metrics.auprc(one, y) is None and metrics.calibration(one, y) == (None, None)
+        good = (
+            metrics.auroc(one, y) is None
+            and metrics.auprc(one, y) is None
+            and metrics.calibration(one, y) == (None, None)
+        )
         check(f"one class only, {y}: no AUROC, AUPRC or slope", good)
     check("one patient of unsure outcome has no AUROC", metrics.auroc([0.3], [0.5]) is None)
     check("one risk for all has no slope", metrics.calibration([0.3, 0.3, 0.3], [0, 1, 0]) == (None, None))
@@ -115,7 +128,9 @@ def check_bootstrap(rng):
         covered += box["mean"][0] <= 0.4 <= box["mean"][1]
     check("a 95% interval covers about 95%", 0.86 <= covered / cohorts <= 1, f"{covered} of {cohorts}")
     x = np.repeat(rng.normal(0, 1, 25), 20)  # every patient has 20 equal rows: as much knowledge as 25 rows
-    width = np.diff(metrics.bootstrap(lambda i: {"m": float(x[i].mean())}, np.repeat(np.arange(25), 20), 400, 1)["m"])[0]
+    width = np.diff(metrics.bootstrap(lambda i: {"m": float(x[i].mean())}, np.repeat(np.arange(25), 20), 400, 1)["m"])[
+        0
+    ]
     good = 0.6 < width / (2 * 1.96 * x.std() / 5) < 1.4
     check("patients are resampled, not rows", good, f"width {width}")
     again = [metrics.bootstrap(lambda i: {"m": float(x[i].mean())}, np.arange(500), 50, 7) for _ in range(2)]
@@ -124,10 +139,117 @@ def check_bootstrap(rng):
     check("what is mostly undefined has no interval", boxes == {"none": None, "rare": None})
 
 
+def check_weights(rng):
+    """Under whole and real weights every figure is scikit-learn's, or that of rows written out so many times."""
+    n = 240
+    risk = np.clip(rng.beta(1.2, 4, n).round(2), 0.01, 0.99)
+    y = (rng.uniform(size=n) < risk**0.8).astype(float)
+    counts, reals = rng.integers(0, 4, n).astype(float), rng.exponential(size=n)
+    W = np.vstack([np.ones(n), counts, reals])
+    f = metrics.figures(risk, y, W, 0.3)
+    alert = risk >= 0.3
+    for k, w in enumerate(W):
+        rows = LogisticRegression(penalty=None, tol=1e-10, max_iter=1000)
+        rows.fit(metrics.logit(risk)[:, None], y, sample_weight=w)
+        theirs = {
+            "auroc": sk.roc_auc_score(y, risk, sample_weight=w),
+            "auprc": sk.average_precision_score(y, risk, sample_weight=w),
+            "brier": sk.brier_score_loss(y, risk, sample_weight=w),
+            "log_loss": sk.log_loss(y, risk, sample_weight=w),
+            "oe": (w * y).sum() / (w * risk).sum(),
+            "tpr": sk.recall_score(y, alert, sample_weight=w),
+            "ppv": sk.precision_score(y, alert, sample_weight=w),
+            "specificity": sk.recall_score(1 - y, ~alert, sample_weight=w),
+            "alerts_per_100": 100 * w[alert].sum() / w.sum(),
+        }
+        for name, value in theirs.items():
+            check(f"{name} is scikit-learn's, weights {k}", close(f[name][k], value), f"{f[name][k]} and {value}")
+        for name, value in [("slope", rows.coef_[0, 0]), ("intercept", rows.intercept_[0])]:
+            check(f"{name} is scikit-learn's, weights {k}", close(f[name][k], value, 1e-4), f"{f[name][k]} and {value}")
+    fpr, tpr = metrics.roc(risk, y)
+    theirs = sk.roc_curve(y, risk, drop_intermediate=False)
+    check("ROC is scikit-learn's", np.allclose(fpr, theirs[0]) and np.allclose(tpr, theirs[1]))
+    i = np.repeat(np.arange(n), counts.astype(int))
+    often = metrics.figures(risk[i], y[i], np.ones((1, i.size)), 0.3)
+    for name in ["auroc", "auprc", "brier", "log_loss", "oe", "slope", "intercept", "tpr", "ppv"]:
+        check(f"{name}: a weight of two is the row twice", close(f[name][1], often[name][0], 1e-7))
+
+
+def check_smooth_calibration(rng):
+    risk = 1 / (1 + np.exp(-rng.normal(-1, 1, 30000)))
+    for name, p in [("right", risk), ("too high by a half", risk / 1.5), ("bent", risk**2)]:
+        ici = metrics.weighted_ici(risk, p, np.ones((1, risk.size)))[0]
+        true = np.abs(risk - p).mean()
+        check(f"ICI of risks that are {name}", abs(ici - true) < 0.004, f"{ici} and {true}")
+    y = rng.uniform(size=500)
+    rows, error = metrics.calibration_bins(risk[:500], y)
+    check(
+        "ECE under weights of one is that of the bins",
+        close(metrics.weighted_ece(risk[:500], y, np.ones((1, 500)))[0], error),
+    )
+
+
+def check_decisions(rng):
+    y, risk = (rng.uniform(size=200) < 0.3).astype(float), rng.uniform(size=200)
+    for r in metrics.net_benefit(risk, y, [0.1, 0.25, 0.5]):
+        t = r["threshold"]
+        tp, fp = ((risk >= t) & (y == 1)).sum(), ((risk >= t) & (y == 0)).sum()
+        good = close(r["model"], (tp - fp * t / (1 - t)) / 200) and close(
+            r["all"], (y.sum() - (1 - y).sum() * t / (1 - t)) / 200
+        )
+        check(f"net benefit at {t} counts right and needless alerts", good)
+
+
+def check_follow_up(rng):
+    """Kaplan and Meier by hand; then censoring that hides a third, which the weights undo."""
+    last, censored = np.array([1, 2, 2, 3, 5, 5.0]), np.array([0, 1, 0, 1, 0, 0], bool)
+    # At 2 one is decided before the other is censored: 4 at risk, G = 3/4; at 3, 3 at risk, G = 3/4 * 2/3 = 1/2.
+    w = metrics.censoring_weights(last, censored)
+    check("Kaplan-Meier weights by hand", np.allclose(w, [1, 0, 1, 0, 2, 2]), str(w))
+    n = 6000
+    risk = rng.uniform(0.05, 0.7, n)
+    time = -np.log(rng.uniform(size=n)) / (-np.log1p(-risk))  # the outcome within 1 has probability `risk`
+    end = -np.log(rng.uniform(size=n)) / 0.5
+    y = np.where((time <= 1) & (time <= end), 1, np.where(end < 1, -1, 0))
+    w = metrics.censoring_weights(np.minimum(np.minimum(time, end), 1), y < 0)
+    plain, mended = (y[y >= 0]).mean(), (w[y >= 0] @ y[y >= 0]) / w.sum()
+    check("weights undo censoring", abs(mended - (time <= 1).mean()) < 0.015 < abs(plain - (time <= 1).mean()),
+          f"{mended} and {plain}, not {(time <= 1).mean()}")  # fmt: skip
+    small = slice(0, 120)
+    last, event = np.minimum(np.minimum(time, end), 1)[small], (y == 1)[small]
+    won = total = 0.0
+    for i in range(120):
+        for j in range(120):
+            if event[i] and w[i] > 0 and (last[j] > last[i] or (last[j] == last[i] and not event[j])):
+                total += w[i] ** 2
+                won += w[i] ** 2 * (1.0 if risk[i] > risk[j] else 0.5 if risk[i] == risk[j] else 0.0)
+    got = metrics.concordance(risk[small], last, event, w[small])
+    check("time-dependent concordance counts pairs", close(got, won / total), f"{got} and {won / total}")
+
+
+def check_multiple_tests(rng):
+    for _ in range(50):
+        p = rng.uniform(size=12) ** 3
+        order = sorted(range(12), key=lambda i: p[i])
+        k = max([r + 1 for r in range(12) if p[order[r]] <= 0.05 * (r + 1) / 12], default=0)
+        if set(np.flatnonzero(metrics.benjamini_hochberg(p))) != set(order[:k]):
+            check("Benjamini-Hochberg", False, str(p))
+            return
+    check("Benjamini-Hochberg rejects the k smallest", True)
+    x = rng.normal(0.5, 1, 400)
+    p = metrics.p_value(0.1, x / 20)
+    check("a p-value is that of a normal", close(p, 2 * 0.5 * math.erfc(0.1 / (x / 20).std(ddof=1) / 2**0.5)), str(p))
+
+
 rng = np.random.default_rng(20)
 check_against_definitions(rng)
 check_expectation_is_a_mean(rng)
 check_calibration(rng)
 check_undefined()
 check_bootstrap(rng)
+check_weights(rng)
+check_smooth_calibration(rng)
+check_decisions(rng)
+check_follow_up(rng)
+check_multiple_tests(rng)
 sys.exit(failed)

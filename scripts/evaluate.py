@@ -86,7 +86,12 @@ def write_rows(path, rows, record, risks):
         head = ["patient_key", "index_minutes", "outcome", "risk", "mc_se", "recalibrated"]
         out.writerow(head + [f"baseline_{k}" for k in risks] + [f"group_{g}" for g in names])
         for i in range(rows.risk.size):
-            cells = [int(rows.patient[i]), int(rows.index[i]), int(rows.y[i]), *(f"{v[i]:.9g}" for v in (rows.risk, rows.mc_se, mapped))]
+            cells = [
+                int(rows.patient[i]),
+                int(rows.index[i]),
+                int(rows.y[i]),
+                *(f"{v[i]:.9g}" for v in (rows.risk, rows.mc_se, mapped)),
+            ]
             out.writerow(cells + [f"{r[i]:.9g}" for r in risks.values()] + [rows.groups[g][i] for g in names])
 
 
@@ -132,7 +137,9 @@ def from_checkpoint(args, dataset, s):
             records.append(record)
     if not outcomes:
         raise shards.BadFile("no outcome could be evaluated:\n  " + "\n  ".join(s.notes))
-    write_json(args.out / "recalibration.json", {"format": "ehr.c recalibration", "format_version": 1, "outcomes": records})
+    write_json(
+        args.out / "recalibration.json", {"format": "ehr.c recalibration", "format_version": 1, "outcomes": records}
+    )
     return outcomes
 
 
@@ -141,11 +148,17 @@ def labels_counts(path):
 
 
 def parse():
-    parser = argparse.ArgumentParser(prog="evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=pathlib.Path, help="checkpoint, or the run it is in (then `best`, else `latest`)")
+    parser = argparse.ArgumentParser(
+        prog="evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--checkpoint", type=pathlib.Path, help="checkpoint, or the run it is in (then `best`, else `latest`)"
+    )
     parser.add_argument("--run", type=pathlib.Path, help="folder written by ehr-train (log.jsonl)")
     parser.add_argument("--data", type=pathlib.Path, required=True, help="dataset folder")
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("report"), help="folder for the report [report]")
+    parser.add_argument(
+        "--out", type=pathlib.Path, default=pathlib.Path("report"), help="folder for the report [report]"
+    )
     parser.add_argument("--suite", choices=sorted(SUITES), default="standard",
                         help="; ".join(f"{k}: {v['limit']} rows a split, {v['samples']} futures a row, {v['bootstrap']} resamples"
                                        for k, v in sorted(SUITES.items())))  # fmt: skip
@@ -155,8 +168,12 @@ def parse():
     parser.add_argument("--linkage", type=pathlib.Path, help="with --events [beside it]")
     parser.add_argument("--samples", type=int, help="simulated futures a row [the suite's]")
     parser.add_argument("--limit", type=int, help="rows a split and task, 0 = all [the suite's]")
-    parser.add_argument("--estimator", choices=["reach", "scope", "mc", "next"], default="reach", help="of ehr-infer risk [reach]")
-    parser.add_argument("--alerts", type=float, default=10, help="alerts per 100 rows at the threshold that is fitted [10]")
+    parser.add_argument(
+        "--estimator", choices=["reach", "scope", "mc", "next"], default="reach", help="of ehr-infer risk [reach]"
+    )
+    parser.add_argument(
+        "--alerts", type=float, default=10, help="alerts per 100 rows at the threshold that is fitted [10]"
+    )
     parser.add_argument("--bootstrap", type=int, help="resamples for intervals [the suite's]")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, help="time of the whole job, stored in the report")
@@ -231,7 +248,7 @@ def build(args, dataset):
     }
     if s:
         report.update(suite=args.suite, samples=args.samples, limit=args.limit, notes=s.notes, tokens=tokens,
-                      provenance=provenance(args, s, dataset), seconds_of=s.seconds)  # fmt: skip
+                      provenance=provenance(args, s, dataset), seconds_of={f"{k}, seconds": v for k, v in s.seconds.items()})  # fmt: skip
         child, own = (resource.getrusage(w) for w in (resource.RUSAGE_CHILDREN, resource.RUSAGE_SELF))
         report["cpu_seconds"] = child.ru_utime + child.ru_stime + own.ru_utime + own.ru_stime
     report["seconds"] = time.time() - args.started if args.started else args.seconds or time.time() - start
@@ -251,7 +268,11 @@ def main():
         fail(str(e) if "dataset.json" not in str(e) else f"--data {args.data}: not a dataset: {e}")
     number = report_page.number
     for o in report["outcomes"]:
-        truth = f"  of the true risk {number(o['auroc_true_risk'])}  rmse {number(o['rmse'], 4)}" if o["auroc_true_risk"] else ""
+        truth = (
+            f"  of the true risk {number(o['auroc_true_risk'])}  rmse {number(o['rmse'], 4)}"
+            if o["auroc_true_risk"]
+            else ""
+        )
         print(f"{o['name']:24} n {o['n']:5}  AUROC {number(o['auroc'])}{truth}  slope {number(o['slope'], 2)}")
     if report["alarm_tests"]:
         print(f"{len(report['alarms'])} alarms of {report['alarm_tests']} tests of subgroups")

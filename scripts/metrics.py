@@ -267,7 +267,9 @@ def censoring_weights(last, censored, strata=None):
         i = np.flatnonzero(strata == s)
         times, inverse = np.unique(last[i], return_inverse=True)
         ends = np.bincount(inverse, censored[i], times.size)
-        at_risk = i.size - np.cumsum(np.bincount(inverse, minlength=times.size)) + np.bincount(inverse, minlength=times.size)
+        at_risk = (
+            i.size - np.cumsum(np.bincount(inverse, minlength=times.size)) + np.bincount(inverse, minlength=times.size)
+        )
         # Outcomes decided at t come before censoring at t: who is decided then was never at risk of being censored at t.
         decided = np.bincount(inverse, ~censored[i], times.size)
         kept = np.where(at_risk - decided > 0, 1 - ends / np.maximum(at_risk - decided, 1), 1)
@@ -300,7 +302,9 @@ def resamples(patient, n, seed):
     ids, member = np.unique(patient, return_inverse=True)
     block = int(max(1, min(n, 4_000_000 // max(member.size, 1))))
     for at in range(0, n, block):
-        counts = [np.bincount(rng.integers(0, ids.size, ids.size), minlength=ids.size) for _ in range(min(block, n - at))]
+        counts = [
+            np.bincount(rng.integers(0, ids.size, ids.size), minlength=ids.size) for _ in range(min(block, n - at))
+        ]
         yield np.asarray(counts, float)[:, member]
 
 
@@ -313,13 +317,21 @@ def draw(statistics, patient, n, seed):
 def interval(values):
     """The middle 95%; None when the figure is undefined in more than a tenth of the resamples."""
     good = values[np.isfinite(values)]
-    return [float(v) for v in np.percentile(good, [2.5, 97.5])] if good.size and good.size >= 0.9 * values.size else None
+    return (
+        [float(v) for v in np.percentile(good, [2.5, 97.5])] if good.size and good.size >= 0.9 * values.size else None
+    )
 
 
 def p_value(value, values):
     """Two-sided, of value = 0, by the spread of its resamples; None when it is undefined in more than a tenth."""
     good = values[np.isfinite(values)]
-    if value is None or not np.isfinite(value) or good.size < 0.9 * values.size or good.size < 2 or good.std(ddof=1) <= 0:
+    if (
+        value is None
+        or not np.isfinite(value)
+        or good.size < 0.9 * values.size
+        or good.size < 2
+        or good.std(ddof=1) <= 0
+    ):
         return None
     return math.erfc(abs(value) / good.std(ddof=1) / math.sqrt(2))
 

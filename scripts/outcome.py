@@ -28,7 +28,9 @@ class Rows:
         self.groups = dict(groups or {})
         if "known_tokens" in columns:
             n = columns["known_tokens"]
-            self.groups["RECORD LENGTH"] = np.select([(n >= a) & (n < b) for a, b, _ in LENGTHS], [c for _, _, c in LENGTHS], "")
+            self.groups["RECORD LENGTH"] = np.select(
+                [(n >= a) & (n < b) for a, b, _ in LENGTHS], [c for _, _, c in LENGTHS], ""
+            )
         self.event = columns.get("event_minutes")  # after the index; NaN = none
         self.censor = columns.get("censor_minutes")
         self.death = columns.get("death_minutes")
@@ -38,7 +40,9 @@ class Rows:
         if self.event is None:
             return None
         end = np.fmin(self.censor, horizon)
-        last = np.where(self.y == 1, np.fmin(self.event, horizon), np.fmin(end, np.where(np.isfinite(self.death), self.death, end)))
+        last = np.where(
+            self.y == 1, np.fmin(self.event, horizon), np.fmin(end, np.where(np.isfinite(self.death), self.death, end))
+        )
         last = np.where((self.y == 0) & ~np.isfinite(self.death), horizon, last)
         return last, self.y < 0
 
@@ -108,7 +112,10 @@ class Study:
         """What alarms rest on.  None of it depends on how ill a group is: risks that are right have 0, 1 and 0."""
         risk, y, W = self.mapped[i], self.y[i], K[:, i]
         with np.errstate(divide="ignore", invalid="ignore"):
-            out = {"log_oe": np.log(metrics.weighted_oe(risk, y, W)), "slope": metrics.weighted_calibration(risk, y, W)[0]}
+            out = {
+                "log_oe": np.log(metrics.weighted_oe(risk, y, W)),
+                "slope": metrics.weighted_calibration(risk, y, W)[0],
+            }
         if self.threshold is not None:
             d = metrics.weighted_decisions(risk, y, W, self.threshold)
             out["tpr_excess"] = d["tpr"] - d["tpr_expected"]
@@ -119,7 +126,9 @@ def _block(point, drawn, *prefix):
     n = len(prefix)
     keys = [k for k in point if k[:n] == prefix and len(k) == n + 1]
     block = {k[-1]: number(point[k][0]) for k in keys}
-    block["interval"] = {k[-1]: metrics.interval(drawn[k]) if k in drawn and block[k[-1]] is not None else None for k in keys}
+    block["interval"] = {
+        k[-1]: metrics.interval(drawn[k]) if k in drawn and block[k[-1]] is not None else None for k in keys
+    }
     return block
 
 
@@ -164,7 +173,11 @@ def _censored_figures(rows, horizon):
     if not (rows.y < 0).any() or not i.any():
         return None
     f = metrics.figures(rows.risk[i], rows.y[i], w[i][None])
-    return {"rows": int(i.sum()), "prevalence": number(w[i] @ rows.y[i] / w[i].sum()), **{k: number(v[0]) for k, v in f.items()}}
+    return {
+        "rows": int(i.sum()),
+        "prevalence": number(w[i] @ rows.y[i] / w[i].sum()),
+        **{k: number(v[0]) for k, v in f.items()},
+    }
 
 
 def evaluate(name, attributes, rows, record=None, baselines=None, settings=None, n_bootstrap=1000, seed=1):
@@ -220,7 +233,9 @@ def _add_followup(out, study, rows, horizon, point, drawn):
         out["censoring_weighted"] = _censored_figures(rows, horizon)
         days = rows.event[study.known] / 1440
     if study.record and study.y.size:
-        out["recalibration"] = {k: study.record[k] for k in ("slope", "intercept", "fitted", "rows", "positive", "sha256")}
+        out["recalibration"] = {
+            k: study.record[k] for k in ("slope", "intercept", "fitted", "rows", "positive", "sha256")
+        }
         out["recalibrated"] = _block(point, drawn, "recalibrated")
         out["recalibrated"]["calibration"], _ = metrics.calibration_bins(study.mapped, study.y)
         out["threshold"] = {"value": study.threshold, "alerts_per_100_tuning": study.record["alerts_per_100"],
@@ -239,5 +254,11 @@ def raise_alarms(outcomes, level=0.05):
     for (o, s, t), mark in zip(tests, marks):
         t["alarm"] = bool(mark)
         if mark:
-            alarms.append({"outcome": o["name"], "subgroup": s["name"], **{k: t[k] for k in ("statistic", "gap", "interval", "p")}})
+            alarms.append(
+                {
+                    "outcome": o["name"],
+                    "subgroup": s["name"],
+                    **{k: t[k] for k in ("statistic", "gap", "interval", "p")},
+                }
+            )
     return alarms, len(tests)

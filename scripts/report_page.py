@@ -49,7 +49,9 @@ def draw_loss(steps, evals):
     if steps:
         ax.plot([s["step"] for s in steps], [s["loss"] for s in steps], color="#9ecae1", lw=1, label="train, each step")
     if evals:
-        ax.plot([e["step"] for e in evals], [e["loss"] for e in evals], "o-", color="#08519c", ms=3, label="tuning split")
+        ax.plot(
+            [e["step"] for e in evals], [e["loss"] for e in evals], "o-", color="#08519c", ms=3, label="tuning split"
+        )
         for key, label, color in [
             ("loss_unigram", "unigram", "#bbbbbb"),
             ("loss_bigram", "bigram", "#888888"),
@@ -186,7 +188,13 @@ def baseline_table(o):
 
 
 def budget_table(o):
-    head = ["alerts wanted of 100", "alerts got of 100", "of those who had it, found", "of the alerts, right", "days ahead (median)"]
+    head = [
+        "alerts wanted of 100",
+        "alerts got of 100",
+        "of those who had it, found",
+        "of the alerts, right",
+        "days ahead (median)",
+    ]
     rows = [[f"{b['budget']:g}", number(b["alerts_per_100"], 1), number(b["tpr"], 2), number(b["ppv"], 2),
              number(b["lead_days"], 0)] for b in o["budgets"]]  # fmt: skip
     return table(head, rows)
@@ -211,21 +219,31 @@ def subgroup_table(o):
 
 def token_tables(t):
     excess = "excess" in t
+
     def cells(name, e):
-        return [name, e["n"], number(e["mean"]) + interval(e["interval"]), number(e.get("excess"), 4) if excess else None]
+        return [
+            name,
+            e["n"],
+            number(e["mean"]) + interval(e["interval"]),
+            number(e.get("excess"), 4) if excess else None,
+        ]
+
     head = ["", "tokens", "nats a token", "above the floor" if excess else None]
     rows = [cells("all", {**t["all"], **({"excess": t["excess"]["mean"]} if excess else {})})]
     rows += [cells(html.escape(e["kind"].replace("_", " ")), e) for e in t["by_kind"]]
-    rows += [cells(f"token {e['from']} to {e['to'] - 1}" if e["to"] else f"token {e['from']} and later", e) for e in t["by_place"]]
+    rows += [
+        cells(f"token {e['from']} to {e['to'] - 1}" if e["to"] else f"token {e['from']} and later", e)
+        for e in t["by_place"]
+    ]
     return table(head, rows)
 
 
 # ---- pages ---------------------------------------------------------------------------------------------------------
 
-STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1180px;margin:2em auto;padding:0 1em;color:#222}
+STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1280px;margin:2em auto;padding:0 1em;color:#222}
 h1{font-size:1.5em}h2{font-size:1.2em;margin-top:2.2em;border-top:1px solid #ddd;padding-top:.8em}h3{font-size:1.05em;margin-top:1.6em}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}.wide{overflow-x:auto}
-td,th{padding:.3em .7em;border-bottom:1px solid #ddd;text-align:right;vertical-align:top}
+td,th{padding:.3em .55em;border-bottom:1px solid #ddd;text-align:right;vertical-align:top}
 td:first-child,th:first-child{text-align:left}th{font-weight:600;font-size:.9em;vertical-align:bottom}
 small{color:#777;white-space:nowrap}img{max-width:100%}p{max-width:52em}
 .note{background:#f6f6f2;padding:.7em 1em;border-left:3px solid #bbb}.alarm{color:#b30000}"""
@@ -246,7 +264,9 @@ def loss_section(report, steps, evals):
     ]
     text = "<h2>How well the next event is predicted</h2>"
     if losses:
-        text += "<p>Mean surprise in nats a token on the tuning split; lower is better.</p>" + table(["", "nats"], losses)
+        text += "<p>Mean surprise in nats a token on the tuning split; lower is better.</p>" + table(
+            ["", "nats"], losses
+        )
     if steps or evals:
         text += f'<p><img alt="loss curve" src="{draw_loss(steps, evals)}"></p>'
     if report.get("tokens"):
@@ -264,16 +284,18 @@ def outcome_section(o):
     left = ", ".join(f"{n} {html.escape(k)}" for k, n in counts.items() if n)
     text += f"<p><small>Left out when labels were made: {left}.</small></p>" if left else ""
     if o["observed"]["auroc"] is not None:
-        text += f'<p><img alt="calibration" src="{draw_one_calibration(o)}">'
+        text += f'<div><img alt="calibration" src="{draw_one_calibration(o)}">'
         text += f' <img alt="decision curve" src="{draw_decision(o)}">' if "decision_curve" in o else ""
-        text += "</p>"
+        text += "</div>"
     if o.get("recalibration"):
         r = o["recalibration"]
         text += (f"<p>Recalibrated on the tuning split ({r['rows']} rows, {r['positive']} positives; fitted: {html.escape(r['fitted'])}): "
                  f"the log-odds of a risk times {r['slope']:.2f}, {'plus' if r['intercept'] >= 0 else 'minus'} {abs(r['intercept']):.2f}. "
                  "Alert thresholds come from the same split. What they do on held-out patients:</p>" + budget_table(o))  # fmt: skip
     if o["baselines"]:
-        text += "<h3>Against simpler models</h3><p>Trained on the same patients and labels. A difference whose interval "
+        text += (
+            "<h3>Against simpler models</h3><p>Trained on the same patients and labels. A difference whose interval "
+        )
         text += "holds 0 is none that these patients can show.</p>" + baseline_table(o)
     if o.get("censoring_weighted"):
         c = o["censoring_weighted"]
@@ -326,13 +348,15 @@ def page(report, steps, evals):
         else "Outcomes are those recorded; patients whose follow-up ended before the horizon are left out and counted."
     )
     notes = "".join(f"<li>{html.escape(n)}</li>" for n in report.get("notes", []))
-    pictures = f'<p><img alt="ROC" src="{draw_roc(outcomes)}"> <img alt="calibration" src="{draw_calibration(outcomes)}"></p>'
+    pictures = (
+        f'<div><img alt="ROC" src="{draw_roc(outcomes)}"> <img alt="calibration" src="{draw_calibration(outcomes)}"></div>'
+    )
     return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>ehr.c report</title><style>{STYLE}</style>
 <h1>Evaluation report</h1>
 <p class="note">For research. Not a medical device; not for use in the care of any person.</p>
 <p>A model that reads a patient's record and simulates how it goes on was asked, for patients it has never seen, how likely
-certain outcomes are; here is how right it was. Checkpoint {html.escape(report['checkpoint'] or '-')}{estimators},
-dataset {html.escape(report['dataset'])} (de-identification level: {html.escape(str(report['deidentification']))}).</p>
+certain outcomes are; here is how right it was. Checkpoint {html.escape(report["checkpoint"] or "-")}{estimators},
+dataset {html.escape(report["dataset"])} (de-identification level: {html.escape(str(report["deidentification"]))}).</p>
 <div class="note">{summary(report)}</div>
 {"<p>Not evaluated, or not in full:</p><ul>" + notes + "</ul>" if notes else ""}
 <h2>How well risks are told apart, and whether they are right</h2><p>{basis} Intervals: 95%, resampling patients.</p>
@@ -350,7 +374,9 @@ def model_card(report, dataset):
     made = trainer.get("provenance", {})
     shape = ", ".join(f"{config[k]} {label}" for k, label in [("num_hidden_layers", "layers"), ("hidden_size", "wide"),
                       ("num_attention_heads", "heads"), ("max_position_embeddings", "tokens of context")] if k in config)  # fmt: skip
-    splits = ", ".join(f"{k} {v['patients']} patients, {v['tokens']} tokens" for k, v in dataset.get("splits", {}).items())
+    splits = ", ".join(
+        f"{k} {v['patients']} patients, {v['tokens']} tokens" for k, v in dataset.get("splits", {}).items()
+    )
     rows = ["| outcome | rows | positive | AUROC (95%) | observed / expected | calibration slope | best baseline |",
             "|---|---|---|---|---|---|---|"]  # fmt: skip
     for o in report["outcomes"]:
@@ -361,25 +387,31 @@ def model_card(report, dataset):
         rows.append(f"| {o['name']} | {o['n']} | {o['positive']} | {number(b['auroc'])}"
                     f"{f' ({ci[0]:.3f} to {ci[1]:.3f})' if ci else ''} | {number(b['oe'], 2)} | {number(b['slope'], 2)} | "
                     f"{best['name'] + ' ' + number(best['auroc']) if best else '-'} |")  # fmt: skip
-    alarms = [f"- {a['outcome']}, {a['subgroup']}: {STATISTIC[a['statistic']]} (p = {a['p']:.2g})" for a in report["alarms"]]
+    alarms = [
+        f"- {a['outcome']}, {a['subgroup']}: {STATISTIC[a['statistic']]} (p = {a['p']:.2g})" for a in report["alarms"]
+    ]
     if not alarms:
-        alarms = [f"- none, in {report['alarm_tests']} tests" if report["alarm_tests"] else "- no group could be judged: too few positives"]
-    return f"""# Model card: {report['checkpoint']}
+        alarms = [
+            f"- none, in {report['alarm_tests']} tests"
+            if report["alarm_tests"]
+            else "- no group could be judged: too few positives"
+        ]
+    return f"""# Model card: {report["checkpoint"]}
 
 For research. Not a medical device; not for use in the care of any person.
 
 ## Model
-- Decoder-only transformer over patient timelines, {config.get('architectures', ['?'])[0]} shape: {shape}
-- model.safetensors sha256 {p['model_sha256']}
-- trained to step {trainer.get('step', '?')} ({trainer.get('targets_seen', '?')} targets), source commit {made.get('commit', '?')}
-- continued from: {made.get('parent') or 'nothing, trained from scratch'}
+- Decoder-only transformer over patient timelines, {config.get("architectures", ["?"])[0]} shape: {shape}
+- model.safetensors sha256 {p["model_sha256"]}
+- trained to step {trainer.get("step", "?")} ({trainer.get("targets_seen", "?")} targets), source commit {made.get("commit", "?")}
+- continued from: {made.get("parent") or "nothing, trained from scratch"}
 
 ## Data
-- trained on dataset {made.get('dataset_sha256', '?')}, de-identification level {made.get('deidentification', '?')}
-- evaluated on dataset {p['dataset_sha256']}{' (the same)' if p['dataset_sha256'] == made.get('dataset_sha256') else ' (another one)'}, \
-source {dataset.get('source', '?')}, de-identification level {report['deidentification']}
+- trained on dataset {made.get("dataset_sha256", "?")}, de-identification level {made.get("deidentification", "?")}
+- evaluated on dataset {p["dataset_sha256"]}{" (the same)" if p["dataset_sha256"] == made.get("dataset_sha256") else " (another one)"}, \
+source {dataset.get("source", "?")}, de-identification level {report["deidentification"]}
 - {splits}
-- vocabulary sha256 {p['vocabulary_sha256']}
+- vocabulary sha256 {p["vocabulary_sha256"]}
 
 ## Uses
 - Intended: research on forecasts from longitudinal records of populations like the training data's
@@ -388,14 +420,14 @@ source {dataset.get('source', '?')}, de-identification level {report['deidentifi
 ## Results on held-out patients (recorded outcomes, risks before recalibration)
 {chr(10).join(rows)}
 
-Recalibration maps and thresholds, fitted on the tuning split alone: recalibration.json, sha256 {p['recalibration_sha256']}.
-{len(report['outcomes'])} outcomes, {report['limit'] or 'all'} rows a split at most, {report['samples']} futures a row, \
-{report['bootstrap']} resamples of patients, seed {report['seed']}.
+Recalibration maps and thresholds, fitted on the tuning split alone: recalibration.json, sha256 {p["recalibration_sha256"]}.
+{len(report["outcomes"])} outcomes, {report["limit"] or "all"} rows a split at most, {report["samples"]} futures a row, \
+{report["bootstrap"]} resamples of patients, seed {report["seed"]}.
 
 ## Alarms for groups of patients
 {chr(10).join(alarms)}
 
 ## Limits
-{chr(10).join('- ' + n for n in report['notes']) or '- every outcome at hand was evaluated'}
+{chr(10).join("- " + n for n in report["notes"]) or "- every outcome at hand was evaluated"}
 - Intervals carry the chance of who was sampled, not the change of practice over time or between institutions.
 """

@@ -17,7 +17,16 @@ import shards
 
 HERE = pathlib.Path(__file__).resolve().parent
 RISK_COLUMNS = ["patient_key", "index_minutes", "outcome", "risk", "mc_se"]
-LABEL_COLUMNS = ["patient_key", "split", "patient_row", "index_minutes", "outcome", "event_minutes", "censor_minutes", "death_minutes"]
+LABEL_COLUMNS = [
+    "patient_key",
+    "split",
+    "patient_row",
+    "index_minutes",
+    "outcome",
+    "event_minutes",
+    "censor_minutes",
+    "death_minutes",
+]
 FOLLOWED = ["event_minutes", "censor_minutes", "death_minutes"]
 TRAIN_ROWS = 20000  # of a baseline; more rows than this add little and cost much
 
@@ -79,7 +88,9 @@ class Suite:
         not hold those."""
         paths = list(self.args.labels or [])
         if self.args.events:
-            for task in self.args.tasks or sorted(p for p in (HERE / "tasks").glob("*.json") if p.stem != "value_edges"):
+            for task in self.args.tasks or sorted(
+                p for p in (HERE / "tasks").glob("*.json") if p.stem != "value_edges"
+            ):
                 made = self._label(task, self.work / f"{task.stem}.h5", [])
                 if made:
                     paths.append(made)
@@ -94,7 +105,18 @@ class Suite:
         return [(p, self._development(p)) for p in paths]
 
     def _label(self, task, out, extra):
-        words = [program("ehr-data"), "label", self.args.events, "--data", self.args.data, "--task", task, "--out", out, *extra]
+        words = [
+            program("ehr-data"),
+            "label",
+            self.args.events,
+            "--data",
+            self.args.data,
+            "--task",
+            task,
+            "--out",
+            out,
+            *extra,
+        ]
         if self.args.linkage:
             words += ["--linkage", self.args.linkage]
         if self._fresh(out, {"task": shards.sha256(task), "dataset": shards.sha256(self.args.data / "dataset.json"),
@@ -142,7 +164,18 @@ class Suite:
         if not self._fresh(out, key):
             say(f"{name}: risks of the {split} split")
             started = time.time()
-            words = [program("ehr-infer"), "risk", a.checkpoint, "--data", a.data, "--labels", labels, "--split", split, *flags]
+            words = [
+                program("ehr-infer"),
+                "risk",
+                a.checkpoint,
+                "--data",
+                a.data,
+                "--labels",
+                labels,
+                "--split",
+                split,
+                *flags,
+            ]
             rc, end = command([*words, "--out", out], out.with_suffix(".log"))
             self.timed("risks", started)
             if rc:
@@ -175,7 +208,9 @@ class Suite:
         rows.append(baselines.Rows(self.args.data, self.dataset, v, test, tokens))
         made = baselines.fit_all(*rows, weights, self.args.seed)
         self.timed("baselines", started)
-        return {k: r for k, (r, _) in made.items()}, {k: {"train_rows": int(first[0].size), **s} for k, (_, s) in made.items()}
+        return {k: r for k, (r, _) in made.items()}, {
+            k: {"train_rows": int(first[0].size), **s} for k, (_, s) in made.items()
+        }
 
     def recalibration(self, fitted, name):
         """The record fitted on the tuning rows; None when there are none."""
@@ -185,7 +220,9 @@ class Suite:
             return None
         columns, _ = self.risks(fitted, "tuning", f"{name}-development" if not name.endswith("development") else name)
         rows = outcome.Rows(columns)
-        record = recalibrate.fit(rows.risk, rows.y, rows.weights(float(attributes["horizon_minutes"])), self.args.alerts)
+        record = recalibrate.fit(
+            rows.risk, rows.y, rows.weights(float(attributes["horizon_minutes"])), self.args.alerts
+        )
         record.update(outcome=name, model_sha256=self.model, labels_sha256=shards.sha256(fitted))
         return {**record, "sha256": recalibrate.digest(record)}
 

@@ -23,7 +23,9 @@ def measure(s, patients):
         s.timed("token losses", started)
         if rc:
             raise shards.BadFile(f"ehr-infer score failed:\n{end}")
-    columns, _ = shards.read_table(out, ["patient_key", "index", "token", "loss"], "a table of tokens", "`ehr-infer score --tokens`")
+    columns, _ = shards.read_table(
+        out, ["patient_key", "index", "token", "loss"], "a table of tokens", "`ehr-infer score --tokens`"
+    )
     return summarise(columns, oracle_of(s, columns), shards.Vocabulary(s.args.data, s.dataset), s.args.seed)
 
 
@@ -64,11 +66,13 @@ def summarise(columns, oracle, vocabulary, seed):
         excess = np.where(told, loss + q, np.nan)
         if told.any():
             out["excess"] = _mean(excess[told], patient[told], seed)
+
     def entry(i):
         e = _mean(loss[i], patient[i], seed)
         if excess is not None and np.isfinite(excess[i]).any():
             e["excess"] = float(np.nanmean(excess[i]))
         return e
+
     for k in sorted(set(kind)):
         out["by_kind"].append({"kind": str(k), **entry(kind == k)})
     for low, high in PLACES:

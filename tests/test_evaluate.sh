@@ -18,12 +18,14 @@ near = lambda a, b: a is not None and abs(a - b) < 1e-6
 assert eval(sys.argv[2]), (sys.argv[2], r)' "$1" "$2" > holds.log 2>&1
 }
 
-"$python" "$root/scripts/check_metrics.py" > metrics.log 2>&1
-rc=$?
-grep -E -A1 '^(ok|not ok) - ' metrics.log
-[ $rc = 0 ] || failed=1
-grep -q '^ok - ' metrics.log
-verdict $? "check_metrics.py runs" metrics.log
+for c in check_metrics check_evaluation; do
+    "$python" "$root/scripts/$c.py" > $c.log 2>&1
+    rc=$?
+    grep -E -A1 '^(ok|not ok) - ' $c.log
+    [ $rc = 0 ] || failed=1
+    grep -q '^ok - ' $c.log
+    verdict $? "$c.py runs" $c.log
+done
 
 # ---- tables made by hand -----------------------------------------------------------------------------------------------
 mkdir data run && echo '{"deidentification": {"level": "synthetic"}}' > data/dataset.json
@@ -58,11 +60,6 @@ holds out/report.json 'near(r["excess_loss_se"], 0.01)'
 verdict $? "with the standard error of the excess" holds.log
 
 awk -F, '/^#/ { print; next } !head { head = 1; print $0 ",true_risk"; next } { print $0 "," $4 / 2 }' plain.csv > truth.csv
-evaluate run data out truth.csv plain.csv --bootstrap 50 > evaluate.log 2>&1 && [ "$(grep -c '^by_hand' evaluate.log)" = 2 ]
-verdict $? "a table with true risks beside one without" evaluate.log
-holds out/report.json 'near(o["rmse"], (sum((x / 2) ** 2 for x in (.8, .3, .4, .3, .1, .9)) / 6) ** .5) and near(o["auroc"], o["auroc_true_risk"]) and o["auroc_interval"]'
-verdict $? "RMSE to the truth; the order of the truth has the truth's AUROC" holds.log
-
 "$python" - << 'EOF'
 import csv, h5py, numpy as np
 rows = list(csv.DictReader(l for l in open("truth.csv") if not l.startswith("#")))
@@ -73,19 +70,35 @@ with h5py.File("truth.h5", "w") as f:
     f.attrs["horizon_minutes"] = np.bytes_("525600")
     f.attrs["estimator"] = np.bytes_("mc")
 EOF
-evaluate run data out5 truth.h5 --bootstrap 50 > evaluate.log 2>&1 && evaluate run data outc truth.csv --bootstrap 50 >> evaluate.log 2>&1 &&
-    diff <(grep -v '"seconds"' outc/report.json) <(grep -v '"seconds"' out5/report.json) > diff.log
-verdict $? "HDF5 and CSV give the same report, twice the same" diff.log
-
 grep -v '^#' plain.csv | awk -F, -v OFS=, 'NR > 1 { $3 = 0; $5 = "" } { print }' > nobody.csv
-evaluate run data out nobody.csv --bootstrap 20 > evaluate.log 2>&1 &&
-    holds out/report.json 'o["name"] == "nobody" and o["auroc"] is None and o["slope"] is None and o["auroc_interval"] is None and o["horizon_days"] is None and o["mean_mc_se"] is None'
-verdict $? "nobody has the outcome, no attributes, no errors: undefined figures are null" holds.log
 awk -F, -v OFS=, '/^#/ { print; next } !head { head = 1; print; next } { $3 = -1; print }' plain.csv > censored.csv
-evaluate run data out censored.csv --bootstrap 20 > evaluate.log 2>&1 && holds out/report.json 'o["censored"] == o["n"] == 6 and o["auroc"] is None'
-verdict $? "everybody censored" evaluate.log
-evaluate nowhere data out plain.csv --bootstrap 20 > evaluate.log 2>&1 && [ -s out/report.html ] && holds out/report.json 'r["loss"] is None and near(o["auroc"], 0.75)'
-verdict $? "no run log: the report is made, without losses" evaluate.log
+# One process for all: starting Python takes longer than any of them.
+PYTHONPATH=$root/scripts "$python" - << 'EOF' > evaluate.log 2>&1
+import sys
+import evaluate
+for run, out, tables in [
+    ("run", "both", ["truth.csv", "plain.csv"]),
+    ("run", "out5", ["truth.h5"]),
+    ("run", "outc", ["truth.csv"]),
+    ("run", "nobody", ["nobody.csv"]),
+    ("run", "censored", ["censored.csv"]),
+    ("nowhere", "nowhere", ["plain.csv"]),
+]:
+    sys.argv = ["evaluate.py", "--run", run, "--data", "data", "--out", out, "--bootstrap", "50", *tables]
+    evaluate.main()
+EOF
+[ "$(grep -c '^by_hand' evaluate.log)" = 6 ]
+verdict $? "a table with true risks beside one without; tables of all sorts" evaluate.log
+holds both/report.json 'near(o["rmse"], (sum((x / 2) ** 2 for x in (.8, .3, .4, .3, .1, .9)) / 6) ** .5) and near(o["auroc"], o["auroc_true_risk"]) and o["auroc_interval"]'
+verdict $? "RMSE to the truth; the order of the truth has the truth's AUROC" holds.log
+diff <(grep -v '"seconds"' outc/report.json) <(grep -v '"seconds"' out5/report.json) > diff.log
+verdict $? "HDF5 and CSV give the same report, twice the same" diff.log
+holds nobody/report.json 'o["name"] == "nobody" and o["auroc"] is None and o["slope"] is None and o["auroc_interval"] is None and o["horizon_days"] is None and o["mean_mc_se"] is None'
+verdict $? "nobody has the outcome, no attributes, no errors: undefined figures are null" holds.log
+holds censored/report.json 'o["censored"] == o["n"] == 6 and o["auroc"] is None'
+verdict $? "everybody censored" holds.log
+[ -s nowhere/report.html ] && holds nowhere/report.json 'r["loss"] is None and near(o["auroc"], 0.75)'
+verdict $? "no run log: the report is made, without losses" holds.log
 
 # ---- bad input ---------------------------------------------------------------------------------------------------------
 printf 'patient_key,index_minutes,outcome,mc_se\n1,2,0,0\n' > other.csv
@@ -132,4 +145,63 @@ refused 1 "no checkpoint" evaluate run data --out no
 verdict $? "a run without a checkpoint" refused.log
 [ ! -e no ]
 verdict $? "nothing is written for what was refused"
+
+# ---- from a checkpoint --------------------------------------------------------------------------------------------------
+{
+    "$build/ehr-data" synth --patients 400 --seed 3 --risk-samples 16 --out events &&
+        "$build/ehr-data" tokenize events/events.h5 --vocabulary events/vocabulary.json --out d &&
+        "$build/ehr-train" --data d --layers 1 --seq-len 256 --batch 4 --steps 20 --eval-tokens 0 --out r
+} > made.log 2>&1
+verdict $? "make a dataset and a checkpoint" made.log
+whole() { # whole OUT [FLAG...]: two tasks with their own labels
+    evaluate r d --suite quick --events events/events.h5 --samples 2 --limit 40 --bootstrap 30 --out "$@" \
+        --tasks "$root/scripts/tasks/admission_1y.json" "$root/scripts/tasks/readmission_30d.json"
+}
+EHR_BUILD=$build whole report > whole.log 2>&1 && [ -s report/report.html ] && [ -s report/model_card.md ] && [ -s report/recalibration.json ]
+verdict $? "labels, risks, baselines and report from a checkpoint and events" whole.log
+holds report/report.json 'len(r["outcomes"]) == 2 and len(o["baselines"]) == 4 and o["auroc_true_risk"] and o["recalibration"]["rows"] and len(o["budgets"]) == 5'
+verdict $? "with truth, baselines, recalibration and alert budgets" holds.log
+holds report/report.json 'sum(k["n"] for k in r["tokens"]["by_kind"]) == r["tokens"]["all"]["n"] == sum(k["n"] for k in r["tokens"]["by_place"]) and near(r["tokens"]["all"]["mean"], sum(k["n"] * k["mean"] for k in r["tokens"]["by_kind"]) / r["tokens"]["all"]["n"]) and r["tokens"]["excess"]["mean"] > 0'
+verdict $? "token losses add up, above the floor" holds.log
+"$python" - > rows.log 2>&1 << 'EOF'
+import csv, hashlib, json
+r = json.load(open("report/report.json"))
+maps = {m["outcome"]: m for m in json.load(open("report/recalibration.json"))["outcomes"]}
+from sklearn.metrics import roc_auc_score, average_precision_score
+for o in r["outcomes"]:
+    rows = [x for x in csv.DictReader(open(f"report/rows/{o['name']}.csv")) if x["outcome"] != "-1"]
+    y, p = [int(x["outcome"]) for x in rows], [float(x["risk"]) for x in rows]
+    assert abs(roc_auc_score(y, p) - o["observed"]["auroc"]) < 1e-9
+    for b in o["baselines"]:
+        q = [float(x["baseline_" + b["name"]]) for x in rows]
+        assert abs(average_precision_score(y, q) - b["auprc"]) < 1e-9, b["name"]
+    for s in o["subgroups"]:
+        assert sum(x["group_" + s["group"]] == s["label"] for x in rows) == s["n"]
+    m = dict(maps[o["name"]])
+    sha = m.pop("sha256")
+    assert sha == hashlib.sha256(json.dumps(m, sort_keys=True, separators=(",", ":")).encode()).hexdigest() == o["recalibration"]["sha256"]
+    assert m["model_sha256"] == r["provenance"]["model_sha256"] == hashlib.sha256(open("r/best/model.safetensors", "rb").read()).hexdigest()
+EOF
+verdict $? "figures are those of the rows kept beside them; maps carry their hash and the model's" rows.log
+grep -v seconds report/report.json > first.json
+touch marker
+rm report/report.* report/work/admission_1y-held_out-risk.h5
+EHR_BUILD=$build whole report > whole.log 2>&1 &&
+    [ "$(find report/work -newer marker -name '*risk.h5')" = report/work/admission_1y-held_out-risk.h5 ] &&
+    diff first.json <(grep -v seconds report/report.json) > diff.log
+verdict $? "a stopped suite does only what is missing, to the same report" whole.log
+"$python" "$root/scripts/compare.py" report report --bootstrap 20 --out same.json > compare.log 2>&1 && grep -q ' 0 better, 0 worse' compare.log && [ -s same.json ]
+verdict $? "compare.py: a report against itself" compare.log
+mkdir -p twisted/rows && cp report/report.json twisted && cp report/rows/readmission_30d.csv twisted/rows &&
+    awk -F, -v OFS=, 'NR > 1 { $4 = $3 == 1 ? 0.01 : 0.4 + NR / 1000 } { print }' report/rows/admission_1y.csv > twisted/rows/admission_1y.csv
+refused 1 'everybody *auroc.*worse' "$python" "$root/scripts/compare.py" report twisted --bootstrap 20
+verdict $? "compare.py: a model that has everything upside down is worse" refused.log
+refused 1 'not a report' "$python" "$root/scripts/compare.py" report d
+verdict $? "compare.py: a folder that is no report" refused.log
+touch marker
+EHR_BUILD=$build evaluate r d --suite quick --labels report/work/readmission_30d.h5 --samples 2 --limit 40 --bootstrap 9 --out report --seed 2 \
+    > whole.log 2>&1 && [ "$(find report/work -newer marker -name '*risk.h5' | wc -l)" = 2 ]
+verdict $? "another seed makes the risks again" whole.log
+EHR_BUILD=$build refused 1 'has no label file' evaluate r d --suite quick --out none
+verdict $? "no labels and no events: what to do is said" refused.log
 exit $failed

@@ -1,0 +1,160 @@
+"""Checks what evaluate.py makes of risks: recalibration, alarms for groups, figures of an outcome.  Prints "ok - name" or
+"not ok - name"; exit 1 on any failure."""
+
+import sys
+
+import numpy as np
+
+import compare
+import metrics
+import outcome
+import recalibrate
+
+failed = False
+
+
+def check(name, good, detail=""):
+    global failed
+    print(f"{'ok' if good else 'not ok'} - {name}" + ("" if good else f"\n    {detail}"))
+    failed |= not good
+
+
+def cohort(rng, n, harm=1.0):
+    """Risks that are right, groups of unlike illness; harm: what the risks of group B are multiplied with."""
+    group = np.where(rng.uniform(size=n) < 0.3, "B", "A")
+    age = rng.choice(["young", "old"], n)
+    truth = metrics.expit(rng.normal(-1.6, 1, n) + 0.8 * (group == "B") + 0.9 * (age == "old"))
+    y = (rng.uniform(size=n) < truth).astype(float)
+    risk = np.where(group == "B", truth * harm, truth)
+    columns = {"risk": risk, "outcome": y, "patient_key": np.arange(n), "index_minutes": np.zeros(n)}
+    return outcome.Rows(columns, {"GROUP": group, "AGE": age})
+
+
+def alarms_of(rng, harm, n=700):
+    """As in use: recalibration and threshold from tuning rows that suffer from the same harm."""
+    tuning, held_out = cohort(rng, n, harm), cohort(rng, n, harm)
+    if harm != 1:  # the harm is in the tuning records themselves: half of their outcomes are not there
+        lost = (tuning.groups["GROUP"] == "B") & (rng.uniform(size=n) > harm)
+        tuning.y[lost] = 0
+    record = recalibrate.fit(tuning.risk, tuning.y, np.ones(n), 10)
+    record["sha256"] = recalibrate.digest(record)
+    o = outcome.evaluate("o", {"horizon_minutes": "1440"}, held_out, record, n_bootstrap=60, seed=1)
+    return outcome.raise_alarms([o])
+
+
+def check_alarms(rng):
+    false = [bool(alarms_of(rng, 1.0)[0]) for _ in range(50)]
+    check("a fair cohort raises an alarm in at most 5 of 50 seeds", sum(false) <= 5, f"{sum(false)} of 50")
+    found = [alarms_of(rng, 0.5) for _ in range(8)]
+    check("a group that lost half of its outcomes in training is flagged, 8 of 8",
+          all(any(a["subgroup"] == "GROUP//B" and a["statistic"] == "log_oe" and a["gap"] > 0.3 for a in f[0]) for f in found),
+          str([f[0] for f in found]))  # fmt: skip
+    few = cohort(rng, 80)
+    o = outcome.evaluate("few", {"horizon_minutes": "1440"}, few, n_bootstrap=20)
+    judged = [s for s in o["subgroups"] if "tests" in s]
+    check("groups with fewer than 20 positives are not judged", all(s["positive"] >= 20 for s in judged)
+          and any(s["positive"] < 20 and "auroc" not in s for s in o["subgroups"]))  # fmt: skip
+
+
+def check_recalibration(rng):
+    truth = metrics.expit(rng.normal(-1, 1, 40000))
+    y = (rng.uniform(size=truth.size) < truth).astype(float)
+    twisted = metrics.expit((metrics.logit(truth) - 0.7) / 0.5)
+    record = recalibrate.fit(twisted, y, np.ones(y.size), 10)
+    mended = recalibrate.apply(record, twisted)
+    check("a twist of the log-odds is undone", abs(record["slope"] - 0.5) < 0.02 and abs(record["intercept"] - 0.7) < 0.03
+          and np.abs(mended - truth).max() < 0.02, str(record))  # fmt: skip
+    check(
+        "the threshold alerts on one in ten of the tuning rows",
+        abs((mended >= record["threshold"]).mean() - 0.1) < 1e-3,
+    )
+    shares = [(mended >= b["threshold"]).mean() * 100 for b in record["budgets"]]
+    check("budgets keep to theirs", np.allclose(shares, recalibrate.BUDGETS, atol=0.02), str(shares))
+    few = np.flatnonzero(y == 1)[:9].tolist() + np.flatnonzero(y == 0)[:60].tolist()
+    record = recalibrate.fit(twisted[few], y[few], np.ones(len(few)), 10)
+    total = recalibrate.apply(record, twisted[few]).sum()
+    check("nine positives move the mean alone", record["slope"] == 1 and abs(total - 9) < 1e-6, f"{record} {total}")
+    record = recalibrate.fit(twisted[few[6:]], y[few[6:]], np.ones(len(few) - 6), 10)
+    check(
+        "three positives move nothing",
+        record["slope"] == 1 and record["intercept"] == 0 and "nothing" in record["fitted"],
+    )
+    same = recalibrate.digest({"a": 1, "b": 2.5}) == recalibrate.digest({"b": 2.5, "a": 1})
+    check("a digest is that of the content", same and recalibrate.digest({"a": 1}) != recalibrate.digest({"a": 2}))
+
+
+def check_intervals(rng):
+    """Subgroup, recalibrated and paired intervals are those of a plain bootstrap over index arrays."""
+    rows = cohort(rng, 300)
+    rows.patient = np.repeat(np.arange(150), 2)  # two index times each
+    record = {"slope": 0.8, "intercept": 0.1, "threshold": 0.25, "budgets": [], "alerts_per_100": 10, "fitted": "", "rows": 1,
+              "positive": 1, "sha256": ""}  # fmt: skip
+    other = np.clip(rows.risk + rng.normal(0, 0.2, 300), 0.01, 0.99)
+    o = outcome.evaluate("o", {"horizon_minutes": "1440"}, rows, record, {"other": other}, n_bootstrap=60, seed=5)
+    old = rows.groups["AGE"] == "old"
+    mapped = recalibrate.apply(record, rows.risk)
+
+    def plain(i):
+        j = i[old[i]]
+        return {
+            "group": metrics.auroc(rows.risk[j], rows.y[j]),
+            "mapped": metrics.brier(mapped[i], rows.y[i]),
+            "paired": metrics.auroc(rows.risk[i], rows.y[i]) - metrics.auroc(other[i], rows.y[i]),
+        }
+
+    boxes = metrics.bootstrap(plain, rows.patient, 60, 5)
+    group = next(s for s in o["subgroups"] if s["label"] == "old")
+    check("interval of a group", np.allclose(group["interval"]["auroc"], boxes["group"]))
+    check("interval of recalibrated risks", np.allclose(o["recalibrated"]["interval"]["brier"], boxes["mapped"]))
+    check(
+        "interval of a difference",
+        np.allclose(o["baselines"][0]["ours_minus_it"]["interval"]["auroc"], boxes["paired"]),
+    )
+    check("and the figures themselves", abs(group["auroc"] - plain(np.arange(300))["group"]) < 1e-12
+          and abs(o["recalibrated"]["brier"] - plain(np.arange(300))["mapped"]) < 1e-12)  # fmt: skip
+
+
+def check_compare(rng):
+    def verdicts(noise, seed):
+        rng = np.random.default_rng(seed)
+        rows = cohort(rng, 600)
+        a = {
+            "patient_key": rows.patient,
+            "index_minutes": np.zeros(600),
+            "outcome": rows.y,
+            "group_AGE": rows.groups["AGE"],
+        }
+        a["risk"] = metrics.expit(metrics.logit(rows.risk) + rng.normal(0, 0.3, 600))
+        b = {**a, "risk": metrics.expit(metrics.logit(rows.risk) + rng.normal(0, noise, 600))}
+        turned = rng.permutation(600)
+        pair = compare.paired(a, {k: v[turned] for k, v in b.items()})
+        tests = compare.compare_outcome("o", *pair, 60, 1)
+        compare.judge(tests)
+        return a, b, tests
+
+    same = sum(any(t["verdict"] in ("worse", "better") for t in verdicts(0.3, s)[2]) for s in range(20))
+    check("two models of equal noise differ in at most 3 of 20 seeds", same <= 3, f"{same} of 20")
+    a, b, tests = verdicts(2.0, 1)
+    worse = [t["figure"] for t in tests if t["verdict"] == "worse" and t["group"] == "everybody"]
+    check(
+        "a much noisier one is worse",
+        "auroc" in worse and "log_loss" in worse and not any(t["verdict"] == "better" for t in tests),
+    )
+    t = next(t for t in tests if t["group"] == "AGE//old" and t["figure"] == "auroc")
+    old = a["group_AGE"] == "old"
+    direct = metrics.auroc(b["risk"][old], b["outcome"][old]) - metrics.auroc(a["risk"][old], a["outcome"][old])
+    check("a difference is that of the figures, whatever the order of rows", abs(t["difference"] - direct) < 1e-12)
+    itself = compare.compare_outcome("o", *compare.paired(a, a), 20, 1)
+    compare.judge(itself)
+    check(
+        "a model does not differ from itself",
+        all(t["difference"] in (0, None) and t["verdict"] != "worse" for t in itself),
+    )
+
+
+rng = np.random.default_rng(7)
+check_recalibration(rng)
+check_intervals(rng)
+check_alarms(rng)
+check_compare(rng)
+sys.exit(failed)

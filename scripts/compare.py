@@ -1,0 +1,171 @@
+"""Is checkpoint B better than A?  Tests the difference of every figure on the rows that both were evaluated on.
+
+  compare.py REPORT_A REPORT_B [--bootstrap 1000] [--seed 1] [--out comparison.json]
+
+REPORT_A and REPORT_B are folders made by scripts/evaluate.sh CHECKPOINT DATASET.  Patients are resampled, and both models
+are judged on each resample: what makes a patient hard is hard for both and cancels.  Differences are B minus A of the
+risks as the models say them (before recalibration), overall and for every group with 20 positives; Benjamini and Hochberg
+at 5% over all of them.  Exit 1 when B is worse in any, 3 when there is nothing to compare: the gate for taking a tuned
+model.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+
+import numpy as np
+
+import metrics
+import outcome
+import shards
+
+NEEDED = ["patient_key", "index_minutes", "outcome", "risk"]
+FIGURES = ["auroc", "auprc", "brier", "log_loss", "miscalibration", "ici"]
+HIGHER_IS_BETTER = {"auroc", "auprc"}
+
+
+def read_rows(report, name):
+    columns, _ = shards.read_table(
+        report / "rows" / f"{name}.csv", NEEDED, "rows of an evaluation", "scripts/evaluate.sh"
+    )
+    return columns
+
+
+def keys(columns):
+    return list(zip(columns["patient_key"].tolist(), columns["index_minutes"].astype(int).tolist(), strict=True))
+
+
+def paired(a, b):
+    """Rows of both, in a's order; outcomes must agree."""
+    at = {k: i for i, k in enumerate(keys(b))}
+    pairs = [(i, at[k]) for i, k in enumerate(keys(a)) if k in at]
+    i, j = np.array(pairs, int).reshape(-1, 2).T
+    a, b = ({k: v[rows] for k, v in c.items()} for c, rows in ((a, i), (b, j)))
+    if not np.array_equal(a["outcome"], b["outcome"]):
+        raise shards.BadFile("the two reports disagree about what happened: they were made from other labels")
+    return a, b
+
+
+def figures(risk, y, W):
+    out = metrics.figures(risk, y, W)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        out["miscalibration"] = np.abs(np.log(out["oe"]))  # how far the sum of risks is from the number who had it
+    return {k: out[k] for k in FIGURES}
+
+
+def parts_of(a):
+    known = np.flatnonzero(a["outcome"] >= 0)
+    y = a["outcome"][known]
+    parts = [("everybody", np.ones(known.size, bool))]
+    for k in [k for k in a if k.startswith("group_")]:
+        labels = a[k][known]
+        parts += [(f"{k[6:]}//{v}", labels == v) for v in sorted(set(labels)) if v not in ("", "UNKNOWN")]
+    return known, [p for p in parts if y[p[1]].sum() >= (outcome.LEAST_POSITIVES if p[0] != "everybody" else 1)]
+
+
+def compare_outcome(name, a, b, n, seed):
+    known, parts = parts_of(a)
+    y, risks = a["outcome"][known], (a["risk"][known], b["risk"][known])
+
+    def differences(W):
+        out = {}
+        for part, i in parts:
+            mine, other = (figures(r[i], y[i], W[:, i]) for r in risks)
+            for k in FIGURES:
+                out[part, k, "a"], out[part, k, "b"], out[part, k, "difference"] = mine[k], other[k], other[k] - mine[k]
+        return out
+
+    point = differences(np.ones((1, known.size)))
+    drawn = metrics.draw(differences, a["patient_key"][known], n, seed)
+    rows = []
+    for part, i in parts:
+        for k in FIGURES:
+            value, values = point[part, k, "difference"][0], drawn[part, k, "difference"]
+            same = np.array_equal(risks[0][i], risks[1][i])
+            rows.append({
+                "outcome": name, "group": part, "figure": k, "rows": int(i.sum()), "positive": int(y[i].sum()),
+                "a": outcome.number(point[part, k, "a"][0]), "b": outcome.number(point[part, k, "b"][0]),
+                "difference": outcome.number(value), "interval": metrics.interval(values),
+                "p": 1.0 if same else metrics.p_value(value, values),
+            })  # fmt: skip
+    return rows
+
+
+def judge(tests, level=0.05):
+    """Adds to each test whether B is better, worse, or neither."""
+    told = [t for t in tests if t["p"] is not None]
+    marks = metrics.benjamini_hochberg([t["p"] for t in told], level) if told else []
+    for t in tests:
+        t["verdict"] = "no difference shown" if t["p"] is not None else "not judged"
+    for t, mark in zip(told, marks, strict=True):
+        if mark:
+            t["verdict"] = "better" if (t["difference"] > 0) == (t["figure"] in HIGHER_IS_BETTER) else "worse"
+
+
+def compare(a, b, n, seed):
+    names = [sorted(p.stem for p in (r / "rows").glob("*.csv")) for r in (a, b)]
+    tests = []
+    for name in [x for x in names[0] if x in names[1]]:
+        pair = paired(read_rows(a, name), read_rows(b, name))
+        if len(pair[0]["outcome"]) and (pair[0]["outcome"] == 1).any() and (pair[0]["outcome"] == 0).any():
+            tests += compare_outcome(name, *pair, n, seed)
+    judge(tests)
+    return tests
+
+
+def models(report):
+    return (
+        shards.read_json(report / "report.json", "a report of scripts/evaluate.sh")
+        .get("provenance", {})
+        .get("model_sha256")
+    )
+
+
+def show(tests):
+    print(f"{'outcome':22} {'group':26} {'figure':15} {'A':>8} {'B':>8} {'B - A':>9}  {'95%':20} verdict")
+    for t in tests:
+        box = "" if not t["interval"] else f"{t['interval'][0]:+.4f} to {t['interval'][1]:+.4f}"
+        cells = [
+            f"{t[k]:{w}}" if t[k] is not None else "-"
+            for k, w in (("a", "8.4f"), ("b", "8.4f"), ("difference", "+9.4f"))
+        ]
+        print(
+            f"{t['outcome']:22} {t['group']:26} {t['figure']:15} {cells[0]:>8} {cells[1]:>8} {cells[2]:>9}  {box:20} {t['verdict']}"
+        )
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        prog="compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("a", type=pathlib.Path, metavar="REPORT_A")
+    parser.add_argument("b", type=pathlib.Path, metavar="REPORT_B")
+    parser.add_argument("--bootstrap", type=int, default=1000, help="resamples [1000]")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=pathlib.Path, help="every test as JSON")
+    args = parser.parse_args()
+    try:
+        sha = [models(r) for r in (args.a, args.b)]
+        tests = compare(args.a, args.b, args.bootstrap, args.seed)
+    except shards.BadFile as e:
+        print(f"compare: {e}", file=sys.stderr)
+        return 1
+    if not tests:
+        print(
+            f"compare: {args.a} and {args.b} have no outcome with rows in common: evaluate both on the same dataset",
+            file=sys.stderr,
+        )
+        return 3
+    show(tests)
+    count = {v: sum(t["verdict"] == v for t in tests) for v in ("better", "worse", "no difference shown", "not judged")}
+    print(f"of {len(tests)} figures: {', '.join(f'{n} {v}' for v, n in count.items())}")
+    if args.out:
+        record = {"format": "ehr.c comparison", "format_version": 1, "model_sha256": sha, "bootstrap": args.bootstrap,
+                  "seed": args.seed, "count": count, "tests": tests}  # fmt: skip
+        args.out.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+    return 1 if count["worse"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
