@@ -304,7 +304,7 @@ Status rollout_run(const Law *law, const Vocabulary *v, const RolloutOptions *o,
     Rollout r = {.law = law, .v = v, .o = o, .cb = cb, .stats = stats, .n_total = n_jobs};
     s = rollout_open(&r, err);
     if (!s) s = admit(&r, err);
-    while (!s && r.n_live) {
+    while (!s && r.n_live && !(cb->stop && cb->stop(cb->ctx))) {
         s = rollout_step(&r, err);
         if (!s) s = look_at_jobs(&r, err);
         if (!s) s = admit(&r, err);

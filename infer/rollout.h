@@ -89,6 +89,7 @@ typedef struct {
     Status (*get_job)(void *ctx, int64_t i, RolloutJob *out, Err *err);
     Status (*job_done)(void *ctx, int64_t i, const RolloutJob *job, const RolloutSample *samples, int n, Err *err);
     int (*enough)(void *ctx, int64_t i, const RolloutSample *samples, int n);
+    int (*stop)(void *ctx); /* asked before every step: non-zero ends the run, unfinished jobs are dropped; NULL = never */
     void *ctx;
 } RolloutCallbacks;
 

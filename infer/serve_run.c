@@ -227,6 +227,16 @@ static Status job_done(void *ctx, int64_t i, const RolloutJob *engine_job, const
     return s;
 }
 
+/* Nobody waits for this run any more: all its requests were given up. */
+static int all_given_up(void *ctx) {
+    const Run *r = ctx;
+    int waiting = 0;
+    pthread_mutex_lock(&r->sv->lock);
+    for (int i = 0; i < r->n_tasks && !waiting; i++) waiting = r->task[i].job->x != NULL;
+    pthread_mutex_unlock(&r->sv->lock);
+    return !waiting;
+}
+
 /* Tasks of as many of the jobs as the run has room for; returns the first that is left for the next. */
 static Job *tasks_make(Run *r, Job *jobs) {
     int most = 0;
@@ -264,7 +274,7 @@ static Status rollouts(Server *sv, Job **jobs, Err *err) {
     RolloutStats stats = {0};
     Status s = outcomes_mark(&r, err);
     if (!s && r.n_tasks) {
-        const RolloutCallbacks cb = {.get_job = get_job, .job_done = job_done, .ctx = &r};
+        const RolloutCallbacks cb = {.get_job = get_job, .job_done = job_done, .stop = all_given_up, .ctx = &r};
         s = rollout_run(&sv->session->law, r.v, &r.o, r.n_tasks, &cb, &stats, err);
     }
     int requests = 0;
