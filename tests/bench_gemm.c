@@ -153,7 +153,9 @@ static int bench_threads(int threads, const BenchFlags *f) {
            "shape", "kind", "N", "rows", "cols", "GFLOP/s", "peak", "OpenBLAS", "oneDNN", "best", "median");
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         const Shape *s = &shapes[i];
-        if ((f->filter && !strstr(s->name, f->filter)) || (f->smoke && i % 9)) continue;
+        char named[64];
+        snprintf(named, sizeof named, "%s %d", s->name, s->N);
+        if ((f->filter && !strstr(named, f->filter)) || (f->smoke && i % 9)) continue;
         for (Kind k = FORWARD; k <= WGRAD; k++)
             if (s->training ? k != PACKED : k == PACKED) bench_shape(&b, s, k, f->seconds, sum);
     }

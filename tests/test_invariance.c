@@ -101,9 +101,24 @@ static void check_chain(const Products *p) {
     }
 }
 
+/* On a machine of other caches: slabs that hold few columns and end within k, and blocks of k. */
+static void small_caches_check(Fixture *f, Device *dev, Products *p) {
+    CpuState *cpu = (CpuState *)(uintptr_t)cpu_state(dev), real = *cpu;
+    size_t    cells = (size_t)p->N * (size_t)p->R;
+    for (int k_block = 32; k_block <= 128; k_block *= 2) {
+        cpu->k_block = k_block, cpu->slab_floats = 256 * 160;
+        products_check(f, dev, p);
+        memcpy(p->got, p->residual, cells * sizeof(float)); /* in place */
+        f->ops->matmul_add_forward(dev, p->got, p->got, p->inp, &p->rows, p->N);
+        assert_same_bits(p->got, p->sum, cells, label("matmul_add_forward in place", dev, p->N, k_block));
+        assert_int_equal(device_sync(dev), 0);
+    }
+    *cpu = real;
+}
+
 static void test_products(void **state) {
     Fixture *f = *state;
-    static const int shapes[][3] = {{1, 1, 1}, {3, 34, 17}, {29, 96, 300}, {31, 130, 600}, {290, 64, 33}, {230, 290, 20}};
+    static const int shapes[][3] = {{1, 1, 1}, {3, 34, 17}, {29, 96, 300}, {31, 130, 600}, {290, 64, 33}, {230, 290, 20}, {130, 640, 300}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         Device  *one = f->dev[0];
         Products p = {.N = shapes[i][0], .R = shapes[i][1], .C = shapes[i][2]};
@@ -128,6 +143,7 @@ static void test_products(void **state) {
                 products_check(f, f->dev[t], &p);
                 assert_int_equal(device_sync(f->dev[t]), 0);
             }
+        for (int t = 0; t < THREADS; t++) small_caches_check(f, f->dev[t], &p);
         float *all[] = {p.inp, p.w, p.residual, p.dout, p.out, p.sum, p.gated, p.dinp, p.dweight, p.got};
         for (size_t a = 0; a < sizeof all / sizeof *all; a++) device_free(one, all[a]);
         device_free(one, storage);

@@ -74,7 +74,7 @@ typedef struct {
     const CpuIsa  *isa;
     const CpuInt8 *int8;
     int           k_block;     /* k of a tile's operands: they fit the first cache */
-    int           slab_floats; /* of b packed at a time: half of the second cache */
+    int           slab_floats; /* of b packed at a time: a share of the last cache */
 } CpuState;
 
 const CpuState *cpu_state(const Device *dev);

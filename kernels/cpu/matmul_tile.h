@@ -18,12 +18,15 @@
 #endif
 
 /* m and vecs are literals at every call, so that the loops over them unroll and acc lives in registers. */
-TILE_FN void tile_load(const int m, const int vecs, Vec acc[][TILE_VECS], int n, const TileOut *o, int column) {
+TILE_FN void tile_load(const int m, const int vecs, const int full, Vec acc[][TILE_VECS], int n, const TileOut *o,
+                       int column) {
     UNROLL
     for (int i = 0; i < m; i++)
         UNROLL
-        for (int v = 0; v < vecs; v++)
-            acc[i][v] = o->chain ? v_load_n(o->chain + i * o->ld_chain + column + v * VEC, n - v * VEC) : v_zero();
+        for (int v = 0; v < vecs; v++) {
+            const float *at = o->chain + i * o->ld_chain + column + v * VEC;
+            acc[i][v] = full ? v_load(at) : v_load_n(at, n - v * VEC);
+        }
 }
 
 /* full, adds: literals as well */
@@ -61,7 +64,16 @@ TILE_FN void tile_body(const int m, const int vecs, const int rows_adjacent, con
                        const float *a, ptrdiff_t a_rs, ptrdiff_t a_cs, const float *b, ptrdiff_t ldb, const TileOut *o,
                        int column) {
     Vec acc[TILE_ROWS][TILE_VECS];
-    tile_load(m, vecs, acc, n, o, column);
+    if (!o->chain) {
+        UNROLL
+        for (int i = 0; i < m; i++)
+            UNROLL
+            for (int v = 0; v < vecs; v++) acc[i][v] = v_zero();
+    } else if (n >= vecs * VEC) {
+        tile_load(m, vecs, 1, acc, n, o, column);
+    } else {
+        tile_load(m, vecs, 0, acc, n, o, column);
+    }
     if (o->add) {
         UNROLL
         for (int i = 0; i < m; i++)
@@ -179,26 +191,26 @@ static void sgemm_tile_bf16(int m, int n, int k, const float *a, ptrdiff_t a_rs,
 #endif
 }
 
-enum { PACK_AHEAD = 8 }; /* k of which the operands are fetched ahead */
+enum { PACK_AHEAD = 16 }; /* k of which the operands are fetched ahead */
 
 /* ---- packing ------------------------------------------------------------------------------------------------------- */
 
-/* 16 columns whose k are adjacent (rows of a weight): transposed in registers, 16 k at a time. */
-static void pack_transposed(float *dst, int n, int k, const float *b, ptrdiff_t b_cs) {
+/* 16 columns, or rows, whose k are adjacent: transposed in registers, 16 k at a time; dst has them ld apart a k. */
+static void pack_transposed(float *dst, ptrdiff_t ld, int n, int k, const float *b, ptrdiff_t b_cs) {
     for (int p = 0; p < k; p += VEC) {
         Vec r[VEC];
         if (n >= VEC && k - p >= VEC) {
             UNROLL
             for (int j = 0; j < VEC; j++) r[j] = v_load(b + j * b_cs + p);
         } else {
-            for (int j = 0; j < VEC; j++) r[j] = j < n ? v_load_n(b + j * b_cs + p, k - p) : v_zero();
+            for (int j = 0; j < VEC; j++) r[j] = j < n ? load_up_to(b + j * b_cs + p, k - p) : v_zero();
         }
         v_transpose(r);
         if (k - p >= VEC) {
             UNROLL
-            for (int q = 0; q < VEC; q++) v_store(dst + (p + q) * SGEMM_PANEL, r[q]);
+            for (int q = 0; q < VEC; q++) v_store(dst + (p + q) * ld, r[q]);
         } else {
-            for (int q = 0; q < k - p; q++) v_store(dst + (p + q) * SGEMM_PANEL, r[q]);
+            for (int q = 0; q < k - p; q++) v_store(dst + (p + q) * ld, r[q]);
         }
     }
 }
@@ -215,7 +227,7 @@ static void sgemm_pack_panel(float *dst, int n, int k, const float *b, ptrdiff_t
     }
     for (int j = 0; j < SGEMM_PANEL; j += VEC, b += VEC * b_cs) {
         if (b_rs == 1) {
-            pack_transposed(dst + j, n - j, k, b, b_cs);
+            pack_transposed(dst + j, SGEMM_PANEL, n - j, k, b, b_cs);
         } else {
             for (int p = 0; p < k; p++)
                 for (int i = 0; i < VEC; i++) dst[p * SGEMM_PANEL + j + i] = j + i < n ? b[p * b_rs + i * b_cs] : 0.0f;
@@ -223,9 +235,13 @@ static void sgemm_pack_panel(float *dst, int n, int k, const float *b, ptrdiff_t
     }
 }
 
-/* k outside, so that what is adjacent in a is read adjacently. */
 static void sgemm_pack_rows(float *dst, int rows, int step, int k, const float *a, ptrdiff_t a_rs, ptrdiff_t a_cs) {
-    for (int p = 0; p < k; p++, dst += SGEMM_LANES, a += a_cs) {
+    if (a_cs == 1) {
+        for (int i = 0; i < rows; i += step, dst += (ptrdiff_t)k * SGEMM_LANES)
+            pack_transposed(dst, SGEMM_LANES, rows - i < step ? rows - i : step, k, a + i * a_rs, a_rs);
+        return;
+    }
+    for (int p = 0; p < k; p++, dst += SGEMM_LANES, a += a_cs) { /* k outside: what is adjacent in a is read so */
         float *to = dst;
         if (a_rs == 1)
             for (int i = 0; i < rows + VEC; i += VEC) __builtin_prefetch(a + PACK_AHEAD * a_cs + i, 0, 3);

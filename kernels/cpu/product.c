@@ -1,9 +1,10 @@
 /* product.c - c = a b: blocking, packing and threads around the register tile of CpuIsa.
  *
  * A task is a block of c.  Its columns of b are packed into panels of SGEMM_PANEL columns, k after k, a slab of k at a
- * time, so that they stay in the second cache while all rows of a pass; a tile then walks k_block products whose operands
- * stay in the first.  An element's chain is continued from c between blocks of k, so that who computes which block, and
- * in which tile, changes no bit. */
+ * time, which stays in the last cache while all rows of a pass.  TILES_BLOCK tiles of rows, k_block products deep, are
+ * copied together and stay in the second cache; each panel meets all of them from the first, where it was fetched while
+ * the one before was busy.  An element's chain is continued from c between blocks of k, so that who computes which block,
+ * and in which tile, changes no bit. */
 #include "kernels/cpu/ops.h"
 
 #include <string.h>
@@ -14,6 +15,7 @@ enum {
     COLUMNS_MIN = 256,  /* below this a row of a is read again too soon, and k is cut into slabs instead */
     STREAM_TILES = 5,   /* so few tiles of rows: b is read once, panel by panel */
     TASKS_A_THREAD = 4, /* evens out slow cores */
+    COPY_PANELS = 8,    /* rows that meet so many panels are copied first */
     ROW_PAD = 16
 };
 
@@ -23,6 +25,7 @@ typedef struct {
     int n_rows, n_columns; /* tasks */
     int parts;             /* 2: columns of the left half of c and the same of the right (gated) */
     int slab;              /* k packed at a time */
+    int one;               /* panels are packed over each other: no rows come later that would meet them */
     int k_block;
     int chain_apart; /* the chain cannot grow in c */
 } Cut;
@@ -58,7 +61,7 @@ typedef struct {
 } Block;
 
 /* What a tile multiplies: rows of a given by strides, panel p of part `part` of the block's columns, k [k, k_end).  soon:
- * what to fetch meanwhile, NULL: the panel's next block of k. */
+ * what to fetch meanwhile, two lines a k; NULL: nothing. */
 typedef struct {
     int          m, rows, part, p, k, k_end;
     const float *a;
@@ -85,28 +88,29 @@ static TileOut tile_out(const Job *j, const Block *b, const Operands *x, int col
     return o;
 }
 
+/* Panel p of a part, from k on, where it is packed. */
+static const void *panel_at(const Job *j, const Block *b, int part, int p, int k) {
+    const Product *t = j->t;
+    if (b->slab && j->cut.one) return b->slab;
+    if (b->slab) {
+        ptrdiff_t panel = part * (ptrdiff_t)ceil_div(b->columns, SGEMM_PANEL) + p;
+        return b->slab + (panel * (b->k1 - b->k0) + (k - b->k0)) * SGEMM_PANEL;
+    }
+    ptrdiff_t column = part * (t->N / j->cut.parts) + b->n0 + p * SGEMM_PANEL;
+    return (const char *)t->panels + (column * t->K + (ptrdiff_t)k * SGEMM_PANEL) * (ptrdiff_t)dtype_size(t->panel_type);
+}
+
+static int panel_is_bf16(const Product *t) { return t->panels && t->panel_type == DTYPE_BF16; }
+
 static void tile_run(const Job *j, const Block *b, const Operands *x) {
     const Product *t = j->t;
     const CpuIsa  *isa = j->cpu->isa;
     int            n = x->p * SGEMM_PANEL, column = x->part * (t->N / j->cut.parts) + b->n0 + n, depth = x->k_end - x->k;
     int            columns = int_min(SGEMM_PANEL, b->columns - n);
     TileOut        o = tile_out(j, b, x, column);
-    if (b->slab) {
-        ptrdiff_t panel = x->part * (ptrdiff_t)ceil_div(b->columns, SGEMM_PANEL) + x->p;
-        isa->sgemm_tile(x->rows, columns, depth, x->a, x->a_rs, x->a_cs,
-                        b->slab + (panel * (b->k1 - b->k0) + (x->k - b->k0)) * SGEMM_PANEL, SGEMM_PANEL, &o);
-        return;
-    }
-    ptrdiff_t at = (ptrdiff_t)column * t->K + (ptrdiff_t)x->k * SGEMM_PANEL;
-    if (t->panel_type == DTYPE_BF16) {
-        const uint16_t *panel = (const uint16_t *)t->panels + at;
-        o.soon = (const float *)(const void *)(panel + (ptrdiff_t)depth * SGEMM_PANEL), o.ld_soon = SGEMM_PANEL / 2;
-        isa->sgemm_tile_bf16(x->rows, columns, depth, x->a, x->a_rs, panel, &o);
-    } else {
-        const float *panel = (const float *)t->panels + at;
-        o.soon = panel + (ptrdiff_t)depth * SGEMM_PANEL, o.ld_soon = SGEMM_PANEL;
-        isa->sgemm_tile(x->rows, columns, depth, x->a, x->a_rs, x->a_cs, panel, SGEMM_PANEL, &o);
-    }
+    const void    *panel = panel_at(j, b, x->part, x->p, x->k);
+    if (panel_is_bf16(t)) isa->sgemm_tile_bf16(x->rows, columns, depth, x->a, x->a_rs, panel, &o);
+    else isa->sgemm_tile(x->rows, columns, depth, x->a, x->a_rs, x->a_cs, panel, SGEMM_PANEL, &o);
 }
 
 /* Rows a tile, evenly: 16 rows are 8 + 8, not 14 + 2. */
@@ -115,33 +119,94 @@ static int rows_per_tile(int rows, int tile_rows) { return ceil_div(rows, ceil_d
 /* Rows of a 4,096 bytes or a multiple apart meet in the same few sets of the first cache: they are copied first. */
 static int rows_collide(const Product *t) { return t->a_rs % 1024 == 0; }
 
-/* Up to rows_max() rows through all panels of the block. */
-static void rows_run(const Job *j, const Block *b, const Own *own) {
+/* Rows that are read later, fetched a few at a time meanwhile: caches do not foresee so many short ones. */
+typedef struct {
+    const float *row;
+    ptrdiff_t    ld;
+    int          rows, depth;
+} Ahead;
+
+static void ahead_fetch(Ahead *x, int rows) {
+    for (; rows > 0 && x->rows > 0; rows--, x->rows--, x->row += x->ld)
+        for (int k = 0; k < x->depth; k += 16) __builtin_prefetch(x->row + k, 0, 2);
+}
+
+/* The rows of a that are copied after those of the block at k [k, k_end). */
+static Ahead rows_ahead(const Job *j, const Block *b, int k_end) {
     const Product *t = j->t;
-    const CpuIsa  *isa = j->cpu->isa;
-    int            rows = b->m1 - b->m0, step = rows_per_tile(rows, isa->tile_rows);
+    int            m = b->m0, next = k_end;
+    if (k_end == b->k1) m = b->m1, next = b->k0;
+    int depth = int_min(j->cut.k_block, b->k1 - next);
+    return m < t->M ? (Ahead){t->a + m * t->a_rs + next, t->a_rs, int_min(b->m1 - b->m0, t->M - m), depth} : (Ahead){0};
+}
+
+/* Where column n of a part of the block begins in b at k. */
+static const float *column_at(const Job *j, const Block *b, int part, int n, int k) {
+    const Product *t = j->t;
+    return t->b + (part * (t->N / 2) + b->n0 + n) * t->b_cs + k * t->b_rs;
+}
+
+/* The panel of column n that is packed next, at k. */
+static Ahead columns_ahead(const Job *j, const Block *b, int part, int n, int k, int depth) {
+    if (n >= b->columns || j->t->b_rs != 1) return (Ahead){0};
+    return (Ahead){column_at(j, b, part, n, k), j->t->b_cs, int_min(SGEMM_PANEL, b->columns - n), depth};
+}
+
+/* The block's rows at x->k: as they lie in a, copied, or packed.  Returns the distance from one tile to the next. */
+static ptrdiff_t rows_take(const Job *j, const Block *b, Operands *x, int step, int copied, float *to) {
+    const Product *t = j->t;
+    int            rows = b->m1 - b->m0, depth = x->k_end - x->k;
+    x->a = t->a + b->m0 * t->a_rs + x->k * t->a_cs, x->a_rs = t->a_rs, x->a_cs = t->a_cs;
+    if (t->a_cs != 1 || (copied && !panel_is_bf16(t))) {
+        j->cpu->isa->sgemm_pack_rows(to, rows, step, depth, x->a, t->a_rs, t->a_cs);
+        x->a = to, x->a_rs = 1, x->a_cs = SGEMM_LANES;
+        return (ptrdiff_t)depth * SGEMM_LANES;
+    }
+    if (copied) {
+        for (int m = 0; m < rows; m++)
+            memcpy(to + m * (depth + ROW_PAD), x->a + m * t->a_rs, sizeof(float) * (size_t)depth);
+        x->a = to, x->a_rs = depth + ROW_PAD;
+    }
+    return step * x->a_rs;
+}
+
+/* Up to rows_max() rows through all panels of the block, which are packed on the way when `pack` says so. */
+static void rows_run(const Job *j, const Block *b, int pack, const Own *own) {
+    const Product *t = j->t;
+    int            rows = b->m1 - b->m0, step = rows_per_tile(rows, j->cpu->isa->tile_rows), tiles = ceil_div(rows, step);
+    int            panels = ceil_div(b->columns, SGEMM_PANEL), all = panels * j->cut.parts;
+    int            copied = t->a_cs == 1 && (all >= COPY_PANELS || rows_collide(t));
     for (int k = b->k0; k < b->k1; k += j->cut.k_block) {
-        Operands  x = {.k = k, .k_end = int_min(k + j->cut.k_block, b->k1), .a_rs = t->a_rs, .a_cs = t->a_cs};
+        Operands  x = {.k = k, .k_end = int_min(k + j->cut.k_block, b->k1)};
         int       depth = x.k_end - k, fetched = 0;
-        ptrdiff_t a_tile = step * t->a_rs;
-        x.a = t->a + b->m0 * t->a_rs + k * t->a_cs;
+        ptrdiff_t a_tile = rows_take(j, b, &x, step, copied, own->rows);
         /* The rows that are to be packed next are fetched while tiles are busy with these. */
-        const float *soon = t->a_rs == 1 && b->m1 < t->M ? x.a + rows : NULL;
-        if (t->a_cs != 1) {
-            isa->sgemm_pack_rows(own->rows, rows, step, depth, x.a, t->a_rs, t->a_cs);
-            x.a = own->rows, x.a_rs = 1, x.a_cs = SGEMM_LANES, a_tile = (ptrdiff_t)depth * SGEMM_LANES;
-        } else if (rows_collide(t)) {
-            for (int m = 0; m < rows; m++)
-                memcpy(own->rows + m * (depth + ROW_PAD), x.a + m * t->a_rs, sizeof(float) * (size_t)depth);
-            x.a = own->rows, x.a_rs = depth + ROW_PAD, a_tile = step * x.a_rs;
-        }
-        for (x.m = b->m0; x.m < b->m1; x.m += step, x.a += a_tile)
-            for (x.part = 0; x.part < j->cut.parts; x.part++)
-                for (x.p = 0; x.p < ceil_div(b->columns, SGEMM_PANEL); x.p++, fetched += SGEMM_PANEL) {
-                    x.rows = int_min(step, b->m1 - x.m);
-                    x.soon = soon && fetched < rows ? soon + fetched : NULL, x.ld_soon = t->a_cs;
-                    tile_run(j, b, &x);
+        const float *first = x.a, *soon = t->a_rs == 1 && b->m1 < t->M ? t->a + b->m1 + k * t->a_cs : NULL;
+        Ahead        next_rows = copied ? rows_ahead(j, b, x.k_end) : (Ahead){0};
+        for (int i = 0; i < all; i++) {
+            x.part = i / panels, x.p = i % panels;
+            int   part = (i + 1) / panels, p = (i + 1) % panels, last = i + 1 == all;
+            Ahead next = pack && !last ? columns_ahead(j, b, part, p * SGEMM_PANEL, k, depth) : (Ahead){0};
+            if (pack)
+                j->cpu->isa->sgemm_pack_panel((float *)panel_at(j, b, x.part, x.p, k),
+                                              int_min(SGEMM_PANEL, b->columns - x.p * SGEMM_PANEL), depth,
+                                              column_at(j, b, x.part, x.p * SGEMM_PANEL, k), t->b_rs, t->b_cs);
+            x.a = first;
+            for (x.m = b->m0; x.m < b->m1; x.m += step, x.a += a_tile) {
+                x.rows = int_min(step, b->m1 - x.m);
+                x.soon = NULL;
+                if (x.m == b->m0 && !last && !pack) {
+                    x.soon = panel_at(j, b, part, p, k), x.ld_soon = panel_is_bf16(t) ? SGEMM_PANEL / 2 : SGEMM_PANEL;
+                } else if (x.m == b->m0 && !last && t->b_cs == 1) {
+                    x.soon = column_at(j, b, part, p * SGEMM_PANEL, k), x.ld_soon = t->b_rs;
+                } else if (soon && fetched < rows) {
+                    x.soon = soon + fetched, x.ld_soon = t->a_cs, fetched += SGEMM_PANEL;
                 }
+                ahead_fetch(&next, ceil_div(SGEMM_PANEL, tiles));
+                ahead_fetch(&next_rows, ceil_div(rows, all * tiles));
+                tile_run(j, b, &x);
+            }
+        }
     }
 }
 
@@ -149,7 +214,7 @@ static void rows_run(const Job *j, const Block *b, const Own *own) {
 static void rows_stream(const Job *j, const Block *b) {
     const Product *t = j->t;
     int            step = rows_per_tile(b->m1 - b->m0, j->cpu->isa->tile_rows);
-    Operands       x = {.a_rs = t->a_rs, .a_cs = 1};
+    Operands       x = {.a_rs = t->a_rs, .a_cs = 1, .ld_soon = panel_is_bf16(t) ? SGEMM_PANEL / 2 : SGEMM_PANEL};
     for (x.part = 0; x.part < j->cut.parts; x.part++)
         for (x.p = 0; x.p < ceil_div(b->columns, SGEMM_PANEL); x.p++)
             for (x.k = b->k0; x.k < b->k1; x.k = x.k_end)
@@ -157,6 +222,7 @@ static void rows_stream(const Job *j, const Block *b) {
                     x.k_end = int_min(x.k + j->cut.k_block, b->k1);
                     x.rows = int_min(step, b->m1 - x.m);
                     x.a = t->a + x.m * t->a_rs + x.k;
+                    x.soon = panel_at(j, b, x.part, x.p, x.k_end);
                     tile_run(j, b, &x);
                 }
 }
@@ -170,21 +236,6 @@ static void block_gate(const Job *j, const Block *b) {
     }
 }
 
-/* Packs k [k0, k1) of the task's columns, part after part. */
-static void slab_pack(const Job *j, Block *b, Own *own) {
-    const Product *t = j->t;
-    int            depth = b->k1 - b->k0;
-    float         *to = own->slab;
-    b->slab = t->panels ? NULL : own->slab;
-    if (t->panels || own->packed == b->n0) return;
-    for (int part = 0; part < j->cut.parts; part++)
-        for (int n = 0; n < b->columns; n += SGEMM_PANEL, to += (ptrdiff_t)depth * SGEMM_PANEL)
-            j->cpu->isa->sgemm_pack_panel(to, int_min(SGEMM_PANEL, b->columns - n), depth,
-                                          t->b + (part * (t->N / 2) + b->n0 + n) * t->b_cs + b->k0 * t->b_rs, t->b_rs,
-                                          t->b_cs);
-    own->packed = depth == t->K ? b->n0 : -1;
-}
-
 /* Rows [m0, m1), columns [n0, n0 + columns) of each part. */
 static void task_run(const Job *j, int m0, int m1, int n0, int columns, Own *own) {
     const Product *t = j->t;
@@ -196,13 +247,15 @@ static void task_run(const Job *j, int m0, int m1, int n0, int columns, Own *own
     for (int top = m0; top < m1; top += through)
         for (b.k0 = 0; b.k0 < t->K; b.k0 += j->cut.slab) {
             b.k1 = int_min(b.k0 + j->cut.slab, t->K);
-            slab_pack(j, &b, own);
+            b.slab = t->panels ? NULL : own->slab;
+            int pack = !t->panels && own->packed != n0;
             for (b.m0 = top; b.m0 < int_min(top + through, m1); b.m0 += most) {
                 b.m1 = int_min(b.m0 + most, int_min(top + through, m1));
                 if (stream) rows_stream(j, &b);
-                else rows_run(j, &b, own);
+                else rows_run(j, &b, pack && b.m0 == top, own);
                 if (t->gated && b.k1 == t->K) block_gate(j, &b);
             }
+            if (pack) own->packed = b.k1 - b.k0 == t->K && !j->cut.one ? n0 : -1;
         }
 }
 
@@ -210,13 +263,16 @@ static void task_run(const Job *j, int m0, int m1, int n0, int columns, Own *own
 
 static Cut cut_make(const CpuState *cpu, const Product *t, int threads) {
     Cut g = {.parts = t->gated ? 2 : 1, .k_block = t->mode == SGEMM_ADD ? SGEMM_RUN : cpu->k_block};
-    int width = t->N / g.parts, tile = cpu->isa->tile_rows, add = t->mode == SGEMM_ADD;
+    int width = t->N / g.parts, tile = cpu->isa->tile_rows;
     g.chain_apart = (t->gated && !t->c) || (t->residual && t->residual == t->c && t->K > g.k_block);
     /* Whole k when enough columns fit, otherwise slabs; packed panels need none. */
-    int least = t->panels ? 1 : COLUMNS_MIN;
-    g.slab = add ? SGEMM_RUN : t->K;
-    if ((ptrdiff_t)g.slab * least > cpu->slab_floats) g.slab = int_max(1, cpu->slab_floats / COLUMNS_MIN / g.k_block) * g.k_block;
-    int columns = int_min(COLUMNS_MAX, cpu->slab_floats / int_min(g.slab, int_max(t->K, 1)) / SGEMM_PANEL * SGEMM_PANEL);
+    int least = int_min(t->mode == SGEMM_ADD ? COLUMNS_MAX : COLUMNS_MIN, ceil_div(t->N, SGEMM_PANEL) * SGEMM_PANEL);
+    g.one = !t->panels && t->M <= rows_max(cpu->isa);
+    g.slab = t->K;
+    if (!t->panels && !g.one && (ptrdiff_t)t->K * least > cpu->slab_floats)
+        g.slab = int_max(1, cpu->slab_floats / least / g.k_block) * g.k_block;
+    int columns = t->panels || g.one ? COLUMNS_MAX : cpu->slab_floats / int_max(g.slab, 1) / SGEMM_PANEL * SGEMM_PANEL;
+    columns = int_min(columns, COLUMNS_MAX);
     columns = int_max(columns / g.parts / SGEMM_PANEL, 1) * SGEMM_PANEL;
     int panels = ceil_div(width, SGEMM_PANEL);
     g.columns = int_min(columns, panels * SGEMM_PANEL);
