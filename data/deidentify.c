@@ -145,11 +145,11 @@ static Status count_codes(Run *run, Err *err) {
     DeidPatient p = {0};
     Status status = OK;
     Progress bar;
-    code_map_count_begin(&d->codes);
+    release_codes_count_begin(&d->codes);
     progress_open(&bar, d->o->progress, "count codes", "patients", d->f.n_patients);
     for (int64_t row = 0; row < d->f.n_patients && !status; row++) {
         status = deid_patient(d, row, &p, NULL, err);
-        for (int64_t i = 0; i < p.n && !status; i++) code_map_count(&d->codes, row, p.event[i].code, p.event[i].unit);
+        for (int64_t i = 0; i < p.n && !status; i++) release_codes_count(&d->codes, row, p.event[i].code, p.event[i].unit);
         progress_update(&bar, row + 1);
     }
     progress_close(&bar, d->f.n_patients);
@@ -161,7 +161,7 @@ static Status count_codes(Run *run, Err *err) {
 static Status settle_codes(Run *run, Err *err) {
     Status status;
     do status = count_codes(run, err);
-    while (!status && code_map_roll_up(&run->d.codes));
+    while (!status && release_codes_roll_up(&run->d.codes));
     return status;
 }
 
@@ -382,7 +382,7 @@ static Status prepare(Run *run, Err *err) {
     CohortOptions co = {o->split, run->split_key, run->split_key_size, 0, run->excluded, run->n_excluded};
     if (!status) status = cohort_open(&d->cohort, &d->f, &co, o->progress, err);
     CodeRules rules = {o->statics, run->text_attestation != NULL, o->keep_state};
-    if (!status) status = code_map_open(&d->codes, &d->f, o->min_patients, &rules, err);
+    if (!status) status = release_codes_open(&d->codes, &d->f, o->min_patients, &rules, err);
     if (!status) status = draw_keys(run, err);
     if (!status) status = draw_ends(run, err);
     return status;
@@ -409,7 +409,7 @@ Status deidentify_events(const DeidentifyOptions *o, DeidentifyReport *r, Err *e
             snprintf(r->level, sizeof r->level, "%s", json_string_value(json_object_get(r->record, "level")));
         }
     }
-    code_map_close(&run.d.codes);
+    release_codes_close(&run.d.codes);
     cohort_close(&run.d.cohort);
     event_file_close(&run.d.f);
     json_decref(run.text_attestation);

@@ -122,7 +122,7 @@ static CodeFate fate_of(const PhiPatterns *phi, const char *code, int kind, cons
 
 /* ---- the table of codes ------------------------------------------------------------------------------------------ */
 
-static uint32_t node_add(CodeMap *m, const char *code, int kind) {
+static uint32_t node_add(ReleaseCodes *m, const char *code, int kind) {
     uint32_t i = intern_find(&m->out, code);
     if (i != INTERN_NONE) return i;
     i = intern_add(&m->out, code);
@@ -141,9 +141,9 @@ static uint32_t node_add(CodeMap *m, const char *code, int kind) {
     return i;
 }
 
-Status code_map_open(CodeMap *m, const EventFile *f, int64_t k, const CodeRules *rules, Err *err) {
+Status release_codes_open(ReleaseCodes *m, const EventFile *f, int64_t k, const CodeRules *rules, Err *err) {
     PhiPatterns *phi;
-    *m = (CodeMap){.f = f, .k = k};
+    *m = (ReleaseCodes){.f = f, .k = k};
     intern_init(&m->out);
     Status status = phi_patterns_open(&phi, err);
     if (status) return status;
@@ -174,7 +174,7 @@ static void holders_clear(Holders *h) {
     *h = (Holders){0};
 }
 
-void code_map_close(CodeMap *m) {
+void release_codes_close(ReleaseCodes *m) {
     for (uint32_t i = 0; i < m->out.n && m->holders; i++) holders_clear(&m->holders[i]);
     for (int64_t u = 0; m->unit_holders && u < m->f->n_units; u++) holders_clear(&m->unit_holders[u]);
     intern_free(&m->out);
@@ -187,15 +187,15 @@ void code_map_close(CodeMap *m) {
     free(m->used);
     free(m->unit_kept);
     free(m->unit_holders);
-    *m = (CodeMap){0};
+    *m = (ReleaseCodes){0};
 }
 
-static uint32_t resolve(const CodeMap *m, uint32_t i) {
+static uint32_t resolve(const ReleaseCodes *m, uint32_t i) {
     while (i != CODE_GONE && m->forward[i] != i) i = m->forward[i];
     return i;
 }
 
-uint32_t code_map_of(const CodeMap *m, uint32_t code) {
+uint32_t release_codes_of(const ReleaseCodes *m, uint32_t code) {
     return m->first[code] == CODE_GONE ? CODE_GONE : resolve(m, m->first[code]);
 }
 
@@ -215,28 +215,28 @@ static void holder_add(Holders *h, int64_t row, int64_t k) {
     h->row[h->n++] = row;
 }
 
-void code_map_count_begin(CodeMap *m) {
+void release_codes_count_begin(ReleaseCodes *m) {
     for (uint32_t i = 0; i < m->out.n; i++) holders_clear(&m->holders[i]);
     for (int64_t u = 0; u < m->f->n_units; u++) holders_clear(&m->unit_holders[u]);
 }
 
-void code_map_count(CodeMap *m, int64_t row, uint32_t out_code, uint16_t unit) {
+void release_codes_count(ReleaseCodes *m, int64_t row, uint32_t out_code, uint16_t unit) {
     holder_add(&m->holders[out_code], row, m->k);
     if (unit) holder_add(&m->unit_holders[unit], row, m->k);
 }
 
 /* ---- roll-up ----------------------------------------------------------------------------------------------------- */
 
-static int is_exempt(const CodeMap *m, uint32_t i) {
+static int is_exempt(const ReleaseCodes *m, uint32_t i) {
     return m->out_kind[i] == KIND_BIRTH || m->out_kind[i] == KIND_DEATH;
 }
 
-static int is_rare(const CodeMap *m, uint32_t i) {
+static int is_rare(const ReleaseCodes *m, uint32_t i) {
     return m->forward[i] == i && m->holders[i].n > 0 && m->holders[i].n < m->k && !is_exempt(m, i);
 }
 
 /* The last resort of a code: static values become unknown by being left out. */
-static uint32_t bucket_of(CodeMap *m, uint32_t i) {
+static uint32_t bucket_of(ReleaseCodes *m, uint32_t i) {
     int kind = m->out_kind[i];
     char name[64];
     if (kind == KIND_STATIC) return CODE_GONE;
@@ -248,7 +248,7 @@ static uint32_t bucket_of(CodeMap *m, uint32_t i) {
 }
 
 /* The next code up; CODE_GONE: none. */
-static uint32_t parent_of(CodeMap *m, uint32_t i) {
+static uint32_t parent_of(ReleaseCodes *m, uint32_t i) {
     char up[1024];
     if (m->out_kind[i] == KIND_STATIC || !code_parent(m->f, m->out.item[i], up, sizeof up) || strlen(up) > 255)
         return CODE_GONE;
@@ -270,7 +270,7 @@ static void holders_merge(Holders *into, const Holders *from, int64_t k) {
     *into = all;
 }
 
-static void move(CodeMap *m, uint32_t from, uint32_t to) {
+static void move(ReleaseCodes *m, uint32_t from, uint32_t to) {
     to = resolve(m, to);
     if (to == from) to = CODE_GONE;
     m->forward[from] = to;
@@ -279,7 +279,7 @@ static void move(CodeMap *m, uint32_t from, uint32_t to) {
 }
 
 /* One round over what is rare now: whoever waits for children that may still arrive stays.  Returns how many moved. */
-static int64_t move_leaves(CodeMap *m, int everybody) {
+static int64_t move_leaves(ReleaseCodes *m, int everybody) {
     int64_t moved = 0, n_rare = 0;
     uint32_t n = m->out.n, *rare = xmalloc((n + 1) * sizeof *rare), *up = xmalloc((n + 1) * sizeof *up);
     for (uint32_t i = 0; i < n; i++)
@@ -303,7 +303,7 @@ static int64_t move_leaves(CodeMap *m, int everybody) {
     return moved;
 }
 
-int code_map_roll_up(CodeMap *m) {
+int release_codes_roll_up(ReleaseCodes *m) {
     int changed = 0;
     for (;;) {
         int64_t moved = move_leaves(m, 0);
@@ -318,7 +318,7 @@ int code_map_roll_up(CodeMap *m) {
         }
     for (int64_t c = 0; c < m->f->n_codes; c++) {
         if (m->first[c] == CODE_GONE) continue;
-        uint32_t to = code_map_of(m, (uint32_t)c);
+        uint32_t to = release_codes_of(m, (uint32_t)c);
         if (to == m->first[c] && m->fate[c] == FATE_ANSWER) continue;
         m->fate[c] = to == CODE_GONE ? FATE_DROPPED : to == m->first[c] ? FATE_KEPT : FATE_ROLLED_UP;
         if (to != CODE_GONE && to != m->first[c] &&

@@ -43,7 +43,7 @@ typedef struct {
     uint8_t *fate, *used;  /* (f->n_codes) used: some event has it */
     uint8_t *unit_kept;    /* (f->n_units) */
     Holders *unit_holders; /* (f->n_units) */
-} CodeMap;
+} ReleaseCodes;
 
 /* keep_text: an attestation says that texts were scrubbed.  keep_state: STATE//XX may stay. */
 typedef struct {
@@ -51,15 +51,15 @@ typedef struct {
     int keep_text, keep_state;
 } CodeRules;
 
-Status code_map_open(CodeMap *m, const EventFile *f, int64_t k, const CodeRules *rules, Err *err);
-void code_map_close(CodeMap *m);
+Status release_codes_open(ReleaseCodes *m, const EventFile *f, int64_t k, const CodeRules *rules, Err *err);
+void release_codes_close(ReleaseCodes *m);
 /* Place in out of a source code, roll-up included; CODE_GONE: dropped. */
-uint32_t code_map_of(const CodeMap *m, uint32_t code);
+uint32_t release_codes_of(const ReleaseCodes *m, uint32_t code);
 /* Counting: forget all holders, then tell of each event that stays, patients by ascending row. */
-void code_map_count_begin(CodeMap *m);
-void code_map_count(CodeMap *m, int64_t row, uint32_t out_code, uint16_t unit);
+void release_codes_count_begin(ReleaseCodes *m);
+void release_codes_count(ReleaseCodes *m, int64_t row, uint32_t out_code, uint16_t unit);
 /* Rolls up what has fewer than k patients; 0: nothing had to be done. */
-int code_map_roll_up(CodeMap *m);
+int release_codes_roll_up(ReleaseCodes *m);
 /* Codes of a public vocabulary, whose names and texts are nobody's. */
 int code_is_public(const char *code);
 

@@ -49,7 +49,7 @@ static Status select_events(Deid *d, const EventPatient *p, int64_t end_us, Deid
             continue;
         }
         dead |= kind == KIND_DEATH;
-        uint32_t code = code_map_of(&d->codes, e->code);
+        uint32_t code = release_codes_of(&d->codes, e->code);
         d->codes.used[e->code] = 1;
         count(r ? &r->events_by_fate[d->codes.fate[e->code]] : NULL);
         if (code == CODE_GONE) continue;
@@ -89,7 +89,7 @@ static int choose_age(DeidPatient *out, int64_t birth_us, int64_t last_us) {
     return 1;
 }
 
-static void make_relative(DeidPatient *out, const CodeMap *m, DeidentifyReport *r) {
+static void make_relative(DeidPatient *out, const ReleaseCodes *m, DeidentifyReport *r) {
     int64_t n = 0, birth = out->age_years < 0 ? TIME_NONE : -(int64_t)((double)out->age_years * YEAR_US);
     for (int64_t i = 0; i < out->n; i++) {
         Event e = out->event[i];

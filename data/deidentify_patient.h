@@ -6,7 +6,7 @@
 typedef struct {
     EventFile f;
     Cohort cohort;
-    CodeMap codes;
+    ReleaseCodes codes;
     int64_t *key;    /* (f.n_patients) random id in the release */
     int64_t *end_us; /* (f.n_patients) own end of the record, TIME_NONE: none but the source's */
     const DeidentifyOptions *o;
@@ -27,7 +27,7 @@ void deid_patient_free(DeidPatient *p);
 /* Residual risk: shares of patients who are the only ones with what is told. */
 Status deid_risk(Deid *d, DeidentifyReport *r, uint64_t seed, Err *err);
 /* The de-identification record (deidentify_record.h) of a finished run; json_decref it. */
-json_t *deidentify_record_make(const DeidentifyReport *r, const DeidentifyOptions *o, const CodeMap *m, int synthetic,
+json_t *deidentify_record_make(const DeidentifyReport *r, const DeidentifyOptions *o, const ReleaseCodes *m, int synthetic,
                                const json_t *text_attestation);
 
 #endif
