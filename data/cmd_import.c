@@ -71,8 +71,9 @@ static Status flags_fit(const ImportOptions *o, const char *format, Err *err) {
     if (o->maps.n && is_meds) return err_set(err, ERR_USAGE, "--map: codes of MEDS stay as they are");
     if (o->extract_date && (shifted || is_meds))
         return err_set(err, ERR_USAGE, "--extract-date: %s",
-                       shifted ? "MIMIC's dates are shifted by patient: no day is the day the data were pulled"
-                               : "MEDS tables say themselves, by observation_end_us, until when a subject was observed");
+                       shifted
+                           ? "MIMIC's dates are shifted by patient: no day is the day the data were pulled"
+                           : "MEDS tables say themselves, by observation_end_us, until when a subject was observed");
     return OK;
 }
 

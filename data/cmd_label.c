@@ -54,8 +54,10 @@ static void counts_print(const LabelTask *t, const LabelCounts *c, FILE *out) {
     for (int i = 0; i < EXCLUSIONS; i++)
         if (c->excluded[i]) fprintf(out, "  left out: %-18s %10lld\n", EXCLUSION_NAME[i], (long long)c->excluded[i]);
     if (c->labels)
-        fprintf(out, "  %-28s %10lld  rows; %lld of nobody in this dataset; %lld outcomes given, %lld judged otherwise here\n",
-                "label file", (long long)c->labels, (long long)c->unplaced, (long long)c->given, (long long)c->differ);
+        fprintf(
+            out,
+            "  %-28s %10lld  rows; %lld of nobody in this dataset; %lld outcomes given, %lld judged otherwise here\n",
+            "label file", (long long)c->labels, (long long)c->unplaced, (long long)c->given, (long long)c->differ);
     if (c->positive)
         fprintf(out, "  %-28s %9.1f %%  of the positives' events have a token that says so\n", "expressible",
                 100.0 * (double)c->expressible / (double)c->positive);

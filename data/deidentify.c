@@ -149,7 +149,8 @@ static Status count_codes(Run *run, Err *err) {
     progress_open(&bar, d->o->progress, "count codes", "patients", d->f.n_patients);
     for (int64_t row = 0; row < d->f.n_patients && !status; row++) {
         status = deid_patient(d, row, &p, NULL, err);
-        for (int64_t i = 0; i < p.n && !status; i++) release_codes_count(&d->codes, row, p.event[i].code, p.event[i].unit);
+        for (int64_t i = 0; i < p.n && !status; i++)
+            release_codes_count(&d->codes, row, p.event[i].code, p.event[i].unit);
         progress_update(&bar, row + 1);
     }
     progress_close(&bar, d->f.n_patients);

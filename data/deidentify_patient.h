@@ -27,7 +27,7 @@ void deid_patient_free(DeidPatient *p);
 /* Residual risk: shares of patients who are the only ones with what is told. */
 Status deid_risk(Deid *d, DeidentifyReport *r, uint64_t seed, Err *err);
 /* The de-identification record (deidentify_record.h) of a finished run; json_decref it. */
-json_t *deidentify_record_make(const DeidentifyReport *r, const DeidentifyOptions *o, const ReleaseCodes *m, int synthetic,
-                               const json_t *text_attestation);
+json_t *deidentify_record_make(const DeidentifyReport *r, const DeidentifyOptions *o, const ReleaseCodes *m,
+                               int synthetic, const json_t *text_attestation);
 
 #endif

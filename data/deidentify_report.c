@@ -103,8 +103,8 @@ static json_t *size_json(const ReleaseSize *s) {
 
 static double share(int64_t part, int64_t whole) { return whole ? round(1e6 * (double)part / (double)whole) / 1e6 : 0; }
 
-json_t *deidentify_record_make(const DeidentifyReport *r, const DeidentifyOptions *o, const ReleaseCodes *m, int synthetic,
-                               const json_t *text_attestation) {
+json_t *deidentify_record_make(const DeidentifyReport *r, const DeidentifyOptions *o, const ReleaseCodes *m,
+                               int synthetic, const json_t *text_attestation) {
     char less[200];
     weakened(r, o, less, sizeof less);
     json_t *record = json_pack(

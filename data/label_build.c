@@ -93,7 +93,8 @@ static int nearest_edges(const LabelTask *t, const Vocabulary *v, char *out, siz
     int n = 0;
     for (int id = 0; id < v->n; id++) {
         const VocabToken *token = &v->token[id];
-        if (token->kind != TOKEN_EVENT || !token->level || !isfinite(token->hi) || !matches(&t->outcome, token->base)) continue;
+        if (token->kind != TOKEN_EVENT || !token->level || !isfinite(token->hi) || !matches(&t->outcome, token->base))
+            continue;
         if (base && (strcmp(base, token->base) || strcmp(unit, token->unit))) continue;
         base = token->base;
         unit = token->unit;
@@ -105,7 +106,8 @@ static int nearest_edges(const LabelTask *t, const Vocabulary *v, char *out, siz
         if (at < SHOWN) edge[at] = token->hi;
     }
     size_t used = 0;
-    for (int i = 0; i < n && used < size; i++) used += (size_t)snprintf(out + used, size - used, "%s%g", i ? ", " : "", edge[i]);
+    for (int i = 0; i < n && used < size; i++)
+        used += (size_t)snprintf(out + used, size - used, "%s%g", i ? ", " : "", edge[i]);
     if (n && used < size) snprintf(out + used, size - used, " %s", unit);
     return n;
 }
@@ -124,9 +126,10 @@ static Status expressible_check(const LabelTask *t, const Dataset *d, json_t *co
     if (found) return OK;
     char near[400];
     if (t->outcome.bounded && nearest_edges(t, v, near, sizeof near))
-        return err_set(err, ERR_USAGE, "task %s: no level of %s lies within the bounds, so no token of %s can express it; its edges "
-                       "nearest to them: %s; take one of these, or tokenise with --edges that hold yours", t->name,
-                       t->outcome.codes[0], d->path, near);
+        return err_set(err, ERR_USAGE,
+                       "task %s: no level of %s lies within the bounds, so no token of %s can express it; its edges "
+                       "nearest to them: %s; take one of these, or tokenise with --edges that hold yours",
+                       t->name, t->outcome.codes[0], d->path, near);
     vocabulary_nearest(v, t->outcome.codes[0], near, sizeof near);
     return err_set(err, ERR_USAGE, "task %s: no token of %s can express %s%s%s; nearest codes: %s", t->name, d->path,
                    t->outcome.codes[0], t->outcome.n > 1 ? " ..." : "",
@@ -224,7 +227,8 @@ static void give_outcomes(Run *r, LabelRow *row, int64_t n, const LabelRecord *r
 
 static int64_t death_of(const Run *r, const EventPatient *p) {
     for (int64_t i = 0; i < p->n; i++)
-        if (r->f.code_kind[p->event[i].code] == KIND_DEATH && p->event[i].time != TIME_NONE) return p->event[i].available;
+        if (r->f.code_kind[p->event[i].code] == KIND_DEATH && p->event[i].time != TIME_NONE)
+            return p->event[i].available;
     return TIME_NONE;
 }
 
@@ -244,13 +248,15 @@ static Status last_day(Run *r, int64_t *out, Err *err) {
         end_with_death += death != TIME_NONE && end < death + US_PER_DAY;
     }
     int about_death = 0;
-    for (int64_t c = 0; c < r->f.n_codes; c++) about_death |= r->f.code_kind[c] == KIND_DEATH && r->mark[c] & MARK_OUTCOME;
+    for (int64_t c = 0; c < r->f.n_codes; c++)
+        about_death |= r->f.code_kind[c] == KIND_DEATH && r->mark[c] & MARK_OUTCOME;
     if (!r->is_release || !about_death || 2 * end_with_death <= dead) return OK;
-    return err_set(err, ERR_USAGE,
-                   "task %s: the index last-year needs to know until when the dead would have been observed, and in the "
-                   "release %s records of the dead end with them: it would find no death; give --index discharge, "
-                   "visit-end, admission+24h or age:65",
-                   r->t->name, r->f.path);
+    return err_set(
+        err, ERR_USAGE,
+        "task %s: the index last-year needs to know until when the dead would have been observed, and in the "
+        "release %s records of the dead end with them: it would find no death; give --index discharge, "
+        "visit-end, admission+24h or age:65",
+        r->t->name, r->f.path);
 }
 
 static Status patients_label(Run *r, Err *err) {
@@ -374,10 +380,11 @@ static Status run_open(Run *r, Err *err) {
     if (!s && r->o->meds && !r->meds.n)
         s = err_set(err, ERR_FORMAT, "%s has no label of a subject that is known here", r->o->meds);
     if (!s && r->t->index == INDEX_LAST_YEAR && !strcmp(r->f.source, "mimic"))
-        s = err_set(err, ERR_USAGE,
-                    "task %s: the index last-year looks at everybody a year before the calendar of the whole file ends, and "
-                    "the dates of %s are shifted by patient; give --index discharge, visit-end, admission+24h or age:65",
-                    r->t->name, r->f.path);
+        s = err_set(
+            err, ERR_USAGE,
+            "task %s: the index last-year looks at everybody a year before the calendar of the whole file ends, and "
+            "the dates of %s are shifted by patient; give --index discharge, visit-end, admission+24h or age:65",
+            r->t->name, r->f.path);
     if (s) return s;
     json_t *record = deidentify_record_of(&r->f);
     r->is_release = record != NULL;
