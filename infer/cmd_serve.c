@@ -194,7 +194,7 @@ Status cmd_serve(int argc, char **argv, Err *err) {
     if (st) return st;
     if (help) {
         flags_help(flags, n, "ehr-infer serve CHECKPOINT [--port 8000] [--keys FILE] [--audit FILE] [--stage S --trusted-keys FILE] [...]",
-                   "HTTP: POST /v1/risk, /v1/completions, /v1/score; GET /v1/models, /info, /metrics, /health, /ready.\n"
+                   "HTTP: POST /v1/risk, /v1/completions, /v1/score, /v1/embeddings; GET /v1/models, /info, /metrics, /health, /ready.\n"
                    "Requests of many clients are computed together, each with the bits it would get alone: those of `ehr-infer risk`.\n"
                    "Research use; not a medical device.", stdout);
         return OK;

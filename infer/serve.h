@@ -83,6 +83,11 @@ int serve_goes_with(const Job *a, const Job *b);
 Status serve_compute(Server *sv, Job *jobs, Err *err);
 json_t *serve_number(double x); /* null when not finite */
 
+/* Embeddings of all jobs, in passes that they share. */
+Status serve_embeddings(Server *sv, Job *jobs, Err *err);
+/* Adds "explanation" to the results of a risk: what leaving out each of its newest events changes. */
+Status serve_explain(Server *sv, Job *job, const RolloutOptions *o, Err *err);
+
 /* -log p of every token of r under the model, in nats, cut into windows as `ehr-infer score` does; loss (r->view.n). */
 Status serve_losses(Session *s, const ServeRecord *r, const uint32_t *tokens, const int32_t *minutes, int64_t n, float *loss, Err *err);
 

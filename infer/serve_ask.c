@@ -101,10 +101,10 @@ static Status outcome_read(AskOutcome *o, const json_t *item, double horizon, co
 }
 
 static Status risk_read(Ask *a, const json_t *o, const Vocabulary *v, const AskLimits *limits, Err *err) {
-    static const char *const known[] = {"patient", "outcomes", "horizon", "samples", "seed", "estimator", "max_tokens", "model", NULL};
+    static const char *const known[] = {"patient", "outcomes", "horizon", "samples", "seed", "estimator", "explain", "max_tokens", "model", NULL};
     const json_t *list = json_object_get(o, "outcomes"), *horizon = json_object_get(o, "horizon"), *estimator = json_object_get(o, "estimator");
     const char *how = estimator ? json_string_value(estimator) : "reach";
-    int64_t samples = 32;
+    int64_t samples = 32, explain = 0;
     double all = NAN;
     Status s = serve_members(o, known, "the body", err);
     if (!s && horizon) s = duration(horizon, limits->horizon_max, &all, err);
@@ -117,7 +117,11 @@ static Status risk_read(Ask *a, const json_t *o, const Vocabulary *v, const AskL
         s = err_set(err, ERR_USAGE, "estimator takes reach, mc or scope");
     if (!s) a->estimator = !strcmp(how, "mc") ? ESTIMATOR_MC : !strcmp(how, "scope") ? ESTIMATOR_SCOPE : ESTIMATOR_REACH;
     if (!s) s = whole(o, "samples", 1, limits->samples_max, &samples, err);
+    if (!s) s = whole(o, "explain", 0, ASK_EXPLAIN_MAX, &explain, err);
     a->samples = (int)samples;
+    a->explain = (int)explain;
+    if (!s && explain && (samples < 2 || samples * explain * a->n_outcomes > 16 * (int64_t)limits->samples_max))
+        s = err_set(err, ERR_USAGE, "explain takes at least 2 samples, and outcomes x events x samples of at most %d", 16 * limits->samples_max);
     return s ? s : serve_record_parse(&a->record, json_object_get(o, "patient"), v, limits->synthetic, err);
 }
 
@@ -169,9 +173,16 @@ static Status score_read(Ask *a, const json_t *o, const Vocabulary *v, const Ask
 }
 
 static Status embeddings_read(Ask *a, const json_t *o, const Vocabulary *v, const AskLimits *limits, Err *err) {
-    static const char *const known[] = {"model", "input", "patient", "user", NULL};
+    static const char *const known[] = {"model", "input", "patient", "pooling", "encoding_format", "user", NULL};
+    const json_t *pooling = json_object_get(o, "pooling"), *format = json_object_get(o, "encoding_format");
+    const char *how = pooling ? json_string_value(pooling) : "last", *as = format ? json_string_value(format) : "float";
     Status s = serve_members(o, known, "the body", err);
-    return s ? s : record_read(a, o, "input", v, limits, err);
+    if (!s && (!how || (strcmp(how, "last") && strcmp(how, "mean")))) s = err_set(err, ERR_USAGE, "pooling takes last or mean");
+    if (!s && (!as || (strcmp(as, "float") && strcmp(as, "base64")))) s = err_set(err, ERR_USAGE, "encoding_format takes float or base64");
+    if (s) return s;
+    a->mean = !strcmp(how, "mean");
+    a->base64 = !strcmp(as, "base64");
+    return record_read(a, o, "input", v, limits, err);
 }
 
 Status ask_parse(Ask *a, AskKind kind, const char *body, size_t size, const Vocabulary *v, const AskLimits *limits, Err *err) {

@@ -12,7 +12,7 @@ typedef struct {
     int synthetic;               /* the model's patients are drawn: ages past 89 stay as they are */
 } AskLimits;
 
-enum { ASK_OUTCOMES_MAX = 16, ASK_CODES_MAX = 64, JSON_DEPTH_MAX = 16 };
+enum { ASK_OUTCOMES_MAX = 16, ASK_CODES_MAX = 64, ASK_EXPLAIN_MAX = 64, JSON_DEPTH_MAX = 16 };
 typedef struct {
     char *name;
     char **codes, **stops;
@@ -21,17 +21,19 @@ typedef struct {
 } AskOutcome;
 
 /* /v1/risk: {"patient": {...} (serve_record.h), "outcomes": [{"name"?, "codes": [...], "stops"?: [...], "horizon"?}], or
- *   code strings, "horizon": "365d", "samples"?: 32, "seed"?: 1, "estimator"?: "reach"|"mc"|"scope"}
+ *   code strings, "horizon": "365d", "samples"?: 32, "seed"?: 1, "estimator"?: "reach"|"mc"|"scope",
+ *   "explain"?: newest events to leave out one by one}
  * /v1/completions: {"prompt": [ids] | [codes] | "codes", or "patient": {...}; "max_tokens"?: 16, "n"?: 1, "seed"?: 1,
  *   "temperature"?: 1, "top_k"?, "horizon"?, "logprobs"?: 0, "echo"?: false, "model"?, "user"?}
- * /v1/score: {"patient": {...} or "prompt"}   /v1/embeddings: {"input" as a prompt, or "patient"} */
+ * /v1/score: {"patient": {...} or "prompt"}   
+ * /v1/embeddings: {"input" as a prompt, or "patient"; "pooling"?: "last"|"mean", "encoding_format"?: "float"|"base64"} */
 typedef struct {
     AskKind kind;
     ServeRecord record;
     int n_outcomes;
     AskOutcome outcome[ASK_OUTCOMES_MAX];
     Estimator estimator;
-    int samples, max_tokens, top_k, logprobs;
+    int samples, max_tokens, top_k, logprobs, explain, mean, base64;
     uint64_t seed;
     double horizon, temperature;
 } Ask;

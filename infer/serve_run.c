@@ -49,6 +49,7 @@ int serve_goes_with(const Job *a, const Job *b) {
     const Ask *x = &a->ask, *y = &b->ask;
     if (x->kind != y->kind || x->samples != y->samples || x->seed != y->seed || x->max_tokens != y->max_tokens) return 0;
     if (x->kind == ASK_RISK) return x->estimator == y->estimator;
+    if (x->kind == ASK_EMBEDDINGS) return 1;
     return x->kind == ASK_COMPLETIONS && x->horizon == y->horizon && x->temperature == y->temperature && x->top_k == y->top_k;
 }
 
@@ -223,7 +224,7 @@ static Status job_done(void *ctx, int64_t i, const RolloutJob *engine_job, const
         while (!outcome_equal(r->outcome[k].ask, &job->ask.outcome[a])) k++;
         job->part[a] = risk_json(r, &job->ask.outcome[a], k, samples, n);
     }
-    if (!s && --job->n_left == 0) job_finish(r, job);
+    if (!s && --job->n_left == 0 && !job->ask.explain) job_finish(r, job);
     return s;
 }
 
@@ -278,7 +279,11 @@ static Status rollouts(Server *sv, Job **jobs, Err *err) {
         s = rollout_run(&sv->session->law, r.v, &r.o, r.n_tasks, &cb, &stats, err);
     }
     int requests = 0;
-    for (Job *j = *jobs; j != left; j = j->next) requests++;
+    for (Job *j = *jobs; j != left; j = j->next, requests++) {
+        if (s || !j->ask.explain || !j->x || j->n_left) continue;
+        s = serve_explain(sv, j, &r.o, err);
+        if (!s) job_finish(&r, j);
+    }
     serve_metrics_run(&sv->metrics, requests, stats.samples, stats.tokens, stats.prefill_tokens);
     free(r.task);
     free(r.mark);
@@ -322,8 +327,8 @@ Status serve_compute(Server *sv, Job *jobs, Err *err) {
             s = rollouts(sv, &jobs, err);
             continue;
         }
-        if (kind == ASK_SCORE) s = score(sv, jobs, err);
-        else serve_answer(sv, jobs, 404, serve_error(404, "this server makes no embeddings"));
+        if (kind == ASK_EMBEDDINGS) return serve_embeddings(sv, jobs, err);
+        s = score(sv, jobs, err);
         jobs = jobs->next;
     }
     return s;

@@ -112,7 +112,56 @@ def same(url, key, data, events, outcomes, files):
             else:
                 bad += compare(answer, [t[i] for t in table], i)
         check(f"{estimator}: {len(table[0])} clients at once get the numbers of ehr-infer risk, digit for digit", not bad and len(table[0]) > 3, bad[:3])
+    embeddings(url, key, data, tables["mc"][0], "embeddings.npy")
+    explanation(url, key, data, min((r for r in tables["mc"][0] if int(r["known_tokens"]) > 12), key=lambda r: int(r["known_tokens"])))
     raw(url, key, events, outcomes, patients, tables["mc"])
+
+
+def embeddings(url, key, data, table, file):
+    """Vectors are those of ehr-infer embed, to the bit; FILE.npy and its rows."""
+    import base64
+    import numpy as np
+    patients, want, bad = dataset(data), np.load(file), 0
+    results = [None] * len(table)
+
+    def one(i):
+        body = {"patient": by_tokens(table[i], patients), "encoding_format": "base64" if i % 2 else "float"}
+        results[i] = ask(url, "/v1/embeddings", body, key)
+
+    threads = [threading.Thread(target=one, args=(i,)) for i in range(len(table))]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    for (status, answer, _), row in zip(results, want):
+        v = answer["data"][0]["embedding"] if status == 200 else []
+        v = np.frombuffer(base64.b64decode(v), "<f4") if isinstance(v, str) else np.array(v, "f4")
+        bad += not np.array_equal(v, row)
+    check(f"embeddings of {len(table)} patients are those of ehr-infer embed", bad == 0 and len(table) == len(want) > 3, (bad, results[0]))
+
+
+def explanation(url, key, data, row):
+    """Leaving an event out changes the risk by what two questions tell."""
+    import math
+    patient = by_tokens(row, dataset(data))
+    body = {"outcomes": ["VISIT//IN"], "horizon": "365d", "samples": 3, "seed": 5, "patient": patient}
+    status, answer, _ = ask(url, "/v1/risk", {**body, "explain": 4}, key)
+    plain = ask(url, "/v1/risk", body, key)[1]["outcomes"][0]
+    told = answer["outcomes"][0].pop("explanation") if status == 200 else answer
+    check("explained or not, the risk is the same", status == 200 and answer["outcomes"][0] == plain, (answer, plain))
+    events = told["events"]
+    check("events by the size of their change", [abs(e["change"]) for e in events] == sorted((abs(e["change"]) for e in events), reverse=True) and
+          0 < len(events) <= 4 and all(e["days"] <= 0 for e in events), told)
+    changes = []
+    for i in range(len(patient["tokens"])):
+        if len(changes) == len(events):
+            break
+        at = len(patient["tokens"]) - 1 - i
+        name = ask(url, "/v1/score", {"patient": {**patient, "tokens": [patient["tokens"][at]], "minutes": [0]}}, key)[1]["tokens"][0]["code"]
+        if name.startswith("GAP//"):
+            continue
+        less = {**patient, "tokens": patient["tokens"][:at] + patient["tokens"][at + 1:], "minutes": patient["minutes"][:at] + patient["minutes"][at + 1:]}
+        changes.append(plain["risk"] - ask(url, "/v1/risk", {**body, "patient": less}, key)[1]["outcomes"][0]["risk"])
+    changes.sort(key=abs, reverse=True)
+    check("changes are those of leaving the event out", all(math.isclose(c, e["change"], abs_tol=1e-9) for c, e in zip(changes, events)), (changes, events))
 
 
 def raw(url, key, events, outcomes, patients, table):
@@ -189,7 +238,7 @@ def answers(url, key):
         ("an event without a code", "code takes", {"patient": {"events": [{"time": "2020-01-01"}]}}),
         ("an event without a time", "needs a time", {"patient": {"events": [{"code": "VISIT//OUT"}]}}),
         ("a time that is none", "takes a date", {"patient": {"events": [{"code": "VISIT//OUT", "time": "yesterday"}]}}),
-        ("a token that is none", "is no token", {"patient": {"tokens": [10**6]}}), ("temperature in a risk", "temperature", {"temperature": 2}),
+        ("too long an explanation", "from 0 to", {"explain": 1000}), ("a token that is none", "is no token", {"patient": {"tokens": [10**6]}}), ("temperature in a risk", "temperature", {"temperature": 2}),
     ]:
         body = {**RISK, **change}
         answer = good(f"{name}: 400", 400, {k: v for k, v in body.items() if v is not None})

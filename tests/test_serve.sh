@@ -49,6 +49,8 @@ for e in mc scope reach; do
     done
 done
 verdict $rc "risks by ehr-infer risk" risk.log
+"$infer" embed r --data d --labels d/labels/admission_1y.h5 --what last --limit 10 --out embeddings.npy > embed.log 2>&1
+verdict $? "embeddings by ehr-infer embed" embed.log
 start main --keys keys --audit audit.log --read-timeout 2 --max-body 256K --connections 50
 verdict $? "a server starts" main.err
 "$python" "$client" same "$url" "$(cat alice)" d events '[{"codes":["VISIT//IN"],"horizon":"365d"},{"codes":["VISIT//OUT"],"horizon":"30d"}]' admission_1y visit_30d || failed=1
@@ -135,6 +137,7 @@ start late --deadline 0.2
 grep -q '^3 504$' burst.log
 verdict $? "deadlines" burst.log
 kill -9 $pid
+wait $pid 2> /dev/null
 start kill --kill-file off
 [ "$(status /ready none)" = 200 ] && touch off && becomes 503 /ready none && [ "$(status /v1/score none)" = 503 ] && [ "$(status /health none)" = 200 ] &&
     rm off && becomes 200 /ready none && [ "$(status /v1/score none)" = 200 ]
@@ -164,6 +167,7 @@ for _ in 1 2 3; do
     busy
     sleep 0.0$RANDOM
     kill -9 $pid
+    wait $pid 2> /dev/null
     wait $asking
     answered=$((${answered:-0} + $(awk '$2 == 200 { print $1 }' burst.log)))
     start killed --audit killed.log || break
