@@ -239,7 +239,8 @@ static Status parts_expected(const char *out, int *n, Err *err) {
 static Status join_locked(const char *out, const char *lock, int *missing, FILE *names, Err *err) {
     int n, curves = 1;
     Status st = parts_expected(out, &n, err);
-    *missing = n ? 0 : 1;
+    *missing = n || path_exists(out) ? 0 : 1;
+    if (!st && !n) return OK;
     for (int k = 0; !st && k < n; k++) {
         char *path = part_path(out, k, ""), *curve = part_path(out, k, "-curve");
         *missing += !path_exists(path);
@@ -258,9 +259,10 @@ Status parts_join(const char *out, int *missing, FILE *names, Err *err) {
     char *lock = xasprintf("%s.parts/lock", out);
     int fd = open(lock, O_CREAT | O_RDWR | O_CLOEXEC, 0666);
     Status st = OK;
-    *missing = 1;
+    *missing = path_exists(out) ? 0 : 1; /* no folder: another has joined them */
     if (fd < 0 && errno != ENOENT) st = err_set(err, ERR_IO, "cannot write %s: %s", lock, strerror(errno));
-    else if (fd >= 0 && !flock(fd, LOCK_EX | LOCK_NB)) st = join_locked(out, lock, missing, names, err);
+    /* Who waits here may find that another has joined and removed them meanwhile. */
+    else if (fd >= 0 && !flock(fd, LOCK_EX)) st = join_locked(out, lock, missing, names, err);
     if (fd >= 0) close(fd);
     free(lock);
     return st;

@@ -34,9 +34,9 @@ Status part_there(const Parts *p, int k, int *there, Err *err);
 /* Adds the attributes to t and writes it. */
 Status part_write(const Parts *p, int k, Table *t, Err *err);
 
-/* Joins all parts of OUT to OUT, and of OUT.parts' second tables to their files, if all are there and nobody else is at
- * it; then removes them.  *missing: parts that are not there yet (nothing is done then).  Names of what was written are
- * printed on names. */
+/* Joins all parts of OUT to OUT, and of OUT.parts' second tables to their files, if all are there; then removes them.  One
+ * process at a time, by a lock on a file there, so that the last one to come sees all.  *missing: parts that are not there
+ * yet (nothing is done then).  Names of what was written are printed on names. */
 Status parts_join(const char *out, int *missing, FILE *names, Err *err);
 
 /* FILE.csv and "-curve" -> FILE-curve.csv; free() it. */
