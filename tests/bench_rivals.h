@@ -30,8 +30,9 @@ static inline void rivals_function(void *out, void *library, const char *name) {
  * machine it does not know; both take their number of threads here. */
 static inline Rivals rivals_open(CpuLevel level, int threads) {
     Rivals r = {0};
+    unsetenv("OPENBLAS_CORETYPE");
     if (level == CPU_AVX512) setenv("OPENBLAS_CORETYPE", "SKYLAKEX", 1);
-    else unsetenv("OPENBLAS_CORETYPE");
+    if (level == CPU_AVX2) setenv("OPENBLAS_CORETYPE", "HASWELL", 1), setenv("DNNL_MAX_CPU_ISA", "AVX2", 1);
     unsetenv("OPENBLAS_L2_SIZE");
     void *blas = dlopen("libopenblas.so.0", RTLD_NOW | RTLD_LOCAL), *dnnl = NULL;
     void (*set_threads)(int);
