@@ -4,12 +4,13 @@
 
 #include <string.h>
 
-enum { CHUNK_FLOATS = 2 << 20, CHUNK_ROWS_MIN = 256, CHUNK_ROWS_MAX = 1024 };
+enum { CHUNK_FLOATS = 4 << 20, CHUNK_ROWS_MIN = 256, CHUNK_ROWS_MAX = 1024 };
 
-/* Rows a chunk: enough of them that passing over dweight once a chunk is cheap, few enough for the last cache. */
+/* Rows a chunk: enough of them that packing the weight and passing over dweight once a chunk is cheap, few enough for the
+ * last cache; whole runs of SGEMM_ADD. */
 static int chunk_rows(int N, int Vp) {
     int rows = int_min(CHUNK_ROWS_MAX, int_max(CHUNK_ROWS_MIN, CHUNK_FLOATS / int_max(Vp, 1)));
-    return int_min(rows, int_max(N, 1));
+    return int_min(rows / SGEMM_RUN * SGEMM_RUN, int_max(N, 1));
 }
 
 /* A bound on chunk_rows() * Vp that grows with N and Vp, so that what fits the limits fits every smaller shape. */
