@@ -3,6 +3,7 @@
 #include "infer/serve.h"
 #include "model/checkpoint.h"
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -73,7 +74,7 @@ static int is_synthetic(const Session *s) {
 typedef struct {
     Server *sv;
     sigset_t signals;
-    volatile int stop;
+    atomic_int stop;
     pthread_t thread;
 } Watch;
 

@@ -228,13 +228,18 @@ static Status job_done(void *ctx, int64_t i, const RolloutJob *engine_job, const
     return s;
 }
 
+static int is_waited_for(Server *sv, const Job *job) {
+    pthread_mutex_lock(&sv->lock);
+    const int waits = job->x != NULL;
+    pthread_mutex_unlock(&sv->lock);
+    return waits;
+}
+
 /* Nobody waits for this run any more: all its requests were given up. */
 static int all_given_up(void *ctx) {
     const Run *r = ctx;
     int waiting = 0;
-    pthread_mutex_lock(&r->sv->lock);
-    for (int i = 0; i < r->n_tasks && !waiting; i++) waiting = r->task[i].job->x != NULL;
-    pthread_mutex_unlock(&r->sv->lock);
+    for (int i = 0; i < r->n_tasks && !waiting; i++) waiting = is_waited_for(r->sv, r->task[i].job);
     return !waiting;
 }
 
@@ -246,7 +251,7 @@ static Job *tasks_make(Run *r, Job *jobs) {
     for (; jobs; jobs = jobs->next) {
         const int before = r->n_outcomes, reach = jobs->ask.estimator == ESTIMATOR_REACH, n = reach ? jobs->ask.n_outcomes : 1;
         const int first = r->n_tasks;
-        if (!jobs->x) continue; /* given up in the queue */
+        if (!is_waited_for(r->sv, jobs)) continue; /* given up already */
         jobs->n_left = jobs->ask.kind == ASK_RISK ? n : 1;
         for (int i = 0; i < jobs->n_left; i++) {
             const uint32_t bits = outcomes_add(r, &jobs->ask, jobs->ask.kind == ASK_RISK && reach ? i : -1);
@@ -280,7 +285,7 @@ static Status rollouts(Server *sv, Job **jobs, Err *err) {
     }
     int requests = 0;
     for (Job *j = *jobs; j != left; j = j->next, requests++) {
-        if (s || !j->ask.explain || !j->x || j->n_left) continue;
+        if (s || !j->ask.explain || j->n_left || !is_waited_for(sv, j)) continue;
         s = serve_explain(sv, j, &r.o, err);
         if (!s) job_finish(&r, j);
     }
@@ -328,7 +333,7 @@ Status serve_compute(Server *sv, Job *jobs, Err *err) {
             continue;
         }
         if (kind == ASK_EMBEDDINGS) return serve_embeddings(sv, jobs, err);
-        s = score(sv, jobs, err);
+        if (is_waited_for(sv, jobs)) s = score(sv, jobs, err);
         jobs = jobs->next;
     }
     return s;

@@ -164,16 +164,19 @@ start killed --audit killed.log
 for _ in 1 2 3; do
     "$python" "$client" burst "$url" none 12 4 > burst.log 2>&1 &
     asking=$!
-    busy
-    sleep 0.0$RANDOM
+    before=$(grep -c '"action":"risk","status":200' killed.log)
+    for _ in $(seq 400); do
+        [ "$(grep -c '"action":"risk","status":200' killed.log)" -gt "$before" ] && break
+        sleep 0.02
+    done
     kill -9 $pid
     wait $pid 2> /dev/null
     wait $asking
-    answered=$((${answered:-0} + $(awk '$2 == 200 { print $1 }' burst.log)))
+    answered=$((${answered:-0} + $(awk '$2 == 200 { n += $1 } END { print n + 0 }' burst.log)))
     start killed --audit killed.log || break
 done
 logged=$(grep -c '"action":"risk","status":200' killed.log)
-[ "$answered" -le "$logged" ] && "$infer" audit verify killed.log > verify.log 2>&1
+[ "$answered" -le "$logged" ] && [ "$logged" -ge 3 ] && "$infer" audit verify killed.log > verify.log 2>&1
 verdict $? "kill -9 under load, three times: $answered answers, all in the log ($logged), and it starts again" verify.log
 stop
 printf '{"seq":9999,"ti' >> killed.log
