@@ -6,8 +6,10 @@ import sys
 import numpy as np
 
 import compare
+import futures
 import metrics
 import outcome
+import privacy
 import recalibrate
 
 failed = False
@@ -30,7 +32,7 @@ def cohort(rng, n, harm=1.0):
     return outcome.Rows(columns, {"GROUP": group, "AGE": age})
 
 
-def alarms_of(rng, harm, n=700):
+def alarms_of(rng, harm, n=600):
     """As in use: recalibration and threshold from tuning rows that suffer from the same harm."""
     tuning, held_out = cohort(rng, n, harm), cohort(rng, n, harm)
     if harm != 1:  # the harm is in the tuning records themselves: half of their outcomes are not there
@@ -38,7 +40,7 @@ def alarms_of(rng, harm, n=700):
         tuning.y[lost] = 0
     record = recalibrate.fit(tuning.risk, tuning.y, np.ones(n), 10)
     record["sha256"] = recalibrate.digest(record)
-    o = outcome.evaluate("o", {"horizon_minutes": "1440"}, held_out, record, n_bootstrap=60, seed=1)
+    o = outcome.evaluate("o", {"horizon_minutes": "1440"}, held_out, record, n_bootstrap=50, seed=1)
     return outcome.raise_alarms([o])
 
 
@@ -152,9 +154,71 @@ def check_compare(rng):
     )
 
 
+def check_futures(rng):
+    """A law of its own for each patient: recorded and simulated from it are alike, from another are not."""
+
+    def year(rate, codes):
+        days = np.cumsum(rng.exponential(365 / rate, 60))
+        return [(d, "event", str(c)) for d, c in zip(days, rng.choice(6, 60, p=codes)) if d < 365]
+
+    def low(shift, gap=1.0):
+        p = np.array([0.3, 0.25, 0.2, 0.15, 0.06, 0.04])
+        q = np.roll(p, shift)
+        rates = rng.uniform(8, 25, 40)
+        r = futures.realism([year(x, p) for x in rates], [year(x * gap, q) for x in rates], 1, 40)
+        return {t["distance"]: t["p"] for t in r["tests"]}
+
+    fair = [low(0) for _ in range(10)]
+    small = {k: sum(f[k] < 0.05 for f in fair) for k in fair[0]}
+    check("futures of the same law have small p in at most 4 of 10 seeds", max(small.values()) <= 4, str(small))
+    check("other codes are seen", low(2)["codes"] < 0.03 and low(2)["codes together"] < 0.03)
+    slow = low(0, 0.6)
+    check("longer gaps and fewer events are seen", slow["gaps"] < 0.03 and slow["events a year"] < 0.03, str(slow))
+
+
+def check_privacy(rng):
+    member, other = rng.normal(0.8, 1, 1500), rng.normal(0, 1, 1500)
+    (m,) = privacy.membership({"loss": member}, {"loss": other}, 100, 1)
+    check(
+        "membership: AUC of two normals, 0.714",
+        abs(m["auc"] - 0.714) < 0.02 and m["alarm"] and m["interval"][0] < m["auc"] < m["interval"][1],
+    )
+    found = [privacy.tpr_at(rng.normal(0.8, 1, 1500), rng.normal(0, 1, 1500), 0.01) for _ in range(60)]
+    check("and 6.35% of them are found at 1%", abs(np.mean(found) - 0.0635) < 0.008, str(np.mean(found)))
+    rank = sum((member > t).mean() for t in other) / other.size
+    check("which is the share of pairs", abs(m["auc"] - rank) < 1e-9)
+    taken = [privacy.tpr_at(rng.normal(size=400), rng.normal(size=400), 0.01) for _ in range(60)]
+    check("nobody is found where there is nothing", abs(np.mean(taken) - 0.01) < 0.006, str(np.mean(taken)))
+    letters = list("abcdefghijklmnop")
+    pools = [[list(rng.choice(letters, 30)) for _ in range(40)] for _ in range(2)]
+    copied = [p[3:14] + list(rng.choice(letters, 5)) for p in pools[0][:12]]
+    fresh = [list(rng.choice(letters, 16)) for _ in range(12)]
+    runs = privacy.longest_shared(copied, pools[0])
+
+    def longest(t, pool):
+        found = [
+            n for n in range(1, 17) for i in range(17 - n) if any("".join(t[i : i + n]) in "".join(p) for p in pool)
+        ]
+        return max(found, default=0)
+
+    direct = [longest(t, pools[0]) for t in copied]
+    check(
+        "longest shared runs are those of a search for text",
+        list(runs) == direct and min(runs) >= 11,
+        f"{runs} {direct}",
+    )
+    c = privacy.copying(copied, *pools, 1)["longest_shared_run"]
+    check("a copying model is flagged, another is not",
+          c["alarm"] and c["towards_train"] > 5 and not privacy.copying(fresh, *pools, 1)["longest_shared_run"]["alarm"])  # fmt: skip
+    pool = [list("abc"), list("xyz")]
+    check("nearest distance is Jaccard's", np.allclose(privacy.nearest([list("abd"), list("xyz")], pool), [0.5, 0]))
+
+
 rng = np.random.default_rng(7)
 check_recalibration(rng)
 check_intervals(rng)
 check_alarms(rng)
 check_compare(rng)
+check_futures(rng)
+check_privacy(rng)
 sys.exit(failed)

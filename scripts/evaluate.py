@@ -20,7 +20,9 @@ import time
 
 import numpy as np
 
+import futures
 import outcome
+import privacy
 import recalibrate
 import report_page
 import shards
@@ -28,8 +30,9 @@ import suite
 import token_quality
 
 SUITES = {
-    "standard": {"samples": 16, "limit": 1000, "bootstrap": 1000, "score": 2000},
-    "quick": {"samples": 8, "limit": 200, "bootstrap": 200, "score": 300},
+    "standard": {"samples": 16, "limit": 1000, "bootstrap": 1000, "score": 2000, "futures": 100},
+    "quick": {"samples": 8, "limit": 200, "bootstrap": 200, "score": 300, "futures": 20},
+    "privacy": {"samples": 2, "limit": 2000, "bootstrap": 1000},
 }
 
 
@@ -143,6 +146,12 @@ def from_checkpoint(args, dataset, s):
     return outcomes
 
 
+def from_privacy(args, s):
+    args.reference = find_checkpoint(args.reference)[0] if args.reference else None
+    there = args.labels or args.events or any((args.data / "labels").glob("*.h5"))
+    return privacy.measure(s, [tested for tested, _ in s.label_files()] if there else [], args.limit)
+
+
 def labels_counts(path):
     return suite.read_labels(path)[1].get("counts", "{}")
 
@@ -157,11 +166,14 @@ def parse():
     parser.add_argument("--run", type=pathlib.Path, help="folder written by ehr-train (log.jsonl)")
     parser.add_argument("--data", type=pathlib.Path, required=True, help="dataset folder")
     parser.add_argument(
-        "--out", type=pathlib.Path, default=pathlib.Path("report"), help="folder for the report [report]"
+        "--out", type=pathlib.Path, help="folder for the report [report, of the privacy suite report-privacy]"
     )
     parser.add_argument("--suite", choices=sorted(SUITES), default="standard",
                         help="; ".join(f"{k}: {v['limit']} rows a split, {v['samples']} futures a row, {v['bootstrap']} resamples"
                                        for k, v in sorted(SUITES.items())))  # fmt: skip
+    parser.add_argument(
+        "--reference", type=pathlib.Path, help="privacy: a checkpoint of other patients, to compare losses with"
+    )
     parser.add_argument("--labels", type=pathlib.Path, nargs="+", help="label files [all in DATASET/labels]")
     parser.add_argument("--events", type=pathlib.Path, help="events file of the dataset: label tasks here and now")
     parser.add_argument("--tasks", type=pathlib.Path, nargs="+", help="with --events [all of scripts/tasks]")
@@ -183,6 +195,7 @@ def parse():
     for k in ("samples", "limit", "bootstrap"):
         if getattr(args, k) is None:
             setattr(args, k, SUITES[args.suite][k])
+    args.out = args.out or pathlib.Path("report-privacy" if args.suite == "privacy" else "report")
     if bool(args.checkpoint) == bool(args.run):
         parser.error("give either --checkpoint or --run")
     if bool(args.run) != bool(args.risk):
@@ -208,7 +221,7 @@ def provenance(args, s, dataset):
         "model_sha256": s.model,
         "dataset_sha256": shards.sha256(args.data / "dataset.json"),
         "vocabulary_sha256": dataset["vocabulary"]["sha256"],
-        "recalibration_sha256": shards.sha256(args.out / "recalibration.json"),
+        "recalibration_sha256": None if args.suite == "privacy" else shards.sha256(args.out / "recalibration.json"),
         "config": shards.read_json(args.checkpoint / "config.json", "a model's configuration"),
         "trainer": trainer,
     }
@@ -216,13 +229,17 @@ def provenance(args, s, dataset):
 
 def build(args, dataset):
     start = time.time()
-    s, tokens = None, None
+    s, found, outcomes = None, {}, []
     if args.checkpoint:
         args.checkpoint, args.run = find_checkpoint(args.checkpoint)
         args.out.mkdir(parents=True, exist_ok=True)
         s = suite.Suite(args, dataset)
-        outcomes = from_checkpoint(args, dataset, s)
-        tokens = token_quality.measure(s, SUITES[args.suite]["score"])
+        if args.suite == "privacy":
+            found["privacy"] = from_privacy(args, s)
+        else:
+            outcomes = from_checkpoint(args, dataset, s)
+            found["tokens"] = token_quality.measure(s, SUITES[args.suite]["score"])
+            found["futures"] = futures.measure(s, [p for p, _ in s.label_files()], SUITES[args.suite]["futures"])
     else:
         outcomes = from_tables(args, dataset)
         args.out.mkdir(parents=True, exist_ok=True)
@@ -247,14 +264,14 @@ def build(args, dataset):
         "outcomes": outcomes,
     }
     if s:
-        report.update(suite=args.suite, samples=args.samples, limit=args.limit, notes=s.notes, tokens=tokens,
+        report.update(suite=args.suite, samples=args.samples, limit=args.limit, notes=s.notes, **found,
                       provenance=provenance(args, s, dataset), seconds_of={f"{k}, seconds": v for k, v in s.seconds.items()})  # fmt: skip
         child, own = (resource.getrusage(w) for w in (resource.RUSAGE_CHILDREN, resource.RUSAGE_SELF))
         report["cpu_seconds"] = child.ru_utime + child.ru_stime + own.ru_utime + own.ru_stime
     report["seconds"] = time.time() - args.started if args.started else args.seconds or time.time() - start
     (args.out / "report.html").write_text(report_page.page(report, steps, evals))
     write_json(args.out / "report.json", report)
-    if s:
+    if s and outcomes:
         (args.out / "model_card.md").write_text(report_page.model_card(plain(report), dataset))
     return report
 
@@ -274,6 +291,10 @@ def main():
             else ""
         )
         print(f"{o['name']:24} n {o['n']:5}  AUROC {number(o['auroc'])}{truth}  slope {number(o['slope'], 2)}")
+    for m in report.get("privacy", {}).get("membership", []):
+        print(
+            f"membership by {m['attack']:26} AUC {number(m['auc'])} ({number(m['interval'][0])} to {number(m['interval'][1])})"
+        )
     if report["alarm_tests"]:
         print(f"{len(report['alarms'])} alarms of {report['alarm_tests']} tests of subgroups")
     print(f"{args.out / 'report.html'}")

@@ -76,7 +76,7 @@ def fit_logistic(X, y, W, start):
     beta = np.repeat(np.asarray(start, float)[None], W.shape[0], 0)
     outer = (X[:, :, None] * X[:, None, :]).reshape(n, k * k)
     done = np.zeros(W.shape[0], bool)
-    for _ in range(60):
+    for _ in range(30):
         go = np.flatnonzero(~done)
         if not go.size:
             break
@@ -89,7 +89,7 @@ def fit_logistic(X, y, W, start):
         size = np.abs(step).max(axis=1)
         step *= np.minimum(1, 2 / np.maximum(size, 1e-300))[:, None]
         beta[go] += step
-        done[go] = (size < 1e-9) | ~np.isfinite(size) | (np.abs(beta[go]).max(axis=1) > 1e3)
+        done[go] = (size < 1e-8) | ~np.isfinite(size) | (np.abs(beta[go]).max(axis=1) > 1e3)
     beta[~done | (np.abs(beta).max(axis=1) > 1e3)] = np.nan
     return beta
 

@@ -307,6 +307,71 @@ def outcome_section(o):
     return text
 
 
+def futures_section(f):
+    """Simulated years beside recorded ones."""
+    rows = [[t["distance"], number(t["value"]), number(t["by_chance"]), number(t["p"])] for t in f["tests"]]
+    unlike = [
+        [html.escape(u["code"]), f"{100 * u['share_recorded']:.2f}%", f"{100 * u['share_simulated']:.2f}%"]
+        for u in f["most_unlike"]
+    ]
+    return (
+        "<h2>Do simulated years look like recorded ones?</h2>"
+        f"<p>One simulated year of each of {f['patients']} held-out patients beside the recorded one: {f['events_simulated']:.1f} and "
+        f"{f['events_recorded']:.1f} events. If the model were right the two could change places, which gives each distance by chance; "
+        "a small p says that they cannot.</p>"
+        + table(["distance in", "simulated to recorded", "by chance", "p"], rows)
+        + "<p>The codes whose share of all events differs most, whether by chance or not:</p>"
+        + table(["code", "recorded", "simulated"], unlike)
+    )
+
+
+def privacy_section(p):
+    rows = [
+        [html.escape(m["attack"]), m["members"], m["others"], number(m["auc"]) + interval(m["interval"]),
+         f"{100 * m['tpr_at_1_percent']:.1f}%", "-" if m["tpr_at_0.1_percent"] is None else f"{100 * m['tpr_at_0.1_percent']:.2f}%",
+         '<b class="alarm">tells them apart</b>' if m["alarm"] else "none"]
+        for m in p["membership"]
+    ]  # fmt: skip
+    text = (
+        "<h2>Can one tell who was trained on?</h2><p>Records of the train split and of the tuning split, of which no weight was "
+        "trained, told apart by how well the model predicts them. 0.5 is a coin; of those who were not trained on, 1% and 0.1% "
+        "are taken for members in the two columns after it.</p>"
+        + table(["attack", "members", "others", "AUC", "found at 1%", "found at 0.1%", "alarm"], rows)
+    )
+    if "copying" in p:
+        c = p["copying"]
+        rows = [
+            [label, number(c[k]["train"], 2), number(c[k]["tuning"], 2), number(c[k]["most_train"], 2), number(c[k]["most_tuning"], 2),
+             number(c[k]["towards_train"]) + interval(c[k]["interval"]),
+             '<b class="alarm">nearer to train</b>' if c[k]["alarm"] else "none"]
+            for k, label in [("longest_shared_run", "longest run of events shared"), ("nearest_distance", "distance to the nearest record")]
+        ]  # fmt: skip
+        text += (
+            f"<h2>Does it copy records?</h2><p>{c['futures']} simulated years of held-out patients against {c['pool']} train "
+            "records and as many tuning records. A model that copies is nearer to the first.</p>"
+            + table(
+                ["", "train, mean", "tuning, mean", "train, extreme", "tuning, extreme", "towards train", "alarm"], rows
+            )
+        )
+    return text
+
+
+def risks_section(outcomes):
+    truth = any(o.get("expected") for o in outcomes)
+    basis = (
+        "These patients are synthetic and their true risks are known: AUROC, slope and error are taken against the truth "
+        "in expectation where there is one. No model can have a higher AUROC than the column beside it."
+        if truth
+        else "Outcomes are those recorded; patients whose follow-up ended before the horizon are left out and counted."
+    )
+    return (
+        f"<h2>How well risks are told apart, and whether they are right</h2><p>{basis} Intervals: 95%, resampling patients.</p>"
+        + outcome_table(outcomes, truth)
+        + f'<div><img alt="ROC" src="{draw_roc(outcomes)}"> <img alt="calibration" src="{draw_calibration(outcomes)}"></div>'
+        + "".join(outcome_section(o) for o in outcomes)
+    )
+
+
 READING = """<h2>How to read this</h2>
 <p>AUROC: the chance that a patient who has the outcome was given a higher risk than one who has not; 0.5 is a coin.
 AUPRC: the precision at each depth of the ranking, averaged; without any skill it is the share of positives. Brier: the mean
@@ -337,34 +402,28 @@ def summary(report):
 
 
 def page(report, steps, evals):
-    outcomes = report["outcomes"]
-    truth = any(o.get("expected") for o in outcomes)
+    outcomes, privacy = report["outcomes"], report.get("privacy")
     used = sorted({o["estimator"] for o in outcomes if o["estimator"]})
     estimators = f", risks by {html.escape(', '.join(used))}" if used else ""
-    basis = (
-        "These patients are synthetic and their true risks are known: AUROC, slope and error are taken against the truth "
-        "in expectation where there is one. No model can have a higher AUROC than the column beside it."
-        if truth
-        else "Outcomes are those recorded; patients whose follow-up ended before the horizon are left out and counted."
-    )
     notes = "".join(f"<li>{html.escape(n)}</li>" for n in report.get("notes", []))
-    pictures = (
-        f'<div><img alt="ROC" src="{draw_roc(outcomes)}"> <img alt="calibration" src="{draw_calibration(outcomes)}"></div>'
+    asked = (
+        "was asked what it gives away about the patients it was trained on."
+        if privacy
+        else "was asked, for patients it has never seen, how likely certain outcomes are; here is how right it was."
     )
     return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>ehr.c report</title><style>{STYLE}</style>
 <h1>Evaluation report</h1>
 <p class="note">For research. Not a medical device; not for use in the care of any person.</p>
-<p>A model that reads a patient's record and simulates how it goes on was asked, for patients it has never seen, how likely
-certain outcomes are; here is how right it was. Checkpoint {html.escape(report["checkpoint"] or "-")}{estimators},
-dataset {html.escape(report["dataset"])} (de-identification level: {html.escape(str(report["deidentification"]))}).</p>
-<div class="note">{summary(report)}</div>
+<p>A model that reads a patient's record and simulates how it goes on {asked} Checkpoint
+{html.escape(report["checkpoint"] or "-")}{estimators}, dataset {html.escape(report["dataset"])} (de-identification level:
+{html.escape(str(report["deidentification"]))}).</p>
+{f'<div class="note">{summary(report)}</div>' if outcomes else ""}
 {"<p>Not evaluated, or not in full:</p><ul>" + notes + "</ul>" if notes else ""}
-<h2>How well risks are told apart, and whether they are right</h2><p>{basis} Intervals: 95%, resampling patients.</p>
-{outcome_table(outcomes, truth)}
-{pictures}
-{"".join(outcome_section(o) for o in outcomes)}
+{risks_section(outcomes) if outcomes else ""}
+{privacy_section(privacy) if privacy else ""}
 {loss_section(report, steps, evals)}
-{READING}
+{futures_section(report["futures"]) if report.get("futures") else ""}
+{READING if outcomes else ""}
 </html>"""
 
 
