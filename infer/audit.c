@@ -33,14 +33,18 @@ static Status line_check(const char *path, const char *line, size_t n, AuditRepo
         return err_set(err, ERR_FORMAT, "%s: line %lld is no line of an audit log", path, number);
     bytes_sha256(line, n - TAIL, hash);
     if (strncmp(hash, line + n - TAIL + 9, 64))
-        return err_set(err, ERR_FORMAT, "%s: line %lld was changed after it was written: its hash does not match", path, number);
+        return err_set(err, ERR_FORMAT, "%s: line %lld was changed after it was written: its hash does not match", path,
+                       number);
     json_t *o = json_loadb(line, n, JSON_REJECT_DUPLICATES, NULL);
-    const char *prev = json_string_value(json_object_get(o, "prev")), *time = json_string_value(json_object_get(o, "time"));
+    const char *prev = json_string_value(json_object_get(o, "prev")),
+               *time = json_string_value(json_object_get(o, "time"));
     const long long seq = (long long)json_integer_value(json_object_get(o, "seq"));
     Status s = OK;
     if (!prev || !time || strcmp(prev, r->head) || seq != number)
-        s = err_set(err, ERR_FORMAT, "%s: line %lld (numbered %lld) does not follow the line before it: one was removed, moved or put in",
-                    path, number, seq);
+        s = err_set(
+            err, ERR_FORMAT,
+            "%s: line %lld (numbered %lld) does not follow the line before it: one was removed, moved or put in", path,
+            number, seq);
     if (!s) {
         if (!r->lines) snprintf(r->from, sizeof r->from, "%s", time);
         snprintf(r->to, sizeof r->to, "%s", time);
@@ -76,12 +80,14 @@ Status audit_verify(const char *path, const char *head, AuditReport *r, Err *err
     if (!f) return err_set(err, ERR_IO, "cannot read %s: %s", path, strerror(errno));
     Status s = chain_check(f, path, r, &end, err);
     if (!s && !fseek(f, 0, SEEK_END) && ftell(f) != end)
-        s = err_set(err, ERR_FORMAT, "%s: line %lld is not whole: the end of the file was cut, or a server is writing to it now", path,
+        s = err_set(err, ERR_FORMAT,
+                    "%s: line %lld is not whole: the end of the file was cut, or a server is writing to it now", path,
                     (long long)r->lines + 1);
     fclose(f);
     if (!s && head && strcmp(head, r->head))
-        s = err_set(err, ERR_FORMAT, "%s ends with hash %.16s..., not with %.16s... as was said: lines were cut off or added", path, r->head,
-                    head);
+        s = err_set(err, ERR_FORMAT,
+                    "%s ends with hash %.16s..., not with %.16s... as was said: lines were cut off or added", path,
+                    r->head, head);
     return s;
 }
 
@@ -99,7 +105,8 @@ static Status key_open(Audit *a, Err *err) {
             s = err_set(err, ERR_IO, "cannot write %s: %s", path, strerror(errno));
         if (fd >= 0) close(fd);
     } else if (!(s = file_read(path, 4096, &text, &size, err)) &&
-               (sodium_hex2bin(a->key, sizeof a->key, text, strcspn(text, "\r\n"), NULL, &got, NULL) || got != sizeof a->key)) {
+               (sodium_hex2bin(a->key, sizeof a->key, text, strcspn(text, "\r\n"), NULL, &got, NULL) ||
+                got != sizeof a->key)) {
         s = err_set(err, ERR_FORMAT, "%s is no key of 64 hexadecimal digits", path);
     }
     free(text);
@@ -117,9 +124,12 @@ Status audit_open(Audit **out, const char *path, int64_t *cut, Err *err) {
     a->path = xstrdup(path);
     pthread_mutex_init(&a->lock, NULL);
     a->fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
-    Status s = a->fd < 0 || fstat(a->fd, &info) ? err_set(err, ERR_IO, "cannot open the audit log %s: %s", path, strerror(errno)) : OK;
+    Status s = a->fd < 0 || fstat(a->fd, &info)
+                   ? err_set(err, ERR_IO, "cannot open the audit log %s: %s", path, strerror(errno))
+                   : OK;
     if (!s && !S_ISREG(info.st_mode)) s = err_set(err, ERR_USAGE, "the audit log %s is no plain file", path);
-    if (!s && flock(a->fd, LOCK_EX | LOCK_NB)) s = err_set(err, ERR_USAGE, "another server writes to the audit log %s", path);
+    if (!s && flock(a->fd, LOCK_EX | LOCK_NB))
+        s = err_set(err, ERR_USAGE, "another server writes to the audit log %s", path);
     FILE *f = s ? NULL : fopen(path, "r");
     if (!s && !f) s = err_set(err, ERR_IO, "cannot read %s: %s", path, strerror(errno));
     if (!s) s = chain_check(f, path, &r, &a->size, err);
@@ -163,9 +173,9 @@ static char *line_make(const Audit *a, const AuditEntry *e) {
         sodium_bin2hex(input, sizeof input, keyed, sizeof keyed);
     }
     if (e->output) bytes_sha256(e->output, e->output_size, output);
-    json_t *o = json_pack("{s:I, s:s, s:s, s:s, s:s, s:i, s:s, s:s, s:s, s:s}", "seq", (json_int_t)(a->seq + 1), "time", time, "who",
-                          e->who, "from", e->from, "action", e->action, "status", e->status, "model", e->model, "input", input, "output",
-                          output, "prev", a->head);
+    json_t *o = json_pack("{s:I, s:s, s:s, s:s, s:s, s:i, s:s, s:s, s:s, s:s}", "seq", (json_int_t)(a->seq + 1), "time",
+                          time, "who", e->who, "from", e->from, "action", e->action, "status", e->status, "model",
+                          e->model, "input", input, "output", output, "prev", a->head);
     REQUIRE(o);
     char *text = json_dumps(o, JSON_COMPACT | JSON_PRESERVE_ORDER | JSON_ENSURE_ASCII);
     json_decref(o);
@@ -191,7 +201,8 @@ Status audit_write(Audit *a, const AuditEntry *e, int sync, Err *err) {
         a->seq++;
         a->size += n;
         memcpy(a->head, hash, sizeof hash);
-        if (sync && fdatasync(a->fd)) s = err_set(err, ERR_IO, "cannot write to the audit log %s: %s", a->path, strerror(errno));
+        if (sync && fdatasync(a->fd))
+            s = err_set(err, ERR_IO, "cannot write to the audit log %s: %s", a->path, strerror(errno));
     }
     pthread_mutex_unlock(&a->lock);
     free(head);

@@ -1,5 +1,5 @@
-/* audit.h - who asked what of which model, when, and what came of it: a file of JSON lines that is only appended to, each
- * carrying the hash of the one before.
+/* audit.h - who asked what of which model, when, and what came of it: a file of JSON lines that is only appended to,
+ * each carrying the hash of the one before.
  *
  * A line: {"seq": 1, "time": "2026-11-30T00:50:12.123Z", "who", "from", "action", "status", "model", "input", "output",
  *   "prev": hash of the line before (64 zeros for the first), "hash": SHA-256 of the line up to its own hash}
@@ -18,8 +18,8 @@ typedef struct {
     size_t input_size, output_size;
 } AuditEntry;
 
-/* Makes the file and its key when they are missing; checks the whole chain when it is there, cuts off a last line that a
- * crash left half written, and keeps other processes out.  *cut: bytes of such a line. */
+/* Makes the file and its key when they are missing; checks the whole chain when it is there, cuts off a last line that
+ * a crash left half written, and keeps other processes out.  *cut: bytes of such a line. */
 Status audit_open(Audit **out, const char *path, int64_t *cut, Err *err);
 void audit_close(Audit *a);
 /* Appends; with sync it is on the disk on return.  Threads may call it at once. */

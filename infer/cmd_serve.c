@@ -18,11 +18,14 @@ static int is_loopback(const char *address) { return !strncmp(address, "127.", 4
 
 static Status check_flags(const ServeFlags *f, Err *err) {
     if (!f->keys && !is_loopback(f->bind))
-        return err_set(err, ERR_USAGE, "--bind %s: beyond this machine only with --keys FILE (make it with `ehr-infer key`)", f->bind);
+        return err_set(err, ERR_USAGE,
+                       "--bind %s: beyond this machine only with --keys FILE (make it with `ehr-infer key`)", f->bind);
     if (!f->cert != !f->key) return err_set(err, ERR_USAGE, "TLS needs both --tls-cert and --tls-key");
-    if (f->stage && !f->trusted) return err_set(err, ERR_USAGE, "--stage %s needs --trusted-keys FILE: whose signatures count", f->stage);
+    if (f->stage && !f->trusted)
+        return err_set(err, ERR_USAGE, "--stage %s needs --trusted-keys FILE: whose signatures count", f->stage);
     if (f->stage && stage_find(f->stage) > STAGE_RESEARCH && (!f->keys || !f->audit))
-        return err_set(err, ERR_USAGE, "--stage %s needs --keys and --audit: beyond research it is known who asks what", f->stage);
+        return err_set(err, ERR_USAGE, "--stage %s needs --keys and --audit: beyond research it is known who asks what",
+                       f->stage);
     return OK;
 }
 
@@ -38,7 +41,10 @@ static Status check_stage(const ServeFlags *f, const char *checkpoint, char mode
     if (!s) s = release_verify(checkpoint, &keys, f->revoked, today, &r, err);
     if (!s && (int)r.stage < stage_find(f->stage))
         s = err_set(err, ERR_FORMAT, "%s has not reached stage %s%s%s: it is not served", checkpoint, f->stage,
-                    r.revoked ? ": it was revoked, " : r.next[0] ? ": " : "", r.revoked ? r.reason : r.next);
+                    r.revoked   ? ": it was revoked, "
+                    : r.next[0] ? ": "
+                                : "",
+                    r.revoked ? r.reason : r.next);
     if (!s) memcpy(model_sha256, r.model_sha256, sizeof r.model_sha256);
     return s;
 }
@@ -51,8 +57,8 @@ static Status vocabulary_open(Session *s, Err *err) {
     st = vocabulary_parse(&s->dataset.vocabulary, text, size, "vocabulary.json", err);
     free(text);
     if (!st && s->dataset.vocabulary.n != s->model.cfg.vocab_size)
-        st = err_set(err, ERR_FORMAT, "%s: the model has %d tokens and the vocabulary %d", s->checkpoint, s->model.cfg.vocab_size,
-                     s->dataset.vocabulary.n);
+        st = err_set(err, ERR_FORMAT, "%s: the model has %d tokens and the vocabulary %d", s->checkpoint,
+                     s->model.cfg.vocab_size, s->dataset.vocabulary.n);
     return st;
 }
 
@@ -99,9 +105,18 @@ static Status log_event(Server *sv, const char *action, Err *err) {
 }
 
 static Status listen_and_run(Server *sv, const ServeFlags *f, Err *err) {
-    const HttpOptions http = {.bind = f->bind, .cert = f->cert, .key = f->key, .port = (int)f->port, .connections = (int)f->connections,
-                              .body_max = (size_t)f->body, .read_s = f->read, .write_s = f->read, .head = serve_head,
-                              .handle = serve_handle, .done = serve_done, .ctx = sv};
+    const HttpOptions http = {.bind = f->bind,
+                              .cert = f->cert,
+                              .key = f->key,
+                              .port = (int)f->port,
+                              .connections = (int)f->connections,
+                              .body_max = (size_t)f->body,
+                              .read_s = f->read,
+                              .write_s = f->read,
+                              .head = serve_head,
+                              .handle = serve_handle,
+                              .done = serve_done,
+                              .ctx = sv};
     Watch w = {.sv = sv};
     /* All threads leave signals to the watch. */
     signal(SIGPIPE, SIG_IGN);
@@ -113,7 +128,8 @@ static Status listen_and_run(Server *sv, const ServeFlags *f, Err *err) {
     if (!s) s = log_event(sv, "start", err);
     if (!s) {
         const int v6 = strchr(f->bind, ':') != NULL;
-        printf("listening on %s://%s%s%s:%d\n", f->cert ? "https" : "http", v6 ? "[" : "", f->bind, v6 ? "]" : "", http_port(sv->http));
+        printf("listening on %s://%s%s%s:%d\n", f->cert ? "https" : "http", v6 ? "[" : "", f->bind, v6 ? "]" : "",
+               http_port(sv->http));
         fflush(stdout);
         REQUIRE(!pthread_create(&w.thread, NULL, watch_main, &w));
         s = serve_run(sv, err);
@@ -132,8 +148,14 @@ static Status listen_and_run(Server *sv, const ServeFlags *f, Err *err) {
 static Status serve(const ServeFlags *f, const char *path, Err *err) {
     Session s = {0};
     Server sv = {0};
-    ServeOptions o = {.queue_max = (int)f->queue, .batch = (int)f->batch, .futures_max = 4 * (int)f->batch, .deadline_s = f->deadline,
-                      .drain_s = f->drain, .keys = f->keys, .kill_file = f->kill_file, .revoked = f->revoked};
+    ServeOptions o = {.queue_max = (int)f->queue,
+                      .batch = (int)f->batch,
+                      .futures_max = 4 * (int)f->batch,
+                      .deadline_s = f->deadline,
+                      .drain_s = f->drain,
+                      .keys = f->keys,
+                      .kill_file = f->kill_file,
+                      .revoked = f->revoked};
     char granted[65] = "", *checkpoint = NULL;
     int64_t cut = 0;
     Status st = session_find(path, &checkpoint, err);
@@ -141,14 +163,17 @@ static Status serve(const ServeFlags *f, const char *path, Err *err) {
     if (!st) st = session_open(&s, checkpoint, NULL, f->device, f->dtype, f->weights, (int)f->threads, err);
     free(checkpoint);
     if (!st && granted[0] && strcmp(granted, s.model_sha256))
-        st = err_set(err, ERR_FORMAT, "the weights are not those that were signed: they were changed while the server started");
+        st = err_set(err, ERR_FORMAT,
+                     "the weights are not those that were signed: they were changed while the server started");
     if (!st) session_note(&s, stderr);
     if (!st) st = vocabulary_open(&s, err);
-    o.limits = (AskLimits){.samples_max = (int)f->samples, .max_tokens = (int)f->max_tokens, .horizon_max = (double)f->horizon};
+    o.limits = (AskLimits){
+        .samples_max = (int)f->samples, .max_tokens = (int)f->max_tokens, .horizon_max = (double)f->horizon};
     if (!st) o.limits.synthetic = is_synthetic(&s);
     if (!st) st = serve_open(&sv, &s, &o, f->stage ? f->stage : "unverified", err);
     if (!st && f->audit) st = audit_open(&sv.audit, f->audit, &cut, err);
-    if (f->audit && cut > 0) fprintf(stderr, "note: a half-written last line of %s was cut off: the server had been killed\n", f->audit);
+    if (f->audit && cut > 0)
+        fprintf(stderr, "note: a half-written last line of %s was cut off: the server had been killed\n", f->audit);
     if (!st && !f->stage) fprintf(stderr, "note: without --stage nobody has checked how far this model may go\n");
     if (!st) st = listen_and_run(&sv, f, err);
     if (sv.audit) audit_close(sv.audit);
@@ -159,34 +184,57 @@ static Status serve(const ServeFlags *f, const char *path, Err *err) {
 }
 
 Status cmd_serve(int argc, char **argv, Err *err) {
-    ServeFlags f = {.bind = "127.0.0.1", .device = "auto", .dtype = "auto", .weights = "auto", .port = 8000, .queue = 64, .batch = 256,
-                    .samples = 1024, .max_tokens = 2048, .horizon = 10519200, .body = 1 << 20, .connections = 256, .deadline = 60, .drain = 30,
+    ServeFlags f = {.bind = "127.0.0.1",
+                    .device = "auto",
+                    .dtype = "auto",
+                    .weights = "auto",
+                    .port = 8000,
+                    .queue = 64,
+                    .batch = 256,
+                    .samples = 1024,
+                    .max_tokens = 2048,
+                    .horizon = 10519200,
+                    .body = 1 << 20,
+                    .connections = 256,
+                    .deadline = 60,
+                    .drain = 30,
                     .read = 15};
     Flag flags[] = {
         {"--port", FLAG_INT, &f.port, 0, 65535, NULL, "port to listen on; 0 = any free one", 0},
         {"--bind", FLAG_STRING, &f.bind, 0, 0, NULL, "address to listen on; beyond this machine only with --keys", 0},
-        {"--keys", FLAG_STRING, &f.keys, 0, 0, NULL, "file of API keys' hashes, written by `ehr-infer key`; changes count at once", 0},
+        {"--keys", FLAG_STRING, &f.keys, 0, 0, NULL,
+         "file of API keys' hashes, written by `ehr-infer key`; changes count at once", 0},
         {"--tls-cert", FLAG_STRING, &f.cert, 0, 0, NULL, "certificate chain, PEM", 0},
         {"--tls-key", FLAG_STRING, &f.key, 0, 0, NULL, "its key, PEM", 0},
-        {"--audit", FLAG_STRING, &f.audit, 0, 0, NULL, "append-only log of who asked what when (ehr-infer audit verify)", 0},
-        {"--stage", FLAG_ENUM, &f.stage, 0, 0, "research|internal|partner|general", "refuse a checkpoint not promoted that far", 0},
-        {"--trusted-keys", FLAG_STRING, &f.trusted, 0, 0, NULL, "file of public keys whose signatures count for --stage", 0},
-        {"--revoked", FLAG_STRING, &f.revoked, 0, 0, NULL, "file of revoked model hashes; read again when it changes", 0},
-        {"--kill-file", FLAG_STRING, &f.kill_file, 0, 0, NULL, "kill switch: while this file exists nothing is answered", 0},
+        {"--audit", FLAG_STRING, &f.audit, 0, 0, NULL,
+         "append-only log of who asked what when (ehr-infer audit verify)", 0},
+        {"--stage", FLAG_ENUM, &f.stage, 0, 0, "research|internal|partner|general",
+         "refuse a checkpoint not promoted that far", 0},
+        {"--trusted-keys", FLAG_STRING, &f.trusted, 0, 0, NULL,
+         "file of public keys whose signatures count for --stage", 0},
+        {"--revoked", FLAG_STRING, &f.revoked, 0, 0, NULL, "file of revoked model hashes; read again when it changes",
+         0},
+        {"--kill-file", FLAG_STRING, &f.kill_file, 0, 0, NULL,
+         "kill switch: while this file exists nothing is answered", 0},
         {"--queue", FLAG_INT, &f.queue, 1, 100000, NULL, "requests waiting at most; more get 429", 0},
         {"--deadline", FLAG_FLOAT, &f.deadline, 0.1, 86400, NULL, "seconds after which a request is given up", 0},
         {"--drain", FLAG_FLOAT, &f.drain, 0, 86400, NULL, "seconds that requests there have after SIGTERM", 0},
-        {"--read-timeout", FLAG_FLOAT, &f.read, 0.1, 3600, NULL, "seconds to send a whole request, and to take an answer", 0},
+        {"--read-timeout", FLAG_FLOAT, &f.read, 0.1, 3600, NULL,
+         "seconds to send a whole request, and to take an answer", 0},
         {"--max-body", FLAG_SIZE, &f.body, 1024, 1 << 28, NULL, "longest body of a request", 0},
         {"--connections", FLAG_INT, &f.connections, 1, 60000, NULL, "open connections at most", 0},
         {"--max-samples", FLAG_INT, &f.samples, 1, 1e6, NULL, "futures a request may ask for", 0},
         {"--max-tokens", FLAG_INT, &f.max_tokens, 1, 1e6, NULL, "longest future, in tokens", 0},
         {"--max-horizon", FLAG_DURATION, &f.horizon, 1, 1e9, NULL, "longest horizon", 0},
-        {"--batch", FLAG_INT, &f.batch, 1, 65536, NULL, "live futures at a time: speed and memory, never the result", 0},
+        {"--batch", FLAG_INT, &f.batch, 1, 65536, NULL, "live futures at a time: speed and memory, never the result",
+         0},
         {"--threads", FLAG_INT, &f.threads, 0, 4096, NULL, "CPU threads; 0 = all", 0},
-        {"--device", FLAG_ENUM, &f.device, 0, 0, "auto|cpu|cuda", "where to compute; auto: on a GPU if there is one", 0},
-        {"--dtype", FLAG_ENUM, &f.dtype, 0, 0, "auto|f32|bf16", "of weights and cache; auto: bf16 on a GPU, f32 on the CPU", 0},
-        {"--weights", FLAG_ENUM, &f.weights, 0, 0, "auto|f32|bf16|int8", "what matrices are kept in; int8 is fastest, and rounds", 0},
+        {"--device", FLAG_ENUM, &f.device, 0, 0, "auto|cpu|cuda", "where to compute; auto: on a GPU if there is one",
+         0},
+        {"--dtype", FLAG_ENUM, &f.dtype, 0, 0, "auto|f32|bf16",
+         "of weights and cache; auto: bf16 on a GPU, f32 on the CPU", 0},
+        {"--weights", FLAG_ENUM, &f.weights, 0, 0, "auto|f32|bf16|int8",
+         "what matrices are kept in; int8 is fastest, and rounds", 0},
     };
     const int n = sizeof flags / sizeof *flags;
     const char *pos[1];
@@ -194,10 +242,15 @@ Status cmd_serve(int argc, char **argv, Err *err) {
     Status st = flags_parse(flags, n, argc, argv, pos, 1, &n_pos, &help, err);
     if (st) return st;
     if (help) {
-        flags_help(flags, n, "ehr-infer serve CHECKPOINT [--port 8000] [--keys FILE] [--audit FILE] [--stage S --trusted-keys FILE] [...]",
-                   "HTTP: POST /v1/risk, /v1/completions, /v1/score, /v1/embeddings; GET /v1/models, /info, /metrics, /health, /ready.\n"
-                   "Requests of many clients are computed together, each with the bits it would get alone: those of `ehr-infer risk`.\n"
-                   "Research use; not a medical device.", stdout);
+        flags_help(flags, n,
+                   "ehr-infer serve CHECKPOINT [--port 8000] [--keys FILE] [--audit FILE] [--stage S --trusted-keys "
+                   "FILE] [...]",
+                   "HTTP: POST /v1/risk, /v1/completions, /v1/score, /v1/embeddings; GET /v1/models, /info, /metrics, "
+                   "/health, /ready.\n"
+                   "Requests of many clients are computed together, each with the bits it would get alone: those of "
+                   "`ehr-infer risk`.\n"
+                   "Research use; not a medical device.",
+                   stdout);
         return OK;
     }
     if (n_pos != 1) return err_set(err, ERR_USAGE, "needs a CHECKPOINT (--help)");
@@ -213,7 +266,8 @@ Status cmd_key(int argc, char **argv, Err *err) {
     Flag flags[] = {
         {"--keys", FLAG_STRING, &keys, 0, 0, NULL, "file to add the key's hash to", 0},
         {"--name", FLAG_STRING, &name, 0, 0, NULL, "who will ask with it, as the audit log names them", 0},
-        {"--scopes", FLAG_STRING, &scopes, 0, 0, NULL, "what it may ask: completions,risk,score,embeddings,metrics, or all", 0},
+        {"--scopes", FLAG_STRING, &scopes, 0, 0, NULL,
+         "what it may ask: completions,risk,score,embeddings,metrics, or all", 0},
         {"--per-minute", FLAG_INT, &per_minute, 0, 1e9, NULL, "requests a minute; 0 = any number", 0},
     };
     const int n = sizeof flags / sizeof *flags;

@@ -1,8 +1,9 @@
 /* http.c - see http.h.
  *
- * An exchange is suspended before its handler sees it and resumed by its answer, so that answers may come from anywhere.
- * The library's own timeout starts again with every byte; a client that sends one a second would hold a connection for
- * ever, so connections have a limit on the whole of reading and the whole of writing besides (http_tick). */
+ * An exchange is suspended before its handler sees it and resumed by its answer, so that answers may come from
+ * anywhere. The library's own timeout starts again with every byte; a client that sends one a second would hold a
+ * connection for ever, so connections have a limit on the whole of reading and the whole of writing besides
+ * (http_tick). */
 #include "infer/http.h"
 #include <stdlib.h>
 #ifdef HAVE_MICROHTTPD
@@ -93,8 +94,10 @@ static void address_text(struct MHD_Connection *connection, char out[48]) {
     const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
     const struct sockaddr *a = info ? info->client_addr : NULL;
     snprintf(out, 48, "unknown");
-    if (a && a->sa_family == AF_INET) inet_ntop(AF_INET, &((const struct sockaddr_in *)(const void *)a)->sin_addr, out, 48);
-    if (a && a->sa_family == AF_INET6) inet_ntop(AF_INET6, &((const struct sockaddr_in6 *)(const void *)a)->sin6_addr, out, 48);
+    if (a && a->sa_family == AF_INET)
+        inet_ntop(AF_INET, &((const struct sockaddr_in *)(const void *)a)->sin_addr, out, 48);
+    if (a && a->sa_family == AF_INET6)
+        inet_ntop(AF_INET6, &((const struct sockaddr_in6 *)(const void *)a)->sin6_addr, out, 48);
 }
 
 void http_answer(HttpExchange *x, int status, const char *type, char *body, size_t size, int retry_s) {
@@ -126,8 +129,9 @@ static enum MHD_Result answer_queue(HttpExchange *x) {
 }
 
 static void too_long(HttpExchange *x) {
-    char *text = xasprintf("{\"error\":{\"code\":413,\"type\":\"too_large\",\"message\":\"the body is longer than %zu bytes\"}}\n",
-                           x->http->o.body_max);
+    char *text = xasprintf(
+        "{\"error\":{\"code\":413,\"type\":\"too_large\",\"message\":\"the body is longer than %zu bytes\"}}\n",
+        x->http->o.body_max);
     http_answer(x, MHD_HTTP_CONTENT_TOO_LARGE, "application/json", text, strlen(text), 0);
 }
 
@@ -196,7 +200,8 @@ static enum MHD_Result on_request(void *ctx, struct MHD_Connection *connection, 
     return MHD_YES;
 }
 
-static void on_completed(void *ctx, struct MHD_Connection *connection, void **con_cls, enum MHD_RequestTerminationCode why) {
+static void on_completed(void *ctx, struct MHD_Connection *connection, void **con_cls,
+                         enum MHD_RequestTerminationCode why) {
     Http *h = ctx;
     HttpExchange *x = *con_cls;
     (void)connection;
@@ -247,7 +252,8 @@ static Status tls_read(Http *h, Err *err) {
     if (!h->o.cert && !h->o.key) return OK;
     if (!h->o.cert || !h->o.key) return err_set(err, ERR_USAGE, "TLS needs both --tls-cert and --tls-key");
     if (MHD_is_feature_supported(MHD_FEATURE_TLS) != MHD_YES)
-        return err_set(err, ERR_USAGE, "--tls-cert: the libmicrohttpd of this machine was built without TLS; put a proxy in front");
+        return err_set(err, ERR_USAGE,
+                       "--tls-cert: the libmicrohttpd of this machine was built without TLS; put a proxy in front");
     Status s = file_read(h->o.cert, 1 << 20, &h->cert, NULL, err);
     return s ? s : file_read(h->o.key, 1 << 20, &h->key, NULL, err);
 }
@@ -265,17 +271,19 @@ Status http_open(Http **out, const HttpOptions *o, Err *err) {
         unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_USE_ITC | MHD_ALLOW_SUSPEND_RESUME;
         if (h->cert) flags |= MHD_USE_TLS;
         if (address.ss_family == AF_INET6) flags |= MHD_USE_IPv6;
-        const struct MHD_OptionItem tls[] = {{MHD_OPTION_HTTPS_MEM_CERT, 0, h->cert}, {MHD_OPTION_HTTPS_MEM_KEY, 0, h->key}, {MHD_OPTION_END, 0, NULL}};
+        const struct MHD_OptionItem tls[] = {
+            {MHD_OPTION_HTTPS_MEM_CERT, 0, h->cert}, {MHD_OPTION_HTTPS_MEM_KEY, 0, h->key}, {MHD_OPTION_END, 0, NULL}};
         const struct MHD_OptionItem none[] = {{MHD_OPTION_END, 0, NULL}};
-        h->daemon = MHD_start_daemon(flags | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request, h, MHD_OPTION_EXTERNAL_LOGGER, silent, NULL,
-                                     MHD_OPTION_SOCK_ADDR, &address, MHD_OPTION_CONNECTION_LIMIT, (unsigned)o->connections,
-                                     MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEADER_BYTES, MHD_OPTION_CONNECTION_TIMEOUT,
-                                     (unsigned)IDLE_S, MHD_OPTION_NOTIFY_COMPLETED, on_completed, h, MHD_OPTION_NOTIFY_CONNECTION,
-                                     on_connection, h, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_UNESCAPE_CALLBACK, unescape_nothing, NULL, MHD_OPTION_ARRAY, h->cert ? tls : none,
-                                     MHD_OPTION_END);
+        h->daemon = MHD_start_daemon(
+            flags | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request, h, MHD_OPTION_EXTERNAL_LOGGER, silent, NULL,
+            MHD_OPTION_SOCK_ADDR, &address, MHD_OPTION_CONNECTION_LIMIT, (unsigned)o->connections,
+            MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEADER_BYTES, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_S,
+            MHD_OPTION_NOTIFY_COMPLETED, on_completed, h, MHD_OPTION_NOTIFY_CONNECTION, on_connection, h,
+            MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_UNESCAPE_CALLBACK, unescape_nothing, NULL, MHD_OPTION_ARRAY,
+            h->cert ? tls : none, MHD_OPTION_END);
         if (!h->daemon)
-            s = err_set(err, ERR_IO, "cannot listen on %s port %d%s: is the port taken%s?", o->bind, o->port, h->cert ? " with TLS" : "",
-                        h->cert ? ", or a certificate or key no PEM file" : "");
+            s = err_set(err, ERR_IO, "cannot listen on %s port %d%s: is the port taken%s?", o->bind, o->port,
+                        h->cert ? " with TLS" : "", h->cert ? ", or a certificate or key no PEM file" : "");
     }
     if (s) http_close(h);
     else *out = h;
@@ -306,8 +314,10 @@ void http_close(Http *h) {
 Status http_open(Http **out, const HttpOptions *o, Err *err) {
     (void)o;
     *out = NULL;
-    return err_set(err, ERR_USAGE, "this ehr-infer was built without libmicrohttpd and cannot serve: install it (Debian: apt-get install "
-                   "libmicrohttpd-dev; or `make setup`) and run make again");
+    return err_set(
+        err, ERR_USAGE,
+        "this ehr-infer was built without libmicrohttpd and cannot serve: install it (Debian: apt-get install "
+        "libmicrohttpd-dev; or `make setup`) and run make again");
 }
 int http_port(const Http *h) { return h ? 0 : -1; }
 void http_tick(Http *h) { (void)h; }

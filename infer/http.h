@@ -1,6 +1,6 @@
-/* http.h - HTTP/1.1 over libmicrohttpd: connections, limits of size and time, TLS, answers that come later.  Knows nothing
- * of models.  One thread of the library reads and writes all connections and calls `head` and `handle`; answers may be
- * given by any thread. */
+/* http.h - HTTP/1.1 over libmicrohttpd: connections, limits of size and time, TLS, answers that come later.  Knows
+ * nothing of models.  One thread of the library reads and writes all connections and calls `head` and `handle`; answers
+ * may be given by any thread. */
 #ifndef EHR_INFER_HTTP_H
 #define EHR_INFER_HTTP_H
 #include "model/base.h"

@@ -6,16 +6,22 @@
 #include <string.h>
 #include <sys/stat.h>
 
-const char *const serve_ends[ENDS + 1] = {"completions", "risk", "score", "embeddings", "metrics", "models",
-                                          "info",        "health", "ready", "other",    NULL};
+const char *const serve_ends[ENDS + 1] = {"completions", "risk",   "score", "embeddings", "metrics", "models",
+                                          "info",        "health", "ready", "other",      NULL};
 const char *const serve_scopes[] = {"completions", "risk", "score", "embeddings", "metrics", NULL};
 
 static const struct {
     const char *method, *path;
     End end;
-} ROUTES[] = {{"POST", "/v1/completions", END_COMPLETIONS}, {"POST", "/v1/risk", END_RISK}, {"POST", "/v1/score", END_SCORE},
-              {"POST", "/v1/embeddings", END_EMBEDDINGS},   {"GET", "/metrics", END_METRICS}, {"GET", "/v1/models", END_MODELS},
-              {"GET", "/info", END_INFO}, {"GET", "/health", END_HEALTH}, {"GET", "/ready", END_READY}};
+} ROUTES[] = {{"POST", "/v1/completions", END_COMPLETIONS},
+              {"POST", "/v1/risk", END_RISK},
+              {"POST", "/v1/score", END_SCORE},
+              {"POST", "/v1/embeddings", END_EMBEDDINGS},
+              {"GET", "/metrics", END_METRICS},
+              {"GET", "/v1/models", END_MODELS},
+              {"GET", "/info", END_INFO},
+              {"GET", "/health", END_HEALTH},
+              {"GET", "/ready", END_READY}};
 
 /* What is known of an exchange from its headers on. */
 typedef struct {
@@ -29,8 +35,11 @@ typedef struct {
 json_t *serve_number(double x) { return isfinite(x) ? json_real(x) : json_null(); }
 
 char *serve_error(int status, const char *message) {
-    const char *type = status == 401 ? "authentication" : status == 403 ? "permission" : status == 429 ? "rate_limit"
-                       : status >= 500 ? "unavailable" : "invalid_request_error";
+    const char *type = status == 401   ? "authentication"
+                       : status == 403 ? "permission"
+                       : status == 429 ? "rate_limit"
+                       : status >= 500 ? "unavailable"
+                                       : "invalid_request_error";
     /* What a client wrote may be quoted in the message, also cut in the middle of a character. */
     json_t *text = json_string(message);
     json_t *o = json_pack("{s:{s:i, s:s, s:o}}", "error", "code", status, "type", type, "message",
@@ -41,14 +50,21 @@ char *serve_error(int status, const char *message) {
 }
 
 /* Writes the line of the audit log; 0: it could not be written, and nothing may be told. */
-static int audit(Server *sv, End end, const char *who, const char *from, int status, const char *in, size_t in_size, const char *out,
-                 size_t out_size) {
+static int audit(Server *sv, End end, const char *who, const char *from, int status, const char *in, size_t in_size,
+                 const char *out, size_t out_size) {
     char action[32];
     Err err;
     if (!sv->audit) return 1;
     snprintf(action, sizeof action, "%s", serve_ends[end]);
-    const AuditEntry e = {.who = who, .from = from, .action = action, .model = sv->session->model_sha256, .status = status, .input = in,
-                          .input_size = in_size, .output = out, .output_size = out_size};
+    const AuditEntry e = {.who = who,
+                          .from = from,
+                          .action = action,
+                          .model = sv->session->model_sha256,
+                          .status = status,
+                          .input = in,
+                          .input_size = in_size,
+                          .output = out,
+                          .output_size = out_size};
     /* On the disk before a risk is told; refusals must not make an attacker's work ours. */
     if (!audit_write(sv->audit, &e, status == 200, &err)) return 1;
     fprintf(stderr, "ehr-infer serve: %s\n", err.msg);
@@ -60,7 +76,8 @@ static void answer_text(HttpExchange *x, int status, const char *type, char *bod
 }
 
 /* Of an exchange that never became a job. */
-static void refuse(Server *sv, HttpExchange *x, const HttpRequest *r, const Seen *seen, int status, int retry_s, const char *message) {
+static void refuse(Server *sv, HttpExchange *x, const HttpRequest *r, const Seen *seen, int status, int retry_s,
+                   const char *message) {
     char *body = serve_error(status, message);
     serve_metrics_answer(&sv->metrics, seen->end, status, clock_s() - seen->since);
     audit(sv, seen->end, seen->who, r->from, status, r->size ? r->body : NULL, r->size, NULL, 0);
@@ -83,7 +100,8 @@ void serve_answer(Server *sv, Job *job, int status, char *body) {
         free(body);
         return;
     }
-    if (!audit(sv, (End)job->ask.kind, job->who, job->from, status, job->body, job->size, body, strlen(body)) && status == 200) {
+    if (!audit(sv, (End)job->ask.kind, job->who, job->from, status, job->body, job->size, body, strlen(body)) &&
+        status == 200) {
         free(body);
         body = serve_error(status = 503, "the audit log cannot be written to: nothing is answered");
     }
@@ -129,12 +147,14 @@ int serve_head(void *ctx, HttpExchange *x, HttpRequest *r) {
         if (!strcmp(ROUTES[i].method, r->method)) seen->end = ROUTES[i].end;
     }
     if (seen->end == END_OTHER) {
-        refuse(sv, x, r, seen, known ? 405 : 404, 0, known ? "this path takes another method" : "there is nothing at this path");
+        refuse(sv, x, r, seen, known ? 405 : 404, 0,
+               known ? "this path takes another method" : "there is nothing at this path");
         return 1;
     }
     if (seen->end == END_HEALTH || seen->end == END_READY) return 0;
     const int status = check_key(sv, r, seen, &wait_s);
-    if (status == 401) refuse(sv, x, r, seen, 401, 0, "needs the header Authorization: Bearer KEY, with a key of this server");
+    if (status == 401)
+        refuse(sv, x, r, seen, 401, 0, "needs the header Authorization: Bearer KEY, with a key of this server");
     if (status == 403) refuse(sv, x, r, seen, 403, 0, "this key has no right to ask that");
     if (status == 429) {
         serve_metrics_refused(&sv->metrics, 0, 1, 0);
@@ -152,8 +172,9 @@ void serve_done(void *ctx, HttpRequest *r) {
 /* ---- GET --------------------------------------------------------------------------------------------------------- */
 
 static char *models_text(const Server *sv) {
-    json_t *o = json_pack("{s:s, s:[{s:s, s:s, s:s, s:s, s:s}]}", "object", "list", "data", "id", sv->model_name, "object", "model",
-                          "owned_by", "ehr.c", "sha256", sv->session->model_sha256, "stage", sv->stage);
+    json_t *o =
+        json_pack("{s:s, s:[{s:s, s:s, s:s, s:s, s:s}]}", "object", "list", "data", "id", sv->model_name, "object",
+                  "model", "owned_by", "ehr.c", "sha256", sv->session->model_sha256, "stage", sv->stage);
     char *text = json_dumps(o, JSON_COMPACT);
     json_decref(o);
     return text;
@@ -165,8 +186,11 @@ static void answer_get(Server *sv, HttpExchange *x, const Seen *seen) {
     size_t size = 0;
     int status = 200;
     pthread_mutex_lock(&sv->lock);
-    const ServeGauges g = {serve_ends, sv->session->model_sha256, sv->stage, !sv->killed && !sv->draining && !sv->failed, sv->killed,
-                           sv->draining, sv->n_waiting, sv->n_running, sv->o.queue_max, clock_s() - sv->started};
+    const ServeGauges g = {serve_ends,      sv->session->model_sha256,
+                           sv->stage,       !sv->killed && !sv->draining && !sv->failed,
+                           sv->killed,      sv->draining,
+                           sv->n_waiting,   sv->n_running,
+                           sv->o.queue_max, clock_s() - sv->started};
     pthread_mutex_unlock(&sv->lock);
     switch (seen->end) {
     case END_METRICS:
@@ -177,7 +201,10 @@ static void answer_get(Server *sv, HttpExchange *x, const Seen *seen) {
     case END_INFO: body = xstrdup(sv->card); break;
     case END_READY:
         status = g.ready ? 200 : 503;
-        body = xasprintf("{\"status\":\"%s\"}", g.ready ? "ready" : g.killed ? "killed" : g.draining ? "draining" : "failed");
+        body = xasprintf("{\"status\":\"%s\"}", g.ready      ? "ready"
+                                                : g.killed   ? "killed"
+                                                : g.draining ? "draining"
+                                                             : "failed");
         break;
     default: body = xstrdup("{\"status\":\"ok\"}"); break;
     }
@@ -210,11 +237,13 @@ void serve_handle(void *ctx, HttpExchange *x, HttpRequest *r) {
     snprintf(job->from, sizeof job->from, "%s", r->from);
     /* Refuse before the work of reading. */
     pthread_mutex_lock(&sv->lock);
-    int full = sv->n_waiting >= sv->o.queue_max, shut = sv->killed || sv->draining || sv->failed, retry = retry_after(sv);
+    int full = sv->n_waiting >= sv->o.queue_max, shut = sv->killed || sv->draining || sv->failed,
+        retry = retry_after(sv);
     const char *why = sv->killed ? "the kill switch is on" : "the server is ending";
     pthread_mutex_unlock(&sv->lock);
     int status = shut ? 503 : full ? 429 : 0;
-    if (!status && ask_parse(&job->ask, (AskKind)seen->end, r->body, r->size, &sv->session->dataset.vocabulary, &sv->o.limits, &err)) {
+    if (!status && ask_parse(&job->ask, (AskKind)seen->end, r->body, r->size, &sv->session->dataset.vocabulary,
+                             &sv->o.limits, &err)) {
         why = err.msg;
         status = 400;
     }
@@ -247,7 +276,8 @@ static void keys_refresh(Server *sv) {
     if (stamp == sv->keys_stamp) return;
     sv->keys_stamp = stamp;
     ServeKeys *now = xcalloc(1, sizeof *now);
-    if (serve_keys_read(now, sv->o.keys, serve_scopes, &err)) fprintf(stderr, "ehr-infer serve: %s; the keys stay as they were\n", err.msg);
+    if (serve_keys_read(now, sv->o.keys, serve_scopes, &err))
+        fprintf(stderr, "ehr-infer serve: %s; the keys stay as they were\n", err.msg);
     else {
         pthread_mutex_lock(&sv->lock);
         for (int i = 0; i < now->n; i++)
@@ -273,7 +303,8 @@ static int is_revoked(Server *sv) {
         found = strstr(text, sv->session->model_sha256) != NULL;
         free(text);
     }
-    if (found) fprintf(stderr, "ehr-infer serve: the model was revoked (%s): nothing more is answered\n", sv->o.revoked);
+    if (found)
+        fprintf(stderr, "ehr-infer serve: the model was revoked (%s): nothing more is answered\n", sv->o.revoked);
     return found;
 }
 
@@ -299,7 +330,9 @@ static Job *job_overdue(Server *sv, int *waited) {
         const int late = now - found->arrived > sv->o.deadline_s && !sv->killed, status = late ? 504 : 503;
         HttpExchange *x = found->x;
         found->x = NULL;
-        char *body = serve_error(status, late ? "not done before the deadline" : sv->killed ? "the kill switch is on" : "the server is ending");
+        char *body = serve_error(status, late         ? "not done before the deadline"
+                                         : sv->killed ? "the kill switch is on"
+                                                      : "the server is ending");
         audit(sv, (End)found->ask.kind, found->who, found->from, status, found->body, found->size, NULL, 0);
         serve_metrics_answer(&sv->metrics, (int)found->ask.kind, status, now - found->arrived);
         serve_metrics_refused(&sv->metrics, 0, 0, late);
@@ -314,7 +347,8 @@ void serve_tick(Server *sv) {
     keys_refresh(sv);
     if (is_revoked(sv)) sv->o.kill_file = sv->o.revoked; /* for good */
     pthread_mutex_lock(&sv->lock);
-    if (killed != sv->killed) fprintf(stderr, "ehr-infer serve: the kill switch is %s\n", killed ? "on: nothing is answered" : "off");
+    if (killed != sv->killed)
+        fprintf(stderr, "ehr-infer serve: the kill switch is %s\n", killed ? "on: nothing is answered" : "off");
     sv->killed = killed;
     pthread_mutex_unlock(&sv->lock);
     for (Job *job; (job = job_overdue(sv, &waited));)
@@ -363,7 +397,8 @@ Status serve_run(Server *sv, Err *err) {
     for (Job *jobs; !s && (jobs = jobs_take(sv));) {
         const double start = clock_s();
         s = serve_compute(sv, jobs, err);
-        for (Job *j = jobs; s && j; j = j->next) serve_answer(sv, j, 500, serve_error(500, "the model could not be computed"));
+        for (Job *j = jobs; s && j; j = j->next)
+            serve_answer(sv, j, 500, serve_error(500, "the model could not be computed"));
         pthread_mutex_lock(&sv->lock);
         sv->mean_run_s += ((clock_s() - start) - sv->mean_run_s) * 0.2;
         sv->running = NULL;
@@ -402,16 +437,20 @@ static char *card_make(const Server *sv) {
     char *text = NULL;
     size_t size;
     Err ignored;
-    json_t *trainer = checkpoint_read_text(s->checkpoint, "trainer.json", &text, &size, &ignored) ? NULL : json_loadb(text, size, 0, NULL);
+    json_t *trainer = checkpoint_read_text(s->checkpoint, "trainer.json", &text, &size, &ignored)
+                          ? NULL
+                          : json_loadb(text, size, 0, NULL);
     free(text);
     const json_t *provenance = json_object_get(trainer, "provenance");
-    json_t *o = json_pack("{s:{s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:s, s:b}, s:{s:i, s:i, s:f, s:i, s:f}, s:O?, s:s}", "model", "id",
-                          sv->model_name, "sha256", s->model_sha256, "stage", sv->stage, "architecture", "Qwen3", "layers", c->n_layers,
-                          "d_model", c->d_model, "seq_len", c->seq_len, "parameters", (json_int_t)s->model.table.n_params,
-                          "vocabulary_sha256", s->dataset.vocabulary.sha256, "checked", s->checked, "limits", "samples",
-                          sv->o.limits.samples_max, "max_tokens", sv->o.limits.max_tokens, "horizon_days", sv->o.limits.horizon_max / 1440,
-                          "queue", sv->o.queue_max, "deadline_seconds", sv->o.deadline_s, "provenance", provenance, "notice",
-                          "Research use; not a medical device.  Risks are a model's, mc_se and interval tell sampling of futures only.");
+    json_t *o = json_pack(
+        "{s:{s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:s, s:b}, s:{s:i, s:i, s:f, s:i, s:f}, s:O?, s:s}", "model", "id",
+        sv->model_name, "sha256", s->model_sha256, "stage", sv->stage, "architecture", "Qwen3", "layers", c->n_layers,
+        "d_model", c->d_model, "seq_len", c->seq_len, "parameters", (json_int_t)s->model.table.n_params,
+        "vocabulary_sha256", s->dataset.vocabulary.sha256, "checked", s->checked, "limits", "samples",
+        sv->o.limits.samples_max, "max_tokens", sv->o.limits.max_tokens, "horizon_days",
+        sv->o.limits.horizon_max / 1440, "queue", sv->o.queue_max, "deadline_seconds", sv->o.deadline_s, "provenance",
+        provenance, "notice",
+        "Research use; not a medical device.  Risks are a model's, mc_se and interval tell sampling of futures only.");
     REQUIRE(o);
     char *card = json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(9));
     json_decref(o);

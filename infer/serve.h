@@ -1,6 +1,6 @@
-/* serve.h - a checkpoint behind HTTP.  Requests are read and checked by one thread (http.h), wait in a bounded queue and
- * are computed by another, which puts all that fit one run of the rollout engine into it; a third watches deadlines, the
- * kill switch and signals. */
+/* serve.h - a checkpoint behind HTTP.  Requests are read and checked by one thread (http.h), wait in a bounded queue
+ * and are computed by another, which puts all that fit one run of the rollout engine into it; a third watches
+ * deadlines, the kill switch and signals. */
 #ifndef EHR_INFER_SERVE_H
 #define EHR_INFER_SERVE_H
 #include "infer/audit.h"
@@ -13,8 +13,17 @@
 #include <pthread.h>
 
 typedef enum {
-    END_COMPLETIONS, END_RISK, END_SCORE, END_EMBEDDINGS, /* as AskKind */
-    END_METRICS, END_MODELS, END_INFO, END_HEALTH, END_READY, END_OTHER, ENDS
+    END_COMPLETIONS,
+    END_RISK,
+    END_SCORE,
+    END_EMBEDDINGS, /* as AskKind */
+    END_METRICS,
+    END_MODELS,
+    END_INFO,
+    END_HEALTH,
+    END_READY,
+    END_OTHER,
+    ENDS
 } End;
 extern const char *const serve_ends[ENDS + 1]; /* names in metrics; the first five are scopes */
 extern const char *const serve_scopes[];       /* NULL-ended */
@@ -29,14 +38,14 @@ typedef struct {
 /* A request between its arrival and its answer. */
 typedef struct Job {
     struct Job *next;
-    HttpExchange *x; /* NULL: answered */
+    HttpExchange *x;  /* NULL: answered */
     const char *body; /* of x */
     size_t size;
     char who[KEY_NAME_MAX], from[48];
     Ask ask;
     double arrived;
     /* Of the run: */
-    int n_left; /* engine jobs to come */
+    int n_left;                     /* engine jobs to come */
     json_t *part[ASK_OUTCOMES_MAX]; /* results by outcome; choices in part[0] */
     int64_t n_drawn;                /* tokens of the choices */
 } Job;
@@ -89,6 +98,7 @@ Status serve_embeddings(Server *sv, Job *jobs, Err *err);
 Status serve_explain(Server *sv, Job *job, const RolloutOptions *o, Err *err);
 
 /* -log p of every token of r under the model, in nats, cut into windows as `ehr-infer score` does; loss (r->view.n). */
-Status serve_losses(Session *s, const ServeRecord *r, const uint32_t *tokens, const int32_t *minutes, int64_t n, float *loss, Err *err);
+Status serve_losses(Session *s, const ServeRecord *r, const uint32_t *tokens, const int32_t *minutes, int64_t n,
+                    float *loss, Err *err);
 
 #endif

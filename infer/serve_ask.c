@@ -53,7 +53,9 @@ static Status duration(const json_t *value, double most, double *out, Err *err) 
         *out = NAN;
     }
     if (*out >= 1 && *out <= most) return OK;
-    return err_set(err, ERR_USAGE, "horizon takes a duration such as \"365d\", \"12h\", \"2y\" or a number of days, at most %.0f days", most / 1440);
+    return err_set(err, ERR_USAGE,
+                   "horizon takes a duration such as \"365d\", \"12h\", \"2y\" or a number of days, at most %.0f days",
+                   most / 1440);
 }
 
 static Status texts(const json_t *list, const char *name, char ***out, int *n, Err *err) {
@@ -72,7 +74,8 @@ static Status texts(const json_t *list, const char *name, char ***out, int *n, E
 
 /* ---- outcomes ---------------------------------------------------------------------------------------------------- */
 
-static Status outcome_read(AskOutcome *o, const json_t *item, double horizon, const Vocabulary *v, const AskLimits *limits, Err *err) {
+static Status outcome_read(AskOutcome *o, const json_t *item, double horizon, const Vocabulary *v,
+                           const AskLimits *limits, Err *err) {
     static const char *const known[] = {"name", "codes", "stops", "horizon", NULL};
     Status s = OK;
     o->horizon = horizon;
@@ -80,12 +83,14 @@ static Status outcome_read(AskOutcome *o, const json_t *item, double horizon, co
         o->codes = xcalloc(1, sizeof *o->codes);
         o->codes[o->n_codes++] = xstrdup(json_string_value(item));
     } else if (json_is_object(item)) {
-        const json_t *stops = json_object_get(item, "stops"), *own = json_object_get(item, "horizon"), *name = json_object_get(item, "name");
+        const json_t *stops = json_object_get(item, "stops"), *own = json_object_get(item, "horizon"),
+                     *name = json_object_get(item, "name");
         s = serve_members(item, known, "an outcome", err);
         if (!s) s = texts(json_object_get(item, "codes"), "codes", &o->codes, &o->n_codes, err);
         if (!s && stops) s = texts(stops, "stops", &o->stops, &o->n_stops, err);
         if (!s && own) s = duration(own, limits->horizon_max, &o->horizon, err);
-        if (!s && name && (!json_is_string(name) || json_string_length(name) > 100)) s = err_set(err, ERR_USAGE, "an outcome's name takes up to 100 bytes of text");
+        if (!s && name && (!json_is_string(name) || json_string_length(name) > 100))
+            s = err_set(err, ERR_USAGE, "an outcome's name takes up to 100 bytes of text");
         if (!s && name) o->name = xstrdup(json_string_value(name));
     } else {
         s = err_set(err, ERR_USAGE, "outcomes takes codes, or objects with codes");
@@ -101,8 +106,10 @@ static Status outcome_read(AskOutcome *o, const json_t *item, double horizon, co
 }
 
 static Status risk_read(Ask *a, const json_t *o, const Vocabulary *v, const AskLimits *limits, Err *err) {
-    static const char *const known[] = {"patient", "outcomes", "horizon", "samples", "seed", "estimator", "explain", "max_tokens", "model", NULL};
-    const json_t *list = json_object_get(o, "outcomes"), *horizon = json_object_get(o, "horizon"), *estimator = json_object_get(o, "estimator");
+    static const char *const known[] = {"patient",   "outcomes", "horizon",    "samples", "seed",
+                                        "estimator", "explain",  "max_tokens", "model",   NULL};
+    const json_t *list = json_object_get(o, "outcomes"), *horizon = json_object_get(o, "horizon"),
+                 *estimator = json_object_get(o, "estimator");
     const char *how = estimator ? json_string_value(estimator) : "reach";
     int64_t samples = 32, explain = 0;
     double all = NAN;
@@ -115,20 +122,23 @@ static Status risk_read(Ask *a, const json_t *o, const Vocabulary *v, const AskL
     }
     if (!s && (!how || (strcmp(how, "reach") && strcmp(how, "mc") && strcmp(how, "scope"))))
         s = err_set(err, ERR_USAGE, "estimator takes reach, mc or scope");
-    if (!s) a->estimator = !strcmp(how, "mc") ? ESTIMATOR_MC : !strcmp(how, "scope") ? ESTIMATOR_SCOPE : ESTIMATOR_REACH;
+    if (!s)
+        a->estimator = !strcmp(how, "mc") ? ESTIMATOR_MC : !strcmp(how, "scope") ? ESTIMATOR_SCOPE : ESTIMATOR_REACH;
     if (!s) s = whole(o, "samples", 1, limits->samples_max, &samples, err);
     if (!s) s = whole(o, "explain", 0, ASK_EXPLAIN_MAX, &explain, err);
     a->samples = (int)samples;
     a->explain = (int)explain;
     if (!s && explain && (samples < 2 || samples * explain * a->n_outcomes > 16 * (int64_t)limits->samples_max))
-        s = err_set(err, ERR_USAGE, "explain takes at least 2 samples, and outcomes x events x samples of at most %d", 16 * limits->samples_max);
+        s = err_set(err, ERR_USAGE, "explain takes at least 2 samples, and outcomes x events x samples of at most %d",
+                    16 * limits->samples_max);
     return s ? s : serve_record_parse(&a->record, json_object_get(o, "patient"), v, limits->synthetic, err);
 }
 
 /* ---- the others -------------------------------------------------------------------------------------------------- */
 
 /* A record from "patient", or a prompt from member `prompt`. */
-static Status record_read(Ask *a, const json_t *o, const char *prompt, const Vocabulary *v, const AskLimits *limits, Err *err) {
+static Status record_read(Ask *a, const json_t *o, const char *prompt, const Vocabulary *v, const AskLimits *limits,
+                          Err *err) {
     const json_t *patient = json_object_get(o, "patient"), *text = json_object_get(o, prompt);
     if (!patient == !text) return err_set(err, ERR_USAGE, "the body needs either patient or %s", prompt);
     if (patient) return serve_record_parse(&a->record, patient, v, limits->synthetic, err);
@@ -136,8 +146,8 @@ static Status record_read(Ask *a, const json_t *o, const char *prompt, const Voc
 }
 
 static Status completions_read(Ask *a, const json_t *o, const Vocabulary *v, const AskLimits *limits, Err *err) {
-    static const char *const known[] = {"model", "prompt", "patient", "max_tokens", "n", "seed", "temperature", "top_k", "horizon",
-                                        "logprobs", "stream", "user", NULL};
+    static const char *const known[] = {"model", "prompt",  "patient",  "max_tokens", "n",    "seed", "temperature",
+                                        "top_k", "horizon", "logprobs", "stream",     "user", NULL};
     const json_t *temperature = json_object_get(o, "temperature"), *logprobs = json_object_get(o, "logprobs"),
                  *horizon = json_object_get(o, "horizon");
     int64_t n = 1, top_k = 0;
@@ -154,7 +164,8 @@ static Status completions_read(Ask *a, const json_t *o, const Vocabulary *v, con
     if (!s && horizon) s = duration(horizon, limits->horizon_max, &a->horizon, err);
     if (!s && logprobs && !json_is_null(logprobs) && !json_is_false(logprobs)) {
         if (!json_is_true(logprobs) && (!json_is_integer(logprobs) || json_integer_value(logprobs) != 0))
-            s = err_set(err, ERR_USAGE, "logprobs takes 0 or true: log probabilities of the tokens drawn; others are not listed");
+            s = err_set(err, ERR_USAGE,
+                        "logprobs takes 0 or true: log probabilities of the tokens drawn; others are not listed");
         a->logprobs = 1;
     }
     a->samples = (int)n;
@@ -177,19 +188,27 @@ static Status embeddings_read(Ask *a, const json_t *o, const Vocabulary *v, cons
     const json_t *pooling = json_object_get(o, "pooling"), *format = json_object_get(o, "encoding_format");
     const char *how = pooling ? json_string_value(pooling) : "last", *as = format ? json_string_value(format) : "float";
     Status s = serve_members(o, known, "the body", err);
-    if (!s && (!how || (strcmp(how, "last") && strcmp(how, "mean")))) s = err_set(err, ERR_USAGE, "pooling takes last or mean");
-    if (!s && (!as || (strcmp(as, "float") && strcmp(as, "base64")))) s = err_set(err, ERR_USAGE, "encoding_format takes float or base64");
+    if (!s && (!how || (strcmp(how, "last") && strcmp(how, "mean"))))
+        s = err_set(err, ERR_USAGE, "pooling takes last or mean");
+    if (!s && (!as || (strcmp(as, "float") && strcmp(as, "base64"))))
+        s = err_set(err, ERR_USAGE, "encoding_format takes float or base64");
     if (s) return s;
     a->mean = !strcmp(how, "mean");
     a->base64 = !strcmp(as, "base64");
     return record_read(a, o, "input", v, limits, err);
 }
 
-Status ask_parse(Ask *a, AskKind kind, const char *body, size_t size, const Vocabulary *v, const AskLimits *limits, Err *err) {
+Status ask_parse(Ask *a, AskKind kind, const char *body, size_t size, const Vocabulary *v, const AskLimits *limits,
+                 Err *err) {
     json_error_t why;
-    *a = (Ask){.kind = kind, .samples = 1, .max_tokens = kind == ASK_RISK ? limits->max_tokens : 16, .seed = 1, .temperature = 1,
+    *a = (Ask){.kind = kind,
+               .samples = 1,
+               .max_tokens = kind == ASK_RISK ? limits->max_tokens : 16,
+               .seed = 1,
+               .temperature = 1,
                .horizon = limits->horizon_max};
-    if (json_depth(body, size) > JSON_DEPTH_MAX) return err_set(err, ERR_USAGE, "the body is nested more than %d deep", JSON_DEPTH_MAX);
+    if (json_depth(body, size) > JSON_DEPTH_MAX)
+        return err_set(err, ERR_USAGE, "the body is nested more than %d deep", JSON_DEPTH_MAX);
     json_t *o = json_loadb(body, size, JSON_REJECT_DUPLICATES, &why);
     if (!json_is_object(o)) {
         json_decref(o);

@@ -20,13 +20,12 @@ typedef struct {
     double horizon; /* minutes */
 } AskOutcome;
 
-/* /v1/risk: {"patient": {...} (serve_record.h), "outcomes": [{"name"?, "codes": [...], "stops"?: [...], "horizon"?}], or
- *   code strings, "horizon": "365d", "samples"?: 32, "seed"?: 1, "estimator"?: "reach"|"mc"|"scope",
- *   "explain"?: newest events to leave out one by one}
- * /v1/completions: {"prompt": [ids] | [codes] | "codes", or "patient": {...}; "max_tokens"?: 16, "n"?: 1, "seed"?: 1,
- *   "temperature"?: 1, "top_k"?, "horizon"?, "logprobs"?: 0, "echo"?: false, "model"?, "user"?}
- * /v1/score: {"patient": {...} or "prompt"}   
- * /v1/embeddings: {"input" as a prompt, or "patient"; "pooling"?: "last"|"mean", "encoding_format"?: "float"|"base64"} */
+/* /v1/risk: {"patient": {...} (serve_record.h), "outcomes": [{"name"?, "codes": [...], "stops"?: [...], "horizon"?}],
+ * or code strings, "horizon": "365d", "samples"?: 32, "seed"?: 1, "estimator"?: "reach"|"mc"|"scope", "explain"?:
+ * newest events to leave out one by one} /v1/completions: {"prompt": [ids] | [codes] | "codes", or "patient": {...};
+ * "max_tokens"?: 16, "n"?: 1, "seed"?: 1, "temperature"?: 1, "top_k"?, "horizon"?, "logprobs"?: 0, "echo"?: false,
+ * "model"?, "user"?} /v1/score: {"patient": {...} or "prompt"} /v1/embeddings: {"input" as a prompt, or "patient";
+ * "pooling"?: "last"|"mean", "encoding_format"?: "float"|"base64"} */
 typedef struct {
     AskKind kind;
     ServeRecord record;
@@ -39,7 +38,8 @@ typedef struct {
 } Ask;
 
 /* ERR_USAGE: what is wrong with the body, for the client. */
-Status ask_parse(Ask *a, AskKind kind, const char *body, size_t size, const Vocabulary *v, const AskLimits *limits, Err *err);
+Status ask_parse(Ask *a, AskKind kind, const char *body, size_t size, const Vocabulary *v, const AskLimits *limits,
+                 Err *err);
 void ask_free(Ask *a);
 
 #endif

@@ -9,7 +9,8 @@
 #include <unistd.h>
 
 static void key_hash(const char *text, unsigned char out[32]) {
-    crypto_generichash(out, 32, (const unsigned char *)text, strlen(text), (const unsigned char *)"ehr.c serve key", 16);
+    crypto_generichash(out, 32, (const unsigned char *)text, strlen(text), (const unsigned char *)"ehr.c serve key",
+                       16);
 }
 
 static Status scopes_read(const char *text, const char *const *scope, uint32_t *out, const char *where, Err *err) {
@@ -23,7 +24,10 @@ static Status scopes_read(const char *text, const char *const *scope, uint32_t *
             if (!strcmp(scope[k], part[i])) found = k;
         if (!strcmp(part[i], "all")) *out = ~0u;
         else if (found >= 0) *out |= 1u << found;
-        else s = err_set(err, ERR_USAGE, "%s: '%.40s' is no scope; there are all, completions, risk, score, embeddings, metrics", where, part[i]);
+        else
+            s = err_set(err, ERR_USAGE,
+                        "%s: '%.40s' is no scope; there are all, completions, risk, score, embeddings, metrics", where,
+                        part[i]);
     }
     free(copy);
     return s;
@@ -36,7 +40,8 @@ static Status line_read(ServeKeys *k, char *line, const char *path, int number, 
     ServeKey *key = &k->key[k->n];
     snprintf(where, sizeof where, "%.250s: line %d", path, number);
     if (sscanf(line, "%47s %79s %199s %lld", name, hex, scopes, &per_minute) != 4 || per_minute < 0)
-        return err_set(err, ERR_FORMAT, "%s is not NAME HASH SCOPES PER_MINUTE (`ehr-infer key` writes such lines)", where);
+        return err_set(err, ERR_FORMAT, "%s is not NAME HASH SCOPES PER_MINUTE (`ehr-infer key` writes such lines)",
+                       where);
     if (k->n == KEYS_MAX) return err_set(err, ERR_FORMAT, "%s has more than %d keys", path, KEYS_MAX);
     *key = (ServeKey){.per_minute = (double)per_minute, .tokens = (double)per_minute};
     memcpy(key->name, name, sizeof name);
@@ -61,7 +66,9 @@ Status serve_keys_read(ServeKeys *k, const char *path, const char *const *scope,
         line[strcspn(line, "#\r")] = 0;
         if (strspn(line, " \t") != strlen(line)) s = line_read(k, line, path, number, scope, err);
     }
-    if (!s && !k->n) s = err_set(err, ERR_FORMAT, "%s has no key: make one with `ehr-infer key --keys %s --name NAME --scopes risk`", path, path);
+    if (!s && !k->n)
+        s = err_set(err, ERR_FORMAT, "%s has no key: make one with `ehr-infer key --keys %s --name NAME --scopes risk`",
+                    path, path);
     free(text);
     return s;
 }
@@ -90,8 +97,8 @@ int serve_key_spend(ServeKey *k, double now, int *wait_s) {
     return 0;
 }
 
-Status serve_keys_add(const char *path, const char *name, const char *scopes, int64_t per_minute, const char *const *scope,
-                      char text[KEY_TEXT], Err *err) {
+Status serve_keys_add(const char *path, const char *name, const char *scopes, int64_t per_minute,
+                      const char *const *scope, char text[KEY_TEXT], Err *err) {
     unsigned char key[32], hash[32];
     char hex[65];
     uint32_t bits;
@@ -102,7 +109,8 @@ Status serve_keys_add(const char *path, const char *name, const char *scopes, in
     if (!s) s = scopes_read(scopes, scope, &bits, "--scopes", err);
     if (!s && path_exists(path)) s = serve_keys_read(there, path, scope, err);
     for (int i = 0; i < there->n && !s; i++)
-        if (!strcmp(there->key[i].name, name)) s = err_set(err, ERR_USAGE, "%s has a key of %s already: take its line out first", path, name);
+        if (!strcmp(there->key[i].name, name))
+            s = err_set(err, ERR_USAGE, "%s has a key of %s already: take its line out first", path, name);
     free(there);
     if (s) return s;
     randombytes_buf(key, sizeof key);

@@ -1,4 +1,5 @@
-/* serve_losses.c - what the model makes of a record that a request tells: the windows of `ehr-infer score`, one pass each. */
+/* serve_losses.c - what the model makes of a record that a request tells: the windows of `ehr-infer score`, one pass
+ * each. */
 #include "infer/serve.h"
 #include <math.h>
 #include <stdlib.h>
@@ -30,14 +31,21 @@ static Status window_pass(Session *s, Acts *acts, Batch *b, int n, float *losses
     return device_error(s->dev) ? err_set(err, ERR_DEVICE, "score: %s", device_error(s->dev)) : OK;
 }
 
-Status serve_losses(Session *s, const ServeRecord *r, const uint32_t *tokens, const int32_t *minutes, int64_t n, float *loss, Err *err) {
+Status serve_losses(Session *s, const ServeRecord *r, const uint32_t *tokens, const int32_t *minutes, int64_t n,
+                    float *loss, Err *err) {
     const Vocabulary *v = &s->dataset.vocabulary;
     const int T = s->model.cfg.seq_len, prefix = 2 + v->n_static, room = T - prefix + 1;
     const size_t size = (size_t)T;
     int32_t *buffer = xcalloc(5 * size + 1, sizeof *buffer);
     float *losses = xcalloc(size, sizeof *losses);
-    Batch b = {.rows = 1, .T = T, .N = T, .tokens = buffer, .positions = buffer + size, .target_lo = buffer + 2 * size,
-               .target_hi = buffer + 3 * size, .cu_seqlens = buffer + 4 * size};
+    Batch b = {.rows = 1,
+               .T = T,
+               .N = T,
+               .tokens = buffer,
+               .positions = buffer + size,
+               .target_lo = buffer + 2 * size,
+               .target_hi = buffer + 3 * size,
+               .cu_seqlens = buffer + 4 * size};
     Acts *acts = NULL;
     Status st = acts_open(&acts, &s->model, T, 0, RECOMPUTE_NONE, err);
     for (int64_t first = 0; !st && first < n; first += room) {

@@ -75,18 +75,21 @@ static void histograms(FILE *f, const ServeMetrics *m, const char *const *endpoi
         const int64_t all = m->seconds[e][METRIC_SECONDS];
         if (!all) continue;
         for (int b = 0; b < METRIC_SECONDS; b++)
-            fprintf(f, "ehr_request_seconds_bucket{endpoint=\"%s\",le=\"%g\"} %lld\n", endpoint[e], WITHIN[b], (long long)m->seconds[e][b]);
+            fprintf(f, "ehr_request_seconds_bucket{endpoint=\"%s\",le=\"%g\"} %lld\n", endpoint[e], WITHIN[b],
+                    (long long)m->seconds[e][b]);
         fprintf(f, "ehr_request_seconds_bucket{endpoint=\"%s\",le=\"+Inf\"} %lld\n", endpoint[e], (long long)all);
-        fprintf(f, "ehr_request_seconds_sum{endpoint=\"%s\"} %.9g\nehr_request_seconds_count{endpoint=\"%s\"} %lld\n", endpoint[e],
-                m->seconds_sum[e], endpoint[e], (long long)all);
+        fprintf(f, "ehr_request_seconds_sum{endpoint=\"%s\"} %.9g\nehr_request_seconds_count{endpoint=\"%s\"} %lld\n",
+                endpoint[e], m->seconds_sum[e], endpoint[e], (long long)all);
     }
     int64_t n = 0;
     head(f, "score", "histogram", "Risks told.");
     for (int b = 0; b < METRIC_SCORES; b++) {
         n += m->score[b];
-        if (b < METRIC_SCORES - 1) fprintf(f, "ehr_score_bucket{le=\"%g\"} %lld\n", (b + 1) / (double)METRIC_SCORES, (long long)n);
+        if (b < METRIC_SCORES - 1)
+            fprintf(f, "ehr_score_bucket{le=\"%g\"} %lld\n", (b + 1) / (double)METRIC_SCORES, (long long)n);
     }
-    fprintf(f, "ehr_score_bucket{le=\"+Inf\"} %lld\nehr_score_sum %.9g\nehr_score_count %lld\n", (long long)n, m->score_sum, (long long)n);
+    fprintf(f, "ehr_score_bucket{le=\"+Inf\"} %lld\nehr_score_sum %.9g\nehr_score_count %lld\n", (long long)n,
+            m->score_sum, (long long)n);
 }
 
 char *serve_metrics_text(ServeMetrics *m, const ServeGauges *g, size_t *size) {
@@ -107,10 +110,12 @@ char *serve_metrics_text(ServeMetrics *m, const ServeGauges *g, size_t *size) {
     for (int e = 0; g->endpoint[e]; e++)
         for (int s = 0; s < METRIC_STATUSES; s++)
             if (m->requests[e][s])
-                fprintf(f, "ehr_requests_total{endpoint=\"%s\",status=\"%d\"} %lld\n", g->endpoint[e], STATUS[s], (long long)m->requests[e][s]);
+                fprintf(f, "ehr_requests_total{endpoint=\"%s\",status=\"%d\"} %lld\n", g->endpoint[e], STATUS[s],
+                        (long long)m->requests[e][s]);
     histograms(f, m, g->endpoint);
     one(f, "events_total", "counter", "Events of the records told.", (double)m->events);
-    one(f, "unknown_events_total", "counter", "Of those, without a token of their own or of an ancestor.", (double)m->unknown);
+    one(f, "unknown_events_total", "counter", "Of those, without a token of their own or of an ancestor.",
+        (double)m->unknown);
     one(f, "unknown_token_ratio", "gauge", "Their share.", m->events ? (double)m->unknown / (double)m->events : 0);
     one(f, "futures_total", "counter", "Simulated futures.", (double)m->futures);
     one(f, "tokens_total", "counter", "Tokens generated.", (double)m->tokens);

@@ -1,5 +1,5 @@
-/* serve_metrics.h - what a server counts, in Prometheus' text form.  Labels come from lists of ours, never from requests,
- * so that nobody can make their number grow. */
+/* serve_metrics.h - what a server counts, in Prometheus' text form.  Labels come from lists of ours, never from
+ * requests, so that nobody can make their number grow. */
 #ifndef EHR_INFER_SERVE_METRICS_H
 #define EHR_INFER_SERVE_METRICS_H
 #include "model/base.h"

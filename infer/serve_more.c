@@ -39,7 +39,8 @@ static json_t *vector_json(const float *x, size_t n, int base64) {
     return list;
 }
 
-static Status take(void *ctx, int64_t i, const RolloutJob *engine_job, const RolloutWindow *w, const float *hidden, Err *err) {
+static Status take(void *ctx, int64_t i, const RolloutJob *engine_job, const RolloutWindow *w, const float *hidden,
+                   Err *err) {
     Embeddings *e = ctx;
     Job *job = e->job[i];
     const size_t C = (size_t)e->sv->session->model.cfg.d_model;
@@ -54,9 +55,9 @@ static Status take(void *ctx, int64_t i, const RolloutJob *engine_job, const Rol
         for (int k = from; k < w->n; k++) sum += (double)hidden[(size_t)k * C + c];
         out[c] = (float)(sum / (w->n - from));
     }
-    json_t *o = json_pack("{s:s, s:[{s:s, s:i, s:o}], s:s, s:{s:i, s:i}}", "object", "list", "data", "object", "embedding", "index", 0,
-                          "embedding", vector_json(out, C, job->ask.base64), "model", e->sv->model_name, "usage", "prompt_tokens", w->n,
-                          "total_tokens", w->n);
+    json_t *o = json_pack("{s:s, s:[{s:s, s:i, s:o}], s:s, s:{s:i, s:i}}", "object", "list", "data", "object",
+                          "embedding", "index", 0, "embedding", vector_json(out, C, job->ask.base64), "model",
+                          e->sv->model_name, "usage", "prompt_tokens", w->n, "total_tokens", w->n);
     REQUIRE(o);
     serve_answer(e->sv, job, 200, json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(9)));
     json_decref(o);
@@ -89,12 +90,13 @@ static json_t *explanation_json(const Vocabulary *v, const ServeRecord *p, Expla
     for (int i = 0; i < x->n; i++) {
         const ExplainItem *item = &x->item[i];
         const VocabToken *t = &v->token[p->tokens[item->index[0]]];
-        json_array_append_new(list, json_pack("{s:s, s:s, s:f, s:o, s:o, s:[o, o]}", "code", t->code, "name", t->name, "days",
-                                              (p->minutes[item->index[0]] - (double)p->index_minutes) / 1440, "change",
-                                              serve_number(item->change), "se", serve_number(item->se), "interval", serve_number(item->lo),
-                                              serve_number(item->hi)));
+        json_array_append_new(list, json_pack("{s:s, s:s, s:f, s:o, s:o, s:[o, o]}", "code", t->code, "name", t->name,
+                                              "days", (p->minutes[item->index[0]] - (double)p->index_minutes) / 1440,
+                                              "change", serve_number(item->change), "se", serve_number(item->se),
+                                              "interval", serve_number(item->lo), serve_number(item->hi)));
     }
-    return json_pack("{s:o, s:I, s:s}", "events", list, "not_looked_at", (json_int_t)x->skipped, "note", "association, not effect");
+    return json_pack("{s:o, s:I, s:s}", "events", list, "not_looked_at", (json_int_t)x->skipped, "note",
+                     "association, not effect");
 }
 
 Status serve_explain(Server *sv, Job *job, const RolloutOptions *run, Err *err) {
@@ -112,7 +114,8 @@ Status serve_explain(Server *sv, Job *job, const RolloutOptions *run, Err *err) 
         o.rollout.n_outcomes = 1;
         o.rollout.stop_bits = a->outcome[i].n_stops ? stop : NULL;
         s = outcome_mark(v, a->outcome[i].name, a->outcome[i].codes, a->outcome[i].n_codes, 0, mark, err);
-        if (!s && a->outcome[i].n_stops) s = outcome_mark(v, "stops", a->outcome[i].stops, a->outcome[i].n_stops, 0, stop, err);
+        if (!s && a->outcome[i].n_stops)
+            s = outcome_mark(v, "stops", a->outcome[i].stops, a->outcome[i].n_stops, 0, stop, err);
         if (!s) s = explain_run(sv->session, &patient, &o, NULL, &x, err);
         if (!s) {
             json_object_set_new(job->part[i], "explanation", explanation_json(v, &a->record, &x));

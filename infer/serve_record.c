@@ -17,8 +17,10 @@ Status serve_members(const json_t *o, const char *const *known, const char *wher
         while (known[i] && strcmp(known[i], name)) i++;
         if (known[i]) continue;
         char list[400] = "";
-        for (i = 0; known[i]; i++) snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", i ? ", " : "", known[i]);
-        return err_set(err, ERR_USAGE, "%s has a member '%.60s' that means nothing here; it takes %s", where, name, list);
+        for (i = 0; known[i]; i++)
+            snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", i ? ", " : "", known[i]);
+        return err_set(err, ERR_USAGE, "%s has a member '%.60s' that means nothing here; it takes %s", where, name,
+                       list);
     }
     return OK;
 }
@@ -26,8 +28,8 @@ Status serve_members(const json_t *o, const char *const *known, const char *wher
 /* ---- times and numbers ------------------------------------------------------------------------------------------- */
 
 /* "time" or "minutes" of o -> us; *given 0: neither. */
-static Status time_of(const json_t *o, const char *text_name, const char *minutes_name, const char *where, int64_t *us, int *given,
-                      Err *err) {
+static Status time_of(const json_t *o, const char *text_name, const char *minutes_name, const char *where, int64_t *us,
+                      int *given, Err *err) {
     const json_t *text = json_object_get(o, text_name), *minutes = json_object_get(o, minutes_name);
     *given = text || minutes;
     if (text && minutes) return err_set(err, ERR_USAGE, "%s has both %s and %s", where, text_name, minutes_name);
@@ -50,7 +52,8 @@ static Status age_of(const json_t *o, double *age, Err *err) {
     *age = NAN;
     if (!value) return OK;
     *age = json_number_value(value);
-    if (!json_is_number(value) || !(*age >= 0 && *age < 150)) return err_set(err, ERR_USAGE, "age_years takes a number from 0 to 150");
+    if (!json_is_number(value) || !(*age >= 0 && *age < 150))
+        return err_set(err, ERR_USAGE, "age_years takes a number from 0 to 150");
     return OK;
 }
 
@@ -78,8 +81,13 @@ static Status key_of(const json_t *o, ServeRecord *r, int n_static, Err *err) {
 
 /* The view of the arrays, and what of it is known at the index. */
 static void view_set(ServeRecord *r, int64_t n, int n_static, int32_t index) {
-    r->view = (PatientView){.n = n, .tokens = r->tokens, .wide = 1, .minutes = r->minutes, .statics = r->statics,
-                            .age_years = r->statics[n_static], .observation_end = index};
+    r->view = (PatientView){.n = n,
+                            .tokens = r->tokens,
+                            .wide = 1,
+                            .minutes = r->minutes,
+                            .statics = r->statics,
+                            .age_years = r->statics[n_static],
+                            .observation_end = index};
     r->index_minutes = index;
     r->n_known = 0;
     while (r->n_known < n && r->minutes[r->n_known] <= index) r->n_known++;
@@ -122,7 +130,8 @@ static int kind_guess(const Vocabulary *v, const char *code) {
     int best = KIND_OTHER;
     for (id = 0; id < v->n; id++) {
         const VocabToken *t = &v->token[id];
-        if (t->kind == TOKEN_EVENT && t->event_kind >= 0 && t->event_kind < KIND_COUNT && !strncmp(t->base, code, system))
+        if (t->kind == TOKEN_EVENT && t->event_kind >= 0 && t->event_kind < KIND_COUNT &&
+            !strncmp(t->base, code, system))
             count[t->event_kind]++;
     }
     for (int k = 0; k < KIND_COUNT; k++)
@@ -146,7 +155,8 @@ static Status value_of(RawEvents *w, const json_t *o, const char *code, const ch
     e->comparator = (uint8_t)comparator;
     if (unit && !json_is_string(unit)) return err_set(err, ERR_USAGE, "%s: unit takes text", where);
     if (!unit || !*json_string_value(unit)) return OK;
-    /* What the vocabulary knows stays; else as importers do: one spelling a unit, and the unit that is usual for the code. */
+    /* What the vocabulary knows stays; else as importers do: one spelling a unit, and the unit that is usual for the
+     * code. */
     const char *spelling = json_string_value(unit);
     const int known = vocabulary_edges(w->v, code, spelling) != NULL, analyte = unit_analyte(code);
     double number = (double)e->value;
@@ -158,7 +168,8 @@ static Status value_of(RawEvents *w, const json_t *o, const char *code, const ch
     int64_t u = 0;
     while (u < w->file.n_units && strcmp(w->file.units[u], spelling)) u++;
     if (u == w->file.n_units) {
-        if (u == RECORD_UNITS_MAX) return err_set(err, ERR_USAGE, "the record has more than %d units", RECORD_UNITS_MAX);
+        if (u == RECORD_UNITS_MAX)
+            return err_set(err, ERR_USAGE, "the record has more than %d units", RECORD_UNITS_MAX);
         w->file.units[w->file.n_units++] = xstrdup(spelling);
     }
     e->unit = (uint16_t)u;
@@ -179,7 +190,8 @@ static Status event_of(RawEvents *w, const json_t *o, int64_t i, Err *err) {
         return err_set(err, ERR_USAGE, "%s: code takes text of 1 to 255 bytes", where);
     w->raw_code[i] = json_string_value(code);
     w->raw_kind[i] = json_is_string(kind) ? event_kind_find(json_string_value(kind)) : -1;
-    if (kind && w->raw_kind[i] < 0) return err_set(err, ERR_USAGE, "%s: kind is no kind of event such as lab, diagnosis, drug", where);
+    if (kind && w->raw_kind[i] < 0)
+        return err_set(err, ERR_USAGE, "%s: kind is no kind of event such as lab, diagnosis, drug", where);
     *e = (Event){.time = TIME_NONE, .available = TIME_NONE, .precision = PRECISION_MINUTE};
     s = value_of(w, o, w->raw_code[i], where, e, err);
     return s ? s : time_of(o, "time", "minutes", where, &e->time, &timed, err);
@@ -190,7 +202,9 @@ typedef struct {
     int kind;
 } NamedCode;
 
-static int compare_names(const void *a, const void *b) { return strcmp(((const NamedCode *)a)->code, ((const NamedCode *)b)->code); }
+static int compare_names(const void *a, const void *b) {
+    return strcmp(((const NamedCode *)a)->code, ((const NamedCode *)b)->code);
+}
 
 /* The distinct codes, sorted, with their kinds; events then hold their numbers. */
 static Status codes_set(RawEvents *w, Err *err) {
@@ -206,9 +220,11 @@ static Status codes_set(RawEvents *w, Err *err) {
         int kind = all[i].kind;
         for (end = i + 1; end < w->n && !strcmp(all[end].code, all[i].code); end++) {
             if (kind < 0) kind = all[end].kind;
-            if (all[end].kind >= 0 && all[end].kind != kind) s = err_set(err, ERR_USAGE, "%.80s is given two kinds", all[i].code);
+            if (all[end].kind >= 0 && all[end].kind != kind)
+                s = err_set(err, ERR_USAGE, "%.80s is given two kinds", all[i].code);
         }
-        if (f->n_codes == RECORD_CODES_MAX) s = err_set(err, ERR_USAGE, "the record has more than %d different codes", RECORD_CODES_MAX);
+        if (f->n_codes == RECORD_CODES_MAX)
+            s = err_set(err, ERR_USAGE, "the record has more than %d different codes", RECORD_CODES_MAX);
         if (s) break;
         f->codes[f->n_codes] = (char *)(uintptr_t)all[i].code;
         f->code_parent[f->n_codes] = (char *)(uintptr_t) "";
@@ -306,7 +322,8 @@ static Status events_parse(ServeRecord *r, const json_t *o, const Vocabulary *v,
     double age;
     Status s = serve_members(o, known, "the record", err);
     if (!s && (!json_is_array(list) || !w.n)) s = err_set(err, ERR_USAGE, "events takes a list of at least one event");
-    if (!s && w.n > RECORD_EVENTS_MAX) s = err_set(err, ERR_USAGE, "the record has more than %d events", RECORD_EVENTS_MAX);
+    if (!s && w.n > RECORD_EVENTS_MAX)
+        s = err_set(err, ERR_USAGE, "the record has more than %d events", RECORD_EVENTS_MAX);
     if (!s) s = age_of(o, &age, err);
     if (s) return s;
     w.event = xcalloc((size_t)w.n, sizeof *w.event);
@@ -329,16 +346,19 @@ static Status events_parse(ServeRecord *r, const json_t *o, const Vocabulary *v,
 static Status token_id(const Vocabulary *v, const json_t *o, const char *where, int *id, Err *err) {
     if (json_is_integer(o)) {
         if (json_integer_value(o) < 0 || json_integer_value(o) >= v->n)
-            return err_set(err, ERR_USAGE, "%s: %lld is no token; the vocabulary has 0 to %d", where, (long long)json_integer_value(o), v->n - 1);
+            return err_set(err, ERR_USAGE, "%s: %lld is no token; the vocabulary has 0 to %d", where,
+                           (long long)json_integer_value(o), v->n - 1);
         *id = (int)json_integer_value(o);
         return OK;
     }
-    if (!json_is_string(o)) return err_set(err, ERR_USAGE, "%s holds something that is neither a token id nor a code", where);
+    if (!json_is_string(o))
+        return err_set(err, ERR_USAGE, "%s holds something that is neither a token id nor a code", where);
     *id = vocabulary_find(v, json_string_value(o));
     if (*id >= 0) return OK;
     char near[256];
     vocabulary_nearest(v, json_string_value(o), near, sizeof near);
-    return err_set(err, ERR_USAGE, "%s: no token is called %.80s; the nearest are %s", where, json_string_value(o), near);
+    return err_set(err, ERR_USAGE, "%s: no token is called %.80s; the nearest are %s", where, json_string_value(o),
+                   near);
 }
 
 static int follows(const Vocabulary *v, int id) {
@@ -354,7 +374,9 @@ static Status statics_set(ServeRecord *r, const Vocabulary *v, const int *id, in
         snprintf(text, sizeof text, "%s//UNKNOWN", v->static_name[s]);
         const size_t length = strlen(v->static_name[s]);
         for (int i = 0; i < n; i++)
-            if (!strncmp(v->token[id[i]].code, v->static_name[s], length) && !strncmp(v->token[id[i]].code + length, "//", 2)) found = id[i];
+            if (!strncmp(v->token[id[i]].code, v->static_name[s], length) &&
+                !strncmp(v->token[id[i]].code + length, "//", 2))
+                found = id[i];
         if (found < 0) found = vocabulary_find(v, text);
         if (found < 0 || v->token[found].kind != TOKEN_STATIC)
             return err_set(err, ERR_USAGE, "statics lacks a %s, and the vocabulary has no %s", v->static_name[s], text);
@@ -371,7 +393,9 @@ static Status minutes_set(ServeRecord *r, const Vocabulary *v, const json_t *lis
             const json_t *m = json_array_get(list, (size_t)i);
             now = json_is_integer(m) ? (double)json_integer_value(m) : -1;
             if (!(now >= 0 && now <= INT32_MAX) || (i && now < r->minutes[i - 1]))
-                return err_set(err, ERR_USAGE, "minutes[%lld]: whole numbers from 0 on, none smaller than the one before", (long long)i);
+                return err_set(err, ERR_USAGE,
+                               "minutes[%lld]: whole numbers from 0 on, none smaller than the one before",
+                               (long long)i);
         } else if (v->token[r->tokens[i]].kind == TOKEN_GAP) {
             now += vocabulary_gap_minutes(v, (int)r->tokens[i], -1);
             if (!(now <= INT32_MAX)) return err_set(err, ERR_USAGE, "the record spans more than 4,000 years");
@@ -398,16 +422,19 @@ static void count_unknown(ServeRecord *r, const Vocabulary *v) {
 
 static Status tokens_parse(ServeRecord *r, const json_t *o, const Vocabulary *v, Err *err) {
     static const char *const known[] = {"tokens", "minutes", "statics", "age_years", "index_minutes", "key", NULL};
-    const json_t *list = json_object_get(o, "tokens"), *minutes = json_object_get(o, "minutes"), *statics = json_object_get(o, "statics");
+    const json_t *list = json_object_get(o, "tokens"), *minutes = json_object_get(o, "minutes"),
+                 *statics = json_object_get(o, "statics");
     const int64_t n = (int64_t)json_array_size(list), n_statics = (int64_t)json_array_size(statics);
     int id[16], given;
     int64_t index_us = 0;
     double age;
     Status s = serve_members(o, known, "the record", err);
-    if (!s && (!json_is_array(list) || n > INT32_MAX / 2)) s = err_set(err, ERR_USAGE, "tokens takes a list of ids or codes");
+    if (!s && (!json_is_array(list) || n > INT32_MAX / 2))
+        s = err_set(err, ERR_USAGE, "tokens takes a list of ids or codes");
     if (!s && minutes && (!json_is_array(minutes) || (int64_t)json_array_size(minutes) != n))
         s = err_set(err, ERR_USAGE, "minutes takes a list as long as tokens");
-    if (!s && statics && (!json_is_array(statics) || n_statics > 16)) s = err_set(err, ERR_USAGE, "statics takes a list of at most 16 codes");
+    if (!s && statics && (!json_is_array(statics) || n_statics > 16))
+        s = err_set(err, ERR_USAGE, "statics takes a list of at most 16 codes");
     if (!s) s = age_of(o, &age, err);
     if (!s) s = time_of(o, "index", "index_minutes", "the record", &index_us, &given, err);
     if (s) return s;
@@ -416,10 +443,12 @@ static Status tokens_parse(ServeRecord *r, const json_t *o, const Vocabulary *v,
         int token;
         if ((s = token_id(v, json_array_get(list, (size_t)i), "tokens", &token, err))) break;
         if (!follows(v, token))
-            s = err_set(err, ERR_USAGE, "tokens: %s is told by statics and age_years, or by nothing", v->token[token].code);
+            s = err_set(err, ERR_USAGE, "tokens: %s is told by statics and age_years, or by nothing",
+                        v->token[token].code);
         r->tokens[i] = (uint32_t)token;
     }
-    for (int64_t i = 0; !s && i < n_statics; i++) s = token_id(v, json_array_get(statics, (size_t)i), "statics", &id[i], err);
+    for (int64_t i = 0; !s && i < n_statics; i++)
+        s = token_id(v, json_array_get(statics, (size_t)i), "statics", &id[i], err);
     if (!s) s = statics_set(r, v, id, (int)n_statics, err);
     if (!s && !isnan(age)) r->statics[v->n_static] = (uint16_t)age;
     if (!s) s = minutes_set(r, v, minutes, n, err);
@@ -450,10 +479,12 @@ static Status prompt_ids(const json_t *prompt, const Vocabulary *v, int **out, i
     *n = 0;
     if (json_is_array(prompt)) {
         *out = xcalloc(json_array_size(prompt) + 1, sizeof **out);
-        for (size_t i = 0; !s && i < json_array_size(prompt); i++) s = token_id(v, json_array_get(prompt, i), "prompt", &(*out)[(*n)++], err);
+        for (size_t i = 0; !s && i < json_array_size(prompt); i++)
+            s = token_id(v, json_array_get(prompt, i), "prompt", &(*out)[(*n)++], err);
         return s;
     }
-    if (!json_is_string(prompt)) return err_set(err, ERR_USAGE, "prompt takes a list of token ids or codes, or codes separated by spaces");
+    if (!json_is_string(prompt))
+        return err_set(err, ERR_USAGE, "prompt takes a list of token ids or codes, or codes separated by spaces");
     char *text = xstrdup(json_string_value(prompt)), *rest = text;
     *out = xcalloc(strlen(text) + 1, sizeof **out);
     for (char *word; !s && (word = strsep(&rest, " \t\n"));) {
@@ -476,12 +507,15 @@ Status serve_record_prompt(ServeRecord *r, const json_t *prompt, const Vocabular
     for (first = at; !s && at < n && v->token[id[at]].kind == TOKEN_STATIC;) at++;
     if (!s) s = statics_set(r, v, id + first, (int)(at - first < 16 ? at - first : 16), err);
     if (!s && at < n && v->token[id[at]].kind == TOKEN_AGE) {
-        if (id[at] != v->age_unknown) r->statics[v->n_static] = (uint16_t)(v->age_first_years + (id[at] - v->age_lo) * v->age_bin_years);
+        if (id[at] != v->age_unknown)
+            r->statics[v->n_static] = (uint16_t)(v->age_first_years + (id[at] - v->age_lo) * v->age_bin_years);
         at++;
     }
     for (int64_t i = at; !s && i < n; i++) {
         if (!follows(v, id[i]))
-            s = err_set(err, ERR_USAGE, "prompt: %s cannot stand in the middle of a record; statics and the age open it", v->token[id[i]].code);
+            s = err_set(err, ERR_USAGE,
+                        "prompt: %s cannot stand in the middle of a record; statics and the age open it",
+                        v->token[id[i]].code);
         r->tokens[i - at] = (uint32_t)id[i];
     }
     if (!s) s = minutes_set(r, v, NULL, n - at, err);

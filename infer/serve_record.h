@@ -1,13 +1,13 @@
 /* serve_record.h - one patient's record as a request tells it: raw events, through the tokenizer that made the training
  * data, or tokens.
  *
- * {"events": [{"code": "LOINC//4548-4", "time": "2024-03-01T08:30:00" | "minutes": 1440, "value": 7.1 | "<5", "unit": "%",
- *              "kind": "lab"}, ...],          statics and birth are events too: SEX//F, MEDS_BIRTH; no time for statics
+ * {"events": [{"code": "LOINC//4548-4", "time": "2024-03-01T08:30:00" | "minutes": 1440, "value": 7.1 | "<5", "unit":
+ * "%", "kind": "lab"}, ...],          statics and birth are events too: SEX//F, MEDS_BIRTH; no time for statics
  *  "age_years": 63}                           at the first event, instead of MEDS_BIRTH
  * {"tokens": [120, "GAP//1d-2d", ...], "minutes": [0, ...], "statics": ["SEX//F"], "age_years": 63}
  * Both: "index": a time as those of the events (the end of what is known; default: the last event), "key": number or
- * decimal text that keys the random numbers (default: a hash of the record).  Without "minutes", tokens are dated by the
- * mean lengths of their gaps. */
+ * decimal text that keys the random numbers (default: a hash of the record).  Without "minutes", tokens are dated by
+ * the mean lengths of their gaps. */
 #ifndef EHR_INFER_SERVE_RECORD_H
 #define EHR_INFER_SERVE_RECORD_H
 #include "data/dataset.h"

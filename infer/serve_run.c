@@ -1,5 +1,6 @@
-/* serve_run.c - one run of the rollout engine for many requests.  Requests that agree on how futures are drawn share the
- * run, whatever their patients and outcomes: each watches its own outcomes, and gets the bits that it would get alone. */
+/* serve_run.c - one run of the rollout engine for many requests.  Requests that agree on how futures are drawn share
+ * the run, whatever their patients and outcomes: each watches its own outcomes, and gets the bits that it would get
+ * alone. */
 #include "infer/estimate.h"
 #include "infer/serve.h"
 #include <math.h>
@@ -31,7 +32,8 @@ typedef struct {
     double *values;        /* (n_samples) */
 } Run;
 
-/* ---- what goes together ------------------------------------------------------------------------------------------- */
+/* ---- what goes together -------------------------------------------------------------------------------------------
+ */
 
 static int texts_equal(char *const *a, int n_a, char *const *b, int n_b) {
     if (n_a != n_b) return 0;
@@ -47,10 +49,12 @@ static int outcome_equal(const AskOutcome *a, const AskOutcome *b) {
 
 int serve_goes_with(const Job *a, const Job *b) {
     const Ask *x = &a->ask, *y = &b->ask;
-    if (x->kind != y->kind || x->samples != y->samples || x->seed != y->seed || x->max_tokens != y->max_tokens) return 0;
+    if (x->kind != y->kind || x->samples != y->samples || x->seed != y->seed || x->max_tokens != y->max_tokens)
+        return 0;
     if (x->kind == ASK_RISK) return x->estimator == y->estimator;
     if (x->kind == ASK_EMBEDDINGS) return 1;
-    return x->kind == ASK_COMPLETIONS && x->horizon == y->horizon && x->temperature == y->temperature && x->top_k == y->top_k;
+    return x->kind == ASK_COMPLETIONS && x->horizon == y->horizon && x->temperature == y->temperature &&
+           x->top_k == y->top_k;
 }
 
 /* Bits of the job's outcomes among those of the run; 0: there is no room for them all. */
@@ -104,15 +108,16 @@ static void job_finish(Run *r, Job *job) {
             serve_metrics_score(&r->sv->metrics, json_number_value(json_object_get(job->part[i], "risk")));
             json_array_append(list, job->part[i]);
         }
-        o = json_pack("{s:o, s:s, s:i, s:I, s:{s:I, s:i, s:I, s:I}, s:o, s:s}", "model", model_json(r->sv), "estimator", name[a->estimator],
-                      "samples", a->samples, "seed", (json_int_t)a->seed, "patient", "known_tokens", (json_int_t)p->n_known, "index_minutes",
-                      (int)p->index_minutes, "events", (json_int_t)p->n_events, "unknown_events", (json_int_t)p->n_unknown, "outcomes", list,
-                      "notice", "Research use; not a medical device.");
+        o = json_pack("{s:o, s:s, s:i, s:I, s:{s:I, s:i, s:I, s:I}, s:o, s:s}", "model", model_json(r->sv), "estimator",
+                      name[a->estimator], "samples", a->samples, "seed", (json_int_t)a->seed, "patient", "known_tokens",
+                      (json_int_t)p->n_known, "index_minutes", (int)p->index_minutes, "events", (json_int_t)p->n_events,
+                      "unknown_events", (json_int_t)p->n_unknown, "outcomes", list, "notice",
+                      "Research use; not a medical device.");
     } else {
-        o = json_pack("{s:s, s:s, s:I, s:s, s:O, s:{s:I, s:I, s:I}}", "id", "cmpl-ehr", "object", "text_completion", "created",
-                      (json_int_t)time(NULL), "model", r->sv->model_name, "choices", job->part[0], "usage", "prompt_tokens",
-                      (json_int_t)p->n_known, "completion_tokens", (json_int_t)job->n_drawn, "total_tokens",
-                      (json_int_t)(p->n_known + job->n_drawn));
+        o = json_pack("{s:s, s:s, s:I, s:s, s:O, s:{s:I, s:I, s:I}}", "id", "cmpl-ehr", "object", "text_completion",
+                      "created", (json_int_t)time(NULL), "model", r->sv->model_name, "choices", job->part[0], "usage",
+                      "prompt_tokens", (json_int_t)p->n_known, "completion_tokens", (json_int_t)job->n_drawn,
+                      "total_tokens", (json_int_t)(p->n_known + job->n_drawn));
     }
     REQUIRE(o);
     serve_answer(r->sv, job, 200, json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(17)));
@@ -135,9 +140,10 @@ static json_t *risk_json(Run *r, const AskOutcome *a, int k, const RolloutSample
     const RiskEstimate e = risk_estimate(r->o.estimator, r->values, n, 1);
     json_t *codes = json_array();
     for (int i = 0; i < a->n_codes; i++) json_array_append_new(codes, json_string(a->codes[i]));
-    return json_pack("{s:s, s:o, s:f, s:o, s:o, s:[o, o], s:o, s:o, s:o, s:o, s:I}", "name", a->name, "codes", codes, "horizon_days",
-                     a->horizon / 1440, "risk", serve_number(e.risk), "mc_se", serve_number(e.mc_se), "interval", serve_number(e.lo),
-                     serve_number(e.hi), "competing_risk", serve_number(other.risk), "competing_se", serve_number(other.mc_se), "lead_days",
+    return json_pack("{s:s, s:o, s:f, s:o, s:o, s:[o, o], s:o, s:o, s:o, s:o, s:I}", "name", a->name, "codes", codes,
+                     "horizon_days", a->horizon / 1440, "risk", serve_number(e.risk), "mc_se", serve_number(e.mc_se),
+                     "interval", serve_number(e.lo), serve_number(e.hi), "competing_risk", serve_number(other.risk),
+                     "competing_se", serve_number(other.mc_se), "lead_days",
                      serve_number(weight > 0 ? minutes / weight / 1440 : NAN), "mean_tokens", serve_number(tokens / n),
                      "stopped_at_max_tokens", (json_int_t)limited);
 }
@@ -156,8 +162,8 @@ static json_t *choice_json(Run *r, Job *job, int index, const RolloutSample *s, 
     REQUIRE(!fclose(f));
     job->n_drawn += s->n_tokens;
     json_t *o = json_pack("{s:i, s:s, s:s, s:o, s:o, s:O?, s:s}", "index", index, "text", text, "finish_reason",
-                          s->stop == STOP_LIMIT ? "length" : "stop", "token_ids", ids, "days", days, "logprobs", logprobs, "ehr_stop",
-                          stop_name(s->stop));
+                          s->stop == STOP_LIMIT ? "length" : "stop", "token_ids", ids, "days", days, "logprobs",
+                          logprobs, "ehr_stop", stop_name(s->stop));
     free(text);
     return o;
 }
@@ -184,7 +190,8 @@ static Status drawn_logprobs(Run *r, const Job *job, const RolloutSample *s, jso
             json_array_append_new(codes, json_string(r->v->token[s->tokens[i]].code));
             json_array_append_new(values, serve_number(-(double)loss[known + i]));
         }
-        *out = json_pack("{s:o, s:o, s:n, s:n}", "tokens", codes, "token_logprobs", values, "top_logprobs", "text_offset");
+        *out =
+            json_pack("{s:o, s:o, s:n, s:n}", "tokens", codes, "token_logprobs", values, "top_logprobs", "text_offset");
     }
     free(token);
     free(minutes);
@@ -199,11 +206,13 @@ static Status get_job(void *ctx, int64_t i, RolloutJob *out, Err *err) {
     const Task *t = &r->task[i];
     const ServeRecord *p = &t->job->ask.record;
     (void)err;
-    *out = (RolloutJob){.patient = p->view, .n_known = p->n_known, .index_minutes = p->index_minutes, .watch = t->watch};
+    *out =
+        (RolloutJob){.patient = p->view, .n_known = p->n_known, .index_minutes = p->index_minutes, .watch = t->watch};
     return OK;
 }
 
-static Status job_done(void *ctx, int64_t i, const RolloutJob *engine_job, const RolloutSample *samples, int n, Err *err) {
+static Status job_done(void *ctx, int64_t i, const RolloutJob *engine_job, const RolloutSample *samples, int n,
+                       Err *err) {
     Run *r = ctx;
     Task *t = &r->task[i];
     Job *job = t->job;
@@ -249,7 +258,8 @@ static Job *tasks_make(Run *r, Job *jobs) {
     for (Job *j = jobs; j; j = j->next) most += j->ask.n_outcomes + 1;
     r->task = xcalloc((size_t)most, sizeof *r->task);
     for (; jobs; jobs = jobs->next) {
-        const int before = r->n_outcomes, reach = jobs->ask.estimator == ESTIMATOR_REACH, n = reach ? jobs->ask.n_outcomes : 1;
+        const int before = r->n_outcomes, reach = jobs->ask.estimator == ESTIMATOR_REACH,
+                  n = reach ? jobs->ask.n_outcomes : 1;
         const int first = r->n_tasks;
         if (!is_waited_for(r->sv, jobs)) continue; /* given up already */
         jobs->n_left = jobs->ask.kind == ASK_RISK ? n : 1;
@@ -270,9 +280,15 @@ static Status rollouts(Server *sv, Job **jobs, Err *err) {
     const Ask *a = &(*jobs)->ask;
     const size_t V = (size_t)sv->session->dataset.vocabulary.n;
     Run r = {.sv = sv, .v = &sv->session->dataset.vocabulary};
-    r.o = (RolloutOptions){.n_samples = a->samples, .batch = sv->o.batch, .max_tokens = a->max_tokens, .seed = a->seed,
-                           .estimator = a->kind == ASK_RISK ? a->estimator : ESTIMATOR_MC, .temperature = a->temperature, .top_k = a->top_k,
-                           .keep_paths = a->kind == ASK_COMPLETIONS, .horizon_minutes = a->kind == ASK_RISK ? 0 : a->horizon};
+    r.o = (RolloutOptions){.n_samples = a->samples,
+                           .batch = sv->o.batch,
+                           .max_tokens = a->max_tokens,
+                           .seed = a->seed,
+                           .estimator = a->kind == ASK_RISK ? a->estimator : ESTIMATOR_MC,
+                           .temperature = a->temperature,
+                           .top_k = a->top_k,
+                           .keep_paths = a->kind == ASK_COMPLETIONS,
+                           .horizon_minutes = a->kind == ASK_RISK ? 0 : a->horizon};
     r.mark = xcalloc(V, sizeof *r.mark);
     r.stop = xcalloc(V, sizeof *r.stop);
     r.values = xcalloc((size_t)a->samples, sizeof *r.values);
@@ -308,15 +324,16 @@ static Status score(Server *sv, Job *job, Err *err) {
     json_t *list = json_array();
     double total = 0;
     for (int64_t i = 0; !s && i < p->view.n; i++) {
-        json_array_append_new(list, json_pack("{s:i, s:s, s:i, s:o}", "id", (int)p->tokens[i], "code", v->token[p->tokens[i]].code, "minutes",
-                                              (int)p->minutes[i], "logprob", serve_number(-(double)loss[i])));
+        json_array_append_new(list, json_pack("{s:i, s:s, s:i, s:o}", "id", (int)p->tokens[i], "code",
+                                              v->token[p->tokens[i]].code, "minutes", (int)p->minutes[i], "logprob",
+                                              serve_number(-(double)loss[i])));
         total += (double)loss[i];
     }
     free(loss);
     if (!s) {
-        json_t *o = json_pack("{s:o, s:O, s:I, s:o, s:I, s:I}", "model", model_json(sv), "tokens", list, "n", (json_int_t)p->view.n, "loss",
-                              serve_number(p->view.n ? total / (double)p->view.n : NAN), "events", (json_int_t)p->n_events, "unknown_events",
-                              (json_int_t)p->n_unknown);
+        json_t *o = json_pack("{s:o, s:O, s:I, s:o, s:I, s:I}", "model", model_json(sv), "tokens", list, "n",
+                              (json_int_t)p->view.n, "loss", serve_number(p->view.n ? total / (double)p->view.n : NAN),
+                              "events", (json_int_t)p->n_events, "unknown_events", (json_int_t)p->n_unknown);
         serve_answer(sv, job, 200, json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(9)));
         json_decref(o);
     }

@@ -1,5 +1,5 @@
-/* fuzz_serve.c SECONDS [SEED] - mutated request bodies never crash what reads them, and whatever is accepted keeps what the
- * rollout engine takes for granted: ids of the vocabulary, times that do not descend, limits. */
+/* fuzz_serve.c SECONDS [SEED] - mutated request bodies never crash what reads them, and whatever is accepted keeps what
+ * the rollout engine takes for granted: ids of the vocabulary, times that do not descend, limits. */
 #include "infer/serve_ask.h"
 #include "kernels/philox.h"
 #include "tests/make_dataset.h"
@@ -13,23 +13,50 @@ static uint64_t draw(uint64_t below) {
 }
 
 static const char *const BODY[] = {
-    "{\"patient\":{\"events\":[{\"code\":\"SEX//F\"},{\"code\":\"MEDS_BIRTH\",\"time\":\"1950-02-03\"},{\"code\":\"ICD10CM//I50.9\",\"time\":"
-    "\"2024-01-01\"},{\"code\":\"LOINC//4548-4\",\"time\":\"2024-01-01T08:00\",\"value\":7.2,\"unit\":\"%\"},{\"code\":\"X//Y\",\"minutes\":"
-    "28400000,\"kind\":\"drug\"}],\"key\":\"17\"},\"outcomes\":[\"ICD10CM//E11\",{\"codes\":[\"MEDS_DEATH\"],\"horizon\":\"5y\",\"name\":\"d\"}],"
+    "{\"patient\":{\"events\":[{\"code\":\"SEX//"
+    "F\"},{\"code\":\"MEDS_BIRTH\",\"time\":\"1950-02-03\"},{\"code\":\"ICD10CM//I50.9\",\"time\":"
+    "\"2024-01-01\"},{\"code\":\"LOINC//"
+    "4548-4\",\"time\":\"2024-01-01T08:00\",\"value\":7.2,\"unit\":\"%\"},{\"code\":\"X//Y\",\"minutes\":"
+    "28400000,\"kind\":\"drug\"}],\"key\":\"17\"},\"outcomes\":[\"ICD10CM//"
+    "E11\",{\"codes\":[\"MEDS_DEATH\"],\"horizon\":\"5y\",\"name\":\"d\"}],"
     "\"horizon\":\"365d\",\"samples\":8,\"seed\":3,\"estimator\":\"mc\"}",
-    "{\"patient\":{\"tokens\":[40,\"GAP//1d-2d\",49,41,61],\"minutes\":[0,2000,2000,2001,9000],\"statics\":[\"SEX//M\"],\"age_years\":63.5,"
-    "\"index_minutes\":2001,\"key\":9},\"outcomes\":[{\"codes\":[\"ICD10CM//I50\"],\"stops\":[\"VISIT_END//OUT\"]}],\"horizon\":30}",
-    "{\"model\":\"m\",\"prompt\":\"RECORD_START SEX//F VISIT//OUT COMPLAINT//COUGH VISIT_END//OUT GAP//=6mt\",\"max_tokens\":5,\"n\":2,"
+    "{\"patient\":{\"tokens\":[40,\"GAP//1d-2d\",49,41,61],\"minutes\":[0,2000,2000,2001,9000],\"statics\":[\"SEX//"
+    "M\"],\"age_years\":63.5,"
+    "\"index_minutes\":2001,\"key\":9},\"outcomes\":[{\"codes\":[\"ICD10CM//I50\"],\"stops\":[\"VISIT_END//"
+    "OUT\"]}],\"horizon\":30}",
+    "{\"model\":\"m\",\"prompt\":\"RECORD_START SEX//F VISIT//OUT COMPLAINT//COUGH VISIT_END//OUT "
+    "GAP//=6mt\",\"max_tokens\":5,\"n\":2,"
     "\"temperature\":0,\"logprobs\":0,\"stream\":false}",
     "{\"prompt\":[1,3,8,40,42,41,30,49],\"max_tokens\":7,\"top_k\":3,\"seed\":11,\"horizon\":\"12h\"}",
-    "{\"patient\":{\"events\":[{\"code\":\"VISIT//OUT\",\"time\":\"2020-02-29T23:59:59Z\"},{\"code\":\"LOINC//4548-4\",\"value\":\"<5\","
-    "\"time\":\"2020-03-01\"},{\"code\":\"MEDS_DEATH\",\"time\":\"2090-01-01\"}],\"age_years\":88,\"index\":\"2031-01-01\"}}",
+    "{\"patient\":{\"events\":[{\"code\":\"VISIT//OUT\",\"time\":\"2020-02-29T23:59:59Z\"},{\"code\":\"LOINC//"
+    "4548-4\",\"value\":\"<5\","
+    "\"time\":\"2020-03-01\"},{\"code\":\"MEDS_DEATH\",\"time\":\"2090-01-01\"}],\"age_years\":88,\"index\":\"2031-01-"
+    "01\"}}",
     "{\"input\":[\"VISIT//OUT\",\"LOINC//4548-4=Q2\"]}"};
 
 static size_t mutate(char *text, size_t n) {
-    static const char *const word[] = {"null", "-1", "1e999", "99999999999999999999", "\"\"", "[]", "{}", "true", "0.5", "\"MEDS_DEATH\"",
-                                       "\"time\":", "\"minutes\":-2147483648", "\"1000-01-01\"", "\"9999-12-31T23:59:60\"", "[[[[", "\\u0000",
-                                       "2147483647", "\"GAP//=6mt\",", "\"samples\":", "\"UNKNOWN//lab\"", "\xff\xfe", "\"-5h\""};
+    static const char *const word[] = {"null",
+                                       "-1",
+                                       "1e999",
+                                       "99999999999999999999",
+                                       "\"\"",
+                                       "[]",
+                                       "{}",
+                                       "true",
+                                       "0.5",
+                                       "\"MEDS_DEATH\"",
+                                       "\"time\":",
+                                       "\"minutes\":-2147483648",
+                                       "\"1000-01-01\"",
+                                       "\"9999-12-31T23:59:60\"",
+                                       "[[[[",
+                                       "\\u0000",
+                                       "2147483647",
+                                       "\"GAP//=6mt\",",
+                                       "\"samples\":",
+                                       "\"UNKNOWN//lab\"",
+                                       "\xff\xfe",
+                                       "\"-5h\""};
     for (uint64_t k = 1 + draw(4); k > 0 && n > 2; k--) {
         size_t at = (size_t)draw(n), length;
         switch (draw(5)) {
@@ -65,22 +92,27 @@ static size_t mutate(char *text, size_t n) {
 }
 
 static int fail(const char *what, const char *text, size_t n) {
-    fprintf(stderr, "fuzz_serve: %s (seed %llu, counter %llu)\n%.*s\n", what, (unsigned long long)seed, (unsigned long long)counter, (int)n, text);
+    fprintf(stderr, "fuzz_serve: %s (seed %llu, counter %llu)\n%.*s\n", what, (unsigned long long)seed,
+            (unsigned long long)counter, (int)n, text);
     return 1;
 }
 
 static const char *broken(const Ask *a, const Vocabulary *v, const AskLimits *limits) {
     const ServeRecord *r = &a->record;
-    if (a->samples < 1 || a->samples > limits->samples_max || a->max_tokens < 1 || a->max_tokens > limits->max_tokens) return "limits";
-    if (!(a->horizon >= 1 && a->horizon <= limits->horizon_max) || !(a->temperature > 0)) return "horizon or temperature";
+    if (a->samples < 1 || a->samples > limits->samples_max || a->max_tokens < 1 || a->max_tokens > limits->max_tokens)
+        return "limits";
+    if (!(a->horizon >= 1 && a->horizon <= limits->horizon_max) || !(a->temperature > 0))
+        return "horizon or temperature";
     if (a->kind == ASK_RISK && !a->n_outcomes) return "no outcome";
     for (int i = 0; i < a->n_outcomes; i++)
-        if (!a->outcome[i].name || !a->outcome[i].n_codes || !(a->outcome[i].horizon >= 1 && a->outcome[i].horizon <= limits->horizon_max))
+        if (!a->outcome[i].name || !a->outcome[i].n_codes ||
+            !(a->outcome[i].horizon >= 1 && a->outcome[i].horizon <= limits->horizon_max))
             return "an outcome";
     if (r->n_known < 0 || r->n_known > r->view.n || r->index_minutes < 0 || r->n_unknown > r->n_events) return "counts";
     for (int64_t i = 0; i < r->view.n; i++) {
         const int kind = v->token[patient_token(&r->view, i)].kind;
-        if (r->tokens[i] >= (uint32_t)v->n || kind == TOKEN_SPECIAL || kind == TOKEN_STATIC || kind == TOKEN_AGE) return "a token";
+        if (r->tokens[i] >= (uint32_t)v->n || kind == TOKEN_SPECIAL || kind == TOKEN_STATIC || kind == TOKEN_AGE)
+            return "a token";
         if (r->minutes[i] < (i ? r->minutes[i - 1] : 0)) return "time descends";
         if ((i < r->n_known) != (r->minutes[i] <= r->index_minutes)) return "what is known";
     }
@@ -128,7 +160,7 @@ int main(int argc, char **argv) {
     vocabulary_free(&v);
     free(json);
     free(text);
-    printf("fuzz_serve: %lld inputs, %lld accepted, seed %llu: %s\n", (long long)runs, (long long)accepted, (unsigned long long)seed,
-           bad ? "failed" : "ok");
+    printf("fuzz_serve: %lld inputs, %lld accepted, seed %llu: %s\n", (long long)runs, (long long)accepted,
+           (unsigned long long)seed, bad ? "failed" : "ok");
     return bad;
 }

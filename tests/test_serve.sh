@@ -29,7 +29,7 @@ start() { # start NAME FLAGS...: a server; sets url and pid
     pid=$!
     pids="$pids $pid"
     for i in $(seq 200); do
-        url=$(sed -n 's/^listening on //p' "$name.out")
+        url=$(sed -n "s/^listening on //p" "$name.out" 2> /dev/null)
         [ -n "$url" ] && return 0
         kill -0 $pid 2> /dev/null || return 1
         sleep 0.05
