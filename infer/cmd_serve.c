@@ -11,7 +11,8 @@
 typedef struct {
     const char *bind, *keys, *audit, *cert, *key, *stage, *trusted, *revoked, *kill_file, *device, *dtype, *weights;
     int64_t port, queue, batch, samples, max_tokens, horizon, body, connections, threads;
-    double deadline, drain, read;
+    int64_t min_tokens;
+    double deadline, drain, read, max_unknown;
 } ServeFlags;
 
 static int is_loopback(const char *address) { return !strncmp(address, "127.", 4) || !strcmp(address, "::1"); }
@@ -153,6 +154,8 @@ static Status serve(const ServeFlags *f, const char *path, Err *err) {
                       .futures_max = 4 * (int)f->batch,
                       .deadline_s = f->deadline,
                       .drain_s = f->drain,
+                      .min_tokens = f->min_tokens,
+                      .max_unknown = f->max_unknown,
                       .keys = f->keys,
                       .kill_file = f->kill_file,
                       .revoked = f->revoked};
@@ -198,7 +201,9 @@ Status cmd_serve(int argc, char **argv, Err *err) {
                     .connections = 256,
                     .deadline = 60,
                     .drain = 30,
-                    .read = 15};
+                    .read = 15,
+                    .min_tokens = 10,
+                    .max_unknown = 0.2};
     Flag flags[] = {
         {"--port", FLAG_INT, &f.port, 0, 65535, NULL, "port to listen on; 0 = any free one", 0},
         {"--bind", FLAG_STRING, &f.bind, 0, 0, NULL, "address to listen on; beyond this machine only with --keys", 0},
@@ -226,6 +231,10 @@ Status cmd_serve(int argc, char **argv, Err *err) {
         {"--max-samples", FLAG_INT, &f.samples, 1, 1e6, NULL, "futures a request may ask for", 0},
         {"--max-tokens", FLAG_INT, &f.max_tokens, 1, 1e6, NULL, "longest future, in tokens", 0},
         {"--max-horizon", FLAG_DURATION, &f.horizon, 1, 1e9, NULL, "longest horizon", 0},
+        {"--min-tokens", FLAG_INT, &f.min_tokens, 0, 1e9, NULL,
+         "a risk of a record with fewer known tokens comes with reason 1", 0},
+        {"--max-unknown", FLAG_FLOAT, &f.max_unknown, 0, 1, NULL,
+         "reason 2: a larger share of its events has no token of its own", 0},
         {"--batch", FLAG_INT, &f.batch, 1, 65536, NULL, "live futures at a time: speed and memory, never the result",
          0},
         {"--threads", FLAG_INT, &f.threads, 0, 4096, NULL, "CPU threads; 0 = all", 0},

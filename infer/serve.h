@@ -31,6 +31,8 @@ extern const char *const serve_scopes[];       /* NULL-ended */
 typedef struct {
     AskLimits limits;
     int queue_max, batch, futures_max; /* requests waiting; live futures; futures of one run, about */
+    int64_t min_tokens; /* of a record, below which a risk comes with a reason not to rely on it (history.h) */
+    double max_unknown; /* share of its events, above which likewise */
     double deadline_s, drain_s;
     const char *keys, *kill_file, *revoked; /* paths; NULL: none */
 } ServeOptions;

@@ -60,6 +60,13 @@ void serve_metrics_refused(ServeMetrics *m, int full, int quota, int late) {
     pthread_mutex_unlock(&m->lock);
 }
 
+void serve_metrics_abstain(ServeMetrics *m, int is_short, int unknown) {
+    pthread_mutex_lock(&m->lock);
+    m->abstain_short += is_short != 0;
+    m->abstain_unknown += unknown != 0;
+    pthread_mutex_unlock(&m->lock);
+}
+
 static void head(FILE *f, const char *name, const char *type, const char *help) {
     fprintf(f, "# HELP ehr_%s %s\n# TYPE ehr_%s %s\n", name, help, name, type);
 }
@@ -117,6 +124,9 @@ char *serve_metrics_text(ServeMetrics *m, const ServeGauges *g, size_t *size) {
     one(f, "unknown_events_total", "counter", "Of those, without a token of their own or of an ancestor.",
         (double)m->unknown);
     one(f, "unknown_token_ratio", "gauge", "Their share.", m->events ? (double)m->unknown / (double)m->events : 0);
+    head(f, "abstain_total", "counter", "Answers with a reason not to rely on them.");
+    fprintf(f, "ehr_abstain_total{reason=\"short\"} %lld\nehr_abstain_total{reason=\"unknown\"} %lld\n",
+            (long long)m->abstain_short, (long long)m->abstain_unknown);
     one(f, "futures_total", "counter", "Simulated futures.", (double)m->futures);
     one(f, "tokens_total", "counter", "Tokens generated.", (double)m->tokens);
     one(f, "prefill_tokens_total", "counter", "Tokens of records read.", (double)m->prefill_tokens);

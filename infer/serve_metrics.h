@@ -16,6 +16,7 @@ typedef struct {
     int64_t events, unknown; /* of the records told; of those, told as UNKNOWN */
     int64_t futures, tokens, prefill_tokens, runs, run_requests, late; /* late: given up at their deadline */
     int64_t refused_full, refused_quota;
+    int64_t abstain_short, abstain_unknown; /* risks told with a reason not to rely on them */
 } ServeMetrics;
 
 /* What is so now, beside the counts. */
@@ -32,6 +33,7 @@ void serve_metrics_record(ServeMetrics *m, int64_t events, int64_t unknown);
 void serve_metrics_score(ServeMetrics *m, double risk);
 void serve_metrics_run(ServeMetrics *m, int requests, int64_t futures, int64_t tokens, int64_t prefill_tokens);
 void serve_metrics_refused(ServeMetrics *m, int full, int quota, int late);
+void serve_metrics_abstain(ServeMetrics *m, int is_short, int unknown);
 char *serve_metrics_text(ServeMetrics *m, const ServeGauges *g, size_t *size); /* free() it */
 
 #endif

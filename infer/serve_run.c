@@ -2,6 +2,7 @@
  * the run, whatever their patients and outcomes: each watches its own outcomes, and gets the bits that it would get
  * alone. */
 #include "infer/estimate.h"
+#include "infer/history.h"
 #include "infer/serve.h"
 #include <math.h>
 #include <stdlib.h>
@@ -97,22 +98,41 @@ static json_t *model_json(const Server *sv) {
     return json_pack("{s:s, s:s, s:s}", "id", sv->model_name, "sha256", sv->session->model_sha256, "stage", sv->stage);
 }
 
+/* Why a risk should not be relied on, as far as the record itself tells; what is usual for other patients is not known
+ * here. */
+static int reason_of(const Run *r, const ServeRecord *p, json_t *words) {
+    int64_t events = 0, unknown = 0;
+    for (int64_t i = 0; i < p->n_known; i++) {
+        const int kind = r->v->token[p->tokens[i]].kind;
+        unknown += kind == TOKEN_UNKNOWN;
+        events += kind == TOKEN_UNKNOWN || kind == TOKEN_EVENT;
+    }
+    const HistoryLimits limits = {r->sv->o.min_tokens, r->sv->o.max_unknown, INFINITY, 0};
+    const History h = {.unknown = events ? (double)unknown / (double)events : 0, .strangeness = NAN};
+    const int reason = history_reason(&limits, &h, p->n_known);
+    if (reason & REASON_SHORT) json_array_append_new(words, json_string("record too short"));
+    if (reason & REASON_UNKNOWN) json_array_append_new(words, json_string("too much unknown"));
+    serve_metrics_abstain(&r->sv->metrics, reason & REASON_SHORT, reason & REASON_UNKNOWN);
+    return reason;
+}
+
 static void job_finish(Run *r, Job *job) {
     const Ask *a = &job->ask;
     const ServeRecord *p = &a->record;
     json_t *o;
     if (a->kind == ASK_RISK) {
         static const char *const name[] = {"mc", "scope", "reach"};
-        json_t *list = json_array();
+        json_t *list = json_array(), *words = json_array();
+        const int reason = reason_of(r, p, words);
         for (int i = 0; i < a->n_outcomes; i++) {
             serve_metrics_score(&r->sv->metrics, json_number_value(json_object_get(job->part[i], "risk")));
             json_array_append(list, job->part[i]);
         }
-        o = json_pack("{s:o, s:s, s:i, s:I, s:{s:I, s:i, s:I, s:I}, s:o, s:s}", "model", model_json(r->sv), "estimator",
-                      name[a->estimator], "samples", a->samples, "seed", (json_int_t)a->seed, "patient", "known_tokens",
-                      (json_int_t)p->n_known, "index_minutes", (int)p->index_minutes, "events", (json_int_t)p->n_events,
-                      "unknown_events", (json_int_t)p->n_unknown, "outcomes", list, "notice",
-                      "Research use; not a medical device.");
+        o = json_pack("{s:o, s:s, s:i, s:I, s:{s:I, s:i, s:I, s:I}, s:i, s:o, s:o, s:s}", "model", model_json(r->sv),
+                      "estimator", name[a->estimator], "samples", a->samples, "seed", (json_int_t)a->seed, "patient",
+                      "known_tokens", (json_int_t)p->n_known, "index_minutes", (int)p->index_minutes, "events",
+                      (json_int_t)p->n_events, "unknown_events", (json_int_t)p->n_unknown, "reason", reason, "reasons",
+                      words, "outcomes", list, "notice", "Research use; not a medical device.");
     } else {
         o = json_pack("{s:s, s:s, s:I, s:s, s:O, s:{s:I, s:I, s:I}}", "id", "cmpl-ehr", "object", "text_completion",
                       "created", (json_int_t)time(NULL), "model", r->sv->model_name, "choices", job->part[0], "usage",

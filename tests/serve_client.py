@@ -90,6 +90,8 @@ def compare(answer, rows, what):
             told = "" if value is None else f"{value:.9g}"
             if told != row[name]:
                 bad.append((what, outcome["name"], name, told, row[name]))
+    if answer["reason"] != int(rows[0]["reason"]) & 3: # 4, too strange, needs other patients
+        bad.append((what, "reason", answer["reason"], rows[0]["reason"]))
     return bad
 
 
@@ -215,6 +217,10 @@ def answers(url, key):
     o = a["outcomes"]
     check("risks with their intervals", all(x["interval"][0] <= x["risk"] <= x["interval"][1] and x["mc_se"] >= 0 for x in o) and
           [x["horizon_days"] for x in o] == [365, 1826.25] and len(a["model"]["sha256"]) == 64, a)
+    unknown = {"events": PATIENT["events"] + [{"code": f"ICD10CM//ZZ{i}", "time": "2024-01-02"} for i in range(9)]}
+    c = good("a record of unknown codes", 200, {**RISK, "patient": unknown})
+    check("reasons not to rely on a risk", a["reason"] == 1 and c["reason"] == 2 and c["reasons"] == ["too much unknown"] and
+          c["patient"]["unknown_events"] == 9, (a, c))
     both = [good("one outcome", 200, {**RISK, "outcomes": [x]})["outcomes"][0] for x in RISK["outcomes"]]
     check("two outcomes asked together get what each gets alone", both == o, (both, o))
     c = good("a completion of codes", 200, {"prompt": ["SEX//F", "RACE//WHITE", "ICD10CM//I50.9"], "max_tokens": 4, "n": 2, "logprobs": 0, "seed": 4}, "/v1/completions")
