@@ -147,6 +147,12 @@ def codes_of(s, split, n):
 
 def measure(s, label_files, patients):
     """patients: of each split, 0 = all."""
+    trainer = s.args.checkpoint / "trainer.json"
+    trained = shards.read_json(trainer, "a trainer record").get("provenance", {}) if trainer.exists() else {}
+    if trained.get("dataset_sha256", "") not in ("", shards.sha256(s.args.data / "dataset.json")):
+        raise shards.BadFile(
+            f"{s.args.data} is not the dataset that {s.args.checkpoint} was trained on: its train split has no members"
+        )
     size = {k: s.dataset["splits"].get(k, {}).get("patients", 0) for k in ("train", "tuning")}
     limit = {k: min(patients or n, n) for k, n in size.items()}
     if min(limit.values()) < LEAST:

@@ -264,8 +264,9 @@ def loss_section(report, steps, evals):
     ]
     text = "<h2>How well the next event is predicted</h2>"
     if losses:
-        text += "<p>Mean surprise in nats a token on the tuning split; lower is better.</p>" + table(
-            ["", "nats"], losses
+        text += (
+            "<p>Mean surprise in nats a token on the tuning split of the data it was trained on, as training measured it; lower is better.</p>"
+            + table(["", "nats"], losses)
         )
     if steps or evals:
         text += f'<p><img alt="loss curve" src="{draw_loss(steps, evals)}"></p>'

@@ -221,6 +221,9 @@ assert a["loss against the reference"]["auc"] == 0.5  # of itself
 assert p["copying"]["futures"] > 0 and p["copying"]["pool"] == 20
 EOF
 verdict $? "privacy: membership and copying" privacy.log
+cp -r d other && echo >> other/dataset.json
+EHR_BUILD=$build refused 1 'not the dataset that' evaluate r other --suite privacy --labels report/work/readmission_30d.h5 --out none
+verdict $? "privacy: a dataset that the checkpoint was not trained on" refused.log
 EHR_BUILD=$build refused 1 'has no label file' evaluate r d --suite quick --out none
 verdict $? "no labels and no events: what to do is said" refused.log
 exit $failed
