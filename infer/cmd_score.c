@@ -100,6 +100,7 @@ Status cmd_score(int argc, char **argv, Err *err) {
         {"--split", FLAG_ENUM, &f.split, 0, 0, "train|tuning|val|held_out|test", "patients to score", 0},
         {"--limit", FLAG_INT, &f.limit, 0, 1e15, NULL, "only the first patients; 0 = all", 0},
         {"--events", FLAG_INT, &f.top, 0, 1e6, NULL, "how many of the most surprising recorded events to list", 0},
+        {"--top", FLAG_INT, &f.top, 0, 1e6, NULL, "the same as --events", 0},
         {"--seq-len", FLAG_INT, &f.seq_len, 0, 1 << 20, NULL, "slots a row; 0 = the model's", 0},
         {"--out", FLAG_STRING, &f.out, 0, 0, NULL, "loss per patient: FILE.csv or FILE.h5", 0},
         {"--tokens", FLAG_STRING, &f.tokens, 0, 0, NULL, "loss per token: FILE.csv or FILE.h5", 0},
