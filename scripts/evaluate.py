@@ -116,14 +116,13 @@ def from_tables(args, dataset):
     return outcomes
 
 
-def from_checkpoint(args, dataset, s):
+def from_checkpoint(args, dataset, s, files):
     outcomes, records = [], []
-    for tested, development in s.label_files():
+    for tested, development in files:
         name, fitted = tested.stem, development or tested
         labels, attributes = suite.read_labels(tested)
-        held_out = np.flatnonzero(labels["split"] == 2)[: args.limit or None]
-        if not (labels["outcome"][held_out] == 1).any():
-            s.notes.append(f"{name} was left out: nobody has the outcome among {held_out.size} held-out rows")
+        if not (labels["split"] == 2).any():
+            s.notes.append(f"{name} was left out: no held-out patient has a row")
             suite.say(s.notes[-1])
             continue
         columns, attributes = s.risks(tested, "held_out", name)
@@ -237,9 +236,10 @@ def build(args, dataset):
         if args.suite == "privacy":
             found["privacy"] = from_privacy(args, s)
         else:
-            outcomes = from_checkpoint(args, dataset, s)
+            files = s.label_files()
+            outcomes = from_checkpoint(args, dataset, s, files)
             found["tokens"] = token_quality.measure(s, SUITES[args.suite]["score"])
-            found["futures"] = futures.measure(s, [p for p, _ in s.label_files()], SUITES[args.suite]["futures"])
+            found["futures"] = futures.measure(s, [p for p, _ in files], SUITES[args.suite]["futures"])
     else:
         outcomes = from_tables(args, dataset)
         args.out.mkdir(parents=True, exist_ok=True)

@@ -91,7 +91,8 @@ class Suite:
             for task in self.args.tasks or sorted(
                 p for p in (HERE / "tasks").glob("*.json") if p.stem != "value_edges"
             ):
-                made = self._label(task, self.work / f"{task.stem}.h5", [])
+                there = task.stem in {p.stem for p in paths}
+                made = None if there else self._label(task, self.work / f"{task.stem}.h5", [])
                 if made:
                     paths.append(made)
         if not self.args.labels:
@@ -194,8 +195,8 @@ class Suite:
         labels, attributes = read_labels(fitted)
         first = {k: np.flatnonzero(labels["split"] == k)[:TRAIN_ROWS] for k in (0, 1)}
         y = labels["outcome"][first[0]]
-        if min((y == 1).sum(), (y == 0).sum()) < 10:
-            self.notes.append(f"{name}: no baselines, the train split has fewer than 10 positives or negatives")
+        if min((y == 1).sum(), (y == 0).sum()) < 2:
+            self.notes.append(f"{name}: no baselines, the train split has fewer than 2 positives or negatives")
             return {}, {}
         v = shards.Vocabulary(self.args.data, self.dataset)
         tokens = v.outcome_tokens(json.loads(attributes.get("outcome_codes", "[]")))
@@ -218,7 +219,7 @@ class Suite:
         if not (labels["split"] == 1).any():
             self.notes.append(f"{name}: no tuning rows, so no recalibration and no threshold")
             return None
-        columns, _ = self.risks(fitted, "tuning", f"{name}-development" if not name.endswith("development") else name)
+        columns, _ = self.risks(fitted, "tuning", name)
         rows = outcome.Rows(columns)
         record = recalibrate.fit(
             rows.risk, rows.y, rows.weights(float(attributes["horizon_minutes"])), self.args.alerts
