@@ -30,8 +30,8 @@ import suite
 import token_quality
 
 SUITES = {
-    "standard": {"samples": 16, "limit": 1000, "bootstrap": 1000, "score": 2000, "futures": 100},
-    "quick": {"samples": 8, "limit": 200, "bootstrap": 200, "score": 300, "futures": 20},
+    "standard": {"samples": 8, "limit": 400, "bootstrap": 1000, "score": 2000, "futures": 100},
+    "quick": {"samples": 4, "limit": 100, "bootstrap": 200, "score": 300, "futures": 20},
     "privacy": {"samples": 2, "limit": 2000, "bootstrap": 1000},
 }
 
