@@ -84,7 +84,11 @@ Status history_run(Session *s, int64_t n, HistoryJob get_job, void *ctx, FILE *p
         l.batch.cu_seqlens = xcalloc(rows + 1, sizeof(int32_t));
         l.job = xcalloc(rows, sizeof *l.job);
         l.losses = xcalloc(rows, sizeof *l.losses);
-        st = acts_open(&l.acts, &s->model, l.capacity, 0, RECOMPUTE_NONE, err);
+        /* More histories a pass is speed alone: short of memory, one will do. */
+        while ((st = acts_open(&l.acts, &s->model, l.capacity, 0, RECOMPUTE_NONE, err)) == ERR_NOMEM && l.capacity > seq_len) {
+            *err = (Err){OK, ""};
+            l.capacity = l.capacity / 2 > seq_len ? l.capacity / 2 : seq_len;
+        }
     }
     Progress bar;
     progress_open(&bar, progress, "histories", "index times", n);
