@@ -168,9 +168,9 @@ verdict $? "short and strange records are told, by their columns" reason.csv
 risk --labels d/labels/admission_1y.h5 --samples 2 --reference 0 --out plain.csv && [ "$(column plain.csv strangeness | sort -u)" = "" ] && [ "$(column plain.csv risk)" = "$(column reason.csv risk)" ]
 verdict $? "without a reference nothing is strange, and no risk changes" risk.log
 if [ -x "$python" ]; then
-    "$infer" score r --data d --tokens tokens.csv > score.log 2>&1 && mkdir again && cp events/events.h5 again &&
-        "$data" tokenize again/events.h5 --min-patients 60 --out coarse > coarse.log 2>&1 &&
-        "$data" label again/events.h5 --data coarse --outcome visit_1y=VISIT//OUT --horizon 365d >> coarse.log 2>&1 &&
+    "$infer" score r --data d --tokens tokens.csv > score.log 2>&1 && mkdir anew && cp events/events.h5 anew &&
+        "$data" tokenize anew/events.h5 --min-patients 60 --out coarse > coarse.log 2>&1 &&
+        "$data" label anew/events.h5 --data coarse --outcome visit_1y=VISIT//OUT --horizon 365d >> coarse.log 2>&1 &&
         "$build/ehr-train" --data coarse --layers 1 --seq-len 256 --batch 4 --steps 2 --eval-tokens 0 --out rc >> coarse.log 2>&1 &&
         "$infer" risk rc --data coarse --labels coarse/labels/visit_1y.h5 --samples 2 --max-unknown 0.05 --out coarse.csv >> coarse.log 2>&1 && "$python" - > reason.log 2>&1 << 'END'
 import csv, json
