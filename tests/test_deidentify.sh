@@ -1,31 +1,10 @@
 #!/bin/bash
 # test_deidentify.sh BUILD - a release as a steward makes it, through the programs: report, linkage, dataset, checkpoint,
-# attestation, withdrawal of a patient.  Prints "ok - name", "not ok - name" or "skip - name: why".
-cd "$(dirname "$0")/.." || exit 1
-root=$PWD
-build=$(cd "${1:-build}" && pwd) || exit 1
-. scripts/env.sh
-export OMP_NUM_THREADS=1 ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=0}
-work=$(mktemp -d "${TMPDIR:-/tmp}/ehr-deidentify-XXXXXX") || exit 1
-trap 'rm -rf "$work"' EXIT
+# attestation, withdrawal of a patient.
+. "$(dirname "$0")/shell.sh"
+local_ranks
 data=$build/ehr-data train=$build/ehr-train infer=$build/ehr-infer
-failed=0
 cd "$work" && ln -s "$root/scripts" scripts || exit 1
-
-verdict() { # verdict RC NAME [LOG]
-    if [ "$1" = 0 ]; then echo "ok - $2"; else
-        echo "not ok - $2"
-        failed=1
-        [ -n "$3" ] && tail -n 12 "$3" | sed 's/^/    /'
-    fi
-}
-refused() { # refused CODE WORDS COMMAND...: ends with CODE, says WORDS
-    local code=$1 words=$2 rc
-    shift 2
-    "$@" > refused.log 2>&1
-    rc=$?
-    [ $rc = "$code" ] && grep -q -i -e "$words" refused.log
-}
 
 "$data" import omop "$root/tests/fixtures/omop-synthea27nj.zip" --out e.h5 --quiet > import.log 2>&1
 verdict $? "import" import.log

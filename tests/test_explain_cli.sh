@@ -1,25 +1,10 @@
 #!/bin/bash
 # test_explain_cli.sh BUILD - ehr-infer explain and embed from the outside; explain with the oracle's law as its model finds
-# the law's own changes.  Prints "ok - name", "not ok - name" or "skip - name: why".
-cd "$(dirname "$0")/.." || exit 1
-build=$(cd "${1:-build}" && pwd) || exit 1
+# the law's own changes.
+. "$(dirname "$0")/shell.sh"
 export OMP_NUM_THREADS=1
-export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=0}
-work=$(mktemp -d "${TMPDIR:-/tmp}/ehr-explain-cli-XXXXXX") || exit 1
-trap 'rm -rf "$work"' EXIT
 data=$build/ehr-data infer=$build/ehr-infer python=$PWD/.venv/bin/python
-failed=0
 cd "$work" || exit 1
-
-verdict() { # verdict RC NAME [LOG]
-    if [ "$1" = 0 ]; then
-        echo "ok - $2"
-    else
-        echo "not ok - $2"
-        failed=1
-        [ -n "$3" ] && tail -n 12 "$3" | sed 's/^/    /'
-    fi
-}
 
 {
     "$data" synth --patients 300 --risk-samples 16 --out events &&

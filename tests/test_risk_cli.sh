@@ -1,17 +1,9 @@
 #!/bin/bash
 # test_risk_cli.sh BUILD - ehr-infer risk, merge and suggest from the outside: several outcomes from one pool, ranks that share out parts, runs
-# that are killed and go on, curves, sampling that ends by itself, events that are given.  Prints "ok - name", "not ok - name"
-# or "skip - name: why".
-cd "$(dirname "$0")/.." || exit 1
-root=$PWD
-build=$(cd "${1:-build}" && pwd) || exit 1
-. scripts/env.sh
-export OMP_NUM_THREADS=1
-export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=0}
-work=$(mktemp -d "${TMPDIR:-/tmp}/ehr-risk-cli-XXXXXX") || exit 1
-trap 'rm -rf "$work"' EXIT
+# that are killed and go on, curves, sampling that ends by itself, events that are given.
+. "$(dirname "$0")/shell.sh"
+local_ranks
 data=$build/ehr-data infer=$build/ehr-infer python=$PWD/.venv/bin/python
-failed=0
 cd "$work" || exit 1
 
 verdict() { # verdict RC NAME [LOG]
