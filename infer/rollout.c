@@ -91,8 +91,10 @@ static void future_retire(Rollout *r, Future *f, StopReason why) {
     if (r->o->keep_paths) {
         f->s.tokens = xmalloc((size_t)f->n * sizeof *f->s.tokens + 1);
         f->s.token_minutes = xmalloc((size_t)f->n * sizeof *f->s.token_minutes + 1);
-        memcpy(f->s.tokens, f->token, (size_t)f->n * sizeof *f->s.tokens);
-        memcpy(f->s.token_minutes, f->minutes, (size_t)f->n * sizeof *f->s.token_minutes);
+        if (f->n) { /* the dead draw nothing, and then there is no array to copy from */
+            memcpy(f->s.tokens, f->token, (size_t)f->n * sizeof *f->s.tokens);
+            memcpy(f->s.token_minutes, f->minutes, (size_t)f->n * sizeof *f->s.token_minutes);
+        }
     }
     j->sample[f->sample] = f->s;
     f->s.curve = NULL;
