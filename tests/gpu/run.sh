@@ -114,12 +114,13 @@ losses() { sed -n 's/^{"step":\([0-9]*\),.*"loss":\([-0-9.e]*\)[,}].*/\1 \2/p' "
 apart() { # apart RUN RUN: steps, and the largest and mean relative difference of their losses
     paste <(losses "$1") <(losses "$2") | awk '
         { d = ($2 - $4) / $4; if (d < 0) d = -d; if (d > most) most = d; sum += d; n++; if ($1 != $3) n = -1e9 }
-        END { print n, most + 0, n > 0 ? sum / n : 0 }'
+        END { print n + 0, most + 0, (n > 0 ? sum / n : 0) }'
 }
 compare() { # compare RUN RUN EACH MEAN: losses of all steps differ by at most EACH of them, on average by at most MEAN
     apart "$1" "$2" | awk -v each="$3" -v mean="$4" '
         { printf "remark: %d steps, largest difference %.2g of %.2g, mean %.2g of %.2g\n", $1, $2, each, $3, mean
-          exit $1 <= 0 || $2 > each || $3 > mean }'
+          good = $1 > 0 && $2 <= each && $3 <= mean }
+        END { exit !good }'
 }
 steps=$([ -n "$small" ] && echo 4 || echo 100)
 recipe="--data $out/data --steps $steps --eval-every $steps --eval-tokens 4096 --learning-rate 1e-3 --seed 3 --batch 8"
