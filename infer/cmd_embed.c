@@ -8,8 +8,9 @@
 #include <string.h>
 
 typedef struct {
-    const char *data, *split, *labels, *what, *out, *device, *dtype, *weights;
-    int64_t threads, limit;
+    SessionFlags session;
+    const char *data, *split, *labels, *what, *out;
+    int64_t limit;
 } EmbedFlags;
 
 typedef struct {
@@ -177,12 +178,10 @@ static Status embed(Session *s, const EmbedFlags *f, Err *err) {
 }
 
 Status cmd_embed(int argc, char **argv, Err *err) {
-    EmbedFlags f = {.split = "held_out",
+    EmbedFlags f = {.session = SESSION_FLAGS_DEFAULT,
+                    .split = "held_out",
                     .what = "both",
-                    .out = "embeddings.h5",
-                    .device = "auto",
-                    .dtype = "auto",
-                    .weights = "auto"};
+                    .out = "embeddings.h5"};
     Flag flags[] = {
         {"--data", FLAG_STRING, &f.data, 0, 0, NULL, "dataset folder", 0},
         {"--split", FLAG_ENUM, &f.split, 0, 0, "train|tuning|val|held_out|test", "patients, or rows of the label file",
@@ -192,14 +191,9 @@ Status cmd_embed(int argc, char **argv, Err *err) {
         {"--what", FLAG_ENUM, &f.what, 0, 0, "both|last|mean|events",
          "of the last token, the mean over the record, or of every event", 0},
         {"--limit", FLAG_INT, &f.limit, 0, 1e15, NULL, "only the first; 0 = all", 0},
-        {"--out", FLAG_STRING, &f.out, 0, 0, NULL, "FILE.h5, FILE.npy (one matrix, its rows in FILE.csv) or FILE.csv",
+        {"--out", FLAG_STRING, &f.out, 0, 0, NULL, "float32: FILE.h5, FILE.npy (one matrix, its rows in FILE.csv) or FILE.csv",
          0},
-        {"--threads", FLAG_INT, &f.threads, 0, 4096, NULL, "CPU threads; 0 = all", 0},
-        {"--device", FLAG_ENUM, &f.device, 0, 0, "auto|cpu|cuda", "where to compute; auto: on a GPU if there is one",
-         0},
-        {"--dtype", FLAG_ENUM, &f.dtype, 0, 0, "auto|f32|bf16", "to compute in; what is written is float32", 0},
-        {"--weights", FLAG_ENUM, &f.weights, 0, 0, "auto|f32|bf16|int8",
-         "what matrices are kept in; int8 is fastest, and rounds", 0},
+        SESSION_FLAGS(f.session),
     };
     const int n = sizeof flags / sizeof *flags;
     const char *pos[1];
@@ -221,7 +215,7 @@ Status cmd_embed(int argc, char **argv, Err *err) {
     free(as_csv);
     if (st) return st;
     Session s;
-    st = session_open(&s, pos[0], f.data, f.device, f.dtype, f.weights, (int)f.threads, err);
+    st = session_open(&s, pos[0], f.data, &f.session, err);
     if (!st) session_note(&s, stderr);
     if (!st) st = embed(&s, &f, err);
     session_close(&s);

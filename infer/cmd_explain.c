@@ -6,8 +6,10 @@
 #include <stdlib.h>
 
 typedef struct {
-    const char *data, *split, *patient, *at, *outcome, *device, *dtype, *weights;
-    int64_t samples, batch, seed, threads, horizon, max_tokens, events, top, gradient;
+    SessionFlags session;
+    PatientFlags patient;
+    const char *data, *outcome;
+    int64_t samples, batch, seed, horizon, max_tokens, events, top, gradient;
     int json;
 } ExplainFlags;
 
@@ -81,18 +83,19 @@ static void print_json(const Session *s, const RolloutJob *job, const ExplainFla
     json_decref(o);
 }
 
-static Status explain(Session *s, const ExplainFlags *f, int split, Err *err) {
+static Status explain(Session *s, const ExplainFlags *f, Err *err) {
     const Vocabulary *v = &s->dataset.vocabulary;
     RolloutJob job;
     Explanation x = {0};
     uint32_t *mark = xcalloc((size_t)v->n, sizeof *mark);
     char *codes = xstrdup(f->outcome), *code[64];
     int n_codes = split_list(codes, code, 64);
-    Status st = session_job(s, f->patient, f->at, &split, &job, err);
+    Status st = session_job(s, &f->patient, &job, err);
     if (!st) st = outcome_mark(v, f->outcome, code, n_codes, 0, mark, err);
     if (!st && !job.n_known)
         st =
-            err_set(err, ERR_USAGE, "--at %s: nothing is known of the patient then, so nothing can be left out", f->at);
+            err_set(err, ERR_USAGE, "--at %s: nothing is known of the patient then, so nothing can be left out",
+                    f->patient.at);
     ExplainOptions o = {.max_events = (int)f->events, .gradient_samples = (int)f->gradient};
     o.rollout = (RolloutOptions){.n_samples = (int)f->samples,
                                  .batch = (int)f->batch,
@@ -119,13 +122,9 @@ static Status explain(Session *s, const ExplainFlags *f, int split, Err *err) {
 }
 
 Status cmd_explain(int argc, char **argv, Err *err) {
-    ExplainFlags f = {.split = "held_out",
-                      .patient = "0",
-                      .at = "last-year",
+    ExplainFlags f = {.session = SESSION_FLAGS_DEFAULT,
+                      .patient = PATIENT_FLAGS_DEFAULT,
                       .outcome = "MEDS_DEATH",
-                      .device = "auto",
-                      .dtype = "auto",
-                      .weights = "auto",
                       .samples = 64,
                       .batch = 256,
                       .seed = 1,
@@ -135,10 +134,7 @@ Status cmd_explain(int argc, char **argv, Err *err) {
                       .top = 20};
     Flag flags[] = {
         {"--data", FLAG_STRING, &f.data, 0, 0, NULL, "dataset folder", 0},
-        {"--split", FLAG_ENUM, &f.split, 0, 0, "train|tuning|val|held_out|test", "where --patient is looked up", 0},
-        {"--patient", FLAG_STRING, &f.patient, 0, 0, NULL, "rank in the split (0, 1, ...) or key:K", 0},
-        {"--at", FLAG_STRING, &f.at, 0, 0, NULL,
-         "index time: last-year, end, last-event, or days since the first event (400d)", 0},
+        PATIENT_FLAGS(f.patient),
         {"--outcome", FLAG_STRING, &f.outcome, 0, 0, NULL, "CODE[,CODE...] of the risk", 0},
         {"--horizon", FLAG_DURATION, &f.horizon, 1, 1e8, NULL, "how far ahead", 0},
         {"--events", FLAG_INT, &f.events, 0, 1e6, NULL,
@@ -150,17 +146,11 @@ Status cmd_explain(int argc, char **argv, Err *err) {
         {"--seed", FLAG_INT, &f.seed, 0, 0, NULL, "key of all random numbers", 0},
         {"--batch", FLAG_INT, &f.batch, 1, 65536, NULL, "live futures at a time", 0},
         {"--json", FLAG_BOOL, &f.json, 0, 0, NULL, "one JSON object", 0},
-        {"--threads", FLAG_INT, &f.threads, 0, 4096, NULL, "CPU threads; 0 = all", 0},
-        {"--device", FLAG_ENUM, &f.device, 0, 0, "auto|cpu|cuda", "where to compute; auto: on a GPU if there is one",
-         0},
-        {"--dtype", FLAG_ENUM, &f.dtype, 0, 0, "auto|f32|bf16",
-         "of weights and cache; auto: bf16 on a GPU, f32 on the CPU", 0},
-        {"--weights", FLAG_ENUM, &f.weights, 0, 0, "auto|f32|bf16|int8",
-         "what matrices are kept in; int8 is fastest, and rounds", 0},
+        SESSION_FLAGS(f.session),
     };
     const int n = sizeof flags / sizeof *flags;
     const char *pos[1];
-    int n_pos, help, split;
+    int n_pos, help;
     Status st = flags_parse(flags, n, argc, argv, pos, 1, &n_pos, &help, err);
     if (st) return st;
     if (help) {
@@ -173,10 +163,9 @@ Status cmd_explain(int argc, char **argv, Err *err) {
     }
     if (n_pos != 1 || !f.data) return err_set(err, ERR_USAGE, "needs a CHECKPOINT and --data DATASET (--help)");
     Session s;
-    st = session_open(&s, pos[0], f.data, f.device, f.dtype, f.weights, (int)f.threads, err);
+    st = session_open(&s, pos[0], f.data, &f.session, err);
     if (!st) session_note(&s, stderr);
-    if (!st) st = session_split(&s, f.split, &split, err);
-    if (!st) st = explain(&s, &f, split, err);
+    if (!st) st = explain(&s, &f, err);
     session_close(&s);
     return st;
 }

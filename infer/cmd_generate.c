@@ -9,8 +9,10 @@
 #include <string.h>
 
 typedef struct {
-    const char *data, *split, *patient, *at, *device, *dtype, *weights, *clock, *window, *out, *html;
-    int64_t     samples, batch, seed, threads, horizon, max_tokens, history, top_k;
+    SessionFlags session;
+    PatientFlags patient;
+    const char *data, *clock, *window, *out, *html;
+    int64_t     samples, batch, seed, horizon, max_tokens, history, top_k;
     double      temperature;
     int         json;
     StringList  outcomes;
@@ -53,7 +55,7 @@ static void print_recorded(const GenerateRun *r, int64_t from, int64_t to) {
 static void print_patient(const GenerateRun *r) {
     const PatientView *p = &r->job.patient;
     const Vocabulary *v = &r->s->dataset.vocabulary;
-    fprintf(r->out, "patient key:%llu (%s)", (unsigned long long)p->key, r->f->split);
+    fprintf(r->out, "patient key:%llu (%s)", (unsigned long long)p->key, r->f->patient.split);
     for (int i = 0; i < v->n_static; i++) fprintf(r->out, ", %s", v->token[p->statics[i]].code);
     if (p->age_years == AGE_UNKNOWN) fprintf(r->out, ", age unknown\n");
     else fprintf(r->out, ", age %.0f at the index time\n", p->age_years + r->job.index_minutes / 525960.0);
@@ -145,10 +147,10 @@ static Status job_done(void *ctx, int64_t i, const RolloutJob *job, const Rollou
     return OK;
 }
 
-static Status generate(Session *s, const GenerateFlags *f, int split, FILE *out, FILE *html, Err *err) {
+static Status generate(Session *s, const GenerateFlags *f, FILE *out, FILE *html, Err *err) {
     const Vocabulary *v = &s->dataset.vocabulary;
     GenerateRun r = {.s = s, .f = f, .out = out, .html = html};
-    Status st = session_job(s, f->patient, f->at, &split, &r.job, err);
+    Status st = session_job(s, &f->patient, &r.job, err);
     if (st) return st;
     uint32_t *mark = xcalloc((size_t)v->n, sizeof *mark);
     for (int o = 0; !st && o < f->outcomes.n; o++) {
@@ -190,15 +192,12 @@ static void page_outcomes(const Vocabulary *v, StringList *out) {
 }
 
 Status cmd_generate(int argc, char **argv, Err *err) {
-    GenerateFlags f = {.split = "held_out", .patient = "0", .at = "last-year", .device = "auto", .dtype = "auto", .weights = "auto", .clock = "quantile", .window = "block",
+    GenerateFlags f = {.session = SESSION_FLAGS_DEFAULT, .patient = PATIENT_FLAGS_DEFAULT, .clock = "quantile", .window = "block",
                        .samples = 3, .batch = 256, .seed = 1, .horizon = 525600, .max_tokens = 2048, .history = 40,
                        .temperature = 1};
     Flag flags[] = {
         {"--data", FLAG_STRING, &f.data, 0, 0, NULL, "dataset folder", 0},
-        {"--split", FLAG_ENUM, &f.split, 0, 0, "train|tuning|val|held_out|test", "where --patient is looked up", 0},
-        {"--patient", FLAG_STRING, &f.patient, 0, 0, NULL, "rank in the split (0, 1, ...) or key:K", 0},
-        {"--at", FLAG_STRING, &f.at, 0, 0, NULL, "index time: last-year (a year before the record ends), end, last-event, or "
-         "days since the first event (400d)", 0},
+        PATIENT_FLAGS(f.patient),
         {"--samples", FLAG_INT, &f.samples, 1, 1e6, NULL, "simulated futures", 0},
         {"--horizon", FLAG_DURATION, &f.horizon, 1, 1e8, NULL, "length of the futures", 0},
         {"--outcome", FLAG_LIST, &f.outcomes, 0, 0, NULL, "CODE[,CODE] to mark in the futures, and to draw the risk of; may be repeated", 0},
@@ -215,14 +214,11 @@ Status cmd_generate(int argc, char **argv, Err *err) {
         {"--html", FLAG_STRING, &f.html, 0, 0, NULL, "also draw a page: FILE.html, with nothing to load; death and admissions are the "
          "outcomes unless given, and 64 the futures", 0},
         {"--out", FLAG_STRING, &f.out, 0, 0, NULL, "write here, not to standard output", 0},
-        {"--threads", FLAG_INT, &f.threads, 0, 4096, NULL, "CPU threads; 0 = all", 0},
-        {"--device", FLAG_ENUM, &f.device, 0, 0, "auto|cpu|cuda", "where to compute; auto: on a GPU if there is one", 0},
-        {"--dtype", FLAG_ENUM, &f.dtype, 0, 0, "auto|f32|bf16", "of weights and cache; auto: bf16 on a GPU, f32 on the CPU", 0},
-        {"--weights", FLAG_ENUM, &f.weights, 0, 0, "auto|f32|bf16|int8", "what matrices are kept in; int8 is fastest, and rounds", 0},
+        SESSION_FLAGS(f.session),
     };
     const int n = sizeof flags / sizeof *flags;
     const char *pos[1];
-    int n_pos, help, split;
+    int n_pos, help;
     Status st = flags_parse(flags, n, argc, argv, pos, 1, &n_pos, &help, err);
     if (st) return st;
     if (help) {
@@ -236,14 +232,13 @@ Status cmd_generate(int argc, char **argv, Err *err) {
     if (f.outcomes.n > SAMPLE_OUTCOMES_MAX) return err_set(err, ERR_USAGE, "--outcome: at most %d", SAMPLE_OUTCOMES_MAX);
     if (f.batch > f.samples) f.batch = f.samples;
     Session s;
-    st = session_open(&s, pos[0], f.data, f.device, f.dtype, f.weights, (int)f.threads, err);
+    st = session_open(&s, pos[0], f.data, &f.session, err);
     if (!st) session_note(&s, stderr);
-    if (!st) st = session_split(&s, f.split, &split, err);
     FILE *out = stdout, *html = NULL;
     if (!st && f.html && !f.outcomes.n) page_outcomes(&s.dataset.vocabulary, &f.outcomes);
     if (!st && f.html && !(html = fopen(f.html, "w"))) st = err_set(err, ERR_IO, "cannot write --html %s", f.html);
     if (!st && f.out && !(out = fopen(f.out, "w"))) st = err_set(err, ERR_IO, "cannot write --out %s", f.out);
-    if (!st) st = generate(&s, &f, split, out, html, err);
+    if (!st) st = generate(&s, &f, out, html, err);
     if (out && out != stdout && fclose(out) && !st) st = err_set(err, ERR_IO, "cannot write --out %s: disk full?", f.out);
     if (html && (ferror(html) | fclose(html)) && !st) st = err_set(err, ERR_IO, "cannot write --html %s: disk full?", f.html);
     if (!st && f.html) fprintf(stderr, "%s\n", f.html);

@@ -60,7 +60,7 @@ Status cmd_info(int argc, char **argv, Err *err) {
     }
     if (n_pos != 1) return err_set(err, ERR_USAGE, "needs a CHECKPOINT (--help)");
     Session s;
-    st = session_open(&s, pos[0], NULL, "cpu", "f32", "f32", 1, err);
+    st = session_open(&s, pos[0], NULL, &(SessionFlags)SESSION_FLAGS_PLAIN, err);
     if (!st) st = checkpoint_verify(s.checkpoint, 1, &s.checked, NULL, err);
     if (!st) {
         const ModelConfig *c = &s.model.cfg;

@@ -8,9 +8,10 @@
 #include <string.h>
 
 typedef struct {
-    const char *data, *split, *estimator, *clock, *window, *out, *device, *dtype, *weights;
+    SessionFlags session;
+    const char *data, *split, *estimator, *clock, *window, *out;
     StringList  labels, given;
-    int64_t     samples, batch, seed, threads, limit, max_tokens, curve;
+    int64_t     samples, batch, seed, limit, max_tokens, curve;
     double      target_se, max_unknown, max_strange;
     int64_t     min_tokens, reference;
 } RiskFlags;
@@ -185,8 +186,8 @@ static char *settings_json(const RiskFlags *f, const Session *s) {
 }
 
 Status cmd_risk(int argc, char **argv, Err *err) {
-    RiskFlags f = {.split = "held_out", .estimator = "reach", .clock = "quantile", .window = "block", .device = "auto",
-                   .dtype = "auto", .weights = "auto", .samples = 32, .batch = 256, .seed = 1, .max_tokens = 2048, .min_tokens = 10, .max_unknown = 0.2, .max_strange = 4,
+    RiskFlags f = {.session = SESSION_FLAGS_DEFAULT, .split = "held_out", .estimator = "reach", .clock = "quantile",
+                   .window = "block", .samples = 32, .batch = 256, .seed = 1, .max_tokens = 2048, .min_tokens = 10, .max_unknown = 0.2, .max_strange = 4,
                    .reference = 500};
     Flag flags[] = {
         {"--data", FLAG_STRING, &f.data, 0, 0, NULL, "dataset folder", 0},
@@ -213,10 +214,7 @@ Status cmd_risk(int argc, char **argv, Err *err) {
         {"--reference", FLAG_INT, &f.reference, 0, 1e9, NULL, "patients of the tuning split that tell what is usual; 0 = do not ask", 0},
         {"--limit", FLAG_INT, &f.limit, 0, 1e15, NULL, "take only the first rows; 0 = all", 0},
         {"--out", FLAG_STRING, &f.out, 0, 0, NULL, "FILE.csv or FILE.h5, or a folder [NAME-risk.csv]", 0},
-        {"--threads", FLAG_INT, &f.threads, 0, 4096, NULL, "CPU threads; 0 = all", 0},
-        {"--device", FLAG_ENUM, &f.device, 0, 0, "auto|cpu|cuda", "where to compute; auto: on a GPU if there is one", 0},
-        {"--dtype", FLAG_ENUM, &f.dtype, 0, 0, "auto|f32|bf16", "of weights and cache; auto: bf16 on a GPU, f32 on the CPU", 0},
-        {"--weights", FLAG_ENUM, &f.weights, 0, 0, "auto|f32|bf16|int8", "what matrices are kept in; int8 is fastest, and rounds", 0},
+        SESSION_FLAGS(f.session),
     };
     const int n = sizeof flags / sizeof *flags;
     const char *pos[1];
@@ -243,7 +241,7 @@ Status cmd_risk(int argc, char **argv, Err *err) {
         flags_print(flags, n, stderr);
     }
     Session s;
-    st = session_open(&s, pos[0], f.data, f.device, f.dtype, f.weights, (int)f.threads, err);
+    st = session_open(&s, pos[0], f.data, &f.session, err);
     if (!st && ranks_read().rank == 0) session_note(&s, stderr);
     char *settings = st ? NULL : settings_json(&f, &s);
     if (!st) st = run_all(&s, &f, settings, err);

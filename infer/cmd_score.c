@@ -7,8 +7,9 @@
 #include <string.h>
 
 typedef struct {
-    const char *data, *split, *out, *tokens, *device, *dtype, *weights;
-    int64_t     top, threads, limit, seq_len;
+    SessionFlags session;
+    const char *data, *split, *out, *tokens;
+    int64_t     top, limit, seq_len;
 } ScoreFlags;
 
 static Status write_any(const Table *t, const char *path, Err *err) {
@@ -94,7 +95,7 @@ static Status print_score(Session *s, int split, const Score *sc, Err *err) {
 }
 
 Status cmd_score(int argc, char **argv, Err *err) {
-    ScoreFlags f = {.split = "held_out", .device = "auto", .dtype = "auto", .weights = "auto", .top = 10};
+    ScoreFlags f = {.session = SESSION_FLAGS_DEFAULT, .split = "held_out", .top = 10};
     Flag flags[] = {
         {"--data", FLAG_STRING, &f.data, 0, 0, NULL, "dataset folder", 0},
         {"--split", FLAG_ENUM, &f.split, 0, 0, "train|tuning|val|held_out|test", "patients to score", 0},
@@ -104,10 +105,7 @@ Status cmd_score(int argc, char **argv, Err *err) {
         {"--seq-len", FLAG_INT, &f.seq_len, 0, 1 << 20, NULL, "slots a row; 0 = the model's", 0},
         {"--out", FLAG_STRING, &f.out, 0, 0, NULL, "loss per patient: FILE.csv or FILE.h5", 0},
         {"--tokens", FLAG_STRING, &f.tokens, 0, 0, NULL, "loss per token: FILE.csv or FILE.h5", 0},
-        {"--threads", FLAG_INT, &f.threads, 0, 4096, NULL, "CPU threads; 0 = all", 0},
-        {"--device", FLAG_ENUM, &f.device, 0, 0, "auto|cpu|cuda", "where to compute; auto: on a GPU if there is one", 0},
-        {"--dtype", FLAG_ENUM, &f.dtype, 0, 0, "auto|f32|bf16", "of weights and cache; auto: bf16 on a GPU, f32 on the CPU", 0},
-        {"--weights", FLAG_ENUM, &f.weights, 0, 0, "auto|f32|bf16|int8", "what matrices are kept in; int8 is fastest, and rounds", 0},
+        SESSION_FLAGS(f.session),
     };
     const int n = sizeof flags / sizeof *flags;
     const char *pos[1];
@@ -122,7 +120,7 @@ Status cmd_score(int argc, char **argv, Err *err) {
     if (n_pos != 1 || !f.data) return err_set(err, ERR_USAGE, "needs a CHECKPOINT and --data DATASET (--help)");
     Session s;
     Score sc;
-    st = session_open(&s, pos[0], f.data, f.device, f.dtype, f.weights, (int)f.threads, err);
+    st = session_open(&s, pos[0], f.data, &f.session, err);
     if (!st) session_note(&s, stderr);
     if (!st) st = session_split(&s, f.split, &split, err);
     if (!st && f.seq_len > s.model.cfg.seq_len)

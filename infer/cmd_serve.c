@@ -9,8 +9,9 @@
 #include <time.h>
 
 typedef struct {
-    const char *bind, *keys, *audit, *cert, *key, *stage, *trusted, *revoked, *kill_file, *device, *dtype, *weights;
-    int64_t port, queue, batch, samples, max_tokens, horizon, body, connections, threads;
+    SessionFlags session;
+    const char *bind, *keys, *audit, *cert, *key, *stage, *trusted, *revoked, *kill_file;
+    int64_t port, queue, batch, samples, max_tokens, horizon, body, connections;
     int64_t min_tokens;
     double deadline, drain, read, max_unknown;
 } ServeFlags;
@@ -163,7 +164,7 @@ static Status serve(const ServeFlags *f, const char *path, Err *err) {
     int64_t cut = 0;
     Status st = session_find(path, &checkpoint, err);
     if (!st && f->stage) st = check_stage(f, checkpoint, granted, err);
-    if (!st) st = session_open(&s, checkpoint, NULL, f->device, f->dtype, f->weights, (int)f->threads, err);
+    if (!st) st = session_open(&s, checkpoint, NULL, &f->session, err);
     free(checkpoint);
     if (!st && granted[0] && strcmp(granted, s.model_sha256))
         st = err_set(err, ERR_FORMAT,
@@ -187,10 +188,8 @@ static Status serve(const ServeFlags *f, const char *path, Err *err) {
 }
 
 Status cmd_serve(int argc, char **argv, Err *err) {
-    ServeFlags f = {.bind = "127.0.0.1",
-                    .device = "auto",
-                    .dtype = "auto",
-                    .weights = "auto",
+    ServeFlags f = {.session = SESSION_FLAGS_DEFAULT,
+                    .bind = "127.0.0.1",
                     .port = 8000,
                     .queue = 64,
                     .batch = 256,
@@ -237,13 +236,7 @@ Status cmd_serve(int argc, char **argv, Err *err) {
          "reason 2: a larger share of its events has no token of its own", 0},
         {"--batch", FLAG_INT, &f.batch, 1, 65536, NULL, "live futures at a time: speed and memory, never the result",
          0},
-        {"--threads", FLAG_INT, &f.threads, 0, 4096, NULL, "CPU threads; 0 = all", 0},
-        {"--device", FLAG_ENUM, &f.device, 0, 0, "auto|cpu|cuda", "where to compute; auto: on a GPU if there is one",
-         0},
-        {"--dtype", FLAG_ENUM, &f.dtype, 0, 0, "auto|f32|bf16",
-         "of weights and cache; auto: bf16 on a GPU, f32 on the CPU", 0},
-        {"--weights", FLAG_ENUM, &f.weights, 0, 0, "auto|f32|bf16|int8",
-         "what matrices are kept in; int8 is fastest, and rounds", 0},
+        SESSION_FLAGS(f.session),
     };
     const int n = sizeof flags / sizeof *flags;
     const char *pos[1];

@@ -6,8 +6,10 @@
 #include <stdlib.h>
 
 typedef struct {
-    const char *data, *split, *patient, *at, *device, *dtype, *weights, *by;
-    int64_t samples, batch, seed, threads, horizon, max_tokens, top, reference;
+    SessionFlags session;
+    PatientFlags patient;
+    const char *data, *by;
+    int64_t samples, batch, seed, horizon, max_tokens, top, reference;
     int json;
 } SuggestFlags;
 
@@ -67,12 +69,8 @@ static void print_json(const Session *s, const RolloutJob *job, const Suggestion
 }
 
 Status cmd_suggest(int argc, char **argv, Err *err) {
-    SuggestFlags f = {.split = "held_out",
-                      .patient = "0",
-                      .at = "last-year",
-                      .device = "auto",
-                      .dtype = "auto",
-                      .weights = "auto",
+    SuggestFlags f = {.session = SESSION_FLAGS_DEFAULT,
+                      .patient = PATIENT_FLAGS_DEFAULT,
                       .by = "risk",
                       .samples = 256,
                       .batch = 256,
@@ -83,10 +81,7 @@ Status cmd_suggest(int argc, char **argv, Err *err) {
                       .reference = 50000};
     Flag flags[] = {
         {"--data", FLAG_STRING, &f.data, 0, 0, NULL, "dataset folder", 0},
-        {"--split", FLAG_ENUM, &f.split, 0, 0, "train|tuning|val|held_out|test", "where --patient is looked up", 0},
-        {"--patient", FLAG_STRING, &f.patient, 0, 0, NULL, "rank in the split (0, 1, ...) or key:K", 0},
-        {"--at", FLAG_STRING, &f.at, 0, 0, NULL,
-         "index time: last-year, end, last-event, or days since the first event (400d)", 0},
+        PATIENT_FLAGS(f.patient),
         {"--horizon", FLAG_DURATION, &f.horizon, 1, 1e8, NULL, "how far ahead", 0},
         {"--samples", FLAG_INT, &f.samples, 1, 1e6, NULL, "simulated futures", 0},
         {"--top", FLAG_INT, &f.top, 1, 1e6, NULL, "how many to list", 0},
@@ -98,17 +93,11 @@ Status cmd_suggest(int argc, char **argv, Err *err) {
         {"--seed", FLAG_INT, &f.seed, 0, 0, NULL, "key of all random numbers", 0},
         {"--batch", FLAG_INT, &f.batch, 1, 65536, NULL, "live futures at a time", 0},
         {"--json", FLAG_BOOL, &f.json, 0, 0, NULL, "one JSON object", 0},
-        {"--threads", FLAG_INT, &f.threads, 0, 4096, NULL, "CPU threads; 0 = all", 0},
-        {"--device", FLAG_ENUM, &f.device, 0, 0, "auto|cpu|cuda", "where to compute; auto: on a GPU if there is one",
-         0},
-        {"--dtype", FLAG_ENUM, &f.dtype, 0, 0, "auto|f32|bf16",
-         "of weights and cache; auto: bf16 on a GPU, f32 on the CPU", 0},
-        {"--weights", FLAG_ENUM, &f.weights, 0, 0, "auto|f32|bf16|int8",
-         "what matrices are kept in; int8 is fastest, and rounds", 0},
+        SESSION_FLAGS(f.session),
     };
     const int n = sizeof flags / sizeof *flags;
     const char *pos[1];
-    int n_pos, help, split;
+    int n_pos, help;
     Status st = flags_parse(flags, n, argc, argv, pos, 1, &n_pos, &help, err);
     if (st) return st;
     if (help) {
@@ -123,10 +112,9 @@ Status cmd_suggest(int argc, char **argv, Err *err) {
     Session s;
     RolloutJob job;
     Suggestions x = {0};
-    st = session_open(&s, pos[0], f.data, f.device, f.dtype, f.weights, (int)f.threads, err);
+    st = session_open(&s, pos[0], f.data, &f.session, err);
     if (!st) session_note(&s, stderr);
-    if (!st) st = session_split(&s, f.split, &split, err);
-    if (!st) st = session_job(&s, f.patient, f.at, &split, &job, err);
+    if (!st) st = session_job(&s, &f.patient, &job, err);
     RolloutOptions o = {.n_samples = (int)f.samples,
                         .batch = (int)f.batch,
                         .max_tokens = (int)f.max_tokens,

@@ -39,8 +39,10 @@ static Status check_vocabulary(Session *s, Err *err) {
     return OK;
 }
 
-static Status open_device(Session *s, const char *device, const char *dtype, int threads, DType *out, Err *err) {
+static Status open_device(Session *s, const SessionFlags *f, DType *out, Err *err) {
     char why[512];
+    const char *device = f->device, *dtype = f->dtype;
+    int threads = (int)f->threads;
     const Ranks ranks = ranks_read();
     const int count = device_count(DEVICE_CUDA), gpus = count > 0 ? count : 1;
     /* OMP_NUM_THREADS is a person's choice; without it ranks share the cores of their host, as far as not bound already. */
@@ -57,13 +59,12 @@ static Status open_device(Session *s, const char *device, const char *dtype, int
                    gpu ? "" : ", or --device cuda where there is a GPU");
 }
 
-Status session_open(Session *s, const char *path, const char *dataset, const char *device, const char *dtype,
-                    const char *weights, int threads, Err *err) {
+Status session_open(Session *s, const char *path, const char *dataset, const SessionFlags *f, Err *err) {
     *s = (Session){0};
     DType computes_in;
     Status st = session_find(path, &s->checkpoint, err);
     if (st) return st;
-    if ((st = open_device(s, device, dtype, threads, &computes_in, err))) return st;
+    if ((st = open_device(s, f, &computes_in, err))) return st;
     if ((st = checkpoint_verify(s->checkpoint, 0, &s->checked, s->model_sha256, err))) return st;
     if (dataset) {
         if ((st = dataset_open(&s->dataset, dataset, err))) return st;
@@ -73,10 +74,10 @@ Status session_open(Session *s, const char *path, const char *dataset, const cha
     if ((st = checkpoint_load_model(s->checkpoint, &s->model, s->dev, computes_in, 1, err))) return st;
     s->model_open = 1;
     if (!s->model_sha256[0]) st = checkpoint_model_sha256(s->checkpoint, s->model_sha256, err);
-    s->weights = !strcmp(weights, "int8")   ? DTYPE_I8
-                 : !strcmp(weights, "bf16") ? DTYPE_BF16
-                 : !strcmp(weights, "f32")  ? DTYPE_F32
-                                            : s->model.dtype;
+    s->weights = !strcmp(f->weights, "int8")   ? DTYPE_I8
+                 : !strcmp(f->weights, "bf16") ? DTYPE_BF16
+                 : !strcmp(f->weights, "f32")  ? DTYPE_F32
+                                               : s->model.dtype;
     if (!st) st = model_prepare(&s->model, s->weights, err);
     s->law = (Law){.model = &s->model, .seq_len = s->model.cfg.seq_len};
     return st;
@@ -143,11 +144,13 @@ static Status index_minutes(const PatientView *p, const char *at, int32_t *out, 
     return OK;
 }
 
-Status session_job(Session *s, const char *patient, const char *at, int *split, RolloutJob *out, Err *err) {
+Status session_job(Session *s, const PatientFlags *f, RolloutJob *out, Err *err) {
+    int split;
     int64_t row;
     *out = (RolloutJob){0};
-    Status st = session_patient(s, patient, split, &row, &out->patient, err);
-    if (!st) st = index_minutes(&out->patient, at, &out->index_minutes, err);
+    Status st = session_split(s, f->split, &split, err);
+    if (!st) st = session_patient(s, f->patient, &split, &row, &out->patient, err);
+    if (!st) st = index_minutes(&out->patient, f->at, &out->index_minutes, err);
     if (!st) out->n_known = rollout_known(&out->patient, out->index_minutes);
     return st;
 }

@@ -20,11 +20,26 @@ typedef struct {
     Model      *plain; /* float32, not re-laid, for gradients; NULL: loaded when needed, by who needs it */
 } Session;
 
-/* path: a checkpoint folder, or a run folder (its `latest` is taken).  dataset NULL: no dataset.  device: "auto" (a GPU if
- * there is one), "cpu", "cuda".  dtype: "auto" (bf16 on a GPU, f32 on the CPU), "f32", "bf16".
- * weights: "auto" (in dtype), "f32", "bf16", "int8".  Refuses a file that differs from its checksum, and a dataset whose vocabulary is not the checkpoint's. */
-Status session_open(Session *s, const char *path, const char *dataset, const char *device, const char *dtype,
-                    const char *weights, int threads, Err *err);
+/* What computes, as SESSION_FLAGS asks for it. */
+typedef struct {
+    const char *device;  /* "auto" (a GPU if there is one), "cpu", "cuda" */
+    const char *dtype;   /* "auto" (bf16 on a GPU, f32 on the CPU), "f32", "bf16" */
+    const char *weights; /* "auto" (in dtype), "f32", "bf16", "int8" */
+    int64_t     threads; /* of the CPU; 0 = all */
+} SessionFlags;
+#define SESSION_FLAGS_DEFAULT {.device = "auto", .dtype = "auto", .weights = "auto"}
+#define SESSION_FLAGS_PLAIN   {.device = "cpu", .dtype = "f32", .weights = "f32", .threads = 1}
+/* Rows of a command's table of flags; f is a SessionFlags. */
+#define SESSION_FLAGS(f)                                                                                               \
+    {"--threads", FLAG_INT, &(f).threads, 0, 4096, NULL, "CPU threads; 0 = all", 0},                                   \
+    {"--device", FLAG_ENUM, &(f).device, 0, 0, "auto|cpu|cuda", "where to compute; auto: on a GPU if there is one", 0},\
+    {"--dtype", FLAG_ENUM, &(f).dtype, 0, 0, "auto|f32|bf16", "to compute in; auto: bf16 on a GPU, f32 on the CPU", 0},\
+    {"--weights", FLAG_ENUM, &(f).weights, 0, 0, "auto|f32|bf16|int8",                                                 \
+     "what matrices are kept in; int8 is fastest, and rounds", 0}
+
+/* path: a checkpoint folder, or a run folder (its `latest` is taken).  dataset NULL: no dataset.  Refuses a file that
+ * differs from its checksum, and a dataset whose vocabulary is not the checkpoint's. */
+Status session_open(Session *s, const char *path, const char *dataset, const SessionFlags *f, Err *err);
 /* The folder that path means, links resolved; free() it. */
 Status session_find(const char *path, char **checkpoint, Err *err);
 void   session_close(Session *s);
@@ -33,9 +48,17 @@ void   session_note(const Session *s, FILE *out);
 
 /* "12" is the rank of a patient in the split, "key:12" a patient key in any split (then *split is set). */
 Status session_patient(Session *s, const char *text, int *split, int64_t *row, PatientView *out, Err *err);
-/* --patient and --at (last-year, end, last-event, or days since the first event such as 400d) -> one patient at an index
- * time. */
-Status session_job(Session *s, const char *patient, const char *at, int *split, RolloutJob *out, Err *err);
+/* One patient at an index time, as PATIENT_FLAGS asks for it. */
+typedef struct {
+    const char *split, *patient, *at;
+} PatientFlags;
+#define PATIENT_FLAGS_DEFAULT {.split = "held_out", .patient = "0", .at = "last-year"}
+#define PATIENT_FLAGS(f)                                                                                               \
+    {"--split", FLAG_ENUM, &(f).split, 0, 0, "train|tuning|val|held_out|test", "where --patient is looked up", 0},     \
+    {"--patient", FLAG_STRING, &(f).patient, 0, 0, NULL, "rank in the split (0, 1, ...) or key:K", 0},                 \
+    {"--at", FLAG_STRING, &(f).at, 0, 0, NULL,                                                                         \
+     "index time: last-year (a year before the record ends), end, last-event, or days since the first event (400d)", 0}
+Status session_job(Session *s, const PatientFlags *f, RolloutJob *out, Err *err);
 /* "--split" text -> split; ERR_USAGE names the choices, also when the split is empty. */
 Status session_split(const Session *s, const char *text, int *split, Err *err);
 

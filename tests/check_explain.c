@@ -100,7 +100,7 @@ int main(int argc, char **argv) {
     if (argc != 7) return 2;
     int law = !strcmp(argv[2], "-"), patients = atoi(argv[3]), n = 0, failed = 0;
     if (law ? dataset_open(&s.dataset, argv[1], &err)
-            : session_open(&s, argv[2], argv[1], "cpu", "f32", "f32", 1, &err))
+            : session_open(&s, argv[2], argv[1], &(SessionFlags)SESSION_FLAGS_PLAIN, &err))
         return fail(&err);
     if (law_open(&c, &s.dataset.vocabulary, &err)) return fail(&err);
     if (law) s.law = law_of(&c);
