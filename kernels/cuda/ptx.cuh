@@ -1,5 +1,5 @@
 /* ptx.cuh - every PTX instruction the kernels use, as a named function.  The emulator defines the same functions for the
- * CPU (tests/emulator/cuda_emu.h); nothing else in kernels/cuda/ may contain asm. */
+ * CPU (tests/emulator/cuda_emu.h); nothing else in kernels/cuda/ may contain asm but hopper.cuh, for sm_90a alone. */
 #ifndef EHR_KERNELS_CUDA_PTX_CUH
 #define EHR_KERNELS_CUDA_PTX_CUH
 #include <stdint.h>

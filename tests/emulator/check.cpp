@@ -16,7 +16,8 @@ Machine &m = machine;
 void access_at(const Task *t, const void *where, size_t bytes, Access what, uint32_t place) {
     auto *p = static_cast<const char *>(where);
     if (shared_access(t, p, bytes, what, place)) return;
-    if (what == WARP_READ) bad_access(t, p, bytes, what, place, "ldmatrix reads shared memory only");
+    if (what == WARP_READ || what == ASYNC_READ)
+        bad_access(t, p, bytes, what, place, "this instruction reads shared memory only");
     if (global_access(t, p, bytes, what, place)) return;
     if (p >= image_low && p < image_high) return; /* constants, and the emulator's own threadIdx and so on */
     auto *args = static_cast<const char *>(m.launch->args);
@@ -32,6 +33,7 @@ void history_restart() {
     for (unsigned i = 0; i < m.threads; i++) m.tasks[i].time = 1;
     for (unsigned w = 0; w < m.n_warps; w++) memset(m.warps[w].known, 0, sizeof m.warps[w].known);
     for (Barrier &b : m.barriers) memset(b.time, 0, sizeof b.time);
+    mbarrier_history_restart();
 }
 
 void check_launch(const KernelSymbols &symbols) {
@@ -44,6 +46,7 @@ void check_block() {
     if (!checking) return;
     history_restart();
     global_block();
+    shared_block();
 }
 
 void check_warp_sync(Warp &warp, uint32_t mask) {
@@ -70,6 +73,10 @@ void check_barrier(Barrier &b, int id, bool wait) {
     for (unsigned w = 0; w < m.n_warps; w++)
         if (b.waiting[w] || (wait && current->linear / WARP == w))
             for (unsigned v = 0; v < m.n_warps; v++) m.warps[w].known[v] = std::max(m.warps[w].known[v], joined[v]);
+}
+
+void check_time(const Task *t) {
+    if (checking && t->time + 2 >= TIME_MAX) history_restart();
 }
 
 void check_access(Task *t, const void *p, unsigned bytes, Access what, Site site) {

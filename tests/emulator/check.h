@@ -5,7 +5,7 @@
  * Threads of one block are ordered by __syncthreads, named barriers and __syncwarp, and by nothing else: shuffles,
  * votes and mma order no memory.  A thread's time counts the synchronisations it has passed.  An access of warp v at
  * time t comes before one of warp w if t < known[w][v], what w learnt of v in barriers; inside a warp if t is before
- * the time of the other thread.  After __syncthreads everything is ordered and history starts anew.  Threads of two
+ * the time of the other thread.  After __syncthreads everything is ordered and history starts anew; an mbarrier orders like a named barrier.  Threads of two
  * blocks are ordered by a fence and an atomic of one that the other's atomic finds, and by nothing else.
  *
  * History is kept for every 4 bytes: the last write and two reads in shared memory (check_shared.cpp), one write and
@@ -17,8 +17,9 @@
 
 namespace emu {
 
-enum Access { READ, WARP_READ, WRITE, ATOMIC }; /* WARP_READ: one instruction of all lanes, ldmatrix */
-inline bool is_read(Access what) { return what <= WARP_READ; }
+/* WARP_READ: one instruction of all lanes, ldmatrix; ASYNC_READ: so, and past the way that stores take, wgmma. */
+enum Access { READ, WARP_READ, ASYNC_READ, WRITE, ATOMIC };
+inline bool is_read(Access what) { return what <= ASYNC_READ; }
 
 extern bool checking; /* some kernels of this program have the hooks */
 
@@ -28,6 +29,10 @@ void check_warp_sync(Warp &warp, uint32_t mask);
 void check_barrier(Barrier &b, int id, bool wait); /* wait: of the thread that completes it */
 void check_copy_starts(Task *t, void *shared, unsigned bytes, Site site);
 void check_copy_ends(Task *t, const AsyncCopy &copy);
+/* Of a bulk copy, whose bytes are there for those who know what task t did at `time`. */
+void check_bulk_starts(Task *t, void *shared, unsigned bytes, Site site);
+void check_bulk_ends(Task *t, unsigned time, void *shared, unsigned bytes, Site site);
+void check_time(const Task *t); /* after it grew */
 void check_freed(int device, size_t offset, size_t bytes); /* in the GPU's memory */
 void check_stopped(); /* a fault left copies under way */
 /* An access by instructions that the emulator carries out itself. */

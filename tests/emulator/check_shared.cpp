@@ -14,6 +14,7 @@ struct Cell {
 };
 struct Places {
     uint32_t write, read[2];
+    uint32_t block, writer, fences; /* the last ordinary store: of which block, by whom, after how many proxy fences */
 };
 constexpr uint32_t FLYING = 0;
 constexpr size_t DYNAMIC_BYTES = SHARED_MAX + 1024;
@@ -22,6 +23,7 @@ constexpr size_t DYNAMIC_BYTES = SHARED_MAX + 1024;
 std::vector<Cell> cells;
 std::vector<Places> places;
 const KernelSymbols *symbols;
+uint32_t block_serial;
 const char *statics_low, *statics_high;
 
 [[noreturn, gnu::cold]] void still_flying(const char *p, const Task *t, Access what, uint32_t place) {
@@ -32,6 +34,9 @@ const char *statics_low, *statics_high;
             if (p + 4 > low && p < low + c.size)
                 by = thread_name(i) + ", " + c.site.file + ":" + std::to_string(c.site.line);
         }
+    unsigned thread;
+    Site site;
+    if (bulk_into(p, &thread, &site)) by = thread_name(thread) + ", " + site.file + ":" + std::to_string(site.line);
     stop_with(heading() + ", " + thread_name(t->linear) + ", " + place_name(place) + ": " +
               (is_read(what) ? "reads " : "writes ") + memory_name(p) + ", into which an asynchronous copy of " + by +
               " is under way: it has not waited for it");
@@ -47,6 +52,15 @@ const char *statics_low, *statics_high;
     race(p, t, what, place, thread_name(record_thread(r)), before, before_place);
 }
 
+/* Stores go through the generic proxy, wgmma and bulk copies through the asynchronous one. */
+void check_proxy(size_t i, const char *p, const Task *t, bool reads, uint32_t place) {
+    const Places &s = places[i];
+    if (s.block != block_serial || machine.tasks[s.writer].proxy_fences != s.fences) return;
+    stop_with(heading() + ", " + thread_name(t->linear) + ", " + place_name(place) + ": asynchronously " +
+              (reads ? "reads " : "writes ") + memory_name(p) + ", which " + thread_name(s.writer) + " wrote at " +
+              place_name(s.write) + " without a proxy_fence() after it");
+}
+
 inline void cell_access(size_t i, const char *p, const Task *t, unsigned bytes, Access what, uint32_t place) {
     Cell &c = cells[i];
     Record r = record_of(t, bytes, what);
@@ -54,6 +68,7 @@ inline void cell_access(size_t i, const char *p, const Task *t, unsigned bytes, 
     if (c.write && unordered_write(c.write, t, bytes, what))
         race_with(p, t, what, place, c.write, record_special(c.write) ? ATOMIC : WRITE, places[i].write);
     if (is_read(what)) {
+        if (what == ASYNC_READ) check_proxy(i, p, t, true, place);
         /* The same again, or by another lane, says nothing new. */
         if (same_warp_and_time(c.read[0], r) && (c.read[0] & bytes) == bytes &&
             record_special(c.read[0]) <= record_special(r))
@@ -71,6 +86,9 @@ inline void cell_access(size_t i, const char *p, const Task *t, unsigned bytes, 
             race_with(p, t, what, place, c.read[k], READ, places[i].read[k]);
     c.write = r;
     places[i].write = place;
+    places[i].block = block_serial;
+    places[i].writer = t->linear;
+    places[i].fences = t->proxy_fences;
 }
 
 [[noreturn, gnu::cold]] void behind_shared(const Task *t, const char *p, size_t bytes, Access what, uint32_t place) {
@@ -157,6 +175,34 @@ void check_copy_ends(Task *t, const AsyncCopy &copy) {
     auto *p = reinterpret_cast<const char *>(copy.shared);
     each_cell(p, offset_of(t, p, copy.size, WRITE, place), copy.size, [&](size_t i, const char *, unsigned mask) {
         cells[i] = {phase, record_of(t, mask, WRITE), {0, 0}};
+        places[i].write = place;
+    });
+}
+
+void shared_block() { block_serial++; }
+
+/* As an asynchronous write, from its start to the end of the mbarrier's phase. */
+void check_bulk_starts(Task *t, void *shared, unsigned bytes, Site site) {
+    if (!checking) return;
+    uint32_t place = place_of(site);
+    auto *p = static_cast<const char *>(shared);
+    each_cell(p, offset_of(t, p, bytes, WRITE, place), bytes, [&](size_t i, const char *at, unsigned mask) {
+        check_proxy(i, at, t, false, place);
+        cell_access(i, at, t, mask, WRITE, place);
+        cells[i].phase = FLYING;
+        places[i].block = 0;
+    });
+}
+
+void check_bulk_ends(Task *t, unsigned time, void *shared, unsigned bytes, Site site) {
+    if (!checking) return;
+    uint32_t place = place_of(site);
+    auto *p = static_cast<const char *>(shared);
+    Task then = {};
+    then.linear = t->linear;
+    then.time = time;
+    each_cell(p, offset_of(t, p, bytes, WRITE, place), bytes, [&](size_t i, const char *, unsigned mask) {
+        cells[i] = {phase, record_of(&then, mask, WRITE), {0, 0}};
         places[i].write = place;
     });
 }

@@ -39,6 +39,7 @@
 #include "tests/emulator/atomics.h"
 #include "tests/emulator/block.h"
 #include "tests/emulator/device_math.h"
+#include "tests/emulator/hopper.h"
 #include "tests/emulator/warp.h"
 
 #define threadIdx (static_cast<const uint3 &>(emu::current->index))

@@ -69,12 +69,13 @@ void block_prepare(const Launch &l, const KernelSymbols &symbols, uint64_t numbe
         t.index = make_uint3(i % l.block.x, i / l.block.x % l.block.y, i / (l.block.x * l.block.y));
         t.linear = i;
         t.state = FRESH;
-        t.groups = 0;
+        t.groups = t.proxy_fences = 0;
         t.copies.clear();
     }
     memset(m.barriers, 0, sizeof m.barriers);
     memset(shared, 0xFF, l.shared);
     for (const SharedVariable &v : symbols.shared) memset(v.address, 0xFF, v.size);
+    hopper_block();
     check_block();
 }
 

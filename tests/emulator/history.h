@@ -7,7 +7,7 @@
 
 namespace emu {
 
-/* An access in 32 bits, from the lowest: which of 4 bytes (4 bits), special (ATOMIC or WARP_READ), the thread's number
+/* An access in 32 bits, from the lowest: which of 4 bytes (4 bits), special (ATOMIC or of a whole warp), the thread's number
  * in the block (10), its time (17).  0 = none. */
 typedef uint32_t Record;
 constexpr unsigned TIME_MAX = (1u << 17) - 2;
@@ -17,7 +17,7 @@ inline unsigned record_thread(Record r) { return r >> 5 & 1023; }
 inline unsigned record_warp(Record r) { return r >> 10 & 31; }
 inline unsigned record_time(Record r) { return r >> 15; }
 inline Record record_of(const Task *t, unsigned bytes, Access what) {
-    return t->time << 15 | t->linear << 5 | (unsigned)(what == ATOMIC || what == WARP_READ) << 4 | bytes;
+    return t->time << 15 | t->linear << 5 | (unsigned)(what == ATOMIC || what == WARP_READ || what == ASYNC_READ) << 4 | bytes;
 }
 inline bool same_warp_and_time(Record a, Record b) { return !((a ^ b) >> 10); }
 
@@ -72,6 +72,7 @@ std::string memory_name(const char *p);
 
 /* ---- check_shared.cpp -------------------------------------------------------------------------------------------- */
 void shared_launch(const KernelSymbols &symbols);
+void shared_block();
 /* true = p is in shared memory, and looked at. */
 bool shared_access(const Task *t, const char *p, size_t bytes, Access what, uint32_t place);
 std::string shared_name(const char *p); /* empty = not there */

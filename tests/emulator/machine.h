@@ -4,6 +4,8 @@
 #define EHR_TESTS_EMULATOR_MACHINE_H
 #include "tests/emulator/scheduler.h"
 
+#include <memory>
+
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
 #else
@@ -35,6 +37,7 @@ struct Task : Thread {
     std::vector<AsyncCopy> copies; /* that were not waited for, oldest first */
     unsigned groups;               /* committed so far */
     unsigned time;                 /* synchronisations this thread has passed, see check.h */
+    unsigned proxy_fences;         /* passed so far: between its stores and asynchronous reads of them */
 };
 
 /* A warp operation that not all lanes of its mask have reached. */
@@ -98,6 +101,19 @@ void yield(); /* in the schedules that are not simple, others may run before the
 
 /* ---- meeting.cpp --------------------------------------------------------------------------------------------- */
 void copies_land(Task *t, unsigned groups); /* those of groups before this number */
+
+/* ---- mbarrier.cpp, wgmma.cpp --------------------------------------------------------------------------------- */
+extern unsigned bulk_pending; /* bulk copies under way */
+void bulk_progress();
+bool bulk_land_one(); /* false = there is none */
+void hopper_needed(const char *name, Site site);
+void hopper_block();
+void hopper_exit(); /* the last thread leaves the block */
+void wgmma_block();
+void wgmma_exit();
+void mbarrier_history_restart();
+/* Whose bulk copy into the word at p is under way; false = nobody's. */
+bool bulk_into(const char *p, unsigned *by, Site *site);
 
 /* ---- grid.cpp ------------------------------------------------------------------------------------------------ */
 std::string heading(); /* operation, kernel and block */

@@ -24,9 +24,9 @@ struct Instruction {
     int (*run)(); /* 0 = right; otherwise stderr says what is wrong */
 };
 
-extern const Instruction instructions[], runtime_functions[];
-extern const int n_instructions, n_runtime_functions;
-extern const Planted planted_kernels[], planted_host[];
-extern const int n_planted_kernels, n_planted_host;
+extern const Instruction instructions[], hopper_instructions[], runtime_functions[];
+extern const int n_instructions, n_hopper_instructions, n_runtime_functions;
+extern const Planted planted_kernels[], planted_hopper[], planted_host[];
+extern const int n_planted_kernels, n_planted_hopper, n_planted_host;
 
 #endif

@@ -225,16 +225,6 @@ cudaError_t cudaRuntimeGetVersion(int *version) {
     return cudaSuccess;
 }
 
-/* There is no driver to ask; status tells so, as with a driver too old to know the symbol. */
-cudaError_t cudaGetDriverEntryPointByVersion(const char *, void **function, unsigned, unsigned long long,
-                                             cudaDriverEntryPointQueryResult *status) {
-    Call call;
-    *function = nullptr;
-    if (status) *status = cudaDriverEntryPointSymbolNotFound;
-    cudaError_t e = driver_state();
-    return e || status ? e : fail(cudaErrorSymbolNotFound);
-}
-
 /* ---- errors -------------------------------------------------------------------------------------------------- */
 cudaError_t cudaGetLastError(void) {
     Call call;

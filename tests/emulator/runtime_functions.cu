@@ -39,6 +39,8 @@ int devices() {
     void *function = &p;
     cudaDriverEntryPointQueryResult found;
     EXPECT(!cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, 0, &found));
+    EXPECT(function && found == cudaDriverEntryPointSuccess);
+    EXPECT(!cudaGetDriverEntryPointByVersion("cuNoSuchThing", &function, 12000, 0, &found));
     EXPECT(!function && found == cudaDriverEntryPointSymbolNotFound);
     return 0;
 }

@@ -61,12 +61,17 @@ void task_exit(Task *t) {
                   warp.meetings[i].op->name, t->linear % WARP, warp.meetings[i].mask);
     if (m.barriers[0].arrived)
         fault(m.barriers[0].site, "__syncthreads() waits for thread %u, which has left the kernel", t->linear);
+    if (!m.live) hopper_exit();
 }
 
 } // namespace
 
 /* The next thread to run, taken out of the sets; NULL = none can. */
 Task *pick() {
+    if (bulk_pending) {
+        bulk_progress();
+        while (!m.runnable && bulk_land_one()) {}
+    }
     if (!m.runnable) return nullptr;
     unsigned w = pick_warp();
     Warp &warp = m.warps[w];

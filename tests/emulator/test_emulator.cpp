@@ -110,8 +110,8 @@ void check_right(void **state) {
 } // namespace
 
 int main() {
-    CMUnitTest tests[100];
-    static std::string names[100];
+    CMUnitTest tests[200];
+    static std::string names[200];
     size_t n = 0;
     auto add = [&](const char *name, CMUnitTestFunction function, const void *state) {
         names[n] = name;
@@ -121,8 +121,11 @@ int main() {
         n++;
     };
     for (int i = 0; i < n_instructions; i++) add(instructions[i].name, check_right, &instructions[i]);
+    for (int i = 0; i < n_hopper_instructions; i++)
+        add(hopper_instructions[i].name, check_right, &hopper_instructions[i]);
     for (int i = 0; i < n_runtime_functions; i++) add(runtime_functions[i].name, check_right, &runtime_functions[i]);
     for (int i = 0; i < n_planted_kernels; i++) add(planted_kernels[i].name, check_planted, &planted_kernels[i]);
+    for (int i = 0; i < n_planted_hopper; i++) add(planted_hopper[i].name, check_planted, &planted_hopper[i]);
     for (int i = 0; i < n_planted_host; i++) add(planted_host[i].name, check_planted, &planted_host[i]);
     return _cmocka_run_group_tests("emulator", tests, n, nullptr, nullptr);
 }

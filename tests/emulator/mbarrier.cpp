@@ -1,0 +1,261 @@
+/* mbarrier.cpp - barriers in shared memory that count arrivals and bytes, and the bulk copies that bring them.
+ *
+ * A phase of an mbarrier ends when `count` threads have arrived and as many bytes came as they said to expect.  Whoever
+ * waits for it then knows what those who arrived had done before, and that the copies are there.  A copy lands at once,
+ * at any moment, or when nobody can go on without it, as the schedule likes, and several in any order; until then its
+ * destination is NaN and nobody's to touch. */
+#include "tests/emulator/check.h"
+#include "tests/emulator/hopper.h"
+#include "tests/emulator/tensor_map.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace emu {
+
+unsigned bulk_pending;
+
+namespace {
+
+Machine &m = machine;
+
+struct Mbarrier {
+    uint64_t *word;
+    unsigned count, pending, phase, by; /* by: the thread that made it */
+    unsigned brought, seen;             /* the phase after that of its last copy; the last one a waiter found */
+    int64_t bytes;                      /* expected and not there yet */
+    bool published;
+    unsigned joined[WARPS_MAX], done[WARPS_MAX]; /* what this phase's, and ended phases' arrivals had done: check.h */
+    uint32_t waiting[WARPS_MAX];
+};
+std::vector<Mbarrier> barriers;
+
+struct BulkCopy {
+    unsigned char *shared;
+    TensorMap map;
+    int at[5];
+    unsigned bytes;
+    size_t barrier;
+    Task *by;
+    unsigned time;
+    Site site;
+};
+std::vector<BulkCopy> copies;
+
+uint64_t mark_of(size_t i) { return 0x6d626172ull << 32 | i; }
+
+size_t barrier_of(uint64_t *bar, Site site) {
+    for (size_t i = 0; i < barriers.size(); i++)
+        if (barriers[i].word == bar) {
+            if (*bar != mark_of(i)) fault(site, "the mbarrier at %p was overwritten", (void *)bar);
+            check_access(task(), bar, 8, ATOMIC, site);
+            return i;
+        }
+    fault(site, "no mbarrier was initialized at %p", (void *)bar);
+}
+
+void phase_check(Mbarrier &b) {
+    if (b.pending || b.bytes) return;
+    b.phase++;
+    b.pending = b.count;
+    for (unsigned w = 0; w < m.n_warps; w++) {
+        b.done[w] = std::max(b.done[w], b.joined[w]);
+        for (uint32_t rest = b.waiting[w]; rest; rest &= rest - 1) wake(&m.tasks[w * WARP + __builtin_ctz(rest)]);
+        b.waiting[w] = 0;
+    }
+}
+
+/* One row of the box after another: inside the tensor its elements, outside zeros. */
+template <class F> void each_box_row(const BulkCopy &c, F f) {
+    const TensorMap &t = c.map;
+    unsigned rows = 1, row_bytes = t.box[0] * t.element_bytes;
+    for (unsigned d = 1; d < t.rank; d++) rows *= t.box[d];
+    for (unsigned r = 0; r < rows; r++) {
+        const char *from = t.base;
+        bool inside = true;
+        for (unsigned d = 1, rest = r; d < t.rank; rest /= t.box[d++]) {
+            int64_t i = (int64_t)c.at[d] + rest % t.box[d];
+            inside &= i >= 0 && i < (int64_t)t.size[d];
+            from += i * (int64_t)t.stride[d];
+        }
+        int64_t first = std::max<int64_t>(c.at[0], 0),
+                end = std::min<int64_t>((int64_t)c.at[0] + t.box[0], (int64_t)t.size[0]);
+        if (!inside || end < first) end = first;
+        f(r * row_bytes, from + first * t.element_bytes, (unsigned)((first - c.at[0]) * t.element_bytes),
+          (unsigned)((end - first) * t.element_bytes));
+    }
+}
+
+void land(size_t i) {
+    BulkCopy c = copies[i];
+    copies.erase(copies.begin() + (std::ptrdiff_t)i);
+    bulk_pending = (unsigned)copies.size();
+    std::vector<unsigned char> box(c.bytes, 0);
+    each_box_row(c, [&](unsigned row, const char *from, unsigned first, unsigned bytes) {
+        if (bytes) memcpy(&box[row + first], from, bytes);
+    });
+    uint64_t base = (uint64_t)(c.shared - block.shared);
+    for (unsigned at = 0; at < c.bytes; at += 16) memcpy(block.shared + swizzled(base + at, c.map.span), &box[at], 16);
+    check_bulk_ends(c.by, c.time, c.shared, c.bytes, c.site);
+    Mbarrier &b = barriers[c.barrier];
+    unsigned w = c.by->linear / WARP;
+    b.bytes -= c.bytes;
+    b.brought = b.phase + 1;
+    b.joined[w] = std::max(b.joined[w], c.time + 1);
+    phase_check(b);
+}
+
+void bulk_check(const TensorMap &t, unsigned rank, const void *shared, Site site) {
+    if (t.magic != TENSOR_MAP_MAGIC) fault(site, "the tensor map was not made by cuTensorMapEncodeTiled");
+    if (t.rank != rank) fault(site, "a bulk copy of %u dimensions by a tensor map of %u", rank, t.rank);
+    unsigned align = t.span == 16 ? 128 : 8 * t.span, row = t.box[0] * t.element_bytes;
+    if (shared_offset(shared, site) % align)
+        fault(site, "a bulk copy swizzled in %u bytes to %p: shared memory must be aligned to %u", t.span, shared,
+              align);
+    if (t.span > 16 && row != t.span)
+        fault(site, "a bulk copy of rows of %u bytes swizzled in %u: the emulator knows equal ones only", row, t.span);
+}
+
+} // namespace
+
+void hopper_block() {
+    barriers.clear();
+    copies.clear();
+    bulk_pending = 0;
+    wgmma_block();
+}
+
+/* Times of the past mean nothing any more. */
+void mbarrier_history_restart() {
+    for (Mbarrier &b : barriers) {
+        memset(b.joined, 0, sizeof b.joined);
+        memset(b.done, 0, sizeof b.done);
+    }
+    for (BulkCopy &c : copies) c.time = 0;
+}
+
+/* In pick(): copies land while threads run; one must when no thread can.  false = there is none. */
+void bulk_progress() {
+    if (m.schedule >= SCHEDULE_RANDOM && m.random.next() % 8 == 0) land(m.random.next() % copies.size());
+}
+bool bulk_land_one() {
+    if (copies.empty()) return false;
+    land(m.schedule >= SCHEDULE_RANDOM ? m.random.next() % copies.size() : copies.size() - 1);
+    return true;
+}
+
+bool bulk_into(const char *p, unsigned *by, Site *site) {
+    for (const BulkCopy &c : copies) {
+        auto *low = reinterpret_cast<const char *>(c.shared);
+        if (p + 4 <= low || p >= low + c.bytes) continue;
+        *by = c.by->linear;
+        *site = c.site;
+        return true;
+    }
+    return false;
+}
+
+void hopper_exit() {
+    if (!copies.empty()) fault(copies[0].site, "the block ends while this bulk copy into its memory is under way");
+    Site here = {__FILE__, __LINE__};
+    for (const Mbarrier &b : barriers)
+        if (b.brought > b.seen) fault(here, "the block ends and nobody has waited for a bulk copy into its memory");
+    wgmma_exit();
+}
+
+unsigned shared_offset(const void *p, Site site) {
+    size_t offset = (size_t)(static_cast<const unsigned char *>(p) - block.shared);
+    if (offset >= m.launch->shared) fault(site, "%p is not in the block's dynamic shared memory", p);
+    return (unsigned)offset;
+}
+
+void hopper_needed(const char *name, Site site) {
+    if (emu_config()->compute_capability != 90)
+        fault(site, "%s needs compute capability 9.0; this GPU has %d", name, emu_config()->compute_capability);
+}
+
+void mbarrier_init(uint64_t *bar, int count, Site site) {
+    hopper_needed("an mbarrier", site);
+    if (reinterpret_cast<uintptr_t>(bar) % 8) fault(site, "an mbarrier at %p: must be aligned to 8", (void *)bar);
+    if (count < 1 || count >= 1 << 20) fault(site, "an mbarrier for %d arrivals: must be 1 to 2^20 - 1", count);
+    shared_offset(bar, site);
+    for (const Mbarrier &b : barriers)
+        if (b.word == bar) fault(site, "the mbarrier at %p is initialized twice", (void *)bar);
+    check_access(task(), bar, 8, WRITE, site);
+    Mbarrier b = {};
+    b.word = bar;
+    b.count = b.pending = (unsigned)count;
+    b.by = current->linear;
+    *bar = mark_of(barriers.size());
+    barriers.push_back(b);
+}
+
+void mbarrier_published(Site) {
+    for (Mbarrier &b : barriers)
+        if (b.by == current->linear) b.published = true;
+}
+
+void mbarrier_arrive(uint64_t *bar, unsigned bytes, Site site) {
+    Task *t = task();
+    Mbarrier &b = barriers[barrier_of(bar, site)];
+    if (!b.pending) fault(site, "more than %u threads arrive at an mbarrier in one phase", b.count);
+    b.bytes += bytes;
+    b.pending--;
+    unsigned w = t->linear / WARP;
+    for (unsigned v = 0; v < m.n_warps; v++) b.joined[v] = std::max(b.joined[v], m.warps[w].known[v]);
+    b.joined[w] = std::max(b.joined[w], t->time + 1);
+    t->time++;
+    check_time(t);
+    phase_check(b);
+    yield();
+}
+
+void mbarrier_wait(uint64_t *bar, unsigned parity, Site site) {
+    Task *t = task();
+    size_t i = barrier_of(bar, site);
+    if (parity > 1) fault(site, "an mbarrier's parity is 0 or 1, not %u", parity);
+    /* Looked at again after each phase: who sleeps through two waits for a third. */
+    while ((barriers[i].phase & 1) == parity) {
+        barriers[i].waiting[t->linear / WARP] |= bit_of(t);
+        t->state = IN_WARP_OP;
+        t->site = site;
+        t->waiting_for = "a phase of an mbarrier";
+        park();
+    }
+    barriers[i].seen = std::max(barriers[i].seen, barriers[i].phase);
+    Warp &warp = warp_of(t);
+    for (unsigned v = 0; v < m.n_warps; v++) warp.known[v] = std::max(warp.known[v], barriers[i].done[v]);
+    t->time = std::max(t->time, barriers[i].done[t->linear / WARP]); /* of its own warp a thread knows by its time */
+    yield();
+}
+
+void bulk_load(void *shared, const CUtensorMap *map, const int *at, unsigned rank, uint64_t *bar, Site site) {
+    BulkCopy c = {};
+    memcpy(&c.map, map, sizeof c.map);
+    bulk_check(c.map, rank, shared, site);
+    c.barrier = barrier_of(bar, site);
+    if (!barriers[c.barrier].published)
+        fault(site, "a bulk copy uses an mbarrier that mbarrier_published() has not shown to the copy engine");
+    c.shared = static_cast<unsigned char *>(shared);
+    memcpy(c.at, at, rank * sizeof *at);
+    c.bytes = c.map.element_bytes;
+    for (unsigned d = 0; d < rank; d++) c.bytes *= c.map.box[d];
+    shared_offset(c.shared + c.bytes - 1, site);
+    c.by = task();
+    c.time = c.by->time;
+    c.site = site;
+    each_box_row(c, [&](unsigned, const char *from, unsigned, unsigned bytes) {
+        if (bytes) check_access(c.by, from, bytes, READ, site);
+    });
+    check_bulk_starts(c.by, shared, c.bytes, site);
+    copies.push_back(c);
+    bulk_pending = (unsigned)copies.size();
+    if (m.schedule == SCHEDULE_REVERSE || (m.schedule != SCHEDULE_FORWARD && m.random.next() % 4 == 0))
+        land(copies.size() - 1);
+    else memset(shared, 0xFF, c.bytes);
+    yield();
+}
+
+void proxy_fence() { task()->proxy_fences++; }
+
+} // namespace emu

@@ -1,0 +1,165 @@
+/* planted_hopper.cu - a pipeline of bulk copies and wgmma with one bug each, and without. */
+#include "tests/emulator/hopper_kernels.h"
+
+namespace {
+
+enum Bug {
+    NONE,
+    NO_FULL_WAIT,        /* the operands are not waited for */
+    NO_EMPTY_WAIT,       /* the producer overwrites what is still read */
+    EARLY_RELEASE,       /* a stage is given back before the wait for its wgmma */
+    RELEASE_BY_ONE_WARP, /* for the other three */
+    WRONG_PARITY,
+    FEW_BYTES_EXPECTED,
+    MANY_BYTES_EXPECTED,
+    NOT_PUBLISHED,
+    NO_PROXY_FENCE,
+    NO_WGMMA_FENCE,
+    NO_LAST_WAIT, /* sums are read while under way */
+    SUMS_TOUCHED,
+    WARP_LEFT_OUT,
+    WRONG_STRIDE,
+    MISALIGNED_STAGE,
+    COPY_LEFT_BEHIND,
+    TOO_MANY_REGISTERS,
+    UNEQUAL_REGISTERS,
+    NO_MBARRIER,
+    ARRIVED_TWICE,
+};
+
+enum {
+    STAGES = 2,
+    TILES = 6,
+    N = 16,
+    A_BYTES = 64 * 128,
+    STAGE = A_BYTES + 2048,
+    BARS = STAGES * STAGE,
+    K = 64 * TILES
+};
+
+/* One warpgroup copies, one multiplies: out (64, N) = a (64, K) b (N, K)^T + ones, which its threads write to shared
+ * memory as a last pair of operands. */
+template <Bug BUG>
+__global__ void pipeline_kernel(const __grid_constant__ CUtensorMap a_map, const __grid_constant__ CUtensorMap b_map,
+                                float *out) {
+    DYNAMIC_SHARED(char, shared);
+    uint64_t *full = (uint64_t *)(shared + BARS), *empty = full + STAGES;
+    char *extra = shared + BARS + 1024;
+    const int thread = (int)threadIdx.x, warp = thread / 32;
+    if (!thread) {
+        for (int s = 0; s < STAGES; s++) {
+            if (BUG != NO_MBARRIER) mbarrier_init(full + s, 1);
+            mbarrier_init(empty + s, BUG == RELEASE_BY_ONE_WARP ? 1 : 4);
+        }
+        if (BUG != NOT_PUBLISHED) mbarrier_published();
+    }
+    __syncthreads();
+    if (thread < WARPGROUP) {
+        if (BUG != UNEQUAL_REGISTERS || warp != 2) registers_release<40>();
+        else registers_release<24>();
+        if (thread) return;
+        for (int i = 0; i < TILES + (BUG == COPY_LEFT_BEHIND); i++) {
+            int s = i % STAGES;
+            char *stage = shared + s * STAGE + (BUG == MISALIGNED_STAGE ? 128 : 0);
+            if (BUG != NO_EMPTY_WAIT) mbarrier_wait(empty + s, (i / STAGES & 1) ^ (BUG != WRONG_PARITY));
+            mbarrier_expect(full + s, BUG == FEW_BYTES_EXPECTED    ? A_BYTES
+                                      : BUG == MANY_BYTES_EXPECTED ? STAGE + 16
+                                                                   : STAGE);
+            if (BUG == ARRIVED_TWICE) mbarrier_arrive(full + s);
+            tma_load_2d(stage, &a_map, 64 * i, 0, full + s);
+            tma_load_2d(stage + A_BYTES, &b_map, 64 * i, 0, full + s);
+        }
+        return;
+    }
+    registers_take<232>();
+    if (thread >= 2 * WARPGROUP) return;
+    float d[N / 8][4];
+    for (int i = 0; i < TILES; i++) {
+        int s = i % STAGES;
+        uint64_t a = wgmma_descriptor(shared + s * STAGE, 16, BUG == WRONG_STRIDE ? 512 : 1024);
+        uint64_t b = wgmma_descriptor(shared + s * STAGE + A_BYTES, 16, 1024);
+        if (BUG != NO_FULL_WAIT) mbarrier_wait(full + s, i / STAGES & 1);
+        if (BUG != NO_WGMMA_FENCE) wgmma_fence();
+        for (int k = 0; k < 4; k++)
+            if (BUG != WARP_LEFT_OUT || warp != 6 || i != 3 || k != 2)
+                wgmma<N, true, true>(d, wgmma_advance(a, 32 * k), wgmma_advance(b, 32 * k), i || k);
+        wgmma_commit();
+        if (BUG == SUMS_TOUCHED && i == 3) d[1][2] += 1;
+        if (BUG != EARLY_RELEASE) wgmma_wait<0>();
+        if (thread % 32 == 0 && (BUG != RELEASE_BY_ONE_WARP || warp == 4)) mbarrier_arrive(empty + s);
+        if (BUG == EARLY_RELEASE) wgmma_wait<0>();
+    }
+    /* Ones in all of a's first 16 columns, and of b's: adds 16 to each sum, whatever the swizzle. */
+    for (int i = thread - WARPGROUP; i < A_BYTES / 2; i += WARPGROUP) ((bf16 *)extra)[i] = __float2bfloat16(1.0f);
+    if (BUG != NO_PROXY_FENCE) proxy_fence();
+    barrier_sync(1, WARPGROUP);
+    wgmma_fence();
+    uint64_t ones = wgmma_descriptor(extra, 16, 1024);
+    wgmma<N, true, true>(d, ones, ones, 1);
+    wgmma_commit();
+    if (BUG != NO_LAST_WAIT) wgmma_wait<0>();
+    store_sums<N>(out, d);
+    if (BUG == NO_LAST_WAIT) wgmma_wait<0>();
+}
+
+template <Bug BUG> int pipeline() {
+    emu_config()->compute_capability = 90;
+    std::vector<bf16> a = numbers(64 * K, 11), b = numbers(N * K, 13);
+    Array<bf16> da(a), db(b);
+    Array<float> out(64 * N);
+    auto kernel = pipeline_kernel<BUG>;
+    LAUNCH(kernel, 1, (BUG == TOO_MANY_REGISTERS ? 4 : 2) * WARPGROUP, BARS + 1024 + A_BYTES, nullptr, map_of(da.device, K, 64, K, 64, 64),
+           map_of(db.device, K, N, K, 64, N), out.device);
+    std::vector<float> got = out.read();
+    if (cudaGetLastError()) return 2;
+    for (int i = 0; i < 64; i++)
+        for (int j = 0; j < N; j++) {
+            float sum = 16;
+            for (int k = 0; k < K; k++)
+                sum += __bfloat162float(a[(size_t)(i * K + k)]) * __bfloat162float(b[(size_t)(j * K + k)]);
+            if (got[(size_t)(i * N + j)] != sum) return 1;
+        }
+    return 0;
+}
+template <Bug BUG> int with(bool bug) { return bug ? pipeline<BUG>() : pipeline<NONE>(); }
+
+__global__ void older_kernel(int *out) {
+    DYNAMIC_SHARED(uint64_t, bar);
+    mbarrier_init(bar, 1);
+    *out = 1;
+}
+int older_gpu(bool bug) {
+    Array<int> out(1);
+    emu_config()->compute_capability = bug ? 80 : 90;
+    LAUNCH(older_kernel, 1, 1, 8, nullptr, out.device);
+    return out.read()[0] == 1 ? 0 : 1;
+}
+
+} // namespace
+
+const Planted planted_hopper[] = {
+    {"bulk copy read without a wait", with<NO_FULL_WAIT>, FAULT, "under way|race for"},
+    {"bulk copy into what is still read", with<NO_EMPTY_WAIT>, FAULT,
+     "race for|under way|no thread can go on|more than 1 threads arrive"},
+    {"stage given back before wgmma_wait", with<EARLY_RELEASE>, FAULT, "race for|under way"},
+    {"stage given back by one warp for four", with<RELEASE_BY_ONE_WARP>, FAULT,
+     "race for|under way|no thread can go on"},
+    {"wrong parity of an mbarrier", with<WRONG_PARITY>, FAULT, "no thread can go on|race for|under way"},
+    {"fewer bytes expected than copied", with<FEW_BYTES_EXPECTED>, FAULT, "no thread can go on|under way|race for"},
+    {"more bytes expected than copied", with<MANY_BYTES_EXPECTED>, FAULT, "no thread can go on"},
+    {"mbarrier not published", with<NOT_PUBLISHED>, FAULT, "mbarrier_published() has not"},
+    {"mbarrier not initialized", with<NO_MBARRIER>, FAULT, "no mbarrier was initialized"},
+    {"more arrivals than an mbarrier counts", with<ARRIVED_TWICE>, FAULT, "more than 1 threads arrive"},
+    {"stores read by wgmma without a proxy fence", with<NO_PROXY_FENCE>, FAULT, "without a proxy_fence()"},
+    {"wgmma without a fence", with<NO_WGMMA_FENCE>, FAULT, "without wgmma_fence()"},
+    {"sums read before wgmma_wait", with<NO_LAST_WAIT>, WRONG_RESULT, ""},
+    {"sums changed before wgmma_wait", with<SUMS_TOUCHED>, FAULT, "was changed before the wait"},
+    {"wgmma without one of the four warps", with<WARP_LEFT_OUT>, FAULT, "of its warpgroup|came to this wgmma"},
+    {"descriptor with a wrong stride", with<WRONG_STRIDE>, WRONG_RESULT, ""},
+    {"bulk copy to a misaligned place", with<MISALIGNED_STAGE>, FAULT, "must be aligned to 1024"},
+    {"block that leaves a bulk copy behind", with<COPY_LEFT_BEHIND>, FAULT, "the block ends"},
+    {"more registers than there are", with<TOO_MANY_REGISTERS>, FAULT, "registers by setmaxnreg"},
+    {"setmaxnreg that differs in a warpgroup", with<UNEQUAL_REGISTERS>, FAULT, "called setmaxnreg with other"},
+    {"Hopper's instructions on an older GPU", older_gpu, FAULT, "needs compute capability 9.0"},
+};
+const int n_planted_hopper = sizeof planted_hopper / sizeof *planted_hopper;
