@@ -175,6 +175,18 @@ void oracle_risk(const OracleState *at, const uint8_t *mark, int64_t horizon_min
 void oracle_risk_counted(const OracleState *at, const uint8_t *mark, int64_t horizon_minutes, int samples, uint64_t key,
                          double *p, double *se);
 
+/* ---- what a visit will hold -------------------------------------------------------------------------------------- */
+enum { ORACLE_ANSWER_NONE = -1, ORACLE_ANSWER_ABSENT = 0 }; /* not asked; not recorded; else its level */
+typedef struct {
+    double p[ORACLE_WHATS]; /* of being recorded in the rest of the visit: labs and chronic conditions, others 0 */
+    double any;             /* of at least one condition that `had` does not hold */
+} OracleVisit;
+/* The rest of an outpatient visit in which at least one lab is recorded, given answers about labs (ORACLE_LABS) and
+ * `had` (bits of the conditions known): labs that are not asked about are drawn, those that are stand as answered.  Means
+ * over `samples` visits; exact in the limit, since labs of a visit do not depend on each other.  0: `at` is at no list of
+ * an outpatient visit, or no lab can be recorded any more. */
+int oracle_visit(const OracleState *at, const int *answer, uint32_t had, int samples, uint64_t key, OracleVisit *out);
+
 /* ---- in terms of a vocabulary ------------------------------------------------------------------------------------ */
 /* The law over token ids, prefix included; works for fused and for separate value tokens. */
 typedef struct {

@@ -7,6 +7,7 @@ Status cmd_generate(int argc, char **argv, Err *err);
 Status cmd_risk(int argc, char **argv, Err *err);
 Status cmd_merge(int argc, char **argv, Err *err);
 Status cmd_suggest(int argc, char **argv, Err *err);
+Status cmd_diagnose(int argc, char **argv, Err *err);
 Status cmd_explain(int argc, char **argv, Err *err);
 Status cmd_embed(int argc, char **argv, Err *err);
 Status cmd_score(int argc, char **argv, Err *err);

@@ -8,6 +8,7 @@ static const Command commands[] = {
     {"risk", "probability of a labelled outcome for every patient and index time of a label file", cmd_risk},
     {"merge", "join the parts that ranks of `risk` wrote", cmd_merge},
     {"suggest", "diagnoses a patient may get for the first time, beside how common they are", cmd_suggest},
+    {"diagnose", "encounters revealed test by test: what to ask for, what to name, at what cost", cmd_diagnose},
     {"explain", "what moved a forecast: the risk with and without each past event", cmd_explain},
     {"embed", "hidden states at index times, for probes", cmd_embed},
     {"score", "loss per token and per patient; the most surprising events", cmd_score},
