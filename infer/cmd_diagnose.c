@@ -7,8 +7,9 @@
 #include <string.h>
 
 typedef struct {
-    const char *data, *split, *by, *ask, *prices, *out, *tests, *device, *dtype, *weights;
-    int64_t limit, samples, max_asks, max_tokens, train, seed, batch, threads, truth_samples;
+    const char *data, *split, *by, *ask, *prices, *out, *tests;
+    SessionFlags session;
+    int64_t limit, samples, max_asks, max_tokens, train, seed, batch, truth_samples;
 } DiagnoseFlags;
 
 static Status write_any(const Table *t, const char *path, Err *err) {
@@ -88,7 +89,7 @@ static Status open_all(const DiagnoseFlags *f, const char *checkpoint, Session *
     if (generator) {
         st = dataset_open(&s->dataset, f->data, err);
         s->dataset_open = !st;
-    } else st = session_open(s, checkpoint, f->data, f->device, f->dtype, f->weights, (int)f->threads, err);
+    } else st = session_open(s, checkpoint, f->data, &f->session, err);
     if (!st && !generator) session_note(s, stderr);
     *d = &s->dataset;
     if (!st && generator && !s->dataset.floor_valid)
@@ -134,7 +135,7 @@ static Status run(const DiagnoseFlags *f, Session *s, Dataset *d, const OracleLa
 }
 
 Status cmd_diagnose(int argc, char **argv, Err *err) {
-    DiagnoseFlags f = {.split = "held_out", .by = "model", .ask = "likely", .device = "auto", .dtype = "auto", .weights = "auto", .limit = 200,
+    DiagnoseFlags f = {.session = SESSION_FLAGS_DEFAULT, .split = "held_out", .by = "model", .ask = "likely", .limit = 200,
                        .samples = 32, .max_asks = 20, .max_tokens = 128, .train = 2000, .seed = 1, .batch = 256, .truth_samples = 256};
     Flag flags[] = {
         {"--data", FLAG_STRING, &f.data, 0, 0, NULL, "dataset folder", 0},
@@ -152,10 +153,7 @@ Status cmd_diagnose(int argc, char **argv, Err *err) {
         {"--batch", FLAG_INT, &f.batch, 1, 65536, NULL, "simulated courses at a time", 0},
         {"--out", FLAG_STRING, &f.out, 0, 0, NULL, "a row an encounter and step: FILE.csv or FILE.h5", 0},
         {"--tests", FLAG_STRING, &f.tests, 0, 0, NULL, "a row a test, how often it is recorded: FILE.csv or FILE.h5", 0},
-        {"--threads", FLAG_INT, &f.threads, 0, 4096, NULL, "CPU threads; 0 = all", 0},
-        {"--device", FLAG_ENUM, &f.device, 0, 0, "auto|cpu|cuda", "where to compute; auto: on a GPU if there is one", 0},
-        {"--dtype", FLAG_ENUM, &f.dtype, 0, 0, "auto|f32|bf16", "of weights and cache; auto: bf16 on a GPU, f32 on the CPU", 0},
-        {"--weights", FLAG_ENUM, &f.weights, 0, 0, "auto|f32|bf16|int8", "what matrices are kept in; int8 is fastest, and rounds", 0},
+        SESSION_FLAGS(f.session),
     };
     const int n = sizeof flags / sizeof *flags;
     const char *pos[1];
