@@ -28,6 +28,7 @@ LABEL_COLUMNS = [
     "death_minutes",
 ]
 FOLLOWED = ["event_minutes", "censor_minutes", "death_minutes"]
+NO_TASKS = {"value_edges", "test_prices"}  # other files of the tasks folder
 TRAIN_ROWS = 20000  # of a baseline; more rows than this add little and cost much
 
 
@@ -89,7 +90,7 @@ class Suite:
         paths = list(self.args.labels or [])
         if self.args.events:
             for task in self.args.tasks or sorted(
-                p for p in (HERE / "tasks").glob("*.json") if p.stem != "value_edges"
+                p for p in (HERE / "tasks").glob("*.json") if p.stem not in NO_TASKS
             ):
                 there = task.stem in {p.stem for p in paths}
                 made = None if there else self._label(task, self.work / f"{task.stem}.h5", [])
