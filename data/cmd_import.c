@@ -68,6 +68,8 @@ static Status report_write(const ImportReport *r, const char *path, Err *err) {
 /* Flags that a format would pass over in silence. */
 static Status flags_fit(const ImportOptions *o, const char *format, Err *err) {
     int shifted = !strcmp(format, "mimic"), is_meds = !strcmp(format, "meds");
+    if (o->notes && is_meds)
+        return err_set(err, ERR_USAGE, "--notes: MEDS's text_value is not read; import the notes from their source");
     if (o->maps.n && is_meds) return err_set(err, ERR_USAGE, "--map: codes of MEDS stay as they are");
     if (o->extract_date && (shifted || is_meds))
         return err_set(err, ERR_USAGE, "--extract-date: %s",
@@ -128,6 +130,11 @@ Status cmd_import(int argc, char **argv, Err *err) {
          .type = FLAG_STRING,
          .value = &exclude_path,
          .help = "file of patients to leave out (consent withdrawn), one id a line as the source writes it"},
+        {.name = "--notes",
+         .type = FLAG_BOOL,
+         .value = &o.notes,
+         .help = "read free texts, too: OMOP's NOTE, MIMIC-IV-Note's tables (in note/), FHIR's plain-text documents and "
+                 "conclusions; deidentify drops them unless a signed statement says that they were scrubbed"},
         {.name = "--report", .type = FLAG_STRING, .value = &report_path, .help = "also write the report as JSON"},
         {.name = "--overwrite", .type = FLAG_BOOL, .value = &overwrite, .help = "replace an events file that exists"},
         {.name = "--quiet", .type = FLAG_BOOL, .value = &quiet, .help = "no settings, no progress"},

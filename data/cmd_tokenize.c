@@ -6,7 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { VALUES, MIN_PATIENTS, AGE_BIN, STATIC, EDGES, VOCABULARY_FLAGS };
+enum { VALUES, MIN_PATIENTS, AGE_BIN, STATIC, EDGES, NOTE_MERGES, NOTE_TOKENS, VOCABULARY_FLAGS };
 
 /* The thresholds that come with the program: beside its build folder, where it is installed, or in the present folder.
  * free() it; NULL: none found. */
@@ -32,9 +32,13 @@ static void print_splits(const TokenizeReport *r, const char *out) {
     for (int s = 0; s < SPLIT_COUNT; s++)
         printf("  %-10s %12lld %14lld %14lld\n", split_name(s), (long long)r->n_patients[s], (long long)r->n_events[s],
                (long long)r->n_tokens[s]);
+    if (r->counts.notes)
+        printf("  notes: %lld in %lld tokens, %lld of them cut (--notes-max)\n", (long long)r->counts.notes,
+               (long long)r->counts.note_tokens, (long long)r->counts.notes_cut);
     printf("  vocabulary %d tokens, %s values: %d event, %d static, %d age, %d gap, %d unknown", r->n_vocabulary,
            r->separate_values ? "separate" : "fused", r->tokens_by_kind[TOKEN_EVENT], r->tokens_by_kind[TOKEN_STATIC],
            r->tokens_by_kind[TOKEN_AGE], r->tokens_by_kind[TOKEN_GAP], r->tokens_by_kind[TOKEN_UNKNOWN]);
+    if (r->tokens_by_kind[TOKEN_TEXT]) printf(", %d text", r->tokens_by_kind[TOKEN_TEXT]);
     if (r->n_appended) printf("; %d of them appended", r->n_appended);
     if (r->min_patients) printf("; at least %lld train patients behind each", (long long)r->min_patients);
     printf("\n");
@@ -99,6 +103,10 @@ static void print_warnings(const TokenizeReport *r, int frozen) {
     if (r->n_exclude_unknown)
         fprintf(stderr, "warning: %lld ids of --exclude are nobody's here%s\n", (long long)r->n_exclude_unknown,
                 r->released ? "; ids of the source need the --linkage that deidentify wrote" : "");
+    if (r->notes_unattested)
+        fprintf(stderr, "warning: nobody attested that the free texts were scrubbed: this dataset, its vocabulary and a model "
+                        "trained on it may hold what patients told; they must not leave the steward (ehr-data attest "
+                        "--level text-scrubbed, deidentify --text-attestation)\n");
     int shifted = 0, worst = -1;
     for (int i = 0; i < r->n_drift; i++) {
         shifted += r->drift[i].psi > 0.25;
@@ -124,6 +132,8 @@ Status cmd_tokenize(int argc, char **argv, Err *err) {
     int help = 0, n_pos = 0;
     o.shard_size = 256 << 20;
     o.canary_copies = 1;
+    o.note_merges = 4096;
+    o.note_tokens = 512;
     Flag flags[] = {
         {"--values", FLAG_ENUM, &values, 0, 0, "fused|separate",
          "value levels as CODE=Q7, or as shared tokens after the code", 0},
@@ -134,7 +144,12 @@ Status cmd_tokenize(int argc, char **argv, Err *err) {
          "prefix columns, as SEX,RACE (default: SEX, and RACE if there)", 0},
         {"--edges", FLAG_STRING, &o.edges, 0, 0, NULL,
          "decision thresholds kept as value edges (default: scripts/tasks/value_edges.json; none: deciles only)", 0},
+        {"--notes-tokens", FLAG_INT, &o.note_merges, 0, BPE_MERGES_MAX, NULL,
+         "tokens for pieces of words beyond the 256 bytes, at most: the most frequent of the train split", 0},
+        {"--notes-max", FLAG_INT, &o.note_tokens, 1, TEXT_MAX_TOKENS, NULL, "tokens told of a note at most", 0},
         {"--out", FLAG_STRING, &o.out, 0, 0, NULL, "dataset folder to write", 0},
+        {"--notes", FLAG_BOOL, &o.notes, 0, 0, NULL,
+         "tell free texts, too, as tokens of bytes and pieces of words inside the timeline (import --notes)", 0},
         {"--vocabulary", FLAG_STRING, &o.vocabulary, 0, 0, NULL,
          "frozen vocabulary (file, dataset or checkpoint), applied unchanged", 0},
         {"--append-codes", FLAG_BOOL, &o.append_codes, 0, 0, NULL,
@@ -172,6 +187,9 @@ Status cmd_tokenize(int argc, char **argv, Err *err) {
         return err_set(err, ERR_USAGE, "--linkage goes with --exclude: it says whom the source's ids mean");
     if (o.append_codes && !o.vocabulary)
         return err_set(err, ERR_USAGE, "--append-codes goes with --vocabulary: it says what is known already");
+    for (int i = NOTE_MERGES; i <= NOTE_TOKENS; i++)
+        if (flags[i].seen && !o.notes)
+            return err_set(err, ERR_USAGE, "%s goes with --notes: free texts are not told without it", flags[i].name);
     if (o.vocabulary && (status = conflicts(flags, o.append_codes, err))) return status;
     o.events = events[0];
     o.separate_values = values[0] == 's';

@@ -1,7 +1,7 @@
 /* deidentify.c - see deidentify.h.  Passes over the events: who is there and when records end; how many patients have
  * each code, twice or more, until what is left is frequent enough; the release itself; the risk that remains. */
 #include "data/attest.h"
-#include "data/deidentify_patient.h"
+#include "data/deidentify_notes.h"
 #include "data/deidentify_record.h"
 #include "data/linkage.h"
 #include "data/oracle_file.h"
@@ -194,7 +194,7 @@ static Status out_code(const Deid *d, Out *out, uint32_t code, uint32_t *id, Err
     return OK;
 }
 
-static Status out_patient(Run *run, Out *out, int64_t row, const DeidPatient *p, Err *err) {
+static Status out_patient(Run *run, Out *out, int64_t row, const DeidPatient *p, const ReleaseTexts *texts, Err *err) {
     Deid *d = &run->d;
     Status status = event_writer_subject(out->w, d->key[row], p->observation_end, d->cohort.split[row], err);
     for (int64_t i = 0; i < p->n && !status; i++) {
@@ -204,7 +204,9 @@ static Status out_patient(Run *run, Out *out, int64_t row, const DeidPatient *p,
             status = event_writer_unit(out->w, d->f.units[e.unit], &out->unit[e.unit], err);
         e.unit = out->unit[e.unit];
         e.subject = d->key[row];
-        if (!status) status = event_writer_add(out->w, &e, err);
+        const struct ReleaseText *text = e.note ? &texts->item[e.note - 1] : NULL;
+        if (!status && text && text->size) status = event_writer_add_text(out->w, &e, text->text, text->size, err);
+        else if (!status) status = event_writer_add(out->w, &e, err);
     }
     out->subject[out->n] = d->cohort.subject[row];
     out->key[out->n] = (uint64_t)d->key[row];
@@ -226,6 +228,7 @@ static int compare_events(const void *a, const void *b) {
     BY(comparator);
     BY(visit);
     BY(precision);
+    BY(note);
 #undef BY
     return 0;
 }
@@ -246,6 +249,7 @@ static Status tell_all(Run *run, Out *out, Err *err) {
     Deid *d = &run->d;
     DeidentifyReport *r = run->r;
     DeidPatient p = {0};
+    ReleaseTexts texts = {0};
     uint8_t *seen_code = xcalloc(d->codes.out.n + 1, 1), *seen_unit = xcalloc((size_t)d->f.n_units, 1);
     Status status = OK;
     Progress bar;
@@ -253,22 +257,25 @@ static Status tell_all(Run *run, Out *out, Err *err) {
     for (int64_t row = 0; row < d->f.n_patients && !status; row++) {
         status = deid_patient(d, row, &p, r, err);
         progress_update(&bar, row + 1);
+        if (!status && d->phi) status = release_texts_read(&texts, d, &p, r, err);
         if (status || !p.n) continue;
         drop_repetitions(&p, &r->repetitions);
         r->after.patients++;
         r->after.events += p.n;
         r->n_split[d->cohort.split[row]]++;
         for (int64_t i = 0; i < p.n; i++) {
+            r->notes_after += p.event[i].note != 0;
             r->after.codes += !seen_code[p.event[i].code];
             r->after.units += p.event[i].unit && !seen_unit[p.event[i].unit];
             seen_code[p.event[i].code] = seen_unit[p.event[i].unit] = 1;
         }
-        if (out) status = out_patient(run, out, row, &p, err);
+        if (out) status = out_patient(run, out, row, &p, &texts, err);
     }
     progress_close(&bar, d->f.n_patients);
     free(seen_code);
     free(seen_unit);
     deid_patient_free(&p);
+    release_texts_free(&texts);
     if (!status && !r->after.patients)
         status = err_set(err, ERR_FORMAT,
                          "nothing of %s remains: %lld patients, and no code that %lld of them have; lower "
@@ -281,6 +288,7 @@ static void fill_counts(Run *run) {
     const Deid *d = &run->d;
     DeidentifyReport *r = run->r;
     r->before = (ReleaseSize){d->f.n_patients, d->f.n_events, 0, d->f.n_units - 1};
+    r->notes_before = d->f.n_notes;
     r->excluded = d->cohort.n_excluded;
     r->exclude_unknown = run->n_excluded - d->cohort.n_excluded;
     r->untimed = d->cohort.n_untimed;
@@ -326,6 +334,7 @@ static Status write_release(Run *run, Err *err) {
     int64_t patients, events, duplicates;
     out_open(run, &out);
     Status status = event_writer_open(&out.w, o->out, o->memory, err);
+    if (!status && run->d.phi) event_writer_with_texts(out.w);
     if (!status) status = tell_all(run, &out, err);
     if (!status) status = deid_risk(&run->d, run->r, (uint64_t)run->d.key[0], err);
     if (!status) {
@@ -378,6 +387,7 @@ static Status prepare(Run *run, Err *err) {
                          o->events);
     json_decref(done);
     if (!status) status = text_attested(run, err);
+    if (!status && run->text_attestation && d->f.n_notes) status = phi_patterns_open(&d->phi, err);
     if (!status && o->key_file) status = split_key_read(o->key_file, &run->split_key, &run->split_key_size, err);
     if (!status && o->exclude_file) status = excluded_read(o->exclude_file, &run->excluded, &run->n_excluded, err);
     CohortOptions co = {o->split, run->split_key, run->split_key_size, 0, run->excluded, run->n_excluded};
@@ -410,6 +420,7 @@ Status deidentify_events(const DeidentifyOptions *o, DeidentifyReport *r, Err *e
             snprintf(r->level, sizeof r->level, "%s", json_string_value(json_object_get(r->record, "level")));
         }
     }
+    phi_patterns_close(run.d.phi);
     release_codes_close(&run.d.codes);
     cohort_close(&run.d.cohort);
     event_file_close(&run.d.f);

@@ -37,6 +37,7 @@ typedef struct {
     int64_t after_death;                               /* events told after death */
     int64_t values_of_units;                           /* values whose unit too few patients have */
     int64_t values_rolled;                             /* values of codes that rolled up */
+    int64_t notes_before, notes_after, masked[PHI_COUNT + 1]; /* free texts; what was masked in them by kind, ages last */
     int64_t repetitions;                               /* events that became the same as another of the patient */
     int64_t before_birth;                              /* times moved to the (coarsened) birth */
     int64_t ages_shifted, ends_blurred, spans_dropped; /* patients */

@@ -56,6 +56,7 @@ static Status select_events(Deid *d, const EventPatient *p, int64_t end_us, Deid
         Event *to = &out->event[out->n++];
         *to = *e;
         to->code = code;
+        if (!d->phi) to->note = 0;
         if (code != d->codes.first[e->code] && !isnan(e->value)) {
             to->value = NAN;
             count(r ? &r->values_rolled : NULL);
@@ -115,6 +116,7 @@ Status deid_patient(Deid *d, int64_t row, DeidPatient *out, DeidentifyReport *r,
     out->ends_at_own_end = out->age_shifted = out->span_dropped = 0;
     if (d->cohort.split[row] == SPLIT_UNSET) return OK;
     Status status = event_file_patient(&d->f, row, &p, err);
+    out->first_note = p.first_note;
     int64_t end = d->end_us[row], birth = TIME_NONE, last = TIME_NONE;
     if (!status) status = select_events(d, &p, end, out, r, err);
     if (status) return status;

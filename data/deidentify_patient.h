@@ -8,6 +8,7 @@ typedef struct {
     Cohort cohort;
     ReleaseCodes codes;
     int64_t *key;    /* (f.n_patients) random id in the release */
+    PhiPatterns *phi;  /* texts are masked by it; NULL: they are dropped */
     int64_t *end_us; /* (f.n_patients) own end of the record, TIME_NONE: none but the source's */
     const DeidentifyOptions *o;
 } Deid;
@@ -17,6 +18,7 @@ typedef struct {
     int64_t n, capacity;
     Event *event;
     int64_t origin_us, observation_end;
+    int64_t first_note; /* events' notes count from it */
     int age_years; /* at time 0; -1: unknown */
     int ends_at_own_end, age_shifted, span_dropped;
 } DeidPatient;

@@ -23,6 +23,16 @@ int64_t deidentify_record_k(const json_t *record) {
     return 0;
 }
 
+int deidentify_record_texts_attested(const json_t *record) {
+    size_t i;
+    json_t *rule;
+    json_array_foreach(json_object_get(record, "rules"), i, rule) {
+        const char *name = json_string_value(json_object_get(rule, "rule"));
+        if (name && !strcmp(name, "free-text")) return json_is_string(json_object_get(rule, "attested_by"));
+    }
+    return 0;
+}
+
 void deidentify_record_sha256(const json_t *record, char hex[65]) {
     char *text = json_dumps(record, JSON_COMPACT | JSON_SORT_KEYS | JSON_REAL_PRECISION(12));
     REQUIRE(text);

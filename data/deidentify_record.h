@@ -14,6 +14,8 @@
 json_t *deidentify_record_of(const EventFile *f);
 /* Patients behind each code, by the record; 0: it does not say. */
 int64_t deidentify_record_k(const json_t *record);
+/* Whether its free texts stayed because a person attested that they were scrubbed. */
+int deidentify_record_texts_attested(const json_t *record);
 /* SHA-256 of a record's canonical text: what attestations name. */
 void deidentify_record_sha256(const json_t *record, char hex[65]);
 /* The "deidentification" object of a dataset made from f: level, record, and the attestation in `path` (NULL: none),

@@ -58,6 +58,22 @@ static json_t *code_figures(const DeidentifyReport *r, int fate) {
                      (json_int_t)r->events_by_fate[fate]);
 }
 
+static const char *notes_what(const DeidentifyReport *r, const json_t *text_attestation) {
+    (void)r;
+    return text_attestation ? "kept, attested as scrubbed; what still looked like an identifier or an age past 89 masked"
+                            : "dropped";
+}
+
+static json_t *notes_figures(const DeidentifyReport *r) {
+    json_t *o = json_pack("{s:I, s:I}", "before", (json_int_t)r->notes_before, "after", (json_int_t)r->notes_after);
+    json_t *masked = json_object();
+    for (int k = 0; k <= PHI_COUNT; k++)
+        if (r->masked[k])
+            json_object_set_new(masked, k == PHI_COUNT ? "age" : phi_kind_name(k), json_integer((json_int_t)r->masked[k]));
+    json_object_set_new(o, "masked", masked);
+    return o;
+}
+
 static json_t *rules_json(const DeidentifyReport *r, const DeidentifyOptions *o, const json_t *text_attestation) {
     json_t *rules = json_array();
 #define N(x) ((json_int_t)(x))
@@ -85,6 +101,7 @@ static json_t *rules_json(const DeidentifyReport *r, const DeidentifyOptions *o,
     if (text_attestation) json_object_set_new(text, "attested_by", json_string(json_text(text_attestation, "name")));
     rule_add(rules, "free-text", text_attestation ? "kept: an attestation says that texts were scrubbed" : "dropped",
              text);
+    if (r->notes_before) rule_add(rules, "notes", notes_what(r, text_attestation), notes_figures(r));
     rule_add(rules, "answers", text_attestation ? "kept" : "answers in prose dropped, their questions stay",
              code_figures(r, FATE_ANSWER));
     rule_add(rules, "rare-codes", "codes of fewer than k patients of the release roll up, else become RARE//kind",
@@ -160,6 +177,7 @@ void deidentify_report_print(const DeidentifyReport *r, const DeidentifyOptions 
     print_figure(out, "events", r->before.events, r->after.events);
     print_figure(out, "codes", r->before.codes, r->after.codes);
     print_figure(out, "units", r->before.units, r->after.units);
+    if (r->notes_before) print_figure(out, "notes", r->notes_before, r->notes_after);
     fprintf(out, "  splits     train %lld, tuning %lld, held_out %lld (by %s)\n", (long long)r->n_split[0],
             (long long)r->n_split[1], (long long)r->n_split[2], r->split_method);
     fprintf(out, "\npatients\n");
@@ -183,6 +201,11 @@ void deidentify_report_print(const DeidentifyReport *r, const DeidentifyOptions 
     print_line(out, r->values_rolled, "values dropped: their code rolled up");
     print_line(out, r->values_of_units,
                "values dropped: a unit of too few patients, or one that looks like an identifier");
+    if (r->notes_before && !o->text_attestation)
+        print_line(out, r->notes_before, "free texts dropped: nobody attested that they were scrubbed");
+    int64_t masked = 0;
+    for (int k = 0; k <= PHI_COUNT; k++) masked += r->masked[k];
+    print_line(out, masked, "places in texts masked: they looked like identifiers, though a scrubber went over them");
     print_line(out, r->before_birth, "times before the coarsened birth moved to it");
     fprintf(out, "\nresidual risk\n");
     fprintf(out, "  %5.1f%%  of %lld patients are the only ones with 3 of their own codes drawn at random\n",

@@ -6,7 +6,12 @@
  *   /time i64 [E]  /available i64 [E]  us since 1970, INT64_MIN = static   /code u32 [E] into /codes
  *   /numeric_value f32 [E] (NaN = none)  /comparator u8 [E]  /unit u16 [E] into /units  /precision u8 [E]  /visit u32
  * [E] /codes fixed-length strings, sorted; /code_kind u8; /code_name and /code_parent fixed-length strings (may be "")
+ *   /note_event u64 [N] /note_offsets u64 [N+1] /note_text u8 (optional: free texts, of the events at those rows; only
+ *   what was imported with --notes, and released with a signed statement that it was scrubbed, has any)
  *   /units fixed-length strings; attributes of the root: format "ehr.c events", format_version, source, provenance JSON
+ *   Reserved for vectors that another program computed of an image, a slide or a signal, one an event as texts are:
+ *   /vector_event u64 [N] /vector f16|f32 [N, D], attribute vector_source (the model that made them).  Nothing writes or
+ *   reads them yet; a reader passes over them.
  *   The file ends with a SHA-256 of itself (event_format.h): damage shows on opening.
  *
  * Patients ascend by subject id; a patient's events are in timeline order: available time, kind (EventKind order), code
@@ -53,7 +58,9 @@ typedef struct {
     uint32_t source_row;
     uint16_t unit; /* id from event_writer_unit, 0 = none */
     uint8_t comparator, precision;
+    uint32_t note; /* read only: 1 + number of its text among the patient's, 0 = none */
 } Event;
+enum { EVENT_TEXT_MAX = 1 << 20 }; /* bytes of a text */
 
 /* ---- writing: any order in, sorted out of core ------------------------------------------------------------------- */
 typedef struct EventWriter EventWriter;
@@ -70,6 +77,9 @@ int event_writer_knows(const EventWriter *w, const char *code); /* whether it wa
 Status event_writer_unit(EventWriter *w, const char *unit, uint16_t *id, Err *err); /* "" = 0 */
 /* time and available are both TIME_NONE (static) or both set; value is finite or NaN. */
 Status event_writer_add(EventWriter *w, const Event *e, Err *err);
+/* The same of an event with a free text of 1 to EVENT_TEXT_MAX bytes.  Equal texts of equal events are duplicates. */
+Status event_writer_add_text(EventWriter *w, const Event *e, const char *text, size_t n, Err *err);
+void event_writer_with_texts(EventWriter *w); /* before the first row: some events will have a text */
 /* Once a subject; subjects without events are kept out of the file.  split: SPLIT_UNSET when the source does not say.
  */
 Status event_writer_subject(EventWriter *w, int64_t subject, int64_t observation_end, int split, Err *err);
@@ -83,6 +93,7 @@ typedef struct {
     char *path, *source, *provenance;
     int64_t n_patients, n_events;
     int64_t n_codes, n_units;
+    int64_t n_notes, note_bytes; /* free texts */
     char **codes, **code_name, **code_parent, **units;
     uint8_t *code_kind;
     char sha256[65]; /* of the file */
@@ -95,12 +106,15 @@ typedef struct {
     int64_t n;
     Event *event;        /* valid until the next read */
     int64_t first_event; /* row of event[0] in the file */
+    int64_t first_note, n_notes; /* texts of its events, in their order: numbers in the file */
 } EventPatient;
 
 /* Checks structure, ranges of offsets, codes and units; an events file is data, never trusted. */
 Status event_file_open(EventFile *f, const char *path, Err *err);
 void event_file_close(EventFile *f);
 Status event_file_patient(EventFile *f, int64_t row, EventPatient *out, Err *err);
+/* Text `note` of the file, valid until the next call; any bytes, it is not trusted. */
+Status event_file_text(EventFile *f, int64_t note, const char **text, size_t *n, Err *err);
 int64_t event_file_code(const EventFile *f, const char *code); /* -1: none */
 
 /* us since 1970 from a proleptic Gregorian date and time, and back. */

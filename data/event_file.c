@@ -14,7 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { READ_AHEAD = 32768, PATIENT_WINDOW = 1024, HASH_PIECE = 1 << 20 };
+enum { READ_AHEAD = 32768, PATIENT_WINDOW = 1024, NOTE_WINDOW = 4096, HASH_PIECE = 1 << 20 };
 
 typedef struct {
     int64_t offset; /* bytes from the start of the file */
@@ -26,6 +26,11 @@ struct EventFileImpl {
     int64_t size; /* without the seal */
     Extent event[EVENT_COLUMNS], patient[PATIENT_COLUMNS];
     int with_split;
+    Extent note_event, note_offsets, note_text;
+    uint64_t *note_row; /* window [note_lo, note_hi) of /note_event */
+    int64_t note_lo, note_hi;
+    char *text;
+    size_t text_capacity;
     PatientRow *patients; /* window [patient_lo, patient_hi) */
     int64_t patient_lo, patient_hi;
     Event *events; /* window [event_lo, event_hi) */
@@ -204,6 +209,22 @@ static Status dictionary_read(EventFile *f, hid_t file, Err *err) {
     return OK;
 }
 
+/* Where texts are; what they say of themselves is checked as they are read. */
+static Status notes_layout(EventFile *f, hid_t file, Err *err) {
+    struct EventFileImpl *x = f->impl;
+    uint64_t end = 0;
+    Status status = extent_find(f, file, "note_event", STORE_U64, -1, &x->note_event, err);
+    if (!status) status = extent_find(f, file, "note_offsets", STORE_U64, x->note_event.n + 1, &x->note_offsets, err);
+    if (!status) status = extent_find(f, file, "note_text", STORE_U8, -1, &x->note_text, err);
+    if (!status) status = bytes_read(f, &end, x->note_offsets.offset + 8 * x->note_event.n, 8, err);
+    if (!status && end != (uint64_t)x->note_text.n) status = damaged(f, err, "the last text does not end at the end");
+    if (status) return status;
+    f->n_notes = x->note_event.n;
+    f->note_bytes = x->note_text.n;
+    x->note_row = xmalloc(NOTE_WINDOW * sizeof *x->note_row);
+    return OK;
+}
+
 static Status layout_read(EventFile *f, hid_t file, Err *err) {
     struct EventFileImpl *x = f->impl;
     char *format = NULL;
@@ -234,6 +255,7 @@ static Status layout_read(EventFile *f, hid_t file, Err *err) {
                              c ? f->n_patients + (c == 1) : -1, &x->patient[c], err),
         f->n_patients = x->patient[0].n;
     if (!status) status = dictionary_read(f, file, err);
+    if (!status && link_exists(file, "note_event")) status = notes_layout(f, file, err);
     uint64_t end = 0;
     if (!status) status = bytes_read(f, &end, x->patient[1].offset + 8 * f->n_patients, 8, err);
     if (!status && end != (uint64_t)f->n_events)
@@ -312,6 +334,8 @@ void event_file_close(EventFile *f) {
         free(f->impl->patients);
         free(f->impl->events);
         free(f->impl->column);
+        free(f->impl->note_row);
+        free(f->impl->text);
     }
     free(f->impl);
     free(f->path);
@@ -400,6 +424,62 @@ static Status events_load(EventFile *f, int64_t first, int64_t n, int ahead, Err
     return status;
 }
 
+/* Rows of the texts from number `at` on. */
+static Status notes_load(EventFile *f, int64_t at, Err *err) {
+    struct EventFileImpl *x = f->impl;
+    int64_t n = f->n_notes - at < NOTE_WINDOW ? f->n_notes - at : NOTE_WINDOW;
+    x->note_lo = x->note_hi = 0;
+    Status status = bytes_read(f, x->note_row, x->note_event.offset + 8 * at, 8 * n, err);
+    for (int64_t i = 0; i < n && !status; i++)
+        if (x->note_row[i] >= (uint64_t)f->n_events || (i && x->note_row[i] <= x->note_row[i - 1]))
+            status = damaged(f, err, "its texts are not in the order of its events");
+    if (status) return status;
+    x->note_lo = at;
+    x->note_hi = at + n;
+    return OK;
+}
+
+/* Number of the first text of an event at `row` or later, by the window or by bisection in the file. */
+static Status note_find(EventFile *f, uint64_t row, int64_t *note, Err *err) {
+    struct EventFileImpl *x = f->impl;
+    int64_t n = x->note_hi - x->note_lo, lo = 0, hi = f->n_notes;
+    Status status = OK;
+    if (n && x->note_row[0] <= row && (x->note_row[n - 1] >= row || x->note_hi == f->n_notes)) {
+        for (lo = 0, hi = n; lo < hi;) {
+            int64_t mid = lo + (hi - lo) / 2;
+            if (x->note_row[mid] < row) lo = mid + 1;
+            else hi = mid;
+        }
+        *note = x->note_lo + lo;
+        return OK;
+    }
+    while (lo < hi && !status) {
+        int64_t mid = lo + (hi - lo) / 2;
+        uint64_t there = 0;
+        status = bytes_read(f, &there, x->note_event.offset + 8 * mid, 8, err);
+        if (there < row) lo = mid + 1;
+        else hi = mid;
+    }
+    *note = lo;
+    return status ? status : lo < f->n_notes ? notes_load(f, lo, err) : OK;
+}
+
+/* Tells the events of a patient which of them have a text. */
+static Status notes_mark(EventFile *f, EventPatient *p, Err *err) {
+    struct EventFileImpl *x = f->impl;
+    uint64_t first = (uint64_t)p->first_event, end = first + (uint64_t)p->n;
+    Status status = note_find(f, first, &p->first_note, err);
+    for (int64_t note = p->first_note; !status && note < f->n_notes; note++) {
+        if (note < x->note_lo || note >= x->note_hi) status = notes_load(f, note, err);
+        if (status) break;
+        uint64_t row = x->note_row[note - x->note_lo];
+        if (row >= end) break;
+        if (row < first) return damaged(f, err, "its texts are not in the order of its events");
+        p->event[row - first].note = (uint32_t)++p->n_notes;
+    }
+    return status;
+}
+
 Status event_file_patient(EventFile *f, int64_t row, EventPatient *out, Err *err) {
     struct EventFileImpl *x = f->impl;
     if (row < 0 || row >= f->n_patients)
@@ -424,6 +504,7 @@ Status event_file_patient(EventFile *f, int64_t row, EventPatient *out, Err *err
     for (int64_t i = 0; i < n; i++) {
         e[i].subject = p.subject;
         e[i].source_row = (uint32_t)(first + i);
+        e[i].note = 0;
         if (!i) continue;
         int kind = f->code_kind[e[i].code], before = f->code_kind[e[i - 1].code];
         if (e[i].available < e[i - 1].available ||
@@ -436,7 +517,30 @@ Status event_file_patient(EventFile *f, int64_t row, EventPatient *out, Err *err
                           .n = n,
                           .event = e,
                           .first_event = first};
-    return OK;
+    return f->n_notes ? notes_mark(f, out, err) : OK;
+}
+
+Status event_file_text(EventFile *f, int64_t note, const char **text, size_t *n, Err *err) {
+    struct EventFileImpl *x = f->impl;
+    uint64_t at[2] = {0, 0};
+    *text = "";
+    *n = 0;
+    if (note < 0 || note >= f->n_notes)
+        return err_set(err, ERR_USAGE, "%s has %lld texts, none of number %lld", f->path, (long long)f->n_notes,
+                       (long long)note);
+    Status status = bytes_read(f, at, x->note_offsets.offset + 8 * note, sizeof at, err);
+    if (status) return status;
+    if (at[0] >= at[1] || at[1] > (uint64_t)f->note_bytes || at[1] - at[0] > EVENT_TEXT_MAX)
+        return damaged(f, err, "its texts are not in order, or one is too long");
+    *n = (size_t)(at[1] - at[0]);
+    if (*n > x->text_capacity) {
+        free(x->text);
+        x->text_capacity = *n > 1 << 16 ? EVENT_TEXT_MAX : 1 << 16;
+        x->text = xmalloc(x->text_capacity);
+    }
+    status = bytes_read(f, x->text, x->note_text.offset + (int64_t)at[0], (int64_t)*n, err);
+    if (!status) *text = x->text;
+    return status;
 }
 
 int64_t event_file_code(const EventFile *f, const char *code) {

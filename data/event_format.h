@@ -20,7 +20,10 @@ typedef struct {
     float value;          /* never -0; one NaN only */
     uint16_t unit;        /* arrival id */
     uint8_t comparator, precision;
+    uint64_t text_at, text_hash; /* of a TextHeap, 0 = no text; only rows of files with texts are this long */
+    uint32_t text_size;
 } EventRow;
+#define EVENT_ROW_PLAIN offsetof(EventRow, text_at)
 
 typedef enum { STORE_I64, STORE_U64, STORE_U32, STORE_U16, STORE_U8, STORE_F32, STORE_COUNT } StoreType;
 

@@ -6,14 +6,16 @@
 #include "data/event_format.h"
 #include "data/intern.h"
 #include "data/sort.h"
+#include "data/text_heap.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <hdf5.h>
 #include <math.h>
+#include <sodium.h>
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { MEMORY_MIN = 1 << 20, WRITE_ROWS = 16384, UNITS_MAX = 65535 };
+enum { MEMORY_MIN = 1 << 20, WRITE_ROWS = 16384, UNITS_MAX = 65535, WRITE_TEXT = 2 * EVENT_TEXT_MAX };
 
 typedef struct {
     char *name, *parent; /* NULL = none */
@@ -24,6 +26,8 @@ struct EventWriter {
     char *path;
     int64_t memory;
     Sorter *sorter;
+    size_t row_size; /* EVENT_ROW_PLAIN or sizeof(EventRow) */
+    TextHeap texts;
     Intern codes, units;
     CodeInfo *info; /* (codes.capacity) */
     uint32_t info_capacity;
@@ -52,6 +56,9 @@ static int row_compare(const void *x, const void *y, void *writer) {
     COMPARE(a->comparator, b->comparator);
     COMPARE(a->visit, b->visit);
     COMPARE(a->precision, b->precision);
+    if (w->row_size == EVENT_ROW_PLAIN) return 0;
+    COMPARE(a->text_hash, b->text_hash); /* by content: where it lies depends on the order of arrival */
+    COMPARE(a->text_size, b->text_size);
     return 0;
 }
 
@@ -63,14 +70,24 @@ Status event_writer_open(EventWriter **out, const char *path, int64_t memory, Er
     intern_init(&w->codes);
     intern_init(&w->units);
     intern_add(&w->units, "");
-    w->sorter = sorter_open(path, sizeof(EventRow), row_compare, w, w->memory);
+    w->row_size = EVENT_ROW_PLAIN;
+    w->sorter = sorter_open(path, w->row_size, row_compare, w, w->memory);
     *out = w;
     return OK;
+}
+
+void event_writer_with_texts(EventWriter *w) {
+    if (w->row_size == sizeof(EventRow)) return;
+    sorter_close(w->sorter);
+    w->row_size = sizeof(EventRow);
+    w->sorter = sorter_open(w->path, w->row_size, row_compare, w, w->memory);
+    text_heap_init(&w->texts, w->path);
 }
 
 void event_writer_abort(EventWriter *w) {
     if (!w) return;
     sorter_close(w->sorter);
+    text_heap_free(&w->texts);
     for (uint32_t i = 0; i < w->codes.n && w->info; i++) {
         free(w->info[i].name);
         free(w->info[i].parent);
@@ -195,7 +212,15 @@ static Status writer_push(EventWriter *w, const EventRow *row, Err *err) {
     return OK;
 }
 
-Status event_writer_add(EventWriter *w, const Event *e, Err *err) {
+/* Of content, with a fixed public key. */
+static uint64_t text_hash(const char *text, size_t n) {
+    static const unsigned char key[crypto_shorthash_KEYBYTES] = "ehr.c event text";
+    uint64_t h;
+    crypto_shorthash((unsigned char *)&h, (const unsigned char *)text, n, key);
+    return h;
+}
+
+static Status event_add(EventWriter *w, const Event *e, const char *text, size_t n, Err *err) {
     REQUIRE(e->code < w->codes.n && e->unit < w->units.n && e->comparator <= COMPARE_GT &&
             e->precision <= PRECISION_NONE);
     if ((e->time == TIME_NONE) != (e->available == TIME_NONE) || isinf(e->value))
@@ -211,7 +236,20 @@ Status event_writer_add(EventWriter *w, const Event *e, Err *err) {
                     .unit = e->unit,
                     .comparator = e->comparator,
                     .precision = e->precision};
+    if (n) {
+        REQUIRE(w->row_size == sizeof(EventRow) && n <= EVENT_TEXT_MAX);
+        Status status = text_heap_add(&w->texts, text, n, &row.text_at, err);
+        if (status) return status;
+        row.text_hash = text_hash(text, n);
+        row.text_size = (uint32_t)n;
+    }
     return writer_push(w, &row, err);
+}
+
+Status event_writer_add(EventWriter *w, const Event *e, Err *err) { return event_add(w, e, NULL, 0, err); }
+
+Status event_writer_add_text(EventWriter *w, const Event *e, const char *text, size_t n, Err *err) {
+    return event_add(w, e, text, n, err);
 }
 
 Status event_writer_subject(EventWriter *w, int64_t subject, int64_t observation_end, int split, Err *err) {
@@ -242,7 +280,7 @@ static Status walk_next(EventWriter *w, RowWalk *walk, const EventRow **out, int
                                "writing %s: subject %lld was given twice; each subject must come from one "
                                "row of the source",
                                w->path, (long long)row->subject);
-            walk->subject = *row;
+            memcpy(&walk->subject, row, w->row_size);
             walk->has_subject = 1;
             continue;
         }
@@ -251,7 +289,7 @@ static Status walk_next(EventWriter *w, RowWalk *walk, const EventRow **out, int
             continue;
         }
         *first_of_patient = !walk->has_last || walk->last.subject != row->subject;
-        walk->last = *row;
+        memcpy(&walk->last, row, w->row_size);
         walk->has_last = 1;
         break;
     }
@@ -265,6 +303,11 @@ typedef struct {
     EventWriter *w;
     hid_t file;
     hid_t event[EVENT_COLUMNS], patient[PATIENT_COLUMNS];
+    hid_t note_event, note_offsets, note_text; /* -1: no event has a text */
+    int64_t n_notes, text_bytes, notes_done, text_done;
+    uint64_t *note_row, *note_offset; /* (WRITE_ROWS) */
+    char *text;                       /* (WRITE_TEXT) */
+    int64_t n_held_notes, n_held_text;
     int64_t n_events, n_patients, events_done, patients_done;
     int with_split;
     uint32_t *code_id, *unit_id; /* arrival id -> final id */
@@ -412,6 +455,53 @@ static Status events_flush(EventOut *o, Err *err) {
     return OK;
 }
 
+static Status notes_flush(EventOut *o, Err *err) {
+    if (dataset_write(o->note_event, H5T_STD_U64LE, o->notes_done, o->n_held_notes, o->note_row) ||
+        dataset_write(o->note_offsets, H5T_STD_U64LE, o->notes_done, o->n_held_notes, o->note_offset) ||
+        dataset_write(o->note_text, H5T_STD_U8LE, o->text_done, o->n_held_text, o->text))
+        return write_failed(o, "the texts", err);
+    o->notes_done += o->n_held_notes;
+    o->text_done += o->n_held_text;
+    o->n_held_notes = o->n_held_text = 0;
+    return OK;
+}
+
+/* The text of the event that is written as row `at`. */
+static Status note_write(EventOut *o, const EventRow *row, int64_t at, Err *err) {
+    const char *text;
+    size_t n;
+    Status status = text_heap_get(&o->w->texts, row->text_at, &text, &n, err);
+    if (!status && (o->n_held_notes == WRITE_ROWS || o->n_held_text + (int64_t)n > WRITE_TEXT))
+        status = notes_flush(o, err);
+    if (status) return status;
+    o->note_row[o->n_held_notes] = (uint64_t)at;
+    o->note_offset[o->n_held_notes++] = (uint64_t)(o->text_done + o->n_held_text);
+    memcpy(o->text + o->n_held_text, text, n);
+    o->n_held_text += (int64_t)n;
+    return OK;
+}
+
+static Status notes_finish(EventOut *o, Err *err) {
+    if (!o->n_notes) return OK;
+    Status status = notes_flush(o, err);
+    uint64_t end = (uint64_t)o->text_bytes;
+    if (!status && dataset_write(o->note_offsets, H5T_STD_U64LE, o->n_notes, 1, &end))
+        status = write_failed(o, "the texts", err);
+    if (!status) REQUIRE(o->notes_done == o->n_notes && o->text_done == o->text_bytes);
+    return status;
+}
+
+static int notes_create(EventOut *o) {
+    if (!o->n_notes) return 0;
+    o->note_row = xmalloc(WRITE_ROWS * sizeof *o->note_row);
+    o->note_offset = xmalloc(WRITE_ROWS * sizeof *o->note_offset);
+    o->text = xmalloc(WRITE_TEXT);
+    o->note_event = dataset_create(o->file, "note_event", H5T_STD_U64LE, o->n_notes);
+    o->note_offsets = dataset_create(o->file, "note_offsets", H5T_STD_U64LE, o->n_notes + 1);
+    o->note_text = dataset_create(o->file, "note_text", H5T_STD_U8LE, o->text_bytes);
+    return o->note_event < 0 || o->note_offsets < 0 || o->note_text < 0;
+}
+
 static Status patients_flush(EventOut *o, Err *err) {
     int64_t n = o->n_held_patients;
     for (int c = 0; c < PATIENT_COLUMNS - !o->with_split; c++) {
@@ -439,11 +529,13 @@ static Status rows_write(EventOut *o, Err *err) {
                                                              .split = known ? walk.subject.precision : SPLIT_UNSET};
             if (o->n_held_patients == WRITE_ROWS) status = patients_flush(o, err);
         }
-        o->rows[o->n_rows++] = *row;
+        if (!status && o->n_notes && row->text_at) status = note_write(o, row, o->events_done + o->n_rows, err);
+        memcpy(&o->rows[o->n_rows++], row, EVENT_ROW_PLAIN);
         if (!status && o->n_rows == WRITE_ROWS) status = events_flush(o, err);
     }
     if (!status && o->n_rows) status = events_flush(o, err);
     if (!status && o->n_held_patients) status = patients_flush(o, err);
+    if (!status) status = notes_finish(o, err);
     uint64_t end = (uint64_t)o->n_events;
     if (!status && dataset_write(o->patient[1], H5T_STD_U64LE, o->n_patients, 1, &end))
         status = write_failed(o, "patient_offsets", err);
@@ -472,6 +564,7 @@ static Status out_create(EventOut *o, const char *tmp, const char *source, const
     for (int c = 0; c < PATIENT_COLUMNS - !o->with_split && !bad; c++)
         bad = (o->patient[c] = dataset_create(o->file, patient_columns[c].name, store_type(patient_columns[c].type),
                                               o->n_patients + (c == 1))) < 0;
+    bad = bad || notes_create(o);
     return bad ? write_failed(o, "the datasets", err) : OK;
 }
 
@@ -481,12 +574,18 @@ static Status out_close(EventOut *o, Status status, Err *err) {
         if (o->event[c] >= 0) H5Dclose(o->event[c]);
     for (int c = 0; c < PATIENT_COLUMNS; c++)
         if (o->patient[c] >= 0) H5Dclose(o->patient[c]);
+    const hid_t note[] = {o->note_event, o->note_offsets, o->note_text};
+    for (int i = 0; i < 3; i++)
+        if (note[i] >= 0) H5Dclose(note[i]);
     if (o->file >= 0 && H5Fclose(o->file) < 0 && !status) status = write_failed(o, "the end", err);
     free(o->code_id);
     free(o->unit_id);
     free(o->rows);
     free(o->patients);
     free(o->column);
+    free(o->note_row);
+    free(o->note_offset);
+    free(o->text);
     return status;
 }
 
@@ -528,7 +627,7 @@ static Status out_write(EventOut *o, const char *source, const char *provenance,
 
 Status event_writer_close(EventWriter *w, const char *source, const char *provenance_json, int64_t *n_patients,
                           int64_t *n_events, int64_t *n_duplicates, Err *err) {
-    EventOut o = {.w = w, .file = -1};
+    EventOut o = {.w = w, .file = -1, .note_event = -1, .note_offsets = -1, .note_text = -1};
     for (int c = 0; c < EVENT_COLUMNS; c++) o.event[c] = -1;
     for (int c = 0; c < PATIENT_COLUMNS; c++) o.patient[c] = -1;
     writer_rank(w);
@@ -540,6 +639,10 @@ Status event_writer_close(EventWriter *w, const char *source, const char *proven
     int first = 0;
     while (!status && !(status = walk_next(w, &walk, &row, &first, err)) && row) {
         o.n_events++;
+        if (w->row_size > EVENT_ROW_PLAIN && row->text_at) {
+            o.n_notes++;
+            o.text_bytes += row->text_size;
+        }
         o.n_patients += first;
         o.with_split |=
             first && walk.has_subject && walk.subject.subject == row->subject && walk.subject.precision != SPLIT_UNSET;

@@ -49,6 +49,7 @@ typedef enum {
     DROP_DELETION,
     DROP_NOT_EVENT,
     DROP_EXCLUDED,
+    DROP_NO_TEXT,
     NOTE_DATE_ONLY,
     NOTE_MIDNIGHT,
     NOTE_DATES_DIFFER,
@@ -111,6 +112,10 @@ typedef enum {
     NOTE_UNCONFIRMED,
     NOTE_UNIT_TEXT,
     NOTE_UNIT_CONVERTED,
+    NOTE_WITH_TEXT,
+    NOTE_TEXT_CUT,
+    NOTE_NOT_PLAIN,
+    NOTE_VARIANT,
     REPORT_REASONS,
     DROP_ERRORS_END = DROP_PLACEHOLDER_DATE,
     DROP_END = NOTE_DATE_ONLY
@@ -159,13 +164,14 @@ typedef struct {
     const char *utc_offset;   /* "-05:00": clock of dates without time where times are UTC; NULL = any */
     const int64_t *excluded;  /* (n_excluded) subject ids, ascending: nothing of theirs is told */
     int64_t n_excluded;
+    int notes;       /* free texts are read, too */
     int64_t lab_lag; /* us from sample to result, for results without a time of their own */
     FILE *progress;  /* NULL = silent */
 } ImportOptions;
 
 /* MEDS tables as CSV (scripts/meds_to_events.py). */
 Status import_meds(const ImportOptions *options, ImportReport *r, Err *err);
-/* MIMIC-IV's hosp and icu modules as CSV files, .gz or not, in a folder or a zip. */
+/* MIMIC-IV's hosp, icu and (options->notes) note modules as CSV files, .gz or not, in a folder or a zip. */
 Status import_mimic(const ImportOptions *options, ImportReport *r, Err *err);
 /* OMOP CDM 5.3 / 5.4 CSV files.  Memory: a quarter for sorting rows by person, a quarter for codes and concepts, a
  * quarter for the events writer; the rest for read buffers.  r is valid also after an error; import_report_free it. */

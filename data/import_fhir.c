@@ -160,7 +160,7 @@ static Status piece_read(Fhir *f, FhirPiece *p, Err *err) {
         account(f, table_others(), DROP_NOT_EVENT);
         return OK;
     }
-    if (type >= 0 && fhir_type_is_document(type)) {
+    if (type >= 0 && fhir_type_is_document(type) && !f->im.options->notes) {
         account(f, type, DROP_DOCUMENT);
         return OK;
     }

@@ -33,7 +33,7 @@ enum { FHIR_TABLES_MAX = 24 };
 extern const int fhir_type_count;
 const char *fhir_type_name(int type);
 int fhir_type_find(const char *name); /* -1: a type without events */
-int fhir_type_is_document(int type);  /* free text, which is not read */
+int fhir_type_is_document(int type);  /* free text, which is read with --notes only */
 Status fhir_resource(FhirRow *r, int type, Err *err);
 
 /* ---- elements ---------------------------------------------------------------------------------------------------- */

@@ -26,10 +26,12 @@ static Status observation_read(FhirRow *r, const FhirType *t, Err *err);
 static Status report_read(FhirRow *r, const FhirType *t, Err *err);
 static Status medication_read(FhirRow *r, const FhirType *t, Err *err);
 static Status location_read(FhirRow *r, const FhirType *t, Err *err);
+static Status document_read(FhirRow *r, const FhirType *t, Err *err);
 
 /* clang-format off */
 #define DRUG_CODE "medicationCodeableConcept", ""
-/* Never read: identifier, name, telecom, address, photo, contact, text, note, attachments, UDIs, practitioners. */
+/* Never read: identifier, name, telecom, address, photo, contact, text, note, UDIs, practitioners; attachments and
+ * conclusions in words with --notes only. */
 static const FhirType types[] = {
     {.name = "Patient", .read = patient_read},
     {.name = "Encounter", .kind = KIND_OTHER, .subject = "subject", .code = "type", .time = "period",
@@ -62,7 +64,8 @@ static const FhirType types[] = {
      "|available|", "|cancelled|", NULL},
     {.name = "Medication", .read = medication_read},
     {.name = "Location", .read = location_read},
-    {.name = "DocumentReference"}, /* not parsed */
+    {.name = "DocumentReference", .kind = KIND_OTHER, .subject = "subject", .code = "type", .time = "date",
+     .keep = "|current|", .not_done = "", .read = document_read}, /* not parsed without --notes */
 };
 /* clang-format on */
 const int fhir_type_count = sizeof types / sizeof *types;
@@ -528,6 +531,73 @@ static Status contained_read(FhirRow *r, Err *err) {
     return status;
 }
 
+/* ---- free texts ---- */
+
+/* The text of an attachment that holds it itself, as plain text; NULL: there is none, or it is counted why not. */
+static char *attachment_text(FhirRow *r, const json_t *attachment, size_t *n) {
+    const char *type = fhir_text(attachment, "contentType"), *data = fhir_text(attachment, "data");
+    char *text = NULL;
+    if (!*data && !*fhir_text(attachment, "url")) return NULL;
+    if (*data && (!*type || !strncasecmp(type, "text/plain", 10))) text = import_base64(data, n);
+    if (!text) fhir_count(r, NOTE_NOT_PLAIN);
+    return text;
+}
+
+/* One text of a resource with the code that says what it is: an event of its own. */
+static Status note_stage(FhirRow *r, const FhirCode *code, int kind, const char *text, size_t n, Err *err) {
+    Import *im = &r->f->im;
+    StageResource s = r->stage;
+    uint64_t at;
+    Status status = import_note(im, r->table, r->row, text, n, &at, err);
+    if (status || !at) return status;
+    status = import_code(im, KEY_CLINICAL, kind, *code->code ? code->code : "NOTE//UNKNOWN", code->name, 0, &s.row.key,
+                         err);
+    s.row.text = at;
+    s.row.flags |= ROW_TEXT;
+    return status ? status : stage(r, &s, err);
+}
+
+static Status attachments_read(FhirRow *r, const json_t *list, const char *member, const FhirCode *code, int kind,
+                               Err *err) {
+    const json_t *item;
+    Status status = OK;
+    size_t i, n;
+    json_array_foreach(list, i, item) {
+        char *text = status ? NULL : attachment_text(r, *member ? json_object_get(item, member) : item, &n);
+        if (text) status = note_stage(r, code, kind, text, n, err);
+        free(text);
+    }
+    return status;
+}
+
+static Status document_read(FhirRow *r, const FhirType *t, Err *err) {
+    const json_t *context = json_object_get(json_object_get(r->resource, "context"), "encounter");
+    FhirCode code;
+    char id[160];
+    int go;
+    if (json_is_array(context)) context = json_array_get(context, 0);
+    if (fhir_reference(r, context, "Encounter", id, sizeof id, NULL) > 0) r->stage.row.visit = import_id_hash(id, NULL);
+    Status status = frame_read(r, t, &go, err);
+    if (status || !go) return status;
+    const char *state = fhir_text(r->resource, "docStatus");
+    if (!strcmp(state, "preliminary")) return stage_void(r, DROP_NOT_FINAL, err);
+    if (!strcmp(state, "entered-in-error")) return stage_void(r, DROP_IN_ERROR, err);
+    fhir_code(r, json_object_get(r->resource, t->code), &code);
+    status = attachments_read(r, json_object_get(r->resource, "content"), "attachment", &code, t->kind, err);
+    return status || r->staged ? status : stage_void(r, DROP_NO_TEXT, err);
+}
+
+/* What a report says in words: its conclusion, and itself where it is plain text. */
+static Status report_texts(FhirRow *r, const FhirType *t, Err *err) {
+    const char *conclusion = fhir_text(r->resource, "conclusion");
+    FhirCode code;
+    if (!r->f->im.options->notes) return OK;
+    fhir_code(r, json_object_get(r->resource, "code"), &code);
+    Status status = *conclusion ? note_stage(r, &code, t->kind, conclusion, strlen(conclusion), err) : OK;
+    if (status) return status;
+    return attachments_read(r, json_object_get(r->resource, "presentedForm"), "", &code, t->kind, err);
+}
+
 /* Members of a report are observations of their own.  What remains are its conclusions, or that it was made. */
 static Status report_read(FhirRow *r, const FhirType *t, Err *err) {
     const json_t *conclusions = json_object_get(r->resource, "conclusionCode"), *item;
@@ -544,6 +614,7 @@ static Status report_read(FhirRow *r, const FhirType *t, Err *err) {
         if (!status) status = stage(r, &s, err);
     }
     if (!status) status = contained_read(r, err);
+    if (!status) status = report_texts(r, t, err);
     if (status || r->staged) return status;
     if (json_array_size(json_object_get(r->resource, "result"))) return stage_void(r, DROP_PANEL, err);
     if (json_array_size(json_object_get(r->resource, "presentedForm"))) return stage_void(r, DROP_DOCUMENT, err);
@@ -585,7 +656,7 @@ static Status location_read(FhirRow *r, const FhirType *t, Err *err) {
     return import_refer(&r->f->im, r->stage.resource, r->stage.version, key_add(&r->f->im.keys, &key), err);
 }
 
-int fhir_type_is_document(int type) { return !types[type].code && !types[type].read; }
+int fhir_type_is_document(int type) { return types[type].read == document_read; }
 
 Status fhir_resource(FhirRow *r, int type, Err *err) {
     const FhirType *t = &types[type];

@@ -75,6 +75,7 @@ static Status dictionary_read(Mimic *m, const Dictionary *d, Err *err) {
 static Status mimic_run(Mimic *m, Err *err) {
     Status status = archive_add_folder(&m->im.archive, "hosp", err);
     if (!status) status = archive_add_folder(&m->im.archive, "icu", err);
+    if (!status && m->im.options->notes) status = archive_add_folder(&m->im.archive, "note", err);
     if (!status) status = import_writer_open(&m->im, err);
     if (!status) status = mimic_read_tables(m, err);
     for (size_t i = 0; i < sizeof dictionaries / sizeof *dictionaries && !status; i++)

@@ -96,7 +96,7 @@ static Status emit(Writer *w, const MimicRow *row, uint32_t code, int kind, int6
     } else if (available > w->p.last_known) {
         w->p.last_known = available;
     }
-    return event_writer_add(w->m->im.writer, &e, err);
+    return import_emit(&w->m->im, &e, row->flags & MIMIC_TEXT ? (uint64_t)row->order : 0, err);
 }
 
 static void keep(Writer *w, const MimicRow *row) {
@@ -262,6 +262,7 @@ static MimicRow *order_find(const Subject *p, int64_t id) {
 static int64_t order_entered(Subject *p, const MimicRow *row) {
     int64_t entered = TIME_NONE;
     if (row->kind != KIND_DRUG || row->flags & MIMIC_INFUSION) return entered;
+    if (row->flags & MIMIC_TEXT) return TIME_NONE;
     for (MimicRow *x = order_find(p, row->order); x && x < p->order + p->n_orders && x->order == row->order; x++) {
         x->flags |= MIMIC_SECOND;
         if (x->flags & MIMIC_STORED && x->available > entered) entered = x->available;
@@ -360,7 +361,7 @@ static Status event_emit(Writer *w, const MimicRow *row, Err *err) {
 static Status event_row(Writer *w, const MimicRow *row, Err *err) {
     Subject *p = &w->p;
     Status status = OK;
-    if (is_repeated(w, row)) {
+    if (!(row->flags & MIMIC_TEXT) && is_repeated(w, row)) {
         order_entered(p, row);
         return OK;
     }

@@ -387,6 +387,23 @@ static int interval_row(MimicReader *r, MimicRow *s) {
     return 1;
 }
 
+/* ---- notes ---- */
+
+/* A discharge summary is written at the end of its stay, a report when it was stored. */
+static int note_row(MimicReader *r, MimicRow *s) {
+    uint64_t at = 0;
+    const char *text = mimic_field(r, COL_TEXT);
+    if (!mimic_start(r, s)) return 0;
+    mimic_store(r, s, s->time, 0);
+    if (!mimic_code_read(r, s, r->vocabulary, *mimic_field(r, COL_CODE) ? mimic_field(r, COL_CODE) : "UNKNOWN", NULL))
+        return mimic_drop(r, DROP_NO_CODE);
+    r->status = import_note(&r->m->im, r->t->table, r->t->row, text, strlen(text), &at, r->err);
+    if (!at) return mimic_drop(r, DROP_NO_TEXT);
+    s->order = (int64_t)at;
+    s->flags |= MIMIC_TEXT;
+    return 1;
+}
+
 /* ---- the format -------------------------------------------------------------------------------------------------- */
 
 /* clang-format off */
@@ -449,6 +466,10 @@ static const MimicTable tables[] = {
     {"procedureevents", NULL, interval_row, MIMIC_EVENT, KIND_PROCEDURE, "MIMIC_ITEM",
      {WHO, [COL_TIME] = "starttime", [COL_END] = "endtime", [COL_STORE] = "storetime", [COL_CODE] = "itemid",
       [COL_VALUE] = "value", [COL_UNIT] = "valueuom", [COL_STATUS] = "statusdescription"}},
+    {"discharge", NULL, note_row, MIMIC_EVENT, KIND_OTHER, "NOTE",
+     {WHO, [COL_TIME] = "charttime", [COL_STORE] = "storetime", [COL_CODE] = "note_type", [COL_TEXT] = "text"}},
+    {"radiology", NULL, note_row, MIMIC_EVENT, KIND_OTHER, "NOTE",
+     {WHO, [COL_TIME] = "charttime", [COL_STORE] = "storetime", [COL_CODE] = "note_type", [COL_TEXT] = "text"}},
 };
 /* clang-format on */
 enum { N_TABLES = sizeof tables / sizeof *tables };
@@ -512,6 +533,8 @@ static Status entries_find(Mimic *m, int entry[N_TABLES], int *found, Err *err) 
     *found = 0;
     for (int k = 0; k < N_TABLES && !status; k++) {
         m->im.report->table[k] = (ReportTable){.name = tables[k].name};
+        entry[k] = -1;
+        if (tables[k].read == note_row && !m->im.options->notes) continue;
         status = import_table_find(&m->im, tables[k].name, &entry[k], err);
         if (!status && entry[k] < 0 && tables[k].also)
             status = import_table_find(&m->im, tables[k].also, &entry[k], err);
@@ -534,6 +557,7 @@ static void others_list(Mimic *m, const int entry[N_TABLES]) {
     memcpy(known, dictionaries, sizeof dictionaries);
     for (int k = 0; k < N_TABLES; k++) {
         size_t n = strlen(text);
+        if (tables[k].read == note_row && !m->im.options->notes) continue;
         known[n_known++] = tables[k].name;
         if (tables[k].also) known[n_known++] = tables[k].also;
         if (entry[k] < 0) snprintf(text + n, sizeof text - n, "%s%s", n ? ", " : "", tables[k].name);

@@ -36,6 +36,7 @@ typedef enum {
     COL_ETHNICITY,
     COL_ETHNICITY_SOURCE,
     COL_SITE,
+    COL_TEXT,
     COL_COUNT
 } ColumnRole;
 
@@ -90,9 +91,14 @@ static const SourceTable tables[] = {
     {"device_exposure", STAGE_CLINICAL, KIND_OTHER,
      {CODED("device"), [COL_DATE] = "device_exposure_start_date", [COL_DATETIME] = "device_exposure_start_datetime",
       [COL_VALUE] = "quantity"}},
+    /* The last, read with --notes only.  Its title is free text, too, and is not read. */
+    {"note", STAGE_CLINICAL, KIND_OTHER,
+     {[COL_PERSON] = "person_id", [COL_VISIT] = "visit_occurrence_id", [COL_CONCEPT] = "note_class_concept_id",
+      [COL_SOURCE_CONCEPT] = "note_type_concept_id", [COL_DATE] = "note_date", [COL_DATETIME] = "note_datetime",
+      [COL_TEXT] = "note_text"}},
 };
 /* clang-format on */
-enum { N_TABLES = sizeof tables / sizeof *tables };
+enum { N_TABLES = sizeof tables / sizeof *tables, TABLE_NOTE = N_TABLES - 1 };
 
 /* ---- one row ----------------------------------------------------------------------------------------------------- */
 
@@ -298,6 +304,21 @@ static int clinical_row(TableReader *r, StageRow *s) {
     return 1;
 }
 
+/* A note: known when it is dated, its code its class. */
+static int note_row(TableReader *r, StageRow *s, Err *err, Status *status) {
+    const char *text = field(r, COL_TEXT);
+    if (!start_read(r, s)) return 0;
+    CodeKey k = {.role = KEY_CLINICAL, .kind = KIND_OTHER, .table = (uint8_t)r->table, .text = INTERN_NONE};
+    k.concept = id_read(r, COL_CONCEPT);
+    if (!k.concept) k.concept = id_read(r, COL_SOURCE_CONCEPT);
+    if (k.concept) k.table = 0;
+    else k.text = import_text_add(r->im, "UNKNOWN");
+    s->key = key_add(&r->im->keys, &k);
+    *status = import_note(r->im, r->table, r->row, text, strlen(text), &s->text, err);
+    s->flags |= ROW_TEXT;
+    return *status || s->text ? 1 : drop(r, DROP_NO_TEXT);
+}
+
 static Status row_stage(TableReader *r, Err *err) {
     StageRow s = {.stage = (uint8_t)source_of(r)->stage,
                   .table = (uint8_t)r->table,
@@ -309,6 +330,7 @@ static Status row_stage(TableReader *r, Err *err) {
                   .end_precision = PRECISION_NONE};
     if (field_int(field(r, COL_PERSON), &s.person) <= 0) return drop(r, DROP_PERSON_ID), OK;
     int keep;
+    Status status = OK;
     s.visit = id_read(r, COL_VISIT);
     switch (s.stage) {
     case STAGE_PERSON: keep = person_row(r, &s); break;
@@ -316,9 +338,9 @@ static Status row_stage(TableReader *r, Err *err) {
     case STAGE_DEATH: keep = start_read(r, &s); break;
     case STAGE_VISIT:
     case STAGE_DETAIL: keep = visit_row(r, &s); break;
-    default: keep = clinical_row(r, &s); break;
+    default: keep = r->table == TABLE_NOTE ? note_row(r, &s, err, &status) : clinical_row(r, &s); break;
     }
-    return keep ? import_stage(r->im, &s, err) : OK;
+    return status || !keep ? status : import_stage(r->im, &s, err);
 }
 
 /* ---- tables ------------------------------------------------------------------------------------------------------ */
@@ -336,6 +358,7 @@ static Status columns_check(TableReader *r, Err *err) {
     if (!missing && source_of(r)->stage == STAGE_CLINICAL && b[COL_CONCEPT] < 0 && b[COL_SOURCE_CONCEPT] < 0 &&
         b[COL_SOURCE_TEXT] < 0)
         missing = column[COL_CONCEPT];
+    if (!missing && column[COL_TEXT] && b[COL_TEXT] < 0) missing = column[COL_TEXT];
     if (!missing) return OK;
     return err_set(err, ERR_FORMAT, "%s has no column %s (its %d columns begin with %.40s); is it an OMOP %s table?",
                    r->csv.stream->name, missing, r->csv.n_columns, r->csv.column[0], source_of(r)->name);
@@ -365,16 +388,18 @@ static Status source_date_read(Omop *o, Err *err) {
 /* Names of tables that no step reads. */
 static void unused_list(Omop *o) {
     const char *known[N_TABLES + 4] = {"concept", "concept_ancestor", "concept_relationship", "cdm_source"};
-    for (int k = 0; k < N_TABLES; k++) known[4 + k] = tables[k].name;
-    import_tables_unused(&o->im, known, N_TABLES + 4);
+    int n = N_TABLES - !o->im.options->notes;
+    for (int k = 0; k < n; k++) known[4 + k] = tables[k].name;
+    import_tables_unused(&o->im, known, n + 4);
 }
 
 Status omop_read_tables(Omop *o, Err *err) {
     int entry[N_TABLES], found = 0;
     int64_t bytes = 0;
     Status status = OK;
-    o->im.report->n_tables = N_TABLES;
-    for (int k = 0; k < N_TABLES && !status; k++) {
+    const int n = N_TABLES - !o->im.options->notes;
+    o->im.report->n_tables = n;
+    for (int k = 0; k < n && !status; k++) {
         o->im.report->table[k] = (ReportTable){.name = tables[k].name};
         status = import_table_find(&o->im, tables[k].name, &entry[k], err);
         if (status || entry[k] < 0) continue;
@@ -389,7 +414,7 @@ Status omop_read_tables(Omop *o, Err *err) {
                        o->im.options->path, *o->im.report->unused ? o->im.report->unused : "nothing");
     o->im.has_person = entry[TABLE_PERSON] >= 0;
     progress_open(&o->im.progress, o->im.options->progress, "read tables", "MiB", bytes >> 20);
-    for (int k = 0; k < N_TABLES && !status; k++)
+    for (int k = 0; k < n && !status; k++)
         if (entry[k] >= 0)
             status = import_table_read(&o->im, k, entry[k], &tables[k], tables[k].column, COL_COUNT, columns_check,
                                        row_stage, err);

@@ -64,16 +64,17 @@ static Status unit_set(Writer *w, const StageRow *row, Event *e, Err *err) {
 static Status emit(Writer *w, const StageRow *row, uint32_t code, int kind, int64_t time, int64_t available,
                    int precision, uint32_t visit, int recorded, Err *err) {
     ImportReport *r = w->im->report;
+    int has_text = row->flags & ROW_TEXT;
     Event e = {.subject = row->person,
                .time = time,
                .available = available,
                .code = code,
-               .value = row->value,
+               .value = has_text ? NAN : row->value,
                .visit = visit,
                .source_row = row->row,
                .comparator = row->comparator,
                .precision = (uint8_t)precision};
-    Status status = row->unit == INTERN_NONE ? OK : unit_set(w, row, &e, err);
+    Status status = has_text || row->unit == INTERN_NONE ? OK : unit_set(w, row, &e, err);
     if (status) return status;
     r->table[row->table].events++;
     if (recorded) r->recorded[kind]++;
@@ -83,7 +84,7 @@ static Status emit(Writer *w, const StageRow *row, uint32_t code, int kind, int6
     } else if (available > w->p.last_known) {
         w->p.last_known = available;
     }
-    return event_writer_add(w->im->writer, &e, err);
+    return import_emit(w->im, &e, has_text ? row->text : 0, err);
 }
 
 static void keep(Writer *w, const StageRow *row) {

@@ -37,13 +37,14 @@ static const char *const reason_text[REPORT_REASONS] = {
     [DROP_NOT_DONE] = "did not happen (planned, proposed, cancelled, not done)",
     [DROP_REFUTED] = "refuted",
     [DROP_PANEL] = "panel or report whose members are told themselves",
-    [DROP_DOCUMENT] = "document: free text is not read",
+    [DROP_DOCUMENT] = "document: free text is not read without --notes",
     [DROP_GENERATOR] = "a score of the generator, not of a clinician (QALY, DALY, QOLS)",
     [DROP_UNRESOLVED] = "its code is in a record that is not there",
     [DROP_MODIFIED] = "a modifierExtension may turn it into its opposite",
     [DROP_DELETION] = "takes back another record, which is dropped if it is here",
     [DROP_IDENTITY] = "asks who the patient is (address, name, birth date)",
     [DROP_NOT_EVENT] = "holds no event of a patient",
+    [DROP_NO_TEXT] = "a note without a text",
     [DROP_EXCLUDED] = "its person is excluded (--exclude)",
     [NOTE_DATE_ONLY] = "date without time: available at 23:59 or at the visit's end that day",
     [NOTE_MIDNIGHT] = "midnight datetime read as a date without time",
@@ -107,6 +108,10 @@ static const char *const reason_text[REPORT_REASONS] = {
     [NOTE_UNCONFIRMED] = "diagnosis that is not confirmed",
     [NOTE_UNIT_TEXT] = "unit as text, without UCUM code",
     [NOTE_UNIT_CONVERTED] = "converted to the usual unit of the code",
+    [NOTE_WITH_TEXT] = "with its free text",
+    [NOTE_TEXT_CUT] = "text longer than 1 MiB: cut there",
+    [NOTE_NOT_PLAIN] = "text that is no plain text, or not in the record itself: not read",
+    [NOTE_VARIANT] = "genomic variant: also told as a finding of its gene",
 };
 
 const char *import_report_reason_text(int reason) {

@@ -165,11 +165,13 @@ Status import_begin(Import *im, const ImportOptions *options, ImportReport *r, c
 
 Status import_writer_open(Import *im, Err *err) {
     const StringList *maps = &im->options->maps;
+    Status status = OK;
     for (int i = 0; i < maps->n; i++) {
-        Status status = code_map_add(&im->map, maps->item[i], err);
-        if (status) return status;
+        if ((status = code_map_add(&im->map, maps->item[i], err))) return status;
     }
-    return event_writer_open(&im->writer, im->options->out, im->options->memory / 4, err);
+    status = event_writer_open(&im->writer, im->options->out, im->options->memory / 4, err);
+    if (!status && im->options->notes) event_writer_with_texts(im->writer);
+    return status;
 }
 
 Status import_errors_judge(const Import *im, Err *err) {
@@ -230,6 +232,7 @@ void import_end(Import *im) {
     event_writer_abort(im->writer);
     sorter_close(im->stage);
     intern_free(&im->texts);
+    text_heap_free(&im->notes);
     code_map_free(&im->map);
     free(im->keys.key);
     free(im->keys.slot);

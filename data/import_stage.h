@@ -13,6 +13,7 @@
 #include "data/import.h"
 #include "data/intern.h"
 #include "data/sort.h"
+#include "data/text_heap.h"
 
 /* ---- codes ------------------------------------------------------------------------------------------------------- */
 typedef enum { KEY_CLINICAL, KEY_VISIT, KEY_DETAIL, KEY_SEX, KEY_RACE, KEY_ETHNICITY, KEY_UNIT } KeyRole;
@@ -45,7 +46,8 @@ enum {                       /* flags */
        ROW_ON_ADMISSION = 1, /* a diagnosis that is known during the stay */
        ROW_MORE = 2,         /* a further row made of a source row that is counted already */
        ROW_LAG = 4,          /* a laboratory result without a result time: known --lab-lag later */
-       ROW_DEAD_UNDATED = 8  /* STAGE_PERSON: dead, nobody says since when */
+       ROW_DEAD_UNDATED = 8, /* STAGE_PERSON: dead, nobody says since when */
+       ROW_TEXT = 16         /* it has a text instead of unit and value */
 };
 
 typedef struct {
@@ -53,9 +55,15 @@ typedef struct {
     /* us, TIME_NONE = none.  STAGE_PERSON: start = birth, end = race key << 32 | ethnicity key.  STAGE_CLINICAL: end is
      * when it was known, if the source says so. */
     int64_t start, end;
-    uint32_t key, unit; /* of KeyTable, INTERN_NONE = none.  STAGE_PERSON: key = sex */
-    uint32_t row;       /* of the source table, from 1 */
-    float value;
+    uint32_t key; /* of KeyTable, INTERN_NONE = none.  STAGE_PERSON: key = sex */
+    uint32_t row; /* of the source table, from 1 */
+    union {
+        struct {
+            uint32_t unit; /* of KeyTable */
+            float value;
+        };
+        uint64_t text; /* of Import.notes */
+    };
     uint8_t stage, table, flags, comparator, start_precision, end_precision;
     uint16_t person_check; /* of a hashed person id: tells two persons with the same id */
 } StageRow;
@@ -98,7 +106,8 @@ typedef struct {
     RefTable refs;
     RefTable voids; /* records that are taken back where nothing says whose they are */
     Intern texts;
-    CodeMap map; /* --map */
+    TextHeap notes; /* free texts of rows */
+    CodeMap map;    /* --map */
     EventWriter *writer;
     uint32_t *day_rows;                   /* (DAY_COUNT) rows dated on each day, for the extract date */
     int64_t last_period_end, source_date; /* us, TIME_NONE = unknown; source_date: when the source says it was pulled */
@@ -157,6 +166,13 @@ Status import_void(Import *im, uint64_t resource, int64_t version, Err *err);
 int import_is_void(const Import *im, uint64_t resource, int64_t version);
 /* Gives a key of a unit its text and id: UCUM's spelling where it is known. */
 Status import_unit_add(Import *im, const char *unit, CodeKey *k, Err *err);
+/* ---- free texts (import_notes.c) ---- */
+/* Keeps a text of n bytes, any bytes, for the row that is being read; *at: what the row carries, 0 = it was empty. */
+Status import_note(Import *im, int table, int64_t row, const char *text, size_t n, uint64_t *at, Err *err);
+/* Writes an event with the text of its row; 0 = none. */
+Status import_emit(Import *im, const Event *e, uint64_t text_at, Err *err);
+char *import_base64(const char *text, size_t *n); /* free() it; NULL: it is not base64 */
+
 /* A positive id from a text id (a UUID), by a hash with a fixed public key; check: 16 more bits of it. */
 int64_t import_id_hash(const char *id, uint16_t *check);
 

@@ -77,7 +77,7 @@ typedef struct {
     const Dataset *d;
     int *base;   /* (V) id under which a token is tallied: its first level */
     Tally *code; /* (V) */
-    int64_t *lengths, n_patients, n_tokens, n_deaths, n_gaps, n_values, n_other, n_events;
+    int64_t *lengths, n_patients, n_tokens, n_deaths, n_gaps, n_values, n_text, n_notes, n_other, n_events;
     int64_t events[KIND_COUNT], unknown[KIND_COUNT];
     double minutes, logp[SPLIT_COUNT];
     int64_t n_logp[SPLIT_COUNT];
@@ -102,6 +102,9 @@ static void survey_patient(Survey *s, int split, const PatientView *p) {
             s->n_gaps++;
         } else if (t->kind == TOKEN_VALUE) {
             s->n_values++;
+        } else if (t->kind == TOKEN_TEXT) {
+            s->n_text++;
+            s->n_notes += id == v->text_begin;
         } else {
             s->n_other++;
         }
@@ -127,12 +130,14 @@ static void print_survey(Survey *s, int top, FILE *out) {
             fprintf(out, "oracle floor   %.4f nats a token over %lld tokens of %s%s\n",
                     -s->logp[sp] / (double)s->n_logp[sp], (long long)s->n_logp[sp], split_name(sp),
                     s->d->floor_valid ? "" : " (marked as not valid for these tokens)");
+    if (s->n_notes) fprintf(out, "notes          %lld in %lld tokens\n", (long long)s->n_notes, (long long)s->n_text);
     print_quantiles(out, "tokens a patient", s->lengths, s->n_patients);
     if (!s->n_tokens) return;
     fprintf(out, "tokens by kind\n  %-14s %14s %8s %9s\n", "kind", "tokens", "share", "unknown");
     for (int k = 0; k < KIND_COUNT; k++) print_kind(out, event_kind_name(k), s->events[k], s->n_tokens, s->unknown[k]);
     print_kind(out, "gap", s->n_gaps, s->n_tokens, -1);
     print_kind(out, "value", s->n_values, s->n_tokens, -1);
+    print_kind(out, "text", s->n_text, s->n_tokens, -1);
     print_kind(out, "out of place", s->n_other, s->n_tokens, -1);
     if (s->n_events) print_top(out, s->code, v->n, top, s->n_events, s->n_patients, token_text, v);
 }
@@ -200,6 +205,8 @@ static void print_events(const EventFile *f, Tally *code, int64_t *lengths, cons
     fprintf(out, "events file    %s\nsource         %s\nsha256         %.16s...\n", f->path, f->source, f->sha256);
     fprintf(out, "patients       %lld, %.1f%% with a known end of observation\n", (long long)f->n_patients,
             P > 0 ? 100.0 * (double)n_ends / P : 0.0);
+    if (f->n_notes)
+        fprintf(out, "notes          %lld with %lld bytes of free text\n", (long long)f->n_notes, (long long)f->note_bytes);
     fprintf(out, "events         %lld, %.1f%% with a value; %lld codes, %lld units\n", (long long)f->n_events,
             E > 0 ? 100.0 * (double)n_values / E : 0.0, (long long)f->n_codes, (long long)f->n_units);
     print_quantiles(out, "events a patient", lengths, f->n_patients);

@@ -1,6 +1,7 @@
 /* inspect_timeline.c - one patient, readable.  In a dataset times are relative to the first event, because that is all
  * a dataset knows; gap tokens show as time that passed. */
 #include "data/inspect.h"
+#include "data/note_text.h"
 #include <math.h>
 #include <string.h>
 
@@ -41,10 +42,16 @@ static void print_age(FILE *out, const PatientView *p, int32_t minutes) {
 static void print_events_of(const Dataset *d, const PatientView *p, int64_t limit, FILE *out) {
     const Vocabulary *v = &d->vocabulary;
     int64_t shown = 0;
+    NoteText note = {0};
     fprintf(out, "  %17s %6s  %s\n", "time", "age", "event");
     for (int64_t i = 0; i < p->n && (!limit || shown < limit); i++) {
         int id = (int)patient_token(p, i);
-        if (v->token[id].kind == TOKEN_GAP) continue;
+        NoteState state = note_text_take(&note, v, id);
+        if (state != NOTE_GOES_ON && (state == NOTE_WHOLE || note.open)) {
+            if (note.open) note_text_close(&note, 1);
+            note_text_print(&note, 30, out);
+        }
+        if (state != NOTE_NONE || v->token[id].kind == TOKEN_GAP) continue;
         char time[64], text[512];
         minutes_format(p->minutes[i], time, sizeof time);
         vocabulary_describe(v, id, text, sizeof text);
@@ -56,6 +63,7 @@ static void print_events_of(const Dataset *d, const PatientView *p, int64_t limi
         fprintf(out, "\n");
         shown++;
     }
+    note_text_free(&note);
 }
 
 static void print_tokens_of(const Dataset *d, const PatientView *p, int64_t limit, FILE *out) {
@@ -96,6 +104,22 @@ static void time_format(int64_t us, int precision, char *out, size_t size) {
     else snprintf(out, size, "%04d-%02d-%02d %02d:%02d", y, mo, d, h, mi);
 }
 
+/* The text of an event, as much of it as a screen may take. */
+static Status print_text(EventFile *f, int64_t number, FILE *out, Err *err) {
+    NoteText note = {0};
+    const char *text;
+    size_t n;
+    Status status = event_file_text(f, number, &text, &n, err);
+    if (status) return status;
+    note.text = xmalloc(note.capacity = n + 8);
+    memcpy(note.text, text, n);
+    note.text[note.n = n] = 0;
+    note_text_close(&note, 0);
+    note_text_print(&note, 43, out);
+    note_text_free(&note);
+    return OK;
+}
+
 static void print_event(const EventFile *f, const Event *e, FILE *out) {
     static const char *const comparator[] = {"", "<", "<=", ">=", ">"};
     char time[64], available[64], visit[32] = "";
@@ -120,6 +144,9 @@ Status inspect_subject(EventFile *f, int64_t row, int64_t limit, FILE *out, Err 
             p.split == SPLIT_UNSET ? "" : ", split ", p.split == SPLIT_UNSET ? "" : split_name(p.split));
     fprintf(out, "record         %lld events, observed until %s\n\n", (long long)p.n, end);
     fprintf(out, "  %16s %16s %5s  %s\n", "time", "available", "visit", "event");
-    for (int64_t i = 0; i < p.n && (!limit || i < limit); i++) print_event(f, &p.event[i], out);
-    return OK;
+    for (int64_t i = 0; i < p.n && (!limit || i < limit) && !status; i++) {
+        print_event(f, &p.event[i], out);
+        if (p.event[i].note) status = print_text(f, p.first_note + p.event[i].note - 1, out, err);
+    }
+    return status;
 }

@@ -1,4 +1,5 @@
 /* phi_scan.c - see phi_scan.h. */
+#include "data/bpe.h"
 #include "data/csv.h"
 #include "data/h5.h"
 #include "data/phi_scan_report.h"
@@ -89,6 +90,23 @@ static void look_keys(PhiFile *f, const char *text, size_t n, int64_t line) {
     }
 }
 
+/* Tokens of texts in a vocabulary or a tokenizer: "TEXT//", then bytes as letters, quoted as JSON. */
+static void look_spelled(PhiFile *f, const char *text, size_t n, int64_t line) {
+    static const char start[] = "\"TEXT//";
+    const char *end = text + n;
+    for (const char *p = text; (p = memmem(p, (size_t)(end - p), start, sizeof start - 1)); p++) {
+        char spelled[4 * BPE_WORD_MAX + 1], bytes[4 * BPE_WORD_MAX + 1];
+        size_t k = 0;
+        for (p += sizeof start - 1; p < end && *p != '"' && k < sizeof spelled - 1; p++) {
+            if (*p == '\\' && p + 1 < end) p++;
+            spelled[k++] = *p;
+        }
+        spelled[k] = 0;
+        int size = bpe_unspell(spelled, bytes);
+        if (size > 0) phi_file_text(f, "token of a text", bytes, (size_t)size, line);
+    }
+}
+
 /* Line by line; what is longer than a mebibyte goes in pieces that overlap. */
 static Status scan_text(PhiFile *f, Stream *s, const char *head, size_t n_head, int json, Err *err) {
     char *buffer = xmalloc(LINE_MAX_BYTES + 1);
@@ -105,11 +123,13 @@ static Status scan_text(PhiFile *f, Stream *s, const char *head, size_t n_head, 
             size_t n = stop ? (size_t)(stop - buffer) - at : held - at;
             phi_file_text(f, "text", buffer + at, n, line);
             if (json) look_keys(f, buffer + at, n, line);
+            if (json) look_spelled(f, buffer + at, n, line);
             at += n + (stop != NULL);
         }
         if (!at && held == LINE_MAX_BYTES) {
             phi_file_text(f, "text", buffer, held, line);
             if (json) look_keys(f, buffer, held, line);
+            if (json) look_spelled(f, buffer, held, line);
             at = held - OVERLAP;
         }
         memmove(buffer, buffer + at, held - at);

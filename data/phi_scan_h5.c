@@ -1,8 +1,11 @@
 /* phi_scan_h5.c - the strings of an HDF5 file: every text attribute and every dataset of strings.  Of our own formats
- * also what numbers say: times of an events file that are calendar times, ids of the source. */
+ * also what numbers say: times of an events file that are calendar times, ids of the source, free texts, in a shard
+ * those that its tokens spell. */
 #include "data/event.h"
 #include "data/h5.h"
+#include "data/note_text.h"
 #include "data/phi_scan_report.h"
+#include "data/shard.h"
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
@@ -117,7 +120,38 @@ static void look_events(PhiFile *file, const char *path) {
         if (f.n_patients) phi_file_add(file, "/subject_id, ids of the source", PHI_NUMBER, 1, f.n_patients);
         if (f.n_events) phi_file_add(file, "/time, calendar times", PHI_DATE, 1, f.n_events);
     }
+    for (int64_t i = 0; i < f.n_notes; i++) {
+        const char *text;
+        size_t n;
+        if (event_file_text(&f, i, &text, &n, &ignored)) break;
+        phi_file_text(file, "/note_text", text, n, i + 1);
+        file->r->bytes += (int64_t)n;
+    }
     event_file_close(&f);
+}
+
+/* Notes of a shard, by the vocabulary beside it; row: patient in the shard, from 1. */
+static void look_shard(PhiFile *file, const char *path) {
+    const char *slash = strrchr(path, '/');
+    char *beside = xasprintf("%.*svocabulary.json", slash ? (int)(slash - path + 1) : 0, path);
+    Vocabulary v;
+    Shard s;
+    Err ignored;
+    NoteText note = {0};
+    int usable = path_exists(beside) && !vocabulary_load(&v, beside, &ignored);
+    free(beside);
+    if (!usable) return;
+    if (v.text_begin >= 0 && !shard_open(&s, path, &ignored)) {
+        for (int64_t p = 0; p < s.n_patients; p++)
+            for (uint64_t i = s.offsets[p]; i < s.offsets[p + 1]; i++) {
+                uint32_t id = s.wide ? ((const uint32_t *)s.tokens)[i] : ((const uint16_t *)s.tokens)[i];
+                if (id >= (uint32_t)v.n || note_text_take(&note, &v, (int)id) != NOTE_WHOLE) continue;
+                phi_file_text(file, "a note in tokens", note.text, note.n, p + 1);
+            }
+        shard_close(&s);
+    }
+    note_text_free(&note);
+    vocabulary_free(&v);
 }
 
 static void look_table(PhiFile *file, hid_t h5){H5E_BEGIN_TRY{
@@ -145,6 +179,7 @@ Status phi_scan_h5(PhiFile *f, const char *path, Err *err) {
     if (format && !strcmp(format, "ehr.c table")) look_table(f, file);
     H5Fclose(file);
     if (format && !strcmp(format, "ehr.c events")) look_events(f, path);
+    if (format && !strcmp(format, SHARD_FORMAT)) look_shard(f, path);
     free(format);
     return v.failed ? err_set(err, ERR_FORMAT, "%s: some of its strings cannot be read (damaged?)", path) : OK;
 }

@@ -82,7 +82,10 @@ static Status fit(Run *run, Err *err) {
                      .separate_values = o->separate_values,
                      .age_bin_years = o->age_bin_years,
                      .static_name = name,
-                     .rules = &rules};
+                     .rules = &rules,
+                     .notes = o->notes,
+                     .note_merges = (int)o->note_merges,
+                     .note_tokens = (int)o->note_tokens};
     char *names = xstrdup(o->statics ? o->statics : has_static(&run->f, "RACE//") ? "SEX,RACE" : "SEX");
     if (!fo.min_patients) {
         int64_t one_percent = run->cohort.n_split[SPLIT_TRAIN] / 100;
@@ -118,6 +121,7 @@ static Status append_codes(Run *run, Err *err) {
     like.separate_values = known.separate_values;
     like.age_bin_years = known.age_bin_years;
     like.statics = NULL; /* appended are events only */
+    like.notes = 0;
     run->o = &like;
     run->v = (Vocabulary){0};
     Status status = fit(run, err);
@@ -291,11 +295,37 @@ static Status write_linkage(Run *run, const char *dataset_json, Err *err) {
     return linkage_write(&run->linkage, run->o->events, run->replaced, err);
 }
 
+/* Texts are told when a person attested that they were scrubbed.  Of a source, which stays where it is, they are told
+ * with a warning. */
+static Status notes_allowed(Run *run, const json_t *record, Err *err) {
+    if (!run->f.n_notes)
+        return err_set(err, ERR_USAGE,
+                       "--notes: %s has no free texts; import them with ehr-data import --notes%s", run->o->events,
+                       record ? ", and let them through deidentify with --text-attestation" : "");
+    run->r->notes_unattested = !deidentify_record_texts_attested(record);
+    if (record && run->r->notes_unattested)
+        return err_set(err, ERR_FORMAT,
+                       "--notes: %s is a release with free texts that nobody attested to be scrubbed: it was not made by "
+                       "ehr-data deidentify --text-attestation; make it again",
+                       run->o->events);
+    return OK;
+}
+
+static Status notes_open(Run *run, Err *err) {
+    run->map.notes = &run->f;
+    if (run->v.text_begin >= 0) return OK;
+    return err_set(err, ERR_USAGE,
+                   "--notes: the vocabulary of --vocabulary %s has no tokens of texts; leave --notes out, or fit one that "
+                   "has (tokenize --notes without --vocabulary)",
+                   run->o->vocabulary);
+}
+
 static Status prepare(Run *run, Err *err) {
     const TokenizeOptions *o = run->o;
     Status status = event_file_open(&run->f, o->events, err);
     json_t *record = status ? NULL : deidentify_record_of(&run->f);
     run->r->released = record != NULL;
+    if (!status && o->notes) status = notes_allowed(run, record, err);
     json_decref(record);
     if (!status) status = check_codes(&run->f, err);
     if (!status && o->key_file) status = split_key_read(o->key_file, &run->key, &run->key_size, err);
@@ -309,6 +339,7 @@ static Status prepare(Run *run, Err *err) {
     if (!status) status = o->vocabulary ? load_frozen(run, err) : fit(run, err);
     if (!status && o->append_codes) status = append_codes(run, err);
     if (!status) status = token_map_open(&run->map, &run->v, &run->f, err);
+    if (!status && o->notes) status = notes_open(run, err);
     if (!status) status = check_floor(run, err);
     return status;
 }

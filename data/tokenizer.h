@@ -16,6 +16,8 @@ typedef struct {
     const char *statics; /* "SEX,RACE"; NULL: SEX, and RACE if the events have it */
     int separate_values;
     int age_bin_years;
+    int notes;               /* free texts are told, in symbols fitted on those of the train split */
+    int64_t note_merges, note_tokens; /* symbols beyond bytes; of a note at most */
     int64_t min_patients;                /* 0: min(11, max(1, 1% of the train patients)) */
     const char *split;                   /* NULL, "patient", "given", "time:DATE", "site:COLUMN" (tokenizer_split.h) */
     const char *key_file, *exclude_file; /* NULL: none */
@@ -38,9 +40,10 @@ typedef struct {
     int64_t min_patients; /* 0 with a frozen vocabulary */
     int64_t n_patients[SPLIT_COUNT], n_events[SPLIT_COUNT], n_tokens[SPLIT_COUNT];
     int64_t n_untimed, n_no_site, n_excluded, n_exclude_unknown; /* the last: ids to exclude that nobody has */
-    int n_vocabulary, tokens_by_kind[7]; /* TokenKind */
+    int n_vocabulary, tokens_by_kind[TOKEN_KINDS];
     int n_appended;                      /* tokens that a frozen vocabulary did not have */
     int oracle, floor_valid, separate_values;
+    int notes_unattested; /* told, though nobody attested that they were scrubbed */
     int released; /* the events went through deidentify: their subject ids are the patient keys */
     TokenizeCounts counts;
     int n_drift;

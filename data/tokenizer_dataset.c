@@ -146,6 +146,9 @@ static json_t *settings_json(const TokenizeOptions *o, const TokenizeReport *r, 
     json_object_set_new(s, "split_key", json_string(o->key_file ? "own" : "public"));
     json_object_set_new(s, "seed", json_integer(o->seed));
     json_object_set_new(s, "shard_size", json_integer(o->shard_size));
+    if (o->notes)
+        json_object_set_new(s, "notes", json_pack("{s:i, s:i}", "merges", v->text.n - BPE_BYTES, "max_tokens",
+                                                  v->text_max));
     if (edges_sha256[0]) json_object_set_new(s, "decision_thresholds_sha256", json_string(edges_sha256));
     return s;
 }
@@ -208,17 +211,20 @@ static json_t *statistics_json(const TokenizeReport *r) {
                      {"patients_without_site", r->n_no_site},
                      {"patients_excluded", r->n_excluded}};
     for (size_t i = 0; i < sizeof row / sizeof *row; i++) json_object_set_new(o, row[i].name, json_integer(row[i].n));
+    if (c->notes)
+        json_object_set_new(o, "notes", json_pack("{s:I, s:I, s:I}", "told", (json_int_t)c->notes, "cut",
+                                                  (json_int_t)c->notes_cut, "tokens", (json_int_t)c->note_tokens));
     return o;
 }
 
 static json_t *vocabulary_json(const TokenizeOptions *o, const TokenizeReport *r, const Vocabulary *v) {
-    static const char *const kind[] = {"special", "static", "age", "gap", "value", "event", "unknown"};
+    static const char *const kind[] = {"special", "static", "age", "gap", "value", "event", "unknown", "text"};
     json_t *by_kind = json_object(), *s = json_object();
     json_object_set_new(s, "file", json_string("vocabulary.json"));
     json_object_set_new(s, "sha256", json_string(v->sha256));
     json_object_set_new(s, "tokens", json_integer(v->n));
     json_object_set_new(s, "fitted_here", json_boolean(!o->vocabulary));
-    for (int k = 0; k < 7; k++) json_object_set_new(by_kind, kind[k], json_integer(r->tokens_by_kind[k]));
+    for (int k = 0; k < (v->text_begin < 0 ? TOKEN_TEXT : TOKEN_KINDS); k++) json_object_set_new(by_kind, kind[k], json_integer(r->tokens_by_kind[k]));
     json_object_set_new(s, "tokens_by_kind", by_kind);
     return s;
 }

@@ -36,6 +36,7 @@ typedef struct {
     ValuePair *pair;
     ValueSample gap[GAP_BINS];
     PatientSet lt, gt; /* of all codes, for separate values */
+    BpeFit *text;      /* NULL: notes are not told */
 
     Intern nodes; /* the file's codes by their own ids, then their ancestors */
     uint32_t n_rows, node_capacity;
@@ -86,6 +87,14 @@ static void collect_event(Fit *fit, const Event *e, uint32_t patient) {
     }
 }
 
+static Status collect_text(Fit *fit, int64_t note, uint32_t patient, Err *err) {
+    const char *text;
+    size_t n;
+    Status status = event_file_text(fit->f, note, &text, &n, err);
+    if (!status) bpe_fit_text(fit->text, text, n, patient);
+    return status;
+}
+
 static Status collect(Fit *fit, const Cohort *cohort, FILE *out, Err *err) {
     Progress progress;
     int64_t done = 0;
@@ -103,6 +112,7 @@ static Status collect(Fit *fit, const Cohort *cohort, FILE *out, Err *err) {
         walk_open(&w, fit->f, &p);
         while (!status && !(status = walk_next(&w, &e, err)) && e) {
             int bin;
+            if (fit->text && e->note) status = collect_text(fit, p.first_note + e->note - 1, patient, err);
             gap_split(w.gap, &bin);
             if (bin >= 0) sample_add(&fit->gap[bin], (float)(w.gap % GAP_MINUTES[GAP_BINS]), patient);
             collect_event(fit, e, patient);
@@ -395,6 +405,30 @@ static void add_rollup(Fit *fit) {
     }
 }
 
+/* Markers and symbols of notes. */
+static Status add_text(Fit *fit, Err *err) {
+    Vocabulary *v = &fit->v;
+    int64_t rare, all;
+    char name[2 * BPE_WORD_MAX + 16] = "TEXT//";
+    v->text_begin = -1;
+    if (!fit->text) return OK;
+    uint32_t(*merge)[2] = xcalloc((size_t)fit->o->note_merges + 1, sizeof *merge);
+    int n = bpe_fit_merges(fit->text, merge, fit->o->note_merges, &rare, &all);
+    Status status = bpe_open(&v->text, (const uint32_t(*)[2])merge, n, err);
+    free(merge);
+    if (status) return status;
+    v->text_max = fit->o->note_tokens;
+    v->text_begin = v->n;
+    add_token(fit, "TEXT//BEGIN", TOKEN_TEXT, -1, 0);
+    add_token(fit, "TEXT//END", TOKEN_TEXT, -1, 0);
+    add_token(fit, "TEXT//CUT", TOKEN_TEXT, -1, 0);
+    for (int s = 0; s < v->text.n; s++) {
+        bpe_spell(v->text.symbol[s].bytes, v->text.symbol[s].size, name + 6);
+        add_token(fit, name, TOKEN_TEXT, -1, 0);
+    }
+    return OK;
+}
+
 static Status write_down(Fit *fit, const Cohort *cohort, char **json, Err *err) {
     Vocabulary *v = &fit->v;
     v->separate_values = fit->o->separate_values;
@@ -414,6 +448,8 @@ static Status write_down(Fit *fit, const Cohort *cohort, char **json, Err *err) 
     if (v->separate_values) add_value_tokens(fit);
     add_events(fit);
     add_rollup(fit);
+    Status status = add_text(fit, err);
+    if (status) return status;
     char *fitted_on =
         xasprintf("{\"events_sha256\": \"%s\", \"train_patients\": %lld, \"min_patients\": %lld}", fit->f->sha256,
                   (long long)cohort->n_split[SPLIT_TRAIN], (long long)fit->o->min_patients);
@@ -431,6 +467,7 @@ static void fit_close(Fit *fit) {
         patient_set_free(&fit->pair[i].patients);
         sample_free(&fit->pair[i].sample);
     }
+    bpe_fit_close(fit->text);
     for (int b = 0; b < GAP_BINS; b++) sample_free(&fit->gap[b]);
     for (uint32_t i = 0; fit->set && i < fit->nodes.n; i++) patient_set_free(&fit->set[i]);
     for (int i = 0; i < fit->v.n; i++) free(fit->band[i]);
@@ -455,6 +492,8 @@ Status vocabulary_fit(char **json, EventFile *f, const Cohort *c, const FitOptio
     fit.code = xcalloc((size_t)f->n_codes, sizeof *fit.code);
     for (int64_t i = 0; i < f->n_codes; i++) fit.code[i].first_pair = -1;
     for (int b = 0; b < GAP_BINS; b++) fit.gap[b].key = philox_hash(GAP_NAME[b]);
+    /* A word that one patient alone has may name them, however small the cohort. */
+    if (o->notes) fit.text = bpe_fit_open(fit.enough > 2 ? fit.enough : 2);
     Status status = collect(&fit, c, progress, err);
     if (!status) {
         fit_values(&fit);

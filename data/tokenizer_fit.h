@@ -12,6 +12,8 @@ typedef struct {
     int n_static;
     char **static_name;
     const EdgeRules *rules;
+    int notes;                    /* notes are told */
+    int note_merges, note_tokens; /* symbols beyond bytes at most; symbols told of a note at most */
 } FitOptions;
 
 /* *json: vocabulary.json, to be parsed by vocabulary_parse; free() it. */

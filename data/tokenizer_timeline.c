@@ -314,6 +314,28 @@ static Status put_event(Timeline *t, TokenMap *m, const Walk *w, const Event *e,
     return status ? status : put(t, value, w->minute, level, err);
 }
 
+/* The text of an event, between its markers. */
+static Status put_note(Timeline *t, TokenMap *m, int64_t note, int32_t minute, TokenizeCounts *counts, Err *err) {
+    const Vocabulary *v = m->v;
+    const char *text;
+    size_t n;
+    int whole;
+    int64_t before = t->n;
+    Status status = event_file_text(m->notes, note, &text, &n, err);
+    uint32_t *symbol = status ? NULL : xmalloc(((size_t)v->text_max + 1) * sizeof *symbol);
+    int64_t k = status ? 0 : bpe_encode(&v->text, text, n, symbol, v->text_max, &whole);
+    if (!status) status = put(t, v->text_begin + TEXT_BEGIN, minute, NAN, err);
+    for (int64_t i = 0; i < k && !status; i++)
+        status = put(t, v->text_begin + TEXT_FIRST + (int)symbol[i], minute, NAN, err);
+    if (!status) status = put(t, v->text_begin + (whole ? TEXT_END : TEXT_CUT), minute, NAN, err);
+    free(symbol);
+    if (status) return status;
+    counts->notes++;
+    counts->notes_cut += !whole;
+    counts->note_tokens += t->n - before;
+    return OK;
+}
+
 /* Static tokens of the prefix; the first of several values of a column is taken (they are sorted by code). */
 static Status build_statics(Timeline *t, TokenMap *m, const EventPatient *p, int64_t *birth_us, TokenizeCounts *counts,
                             Err *err) {
@@ -398,6 +420,8 @@ Status timeline_build(Timeline *t, TokenMap *m, const EventPatient *p, OracleFil
         EventLogp of_event = {offset ? logp + offset[i] : NULL, offset ? (int64_t)(offset[i + 1] - offset[i]) : 0};
         if (after_index < 0 && index_us != TIME_NONE && e->available > index_us) after_index = t->n;
         status = put_event(t, m, &w, e, of_event, counts, err);
+        if (!status && e->note && m->notes)
+            status = put_note(t, m, p->first_note + e->note - 1, w.minute, counts, err);
         last = e;
     }
     if (status) return status;

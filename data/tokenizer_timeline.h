@@ -50,6 +50,7 @@ typedef struct {
 typedef struct {
     const Vocabulary *v;
     const EventFile *f;
+    EventFile *notes;        /* where texts are read, the same file; NULL: they are not told */
     int synthetic;           /* the patients are drawn, nobody to protect: ages past 89 stay as they are */
     CodeTokens *code;        /* (f->n_codes) */
     int *static_column;      /* (f->n_codes) -1: not in the prefix */
@@ -69,6 +70,7 @@ int code_parent(const EventFile *f, const char *code, char *parent, size_t size)
 typedef struct {
     int64_t events[KIND_COUNT], mapped[KIND_COUNT][MAPPED_COUNT];
     int64_t values, leveled; /* events with a value; of those, told by a value token */
+    int64_t notes, notes_cut, note_tokens; /* told; of them longer than the most that is told; markers included */
     int64_t after_death, undated, static_unused, static_unknown, static_repeated;
     int64_t age_unknown, age_negative, age_shifted; /* patients */
 } TokenizeCounts;

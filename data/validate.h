@@ -31,6 +31,8 @@ typedef enum {
     FIND_GROUP,
     FIND_GAP,
     FIND_VALUE,
+    FIND_NOTE,
+    FIND_NOTE_ATTESTED,
     FIND_FIRST_MINUTE,
     FIND_LOGP,
     FIND_AGE,

@@ -1,5 +1,6 @@
 /* validate_dataset.c - a dataset against its promises.  Files are hashed first, by what dataset.json says and whether
  * or not they open; then every patient is read. */
+#include "data/deidentify_record.h"
 #include "data/h5.h"
 #include "data/validate_leaks.h"
 #include <dirent.h>
@@ -126,13 +127,53 @@ static void check_gap(const Check *c, const PatientView *p, int64_t first, int64
                    (long long)gap, (long long)(event - first));
 }
 
+/* BEGIN right behind an event, text, END or CUT, all in the minute of the event. */
+static void check_text(const Check *c, const PatientView *p, int64_t i, int64_t *note) {
+    const Vocabulary *v = &c->d->vocabulary;
+    int marker = (int)patient_token(p, i) - v->text_begin;
+    const char *wrong = NULL;
+    if (i && p->minutes[i] != p->minutes[i - 1]) wrong = "not in the minute of its event";
+    if (marker == TEXT_BEGIN) {
+        int previous = i ? v->token[patient_token(p, i - 1)].kind : TOKEN_SPECIAL;
+        if (*note >= 0) wrong = "begins inside another";
+        else if (previous != TOKEN_EVENT && previous != TOKEN_UNKNOWN && previous != TOKEN_VALUE)
+            wrong = "behind no event";
+        *note = i;
+    } else if (*note < 0) {
+        wrong = "outside of a note";
+    }
+    if (marker == TEXT_END || marker == TEXT_CUT) *note = -1;
+    else if (marker >= TEXT_FIRST && *note >= 0 && i - *note > v->text_max) wrong = "longer than notes are told";
+    if (wrong) report_add(c->r, FIND_NOTE, PLACE ": %s %s", AT(c, p, i), v->token[patient_token(p, i)].code, wrong);
+}
+
+/* Texts in what is more than structural need somebody's word that they were scrubbed. */
+static void check_attested(ValidateReport *r, const Dataset *d) {
+    json_t *root = json_loads(d->json, 0, NULL);
+    const json_t *o = json_object_get(root, "deidentification"), *record = json_object_get(o, "record");
+    const char *level = json_string_value(json_object_get(o, "level"));
+    int told = json_object_get(json_object_get(root, "settings"), "notes") != NULL;
+    if (told && d->vocabulary.text_begin >= 0 && level && deidentify_level_is_release(level) && strcmp(level, "synthetic") &&
+        !deidentify_record_texts_attested(record))
+        report_add(r, FIND_NOTE_ATTESTED, "dataset.json, level %s", level);
+    json_decref(root);
+}
+
 /* Returns whether the patient died. */
 static int check_tokens(const Check *c, const PatientView *p) {
     const Vocabulary *v = &c->d->vocabulary;
     int64_t before = -1, gap_from = 0; /* minute of the last event; first token after it */
+    int64_t note = -1;                 /* token that began the note that is open */
     int dead = 0;
     for (int64_t i = 0; i < p->n; i++) {
         int id = (int)patient_token(p, i), kind = v->token[id].kind;
+        if (kind == TOKEN_TEXT) {
+            check_text(c, p, i, &note);
+            gap_from = i + 1;
+            continue;
+        }
+        if (note >= 0) report_add(c->r, FIND_NOTE, PLACE ": %s before the end", AT(c, p, i), v->token[id].code);
+        note = -1;
         if (dead) report_add(c->r, FIND_AFTER_DEATH, PLACE ": %s", AT(c, p, i), v->token[id].code);
         dead |= id == v->death;
         if (kind == TOKEN_GAP) continue;
@@ -148,6 +189,7 @@ static int check_tokens(const Check *c, const PatientView *p) {
         before = p->minutes[i];
         gap_from = i + 1;
     }
+    if (note >= 0) report_add(c->r, FIND_NOTE, PLACE ": the record ends inside", AT(c, p, note));
     return dead;
 }
 
@@ -238,6 +280,7 @@ static void check_dataset(ValidateReport *r, Dataset *d, FILE *progress) {
     dataset_leaks_close(&c.leaks);
     label_leaks_report(d, r);
     if (!T) report_add(r, FIND_EMPTY, "%lld patients", (long long)P);
+    check_attested(r, d);
     if (!strcmp(d->deidentification, "none")) report_add(r, FIND_DEIDENTIFICATION, "dataset.json");
     if (2 * c.ends_with_last > c.alive) {
         report_add(r, FIND_END_EQUALS_LAST, "%lld of %lld patients without death%s", (long long)c.ends_with_last,

@@ -19,6 +19,7 @@ void event_leaks_open(EventLeaks *l, EventFile *f) {
         free(l->timed);
         l->timed = NULL;
         l->k = deidentify_record_k(record);
+        l->notes_unattested = f->n_notes && !deidentify_record_texts_attested(record);
         l->holders = xcalloc(n, 8);
         l->stamp = xcalloc(n, 8);
     }
@@ -113,6 +114,9 @@ void event_leaks_report(EventLeaks *l, ValidateReport *r) {
         if (l->timed[c] >= MIDNIGHT_EVENTS_MIN && 2 * l->midnight[c] > l->timed[c])
             report_add(r, FIND_MIDNIGHT, "%s: %lld of %lld events at 00:00", l->f->codes[c], (long long)l->midnight[c],
                        (long long)l->timed[c]);
+    if (l->notes_unattested)
+        report_add(r, FIND_RELEASE, "%lld free texts, and nobody attested that they were scrubbed",
+                   (long long)l->f->n_notes);
     for (int64_t c = 0; l->holders && c < l->f->n_codes; c++)
         if (l->holders[c] && l->holders[c] < l->k && l->f->code_kind[c] != KIND_BIRTH &&
             l->f->code_kind[c] != KIND_DEATH)
@@ -148,7 +152,7 @@ void dataset_leaks_patient(DatasetLeaks *l, int split, const PatientView *p) {
     for (int64_t i = 0; i < p->n; i++) {
         uint32_t id = patient_token(p, i);
         const VocabToken *token = &l->d->vocabulary.token[id];
-        if (token->kind != TOKEN_GAP)
+        if (token->kind != TOKEN_GAP && token->kind != TOKEN_TEXT) /* sentences of templates are nobody's */
             twins_event(l->twins, id, NAN, token->level != 0 || token->kind == TOKEN_VALUE, p->minutes[i]);
         if (split == SPLIT_TRAIN && l->stamp[id] != l->seen) l->holders[id]++;
         l->stamp[id] = l->seen;

@@ -27,7 +27,8 @@ const char *const GAP_NAME[GAP_TOKENS] = {
     "GAP//1d-2d",      "GAP//2d-4d",       "GAP//4d-7d",         "GAP//7d-12d",     "GAP//12d-20d",
     "GAP//20d-30d",    "GAP//30d-2mt",     "GAP//2mt-6mt",       "GAP//=6mt"};
 
-static const char *const KIND_NAME[] = {"special", "static", "age", "gap", "value", "event", "unknown"};
+static const char *const KIND_NAME[] = {"special", "static", "age", "gap", "value", "event", "unknown", "text"};
+static const char *const TEXT_CODE[TEXT_FIRST] = {"TEXT//BEGIN", "TEXT//END", "TEXT//CUT"};
 _Static_assert(KIND_COUNT <= 16, "Vocabulary.unknown has a slot for every event kind");
 
 /* What parsing needs to say where it is. */
@@ -84,9 +85,9 @@ static Status parse_token(const Parse *p, const json_t *o, int id) {
     t->name = xstrdup(name);
     t->unit = xstrdup(unit);
     t->kind = -1;
-    for (int k = 0; k <= TOKEN_UNKNOWN; k++)
+    for (int k = 0; k < TOKEN_KINDS; k++)
         if (!strcmp(kind, KIND_NAME[k])) t->kind = k;
-    if (t->kind < 0) return bad(p, "a token's kind is special, static, age, gap, value, event or unknown", at);
+    if (t->kind < 0) return bad(p, "a token's kind is special, static, age, gap, value, event, unknown or text", at);
     t->event_kind = -1;
     if (t->kind == TOKEN_EVENT || t->kind == TOKEN_UNKNOWN) {
         t->event_kind = event_kind_find(event);
@@ -332,6 +333,61 @@ static Status check_levels(const Parse *p) {
     return wrong ? bad(p, "value levels and edges do not agree for", wrong) : OK;
 }
 
+static Status parse_merges(const Parse *p, const json_t *list, uint32_t (*merge)[2]) {
+    for (size_t k = 0; k < json_array_size(list); k++)
+        for (size_t side = 0; side < 2; side++) {
+            const json_t *x = json_array_get(json_array_get(list, k), side);
+            json_int_t id = json_is_integer(x) ? json_integer_value(x) : -1;
+            if (id < 0 || id > BPE_BYTES + BPE_MERGES_MAX || json_array_size(json_array_get(list, k)) != 2)
+                return bad(p, "\"merges\" of \"notes\" must be pairs of symbols", NULL);
+            merge[k][side] = (uint32_t)id;
+        }
+    return OK;
+}
+
+/* Markers and symbols stand together, each under the name that its bytes give it; no other token is text. */
+static Status check_text(const Parse *p) {
+    Vocabulary *v = p->v;
+    const char *wrong = NULL;
+    int first = v->text_begin, n = first < 0 ? 0 : TEXT_FIRST + v->text.n;
+    char name[2 * BPE_WORD_MAX + 16];
+    if (first >= 0 && (first < TEXT_FIRST || v->n - first < n)) return bad(p, "\"notes\" begins too late", NULL);
+    for (int id = 0; id < v->n && !wrong; id++) {
+        int inside = first >= 0 && id >= first && id < first + n;
+        if (inside != (v->token[id].kind == TOKEN_TEXT)) wrong = v->token[id].code;
+        if (!inside || wrong) continue;
+        const struct BpeSymbol *s = id < first + TEXT_FIRST ? NULL : &v->text.symbol[id - first - TEXT_FIRST];
+        snprintf(name, sizeof name, "%s", s ? "TEXT//" : TEXT_CODE[id - first]);
+        if (s) bpe_spell(s->bytes, s->size, name + 6);
+        if (strcmp(name, v->token[id].code)) wrong = v->token[id].code;
+    }
+    return wrong ? bad(p, "tokens of texts and \"notes\" do not agree at", wrong) : OK;
+}
+
+static Status parse_text(const Parse *p, const json_t *root) {
+    Vocabulary *v = p->v;
+    const json_t *o = json_object_get(root, "notes"), *merges = json_object_get(o, "merges");
+    const json_t *begin = json_object_get(o, "begin"), *most = json_object_get(o, "max_tokens");
+    v->text_begin = -1;
+    if (!o) return check_text(p);
+    if (!json_is_integer(begin) || json_integer_value(begin) < 0 || json_integer_value(begin) > TOKENS_MAX ||
+        !json_is_integer(most) || json_integer_value(most) < 1 || json_integer_value(most) > TEXT_MAX_TOKENS ||
+        !json_is_array(merges) || json_array_size(merges) > BPE_MERGES_MAX)
+        return bad(p, "\"notes\" needs begin, max_tokens (1 to 65536) and merges", NULL);
+    uint32_t(*merge)[2] = xcalloc(json_array_size(merges) + 1, sizeof *merge);
+    Status s = parse_merges(p, merges, merge);
+    if (!s) {
+        Err why;
+        s = bpe_open(&v->text, (const uint32_t(*)[2])merge, (int)json_array_size(merges), &why);
+        if (s) s = bad(p, why.msg, NULL);
+    }
+    free(merge);
+    if (s) return s;
+    v->text_begin = (int)json_integer_value(begin);
+    v->text_max = (int)json_integer_value(most);
+    return check_text(p);
+}
+
 static Status parse_all(const Parse *p, const json_t *root) {
     const json_t *version = json_object_get(root, "format_version"), *bin = json_object_get(root, "age_bin_years");
     const char *values = text_field(root, "values", "");
@@ -353,6 +409,7 @@ static Status parse_all(const Parse *p, const json_t *root) {
     if (!s) s = parse_edges(p, root);
     if (!s) s = parse_rollup(p, root);
     if (!s) s = check_levels(p);
+    if (!s) s = parse_text(p, root);
     return s;
 }
 
@@ -418,6 +475,7 @@ void vocabulary_free(Vocabulary *v) {
     free(v->edges);
     free(v->rollup_from);
     free(v->rollup_to);
+    bpe_close(&v->text);
     free(v->json);
     free(v->slot);
     *v = (Vocabulary){0};
@@ -451,6 +509,14 @@ int vocabulary_gap_bin(int32_t minutes) {
 const VocabEdges *vocabulary_edges(const Vocabulary *v, const char *code, const char *unit) {
     VocabEdges key = {.code = (char *)code, .unit = (char *)unit};
     return v->n_edges ? bsearch(&key, v->edges, (size_t)v->n_edges, sizeof key, compare_edges) : NULL;
+}
+
+const char *vocabulary_text(const Vocabulary *v, int id, int *n) {
+    int s = id - v->text_begin - TEXT_FIRST;
+    *n = 0;
+    if (v->text_begin < 0 || s < 0 || s >= v->text.n) return NULL;
+    *n = v->text.symbol[s].size;
+    return v->text.symbol[s].bytes;
 }
 
 int edges_level(const VocabEdges *e, float value) {

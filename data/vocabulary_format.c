@@ -49,7 +49,7 @@ static void put_numbers(Out *o, const double *x, int n) {
 }
 
 static void put_token(Out *o, const VocabToken *t, int id, const char *band) {
-    static const char *const kind[] = {"special", "static", "age", "gap", "value", "event", "unknown"};
+    static const char *const kind[] = {"special", "static", "age", "gap", "value", "event", "unknown", "text"};
     put(o, "%s{\"id\": %d", id ? ",\n  " : "\n  ", id);
     put_text(o, ", \"code\": ", t->code);
     put(o, ", \"kind\": \"%s\"", kind[t->kind]);
@@ -70,6 +70,13 @@ static void put_edge_key(Out *o, int first, const VocabEdges *e) {
     put_text(o, first ? "\n  " : ",\n  ", key);
     put(o, ": ");
     free(key);
+}
+
+static void put_notes(Out *o, const Vocabulary *v) {
+    put(o, "\"notes\": {\"begin\": %d, \"max_tokens\": %d, \"merges\": [", v->text_begin, v->text_max);
+    for (int k = 0; k < v->text.n - BPE_BYTES; k++)
+        put(o, "%s[%u, %u]", k ? ",\n  " : "\n  ", v->text.merge[k][0], v->text.merge[k][1]);
+    put(o, "]},\n ");
 }
 
 char *vocabulary_format(const Vocabulary *v, const char *const *patients_band, const char *fitted_on_json) {
@@ -108,7 +115,9 @@ char *vocabulary_format(const Vocabulary *v, const char *const *patients_band, c
         put_numbers(&o, v->edges[i].share, v->edges[i].n + 1);
         first = 0;
     }
-    put(&o, "},\n \"fitted_on\": %s}\n", fitted_on_json ? fitted_on_json : "{}");
+    put(&o, "},\n ");
+    if (v->text_begin > 0) put_notes(&o, v);
+    put(&o, "\"fitted_on\": %s}\n", fitted_on_json ? fitted_on_json : "{}");
     REQUIRE(fclose(o.f) == 0);
     return o.text;
 }

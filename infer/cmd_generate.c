@@ -1,5 +1,6 @@
 /* cmd_generate.c - ehr-infer generate: one patient's recorded history, simulated futures and what really happened, with
  * times relative to the index time; readable, or JSON lines. */
+#include "data/note_text.h"
 #include "infer/commands.h"
 #include "infer/page.h"
 #include "infer/session.h"
@@ -43,13 +44,34 @@ static void print_event(const GenerateRun *r, double minutes, int id, double *sh
     *shown = minutes;
 }
 
+/* Whether a token was one of a note; notes are printed as text. */
+static int print_note(const GenerateRun *r, NoteText *note, int id) {
+    NoteState state = note_text_take(note, &r->s->dataset.vocabulary, id);
+    if (state == NOTE_GOES_ON) return 1;
+    if (note->open) note_text_close(note, 1);
+    else if (state == NOTE_NONE) return 0;
+    note_text_print(note, 20, r->out);
+    return state == NOTE_WHOLE;
+}
+
+static void print_note_end(const GenerateRun *r, NoteText *note) {
+    if (note->open) {
+        note_text_close(note, 1);
+        note_text_print(note, 20, r->out);
+    }
+    note_text_free(note);
+}
+
 static void print_recorded(const GenerateRun *r, int64_t from, int64_t to) {
     const Vocabulary *v = &r->s->dataset.vocabulary;
+    NoteText note = {0};
     double shown = NAN;
     for (int64_t i = from; i < to; i++) {
         int id = (int)patient_token(&r->job.patient, i);
-        if (!is_gap(v, id)) print_event(r, r->job.patient.minutes[i] - (double)r->job.index_minutes, id, &shown);
+        if (!print_note(r, &note, id) && !is_gap(v, id))
+            print_event(r, r->job.patient.minutes[i] - (double)r->job.index_minutes, id, &shown);
     }
+    print_note_end(r, &note);
 }
 
 static void print_patient(const GenerateRun *r) {
@@ -70,9 +92,12 @@ static void print_sample(const GenerateRun *r, int k, const RolloutSample *s) {
     char length[48];
     minutes_text(s->minutes, length, sizeof length);
     fprintf(r->out, "\nsimulated future %d: %d tokens, ends %s (%s)\n", k, s->n_tokens, length, stop_name(s->stop));
+    NoteText note = {0};
     double shown = NAN;
     for (int i = 0; i < s->n_tokens; i++)
-        if (!is_gap(v, s->tokens[i])) print_event(r, s->token_minutes[i], s->tokens[i], &shown);
+        if (!print_note(r, &note, s->tokens[i]) && !is_gap(v, s->tokens[i]))
+            print_event(r, s->token_minutes[i], s->tokens[i], &shown);
+    print_note_end(r, &note);
 }
 
 static void print_truth(const GenerateRun *r) {
@@ -88,8 +113,18 @@ static void print_truth(const GenerateRun *r) {
 
 /* ---- JSON lines ---------------------------------------------------------------------------------------------------- */
 
-static void json_event(json_t *list, const Vocabulary *v, int id, double minutes) {
-    if (is_gap(v, id)) return;
+static void json_note(json_t *list, NoteText *note, double minutes) {
+    json_array_append_new(list, json_pack("{s:f, s:s, s:s}", "days", minutes / 1440, "kind", "text", "text", note->text));
+}
+
+/* note: the tokens of a text so far; they become one event.  id -1: no token comes any more. */
+static void json_event(json_t *list, const Vocabulary *v, NoteText *note, int id, double minutes) {
+    NoteState state = id < 0 ? NOTE_NONE : note_text_take(note, v, id);
+    if (state == NOTE_GOES_ON) return;
+    int cut = note->open;
+    if (cut) note_text_close(note, 1);
+    if (cut || state == NOTE_WHOLE) json_note(list, note, minutes);
+    if (state == NOTE_WHOLE || id < 0 || is_gap(v, id)) return;
     const VocabToken *t = &v->token[id];
     json_array_append_new(list, json_pack("{s:f, s:s, s:s, s:s}", "days", minutes / 1440, "kind",
                                           t->event_kind < 0 ? "value" : event_kind_name(t->event_kind), "code", t->code,
@@ -106,8 +141,13 @@ static void json_line(const GenerateRun *r, json_t *o) {
 static void json_recorded(const GenerateRun *r, const char *kind, int64_t from, int64_t to) {
     const PatientView *p = &r->job.patient;
     json_t *list = json_array();
-    for (int64_t i = from; i < to; i++)
-        json_event(list, &r->s->dataset.vocabulary, (int)patient_token(p, i), p->minutes[i] - (double)r->job.index_minutes);
+    NoteText note = {0};
+    for (int64_t i = from; i <= to; i++) {
+        int id = i < to ? (int)patient_token(p, i) : -1;
+        double minutes = to > from ? p->minutes[i < to ? i : to - 1] - (double)r->job.index_minutes : 0;
+        json_event(list, &r->s->dataset.vocabulary, &note, id, minutes);
+    }
+    note_text_free(&note);
     json_line(r, json_pack("{s:s, s:I, s:f, s:f, s:o}", "kind", kind, "patient_key", (json_int_t)p->key, "index_days",
                            r->job.index_minutes / 1440.0, "observed_days",
                            (p->observation_end - (double)r->job.index_minutes) / 1440.0, "events", list));
@@ -115,7 +155,11 @@ static void json_recorded(const GenerateRun *r, const char *kind, int64_t from, 
 
 static void json_sample(const GenerateRun *r, int k, const RolloutSample *s) {
     json_t *list = json_array();
-    for (int i = 0; i < s->n_tokens; i++) json_event(list, &r->s->dataset.vocabulary, s->tokens[i], s->token_minutes[i]);
+    NoteText note = {0};
+    for (int i = 0; i <= s->n_tokens; i++)
+        json_event(list, &r->s->dataset.vocabulary, &note, i < s->n_tokens ? s->tokens[i] : -1,
+                   s->n_tokens ? s->token_minutes[i < s->n_tokens ? i : s->n_tokens - 1] : 0);
+    note_text_free(&note);
     json_line(r, json_pack("{s:s, s:I, s:i, s:s, s:f, s:o}", "kind", "future", "patient_key",
                            (json_int_t)r->job.patient.key, "sample", k, "stop", stop_name(s->stop), "days", s->minutes / 1440,
                            "events", list));

@@ -41,11 +41,13 @@ static void print_vocabulary(const char *checkpoint) {
         printf("vocabulary   %s\n", err.msg);
         return;
     }
-    int kind[TOKEN_UNKNOWN + 1] = {0};
+    int kind[TOKEN_KINDS] = {0};
     for (int i = 0; i < v.n; i++) kind[v.token[i].kind]++;
-    printf("vocabulary   %d tokens: %d events, %d gaps, %d ages, %d static, %d values, %d unknown; sha256 %.16s\n", v.n,
+    char of_notes[32] = "";
+    if (kind[TOKEN_TEXT]) snprintf(of_notes, sizeof of_notes, ", %d text", kind[TOKEN_TEXT]);
+    printf("vocabulary   %d tokens: %d events, %d gaps, %d ages, %d static, %d values, %d unknown%s; sha256 %.16s\n", v.n,
            kind[TOKEN_EVENT], kind[TOKEN_GAP], kind[TOKEN_AGE], kind[TOKEN_STATIC], kind[TOKEN_VALUE], kind[TOKEN_UNKNOWN],
-           v.sha256);
+           of_notes, v.sha256);
     vocabulary_free(&v);
 }
 

@@ -280,7 +280,7 @@ static Status timeline_take(ServeRecord *r, RawEvents *w, int synthetic, double 
     const Vocabulary *v = w->v;
     TokenMap map;
     Timeline t;
-    TokenizeCounts counts = {{0}, {{0}}, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
+    TokenizeCounts counts = {.values = 0};
     EventPatient p = {.observation_end = TIME_NONE, .split = SPLIT_UNSET, .n = w->n, .event = w->event};
     int64_t index_us = TIME_NONE;
     int given;
