@@ -26,6 +26,18 @@ static void hit_add(Hits *h, int kind, size_t at, size_t n) {
     h->hit[h->n++] = (PhiHit){kind, at, n};
 }
 
+/* A pattern stops when it is sure: the rest of the word belongs to what it found. */
+static void hit_extend(PhiHit *h, const char *text, size_t n) {
+    int address = h->kind == PHI_URL || h->kind == PHI_EMAIL;
+    if (h->kind == PHI_NAME || h->kind == PHI_DATE) return;
+    for (size_t end = h->at + h->n; end < n; end++, h->n++) {
+        unsigned char c = (unsigned char)text[end];
+        if (c <= ' ' || strchr(address ? "\"'<>()," : "\"'<>(),;.:/", c)) break;
+    }
+    /* The full stop of the sentence stays. */
+    while (address && h->n > 1 && strchr(".;:", text[h->at + h->n - 1])) h->n--;
+}
+
 /* "92 year-old", "101 y/o": ages past 89 are dates by 45 CFR 164.514(b)(2)(i)(C). */
 static void find_ages(Hits *h, const char *text, size_t n) {
     static const char *const words[] = {"year", "yr", "y/o", "y.o", "yo "};
@@ -62,6 +74,7 @@ char *text_mask(const PhiPatterns *phi, const char *text, size_t *size, int64_t 
     h.capacity = found + 1;
     if (found) h.n = phi_find(phi, text, n, h.hit, (int)found);
     if (h.n > found) h.n = found;
+    for (int64_t i = 0; i < h.n; i++) hit_extend(&h.hit[i], text, n);
     find_ages(&h, text, n);
     if (h.n) qsort(h.hit, (size_t)h.n, sizeof *h.hit, by_place);
     char *out = xmalloc(n + 16 * (size_t)h.n + 1);

@@ -66,10 +66,11 @@ static const char *notes_what(const DeidentifyReport *r, const json_t *text_atte
 
 static json_t *notes_figures(const DeidentifyReport *r) {
     json_t *o = json_pack("{s:I, s:I}", "before", (json_int_t)r->notes_before, "after", (json_int_t)r->notes_after);
-    json_t *masked = json_object();
+    json_t *masked = json_array(); /* not keys: "ssn": would look like one */
     for (int k = 0; k <= PHI_COUNT; k++)
         if (r->masked[k])
-            json_object_set_new(masked, k == PHI_COUNT ? "age" : phi_kind_name(k), json_integer((json_int_t)r->masked[k]));
+            json_array_append_new(masked, json_pack("{s:s, s:I}", "kind", k == PHI_COUNT ? "age" : phi_kind_name(k), "places",
+                                                    (json_int_t)r->masked[k]));
     json_object_set_new(o, "masked", masked);
     return o;
 }

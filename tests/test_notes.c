@@ -484,6 +484,7 @@ static void test_mask(void **state) {
                {"a 92 year-old, son 45 years", "a [AGE] year-old, son 45 years"},
                {"101 y/o; 89 yo; 130/80 mmHg; 95 mg; 1920 years", "[AGE] y/o; 89 yo; 130/80 mmHg; 95 mg; 1920 years"},
                {"BP 120/80, HbA1c 6.1 %, 20 pack years", "BP 120/80, HbA1c 6.1 %, 20 pack years"},
+               {"see http://who.example.org/a?b=c. From 10.4.77.12.", "see [URL]. From [IP]."},
                {"2019-03-04", "[DATE]"}};
     PhiPatterns *phi;
     ok(phi_patterns_open(&phi, &err));
