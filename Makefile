@@ -93,6 +93,7 @@ $(BUILD)/train/dist_mpi.o: EXTRA = -DHAVE_MPI $(MPI_CFLAGS)
 # The commit that checkpoints name; the file changes, and state.o with it, only when the commit does.
 $(shell printf '#define EHR_COMMIT "%s"\n' "$$(git describe --always --dirty 2>/dev/null || echo unknown)" > $(BUILD)/commit.tmp; \
         cmp -s $(BUILD)/commit.tmp $(BUILD)/commit.h || mv $(BUILD)/commit.tmp $(BUILD)/commit.h)
+$(BUILD)/infer/serve_page.o: infer/serve_page.html
 $(BUILD)/infer/http.o: EXTRA = $(if $(HAVE_MICROHTTPD),-DHAVE_MICROHTTPD)
 $(BUILD)/train/state.o: EXTRA = -include $(BUILD)/commit.h
 

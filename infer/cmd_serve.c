@@ -115,6 +115,7 @@ static Status listen_and_run(Server *sv, const ServeFlags *f, Err *err) {
                               .body_max = (size_t)f->body,
                               .read_s = f->read,
                               .write_s = f->read,
+                              .page_policy = sv->page_policy,
                               .head = serve_head,
                               .handle = serve_handle,
                               .done = serve_done,
@@ -247,8 +248,8 @@ Status cmd_serve(int argc, char **argv, Err *err) {
         flags_help(flags, n,
                    "ehr-infer serve CHECKPOINT [--port 8000] [--keys FILE] [--audit FILE] [--stage S --trusted-keys "
                    "FILE] [...]",
-                   "HTTP: POST /v1/risk, /v1/completions, /v1/score, /v1/embeddings; GET /v1/models, /info, /metrics, "
-                   "/health, /ready.\n"
+                   "HTTP: POST /v1/risk, /v1/completions, /v1/score, /v1/embeddings; GET /v1/models, /v1/vocabulary, /info, "
+                   "/metrics, /health, /ready; a page for people at /.\n"
                    "Requests of many clients are computed together, each with the bits it would get alone: those of "
                    "`ehr-infer risk`.\n"
                    "Research use; not a medical device.",

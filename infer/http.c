@@ -106,6 +106,10 @@ void http_answer(HttpExchange *x, int status, const char *type, char *body, size
     MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, type);
     MHD_add_response_header(response, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store");
     MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
+    if (x->http->o.page_policy && !strncmp(type, "text/html", 9)) {
+        MHD_add_response_header(response, "Content-Security-Policy", x->http->o.page_policy);
+        MHD_add_response_header(response, "Referrer-Policy", "no-referrer");
+    }
     if (status == MHD_HTTP_UNAUTHORIZED) MHD_add_response_header(response, MHD_HTTP_HEADER_WWW_AUTHENTICATE, "Bearer");
     if (retry_s > 0) {
         char text[16];

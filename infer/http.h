@@ -23,6 +23,7 @@ typedef struct {
     int connections;               /* at most; more are closed at once */
     size_t body_max;               /* bytes; longer ones get 413 */
     double read_s, write_s;        /* longest time to send a request, and to take an answer, whatever trickles */
+    const char *page_policy;       /* Content-Security-Policy of answers that are pages, NULL: none */
     /* Headers are read: 0 goes on to the body, else the answer has been given through http_answer. */
     int (*head)(void *ctx, HttpExchange *x, HttpRequest *r);
     /* All is read: calls http_answer, now or later from any thread, exactly once. */

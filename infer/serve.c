@@ -1,13 +1,14 @@
 /* serve.c - see serve.h: who may ask, the queue, answers, the watch. */
 #include "infer/serve.h"
+#include "infer/serve_page.h"
 #include "model/checkpoint.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
-const char *const serve_ends[ENDS + 1] = {"completions", "risk",   "score", "embeddings", "metrics", "models",
-                                          "info",        "health", "ready", "other",      NULL};
+const char *const serve_ends[ENDS + 1] = {"completions", "risk", "score",  "embeddings", "metrics", "models", "info",
+                                          "vocabulary",  "page", "health", "ready",      "other",   NULL};
 const char *const serve_scopes[] = {"completions", "risk", "score", "embeddings", "metrics", NULL};
 
 static const struct {
@@ -20,6 +21,8 @@ static const struct {
               {"GET", "/metrics", END_METRICS},
               {"GET", "/v1/models", END_MODELS},
               {"GET", "/info", END_INFO},
+              {"GET", "/v1/vocabulary", END_VOCABULARY},
+              {"GET", "/", END_PAGE},
               {"GET", "/health", END_HEALTH},
               {"GET", "/ready", END_READY}};
 
@@ -151,7 +154,7 @@ int serve_head(void *ctx, HttpExchange *x, HttpRequest *r) {
                known ? "this path takes another method" : "there is nothing at this path");
         return 1;
     }
-    if (seen->end == END_HEALTH || seen->end == END_READY) return 0;
+    if (seen->end >= END_PAGE) return 0;
     const int status = check_key(sv, r, seen, &wait_s);
     if (status == 401)
         refuse(sv, x, r, seen, 401, 0, "needs the header Authorization: Bearer KEY, with a key of this server");
@@ -199,6 +202,11 @@ static void answer_get(Server *sv, HttpExchange *x, const Seen *seen) {
         break;
     case END_MODELS: body = models_text(sv); break;
     case END_INFO: body = xstrdup(sv->card); break;
+    case END_VOCABULARY: body = xstrdup(sv->vocabulary); break;
+    case END_PAGE:
+        type = "text/html; charset=utf-8";
+        body = serve_page_text(&size);
+        break;
     case END_READY:
         status = g.ready ? 200 : 503;
         body = xasprintf("{\"status\":\"%s\"}", g.ready      ? "ready"
@@ -467,12 +475,17 @@ Status serve_open(Server *sv, Session *s, const ServeOptions *o, const char *sta
     sv->card = card_make(sv);
     sv->keys_stamp = o->keys ? stamp_of(o->keys) : 0;
     sv->killed = o->kill_file && path_exists(o->kill_file);
-    return o->keys ? serve_keys_read(&sv->keys, o->keys, serve_scopes, err) : OK;
+    sv->page_policy = serve_page_policy();
+    size_t size;
+    Status st = checkpoint_read_text(s->checkpoint, "vocabulary.json", &sv->vocabulary, &size, err);
+    return st || !o->keys ? st : serve_keys_read(&sv->keys, o->keys, serve_scopes, err);
 }
 
 void serve_close(Server *sv) {
     free(sv->model_name);
     free(sv->card);
+    free(sv->vocabulary);
+    free(sv->page_policy);
     pthread_mutex_destroy(&sv->lock);
     pthread_cond_destroy(&sv->wake);
     pthread_mutex_destroy(&sv->metrics.lock);

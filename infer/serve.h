@@ -20,6 +20,8 @@ typedef enum {
     END_METRICS,
     END_MODELS,
     END_INFO,
+    END_VOCABULARY,
+    END_PAGE, /* from here on without a key */
     END_HEALTH,
     END_READY,
     END_OTHER,
@@ -58,7 +60,7 @@ typedef struct {
     Audit *audit; /* NULL: none is kept */
     Http *http;
     ServeMetrics metrics;
-    char *model_name, *card; /* "ehr"; of /info */
+    char *model_name, *card, *vocabulary, *page_policy; /* "ehr"; of /info; vocabulary.json; of the page at / */
     const char *stage;
     double started;
     pthread_mutex_t lock; /* of all below */

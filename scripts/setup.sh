@@ -3,12 +3,14 @@
 # apt-get (as root, or through sudo), Python packages into .venv.  Takes a moment when nothing is missing.
 #   setup.sh            everything
 #   setup.sh parity     also torch and transformers, for `make test-parity`
+#   setup.sh browser    also Chromium and selenium, to test the page of `ehr-infer serve` (Debian)
 #   setup.sh meds       also pyarrow and meds, for scripts/meds_to_events.py and events_to_meds.py
 set -eu
 cd "$(dirname "$0")/.."
 
 packages="gcc g++ libc6-dev make pkg-config libopenmpi-dev openmpi-bin libhdf5-dev libjansson-dev libzip-dev zlib1g-dev \
 libsodium-dev libpcre2-dev libmicrohttpd-dev libcmocka-dev python3 python3-venv iproute2 patchelf"
+[ "${1:-}" != browser ] || packages="$packages chromium chromium-driver"
 
 missing() {
     if command -v dpkg-query > /dev/null 2>&1; then
@@ -59,4 +61,4 @@ venv() { # venv LIST STAMP
     fi
 }
 venv scripts/requirements.txt stamp
-case "${1:-}" in parity | meds) venv "scripts/requirements-$1.txt" "stamp-$1" ;; esac
+case "${1:-}" in parity | meds | browser) venv "scripts/requirements-$1.txt" "stamp-$1" ;; esac

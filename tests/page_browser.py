@@ -1,0 +1,109 @@
+"""page_browser.py URL [KEY] [--picture FILE] - the page of `ehr-infer serve` in a real browser, as a person would use it: a
+made-up record, a question, its answer, a pasted record and pasted nonsense.  Prints a line a check; exit 1 if any failed."""
+import argparse, json, re, shutil, sys, urllib.request
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.support.ui import Select, WebDriverWait
+
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("url")
+parser.add_argument("key", nargs="?", default="")
+parser.add_argument("--picture")
+args = parser.parse_args()
+failed = 0
+
+
+def check(name, good, what=""):
+    global failed
+    failed |= not good
+    print(f"{'ok' if good else 'FAILED'}: {name}" + ("" if good else f": {str(what)[:1500]}"))
+
+
+def ask(path, body):
+    headers = {"Authorization": "Bearer " + args.key} if args.key else {}
+    return json.load(urllib.request.urlopen(urllib.request.Request(args.url + path, json.dumps(body).encode(), headers), timeout=60))
+
+
+options = webdriver.ChromeOptions()
+for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1120,900"):
+    options.add_argument(flag)
+options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+browser = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+try:
+    def one(selector):
+        return browser.find_element(By.CSS_SELECTOR, selector)
+
+    def count(selector):
+        return len(browser.find_elements(By.CSS_SELECTOR, selector))
+
+    def idle():
+        return int(one("body").get_attribute("data-idle") or 0)
+
+    def click(selector):
+        """Clicks and waits until what the click began is over."""
+        before = idle()
+        one(selector).click()
+        WebDriverWait(browser, 120).until(lambda _: idle() > before)
+
+    def paste(text):
+        one("#text").clear()
+        browser.execute_script("document.getElementById('text').value = arguments[0]", text)
+        click("#show")
+
+    browser.get(args.url + "/")
+    WebDriverWait(browser, 60).until(lambda _: idle() > 0)
+    check("it says what it is not", "Not a medical device" in one(".notice").text, one("body").text)
+    if args.key:
+        check("without a key there is a gate and nothing else", one("#gate").is_displayed() and not one("#main").is_displayed())
+        one("#key").send_keys("wrong")
+        click("#enter")
+        check("a wrong key is told", "key" in one("#wrong").text and not one("#main").is_displayed(), one("#wrong").text)
+        one("#key").clear()
+        one("#key").send_keys(args.key)
+        click("#enter")
+    check("it names the model", re.search(r"Model ehr-[0-9a-f]{12}", one("#model").text) and one("#main").is_displayed(), one("#model").text)
+
+    click(".example[data-seed='2']")
+    marks = count("#timeline circle, #timeline rect")
+    check("a made-up record is drawn", one("#record").is_displayed() and marks > 5, (marks, one("#wrong").text))
+    check("and marks say what they are", "the record" in browser.execute_script("return document.querySelector('#timeline title').textContent"))
+    Select(one("#horizon")).select_by_value("90")
+    Select(one("#samples")).select_by_visible_text("32")
+    click("#ask")
+    check("the question is answered", one("#answer").is_displayed(), one("#wrong").text)
+    patient = json.loads(one("#text").get_attribute("value"))
+    code = one("#outcome").get_attribute("value").split(" \u2014 ")[0]
+    want = ask("/v1/risk", {"patient": patient, "samples": 32, "seed": 1, "estimator": "scope",
+                            "outcomes": [{"codes": [code], "horizon": "90d"}]})["outcomes"][0]
+    digits = 1 if want["risk"] < 0.0995 else 0
+    check("with the number of the same question asked outside", one("#risk").text == f"{100 * want['risk']:.{digits}f}%", (one("#risk").text, want))
+    check("a curve with its band", count("#curve path") == 2 and "NaN" not in one("#curve").get_attribute("innerHTML"))
+    check("twelve futures", browser.execute_script("return [...document.querySelectorAll('#futures text')].filter(t => t.textContent.startsWith('future')).length") == 12)
+    check("events that moved it, by size", count("#moved tr") > 0 and re.search("(raises|lowers) by", one("#moved").text), one("#moved").text)
+    if args.picture:
+        height = browser.execute_script("return document.documentElement.scrollHeight")
+        browser.set_window_size(1120, height + 150)
+        browser.save_screenshot(args.picture)
+
+    paste("code,time,value,unit\nSEX//F\nRACE//WHITE\nMEDS_BIRTH,1950-02-03\nICD10CM//I10,2024-01-01\nLOINC//4548-4,2024-01-01T08:00,7.2,%\nICD10CM//ZZ9,2024-02-01")
+    check("pasted lines are read, the unknown code is told", "1 of 3 have no token" in one("#told").text, (one("#told").text, one("#wrong").text))
+    check("the old answer is gone", not one("#answer").is_displayed())
+    one("#outcome").clear()
+    one("#outcome").send_keys("heart failure")
+    click("#ask")
+    check("an outcome is found by its name", one("#answer").is_displayed() and "failure" in one("#risk_words").text.lower(), (one("#risk_words").text, one("#wrong").text))
+    one("#outcome").clear()
+    one("#outcome").send_keys("no such thing <img src=x onerror=alert(1)>")
+    click("#ask")
+    check("one that is not is told, as text", "no code" in one("#wrong").text and count("#wrong img") == 0, one("#wrong").text)
+    for text, words in (("{", "no JSON"), ("code,time", "no event"), ("ICD10CM//I10,yesterday", "takes a date"), ("<script>alert(1)</script>,2024-01-01", "")):
+        paste(text)
+        check(f"pasted {text!r}: told or read, never run", words in one("#wrong").text, one("#wrong").text)
+    log = [e for e in browser.get_log("browser") if e["level"] == "SEVERE" and not re.search("status of 4(00|01)|favicon", e["message"])]
+    check("nothing was refused or broke in the browser", not log, log)
+    seen = browser.execute_script("return performance.getEntriesByType('resource').map(r => r.name)")
+    check("nothing was loaded from elsewhere", seen and all(s.startswith(args.url) for s in seen), seen)
+finally:
+    browser.quit()
+sys.exit(failed)
