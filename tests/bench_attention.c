@@ -1,7 +1,7 @@
 /* bench_attention.c - causal attention of the float32 CPU backend, forward and backward, beside the machine's
  * multiply-add peak.  Only query-key pairs that exist are counted, so what a blocked kernel wastes at borders shows.
  *
- *   build/bench_attention [--threads N] [--seconds S a shape] [--smoke 1] */
+ *   build/bench_attention [--threads N] [--seconds S a shape] [--filter "T x n"] [--smoke 1] */
 #include "tests/bench_machine.h"
 
 typedef struct {
@@ -50,7 +50,11 @@ int main(int argc, char **argv) {
         if (device_reserve(dev, kernels_get(dev, DTYPE_F32)->workspace_bytes(dev, &limits))) return 1;
         printf("attention, %s\n%6s x %-3s %3s %3s %4s   %8s %6s   %8s %6s\n", device_name(dev), "T", "n", "H", "G", "D",
                "forward", "peak", "backward", "peak");
-        for (size_t i = 0; i < (f.smoke ? 2 : sizeof SHAPES / sizeof *SHAPES); i++) bench_shape(dev, &SHAPES[i], f.seconds);
+        for (size_t i = 0; i < (f.smoke ? 2 : sizeof SHAPES / sizeof *SHAPES); i++) {
+            char name[32];
+            snprintf(name, sizeof name, "%d x %d", SHAPES[i].T, SHAPES[i].sequences);
+            if (!f.filter || strstr(name, f.filter)) bench_shape(dev, &SHAPES[i], f.seconds);
+        }
         if (bench_close(dev, "bench_attention")) return 1;
     }
     return 0;

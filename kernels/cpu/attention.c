@@ -10,15 +10,20 @@
 #include <math.h>
 #include <string.h>
 
-enum { TASK_ROWS = 98, ROWS_AHEAD = 16 };
+enum {
+    TASK_ROWS = 98,
+    ROWS_AHEAD = 16,
+    EDGE_ROWS = 8, /* a tile where rows see different keys: the lower, the fewer products are thrown away */
+    TILE_ROWS_MAX = 16
+};
 
 /* The rows of a task: a thread's own memory. */
 typedef struct {
     float *q;      /* (rows, D), scaled by 1 / sqrt(D) */
     float *acc;    /* (rows, D) */
-    float *scores; /* (rows, KV_PAGE) */
+    float *scores; /* (TILE_ROWS_MAX, KV_PAGE) of a tile */
     float *max, *sum;
-    float *values; /* (KV_PAGE, D rounded up to 16): a page's values when D is no multiple of 16 */
+    float *values; /* (KV_PAGE, 16): those columns of a page's values that fill no vector */
     int   *visible; /* (rows) keys of its sequence that the row sees */
 } TaskRows;
 
@@ -26,7 +31,7 @@ static int rows_a_task(int H, int G) { return int_max(TASK_ROWS, H / G); }
 
 static size_t task_floats(int H, int G, int D) {
     size_t rows = (size_t)rows_a_task(H, G);
-    return round_up(rows * (2 * (size_t)D + KV_PAGE + 3) + KV_PAGE * round_up((size_t)D, 16), 16);
+    return round_up(rows * (2 * (size_t)D + 3) + (TILE_ROWS_MAX + 16) * KV_PAGE, 16);
 }
 
 size_t attend_scratch(const Device *dev, int H, int G, int D) {
@@ -39,37 +44,59 @@ static TaskRows task_rows(float *memory, int H, int G, int D) {
     t.q = memory;
     t.acc = t.q + rows * (size_t)D;
     t.scores = t.acc + rows * (size_t)D;
-    t.values = t.scores + rows * KV_PAGE;
-    t.max = t.values + KV_PAGE * round_up((size_t)D, 16);
+    t.values = t.scores + TILE_ROWS_MAX * KV_PAGE;
+    t.max = t.values + 16 * KV_PAGE;
     t.sum = t.max + rows;
     t.visible = (int *)(t.sum + rows);
     return t;
 }
 
+/* One head's keys and values of a page, and those that will be needed after them (NULL: not known), to be fetched. */
+typedef struct {
+    const float *keys, *values, *next_keys, *next_values;
+} Page;
+
+/* acc (m, D) = factor * acc + p values, over the first n keys; columns a panel at a time */
+static void values_add(const CpuIsa *isa, const TaskRows *t, int row, int m, int n, const Page *page, int fetch,
+                       const float *factor, int first, int D) {
+    for (int d = 0; d < D; d += SGEMM_PANEL) {
+        int          width = panel_width(d, D), ld = width;
+        const float *values = page->values + d * KV_PAGE;
+        float       *acc = t->acc + (ptrdiff_t)row * D + d;
+        if (width % 16) { /* sgemm_tile reads whole vectors: all of a panel narrower than one is copied */
+            ld = (int)round_up((size_t)width, 16);
+            for (int j = 0; j < n; j++) memcpy(t->values + j * ld, values + j * width, sizeof(float) * (size_t)width);
+            values = t->values;
+        }
+        TileOut o = {.chain = first ? NULL : acc, .out = acc, .ld_chain = D, .ld_out = D, .factor = factor};
+        if (fetch && page->next_values) o.soon = page->next_values + d * KV_PAGE, o.ld_soon = width;
+        isa->sgemm_tile(m, width, n, t->scores, KV_PAGE, 1, values, ld, &o);
+    }
+}
+
 /* Rows [row, row + n_rows) of the task meet block `block` of their keys. */
 static void rows_meet_block(const CpuIsa *isa, const CpuOps *ops, const TaskRows *t, int row, int n_rows, int block,
-                            const float *keys, const float *values, int D) {
-    int ldv = D;
-    if (D % 16) { /* sgemm_tile reads whole vectors */
-        ldv = (int)round_up((size_t)D, 16);
-        for (int j = 0; j < KV_PAGE; j++) memcpy(t->values + j * ldv, values + j * D, sizeof(float) * (size_t)D);
-        values = t->values;
-    }
-    int step = ceil_div(n_rows, ceil_div(n_rows, isa->tile_rows)); /* evenly */
+                            const Page *page, int D) {
+    int edge = t->visible[row] - block * KV_PAGE < KV_PAGE;
+    int most = edge ? int_min(EDGE_ROWS, isa->tile_rows) : isa->tile_rows;
+    int step = ceil_div(n_rows, ceil_div(n_rows, most)), fetch = 1; /* evenly */
     for (int i = row; i < row + n_rows; i += step) {
-        int m = int_min(step, row + n_rows - i), n = 0;
-        for (int r = i; r < i + m; r++) n = int_max(n, int_min(t->visible[r] - block * KV_PAGE, KV_PAGE));
+        int   m = int_min(step, row + n_rows - i), n = 0, seen[TILE_ROWS_MAX];
+        float factor[TILE_ROWS_MAX];
+        for (int r = 0; r < m; r++) {
+            seen[r] = int_min(t->visible[i + r] - block * KV_PAGE, KV_PAGE);
+            n = int_max(n, seen[r]);
+        }
         if (n <= 0) continue;
-        float *scores = t->scores + (ptrdiff_t)i * KV_PAGE;
-        for (int j = 0; j < n; j += SGEMM_PANEL)
-            tile_product(isa, m, int_min(SGEMM_PANEL, n - j), D, t->q + (ptrdiff_t)i * D, D, 1, keys + j, KV_PAGE,
-                            scores + j, KV_PAGE, SGEMM_STORE);
-        for (int r = i; r < i + m; r++)
-            ops->softmax_merge(scores + (r - i) * KV_PAGE, int_min(t->visible[r] - block * KV_PAGE, KV_PAGE), n,
-                               t->max + r, t->sum + r, t->acc + (ptrdiff_t)r * D, D);
-        for (int d = 0; d < D; d += SGEMM_PANEL)
-            tile_product(isa, m, int_min(SGEMM_PANEL, D - d), n, scores, KV_PAGE, 1, values + d, ldv,
-                            t->acc + (ptrdiff_t)i * D + d, D, SGEMM_CHAIN);
+        for (int j = 0; j < n; j += SGEMM_PANEL) {
+            TileOut o = {.out = t->scores + j, .ld_out = KV_PAGE, .ld_soon = SGEMM_PANEL};
+            if (fetch && page->next_keys) o.soon = page->next_keys + j * D;
+            isa->sgemm_tile(m, int_min(SGEMM_PANEL, n - j), D, t->q + (ptrdiff_t)i * D, D, 1, page->keys + j * D,
+                            SGEMM_PANEL, &o);
+        }
+        ops->softmax_merge(t->scores, m, seen, (int)round_up((size_t)n, 16), t->max + i, t->sum + i, factor);
+        values_add(isa, t, i, m, n, page, fetch, factor, block == 0, D);
+        fetch = 0;
     }
 }
 
@@ -80,6 +107,17 @@ static int visible_keys(const Attention *a, int s, int n) {
 
 static int64_t page_of(const Attention *a, int s, int block) {
     return a->block_table ? a->block_table[(int64_t)s * a->max_blocks + block] : a->first_page[s] + block;
+}
+
+/* Head g of block `block` of sequence s; the same of the block after it, when there is one before `end`, comes next. */
+static Page page_at(const Attention *a, int s, int g, int block, int end) {
+    int64_t page = page_of(a, s, block);
+    Page    p = {page_keys(a->pool, page, g, a->G, a->D), page_values(a->pool, page, g, a->G, a->D), NULL, NULL};
+    if (block + 1 >= end) return p;
+    page = page_of(a, s, block + 1);
+    p.next_keys = page_keys(a->pool, page, g, a->G, a->D);
+    p.next_values = page_values(a->pool, page, g, a->G, a->D);
+    return p;
 }
 
 /* Query rows [n0, n1) of sequences s0.., key/value head g; the first `shared` pages are common to all of them. */
@@ -94,25 +132,22 @@ static void task_run(const CpuIsa *isa, const CpuOps *ops, const Attention *a, c
         for (int r = 0; r < ratio; r++, row++) {
             for (int d = 0; d < D; d += 16) __builtin_prefetch(ahead + r * D + d);
             ops->scale(t->q + (ptrdiff_t)row * D, a->qk + (ptrdiff_t)n * ld + (g * ratio + r) * D, scale, D);
-            memset(t->acc + (ptrdiff_t)row * D, 0, sizeof(float) * (size_t)D);
             t->max[row] = -INFINITY;
             t->sum[row] = 0;
             t->visible[row] = visible_keys(a, s, n);
         }
     }
     for (int b = 0; b < shared; b++) {
-        int64_t page = page_of(a, s0, b);
-        rows_meet_block(isa, ops, t, 0, (n1 - n0) * ratio, b, page_keys(a->pool, page, g, a->G, D),
-                        page_values(a->pool, page, g, a->G, D), D);
+        Page page = page_at(a, s0, g, b, shared);
+        rows_meet_block(isa, ops, t, 0, (n1 - n0) * ratio, b, &page, D);
     }
     for (int n = n0, s = s0; n < n1; s++) {
         int end = int_min(n1, a->q_offset[s + 1]);
         if (end <= n) continue;
         int blocks = ceil_div(visible_keys(a, s, end - 1), KV_PAGE);
         for (int b = shared; b < blocks; b++) {
-            int64_t page = page_of(a, s, b);
-            rows_meet_block(isa, ops, t, (n - n0) * ratio, (end - n) * ratio, b, page_keys(a->pool, page, g, a->G, D),
-                            page_values(a->pool, page, g, a->G, D), D);
+            Page page = page_at(a, s, g, b, blocks);
+            rows_meet_block(isa, ops, t, (n - n0) * ratio, (end - n) * ratio, b, &page, D);
         }
         n = end;
     }
@@ -197,7 +232,7 @@ static void pages_fill(Device *dev, const PackedPages *p, const float *qk, const
                         __builtin_prefetch(qkv + (n + j) * ld_qkv + (H + G + g) * D + d, 0, 2);
                 ops->transpose(page_keys(p->pool, page, g, G, D), qk + n * ld_qk + (H + g) * D, ld_qk, rows, D);
                 for (int j = 0; j < rows; j++)
-                    memcpy(values + j * D, qkv + (n + j) * ld_qkv + (H + G + g) * D, sizeof(float) * (size_t)D);
+                    value_store(values, j, qkv + (n + j) * ld_qkv + (H + G + g) * D, D);
             }
 }
 

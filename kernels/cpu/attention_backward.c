@@ -12,7 +12,7 @@ enum { ROWS = KV_PAGE, ROWS_AHEAD = 16 }; /* query rows a block */
 
 /* A thread's own memory.  Rows are padded to whole vectors of columns. */
 typedef struct {
-    float *keys_t, *values_t;     /* (D, KV_PAGE) */
+    float *keys_t, *values_t;     /* (KV_PAGE / SGEMM_PANEL, D, SGEMM_PANEL) */
     float *keys;                  /* (KV_PAGE, ld), times 1 / sqrt(D) */
     float *dkeys, *dvalues;       /* (KV_PAGE, ld) */
     float *q, *dout;              /* (ROWS, ld), q times 1 / sqrt(D) */
@@ -89,9 +89,9 @@ static void rows_meet_block(const Task *t, const Blocks *b, ptrdiff_t n, int row
         float *p = b->p + i * KV_PAGE, *ds = b->ds + i * KV_PAGE;
         for (int j = 0; j < seen; j += SGEMM_PANEL) {
             int keys = int_min(SGEMM_PANEL, seen - j);
-            tile_product(t->isa, m, keys, D, b->q + i * b->ld, b->ld, 1, b->keys_t + j, KV_PAGE, p + j, KV_PAGE,
+            tile_product(t->isa, m, keys, D, b->q + i * b->ld, b->ld, 1, b->keys_t + j * D, SGEMM_PANEL, p + j, KV_PAGE,
                                SGEMM_STORE);
-            tile_product(t->isa, m, keys, D, b->dout + i * b->ld, b->ld, 1, b->values_t + j, KV_PAGE, ds + j, KV_PAGE,
+            tile_product(t->isa, m, keys, D, b->dout + i * b->ld, b->ld, 1, b->values_t + j * D, SGEMM_PANEL, ds + j, KV_PAGE,
                                SGEMM_STORE);
         }
         for (int r = 0; r < m; r++) {

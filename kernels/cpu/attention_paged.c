@@ -13,20 +13,23 @@ void cpu_kv_append(Device *dev, void *pool, const void *qk, const void *qkv, con
             const float *k = k_rows + ((ptrdiff_t)n * (H + G) + g) * D;
             const float *v = v_rows + ((ptrdiff_t)n * (H + 2 * G) + g) * D;
             int64_t      page = slot[n] / KV_PAGE, i = slot[n] % KV_PAGE;
-            float       *keys = page_keys(pool, page, g, G, D);
-            for (int d = 0; d < D; d++) keys[d * KV_PAGE + i] = k[d];
-            memcpy(page_values(pool, page, g, G, D) + i * D, v, sizeof(float) * (size_t)D);
+            float       *keys = page_keys(pool, page, g, G, D) + i / SGEMM_PANEL * SGEMM_PANEL * D + i % SGEMM_PANEL;
+            for (int d = 0; d < D; d++) keys[d * SGEMM_PANEL] = k[d];
+            value_store(page_values(pool, page, g, G, D), (int)i, v, D);
         }
 }
 
 void cpu_kv_copy_page(Device *dev, void *pool, int dst, int src, int n_keys, int G, int D) {
     if (device_error(dev) || dst == src) return;
     for (int g = 0; g < G; g++) {
-        for (int d = 0; d < D; d++)
-            memcpy(page_keys(pool, dst, g, G, D) + d * KV_PAGE, page_keys(pool, src, g, G, D) + d * KV_PAGE,
-                   sizeof(float) * (size_t)n_keys);
-        memcpy(page_values(pool, dst, g, G, D), page_values(pool, src, g, G, D),
-               sizeof(float) * (size_t)n_keys * (size_t)D);
+        for (int j = 0; j < n_keys; j += SGEMM_PANEL)
+            for (int d = 0; d < D; d++)
+                memcpy(page_keys(pool, dst, g, G, D) + j * D + d * SGEMM_PANEL,
+                       page_keys(pool, src, g, G, D) + j * D + d * SGEMM_PANEL,
+                       sizeof(float) * (size_t)int_min(SGEMM_PANEL, n_keys - j));
+        for (int d = 0; d < D; d += SGEMM_PANEL)
+            memcpy(page_values(pool, dst, g, G, D) + d * KV_PAGE, page_values(pool, src, g, G, D) + d * KV_PAGE,
+                   sizeof(float) * (size_t)(n_keys * panel_width(d, D)));
     }
 }
 

@@ -20,7 +20,7 @@ typedef enum {
     SGEMM_ADD    /* c = c + chain, the chain started from 0 */
 } SgemmMode;
 
-/* Where a tile's chains start and end: out = (add +) (chain +) sum over k. */
+/* Where a tile's chains start and end: out = (add +) (factor * chain +) sum over k. */
 typedef struct {
     const float *chain; /* NULL: they start at 0 */
     const float *add;   /* NULL: nothing */
@@ -28,6 +28,7 @@ typedef struct {
     ptrdiff_t    ld_chain, ld_add, ld_out;
     const float *soon; /* a panel of what is needed next, fetched into the caches on the way; NULL: nothing */
     ptrdiff_t    ld_soon;
+    const float *factor; /* of each row's chain; NULL: 1 */
 } TileOut;
 
 enum {
@@ -140,7 +141,7 @@ void cpu_matmul_rows(Device *dev, float *out, ptrdiff_t ldc, const float *inp, c
 /* A tile where all of c lies in one place. */
 static inline void tile_product(const CpuIsa *isa, int m, int n, int k, const float *a, ptrdiff_t a_rs, ptrdiff_t a_cs,
                                 const float *b, ptrdiff_t ldb, float *c, ptrdiff_t ldc, SgemmMode mode) {
-    TileOut o = {mode == SGEMM_CHAIN ? c : NULL, mode == SGEMM_ADD ? c : NULL, c, ldc, ldc, ldc, NULL, 0};
+    TileOut o = {mode == SGEMM_CHAIN ? c : NULL, mode == SGEMM_ADD ? c : NULL, c, ldc, ldc, ldc, NULL, 0, NULL};
     isa->sgemm_tile(m, n, k, a, a_rs, a_cs, b, ldb, &o);
 }
 

@@ -27,6 +27,11 @@ TILE_FN void tile_load(const int m, const int vecs, const int full, Vec acc[][TI
             const float *at = o->chain + i * o->ld_chain + column + v * VEC;
             acc[i][v] = full ? v_load(at) : v_load_n(at, n - v * VEC);
         }
+    if (!o->factor) return;
+    UNROLL
+    for (int i = 0; i < m; i++)
+        UNROLL
+        for (int v = 0; v < vecs; v++) acc[i][v] = v_mul(acc[i][v], v_set1(o->factor[i]));
 }
 
 /* full, adds: literals as well */

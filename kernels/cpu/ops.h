@@ -5,6 +5,8 @@
 #define EHR_KERNELS_CPU_OPS_H
 #include "kernels/cpu/cpu.h"
 
+#include <string.h>
+
 typedef struct {
     float beta1, beta2, eps, grad_scale;
     float learning_rate, weight_decay; /* 0 where the range does not decay */
@@ -28,12 +30,13 @@ typedef struct {
     void (*norm_rope_backward)(float *dx, float *dweight, const float *dout, const float *x, const float *weight,
                                const float *rope, float rstd, int D);
 
-    /* dst (D, KV_PAGE) = the first D columns of n_rows <= KV_PAGE rows of src, transposed; 0 past n_rows */
+    /* dst, panels of SGEMM_PANEL keys (KV_PAGE / SGEMM_PANEL, D, SGEMM_PANEL) = the first D columns of n_rows <= KV_PAGE
+     * rows of src, transposed; 0 past n_rows */
     void (*transpose)(float *dst, const float *src, ptrdiff_t row_stride, int n_rows, int D);
-    /* Merges one block of KV_PAGE keys into a query row's running softmax.  scores (KV_PAGE): n keys are seen; on
-     * return exp(score - new max), and 0 for the others up to `padded` (n <= padded).  max, sum and acc (D) are updated
-     * so that sum_j p_j v_j is still to be added to acc. */
-    void (*softmax_merge)(float *scores, int n, int padded, float *max, float *sum, float *acc, int D);
+    /* Merges one block of KV_PAGE keys into the running softmax of m <= 16 query rows.  scores (m, KV_PAGE): row i sees
+     * the first seen[i] keys; on return exp(score - new max), and 0 for the others up to `padded`, a multiple of 16 that
+     * covers all seen.  max, sum (m) are updated; factor (m) is what sums of earlier blocks are to be multiplied by. */
+    void (*softmax_merge)(float *scores, int m, const int *seen, int padded, float *max, float *sum, float *factor);
     /* p: scores in, exp(score - lse) out.  dp: dout . v in, p (dp - mean) out.  0 from n to padded. */
     void (*softmax_backward)(float *p, float *dp, int n, int padded, float lse, float mean);
 
@@ -72,13 +75,24 @@ static inline size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * 
 
 /* ---- attention --------------------------------------------------------------------------------------------------- */
 
-/* Where head g of a page lies: keys transposed, (D, KV_PAGE), so that a query meets 16 keys with one vector; values
- * (KV_PAGE, D). */
+/* Where head g of a page lies: keys transposed, so that a query meets 16 keys with one vector; both in panels as products
+ * read them: keys (KV_PAGE / SGEMM_PANEL, D, SGEMM_PANEL), values (D / SGEMM_PANEL, KV_PAGE, SGEMM_PANEL), whose last panel
+ * is as narrow as what is left of D. */
 static inline float *page_keys(float *pool, int64_t page, int g, int G, int D) {
     return pool + (page * 2 * G + g) * KV_PAGE * D;
 }
 static inline float *page_values(float *pool, int64_t page, int g, int G, int D) {
     return pool + (page * 2 * G + G + g) * KV_PAGE * D;
+}
+
+static inline int panel_width(int d, int D) { return int_min(SGEMM_PANEL, D - d); } /* of the panel from column d on */
+
+/* Row i of a page's values */
+static inline void value_store(float *values, int i, const float *v, int D) {
+    for (int d = 0; d < D; d += SGEMM_PANEL) {
+        int n = panel_width(d, D);
+        memcpy(values + d * KV_PAGE + i * n, v + d, sizeof(float) * (size_t)n);
+    }
 }
 
 /* Query rows and the pages their sequences' keys lie in: attention over a packed batch and over a cache alike. */

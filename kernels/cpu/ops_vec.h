@@ -144,7 +144,8 @@ static void ops_transpose(float *dst, const float *src, ptrdiff_t row_stride, in
                 if (j + VEC + i < n_rows) __builtin_prefetch(src + (j + VEC + i) * row_stride + d);
             }
             v_transpose(r);
-            for (int i = 0; i < VEC && d + i < D; i++) v_store(dst + (d + i) * KV_PAGE + j, r[i]);
+            for (int i = 0; i < VEC && d + i < D; i++)
+                v_store(dst + j / SGEMM_PANEL * SGEMM_PANEL * D + (d + i) * SGEMM_PANEL + j % SGEMM_PANEL, r[i]);
         }
 }
 
@@ -161,33 +162,42 @@ static inline Vec scores_load(const float *scores, int i, int n) {
     return i + VEC <= n ? s : v_min(s, v_load(keys_seen + KV_PAGE - n + i));
 }
 
-static void ops_softmax_merge(float *scores, int n, int padded, float *max, float *sum, float *acc, int D) {
-    Vec s[4], p[4], largest = v_set1(*max);
-    for (int i = 0; i < 4; i++)
-        if (i * VEC < n) {
-            s[i] = scores_load(scores, i * VEC, n);
-            largest = v_max(s[i], largest);
+/* Lane i: the largest of row i's four vectors, or their sum, in the tree of v_largest and v_sum. */
+static inline Vec rows_largest(Vec r[VEC]) {
+    v_transpose(r);
+    for (int half = VEC / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) r[i] = v_max(r[i], r[i + half]);
+    return r[0];
+}
+static inline Vec rows_sum(Vec r[VEC]) {
+    v_transpose(r);
+    for (int half = VEC / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) r[i] = v_add(r[i], r[i + half]);
+    return r[0];
+}
+
+/* A row that sees nothing here gets the factor 1 and adds 0. */
+static void ops_softmax_merge(float *scores, int m, const int *seen, int padded, float *max, float *sum, float *factor) {
+    Vec   r[VEC], none = v_set1(-INFINITY), old = v_load_n(max, m);
+    float now[VEC];
+    for (int i = 0; i < VEC; i++) r[i] = none;
+    for (int i = 0; i < m; i++)
+        for (int j = 0; j < seen[i]; j += VEC) r[i] = v_max(scores_load(scores + i * KV_PAGE, j, seen[i]), r[i]);
+    Vec largest = v_max(rows_largest(r), old), scale = v_exp(v_sub(old, largest));
+    v_store(now, largest);
+    v_store_n(max, largest, m);
+    v_store_n(factor, scale, m);
+    for (int i = 0; i < VEC; i++) r[i] = v_zero();
+    for (int i = 0; i < m; i++) {
+        Vec p[4], shift = v_set1(now[i]);
+        for (int j = 0; j < 4; j++) {
+            p[j] = v_zero();
+            if (j * VEC < seen[i]) p[j] = v_exp(v_sub(scores_load(scores + i * KV_PAGE, j * VEC, seen[i]), shift));
+            if (j * VEC < padded) v_store(scores + i * KV_PAGE + j * VEC, p[j]);
         }
-    float old = *max, now = v_largest(largest);
-    if (n <= 0) { /* nothing seen here: the row stays as it is */
-        for (int i = 0; i < padded; i += VEC) v_store(scores + i, v_zero());
-        return;
+        r[i] = sum4(p);
     }
-    for (int i = 0; i < 4; i++) {
-        p[i] = i * VEC < n ? v_exp(v_sub(s[i], v_set1(now))) : v_zero();
-        if (i * VEC < padded) v_store(scores + i * VEC, p[i]);
-    }
-    float block = v_sum(sum4(p));
-    *max = now;
-    if (old == now) { /* the factor would be 1 */
-        *sum += block;
-        return;
-    }
-    Vec   factor = v_exp(v_set1(old - now));
-    float one[VEC];
-    v_store(one, factor);
-    *sum = *sum * one[0] + block;
-    for (int d = 0; d < D; d += VEC) store_up_to(acc + d, v_mul(load_up_to(acc + d, D - d), factor), D - d);
+    v_store_n(sum, v_add(v_mul(v_load_n(sum, m), scale), rows_sum(r)), m);
 }
 
 static void ops_softmax_backward(float *p, float *dp, int n, int padded, float lse, float mean) {
