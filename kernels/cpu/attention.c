@@ -51,13 +51,40 @@ static TaskRows task_rows(float *memory, int H, int G, int D) {
     return t;
 }
 
-/* One head's keys and values of a page, and those that will be needed after them (NULL: not known), to be fetched. */
+/* What is needed later, fetched into the second cache a few lines at a time while tiles are busy. */
 typedef struct {
-    const float *keys, *values, *next_keys, *next_values;
+    const float *at; /* (rows, columns), rows ld apart */
+    ptrdiff_t    ld;
+    int          rows, columns;
+} Stretch;
+typedef struct {
+    Stretch stretch[4];
+    int     n, i, row, column; /* stretch[i] is fetched up to row `row` of SGEMM_PANEL columns from `column` on */
+} Later;
+
+static void later_add(Later *l, const float *at, ptrdiff_t ld, int rows, int columns) {
+    l->stretch[l->n++] = (Stretch){at, ld, rows, columns};
+}
+
+/* A tile of k products fetches two lines of each of k rows. */
+static void later_take(Later *l, int k, TileOut *o) {
+    if (l->i >= l->n) return;
+    const Stretch *s = &l->stretch[l->i];
+    o->soon = s->at + l->row * s->ld + l->column, o->ld_soon = s->ld;
+    l->row += k;
+    if (l->row < s->rows) return;
+    l->row = 0;
+    l->column += SGEMM_PANEL;
+    if (l->column >= s->columns) l->column = 0, l->i++;
+}
+
+/* One head's keys and values of a page. */
+typedef struct {
+    const float *keys, *values;
 } Page;
 
 /* acc (m, D) = factor * acc + p values, over the first n keys; columns a panel at a time */
-static void values_add(const CpuIsa *isa, const TaskRows *t, int row, int m, int n, const Page *page, int fetch,
+static void values_add(const CpuIsa *isa, const TaskRows *t, int row, int m, int n, const Page *page, Later *later,
                        const float *factor, int first, int D) {
     for (int d = 0; d < D; d += SGEMM_PANEL) {
         int          width = panel_width(d, D), ld = width;
@@ -69,17 +96,17 @@ static void values_add(const CpuIsa *isa, const TaskRows *t, int row, int m, int
             values = t->values;
         }
         TileOut o = {.chain = first ? NULL : acc, .out = acc, .ld_chain = D, .ld_out = D, .factor = factor};
-        if (fetch && page->next_values) o.soon = page->next_values + d * KV_PAGE, o.ld_soon = width;
+        later_take(later, n, &o);
         isa->sgemm_tile(m, width, n, t->scores, KV_PAGE, 1, values, ld, &o);
     }
 }
 
 /* Rows [row, row + n_rows) of the task meet block `block` of their keys. */
 static void rows_meet_block(const CpuIsa *isa, const CpuOps *ops, const TaskRows *t, int row, int n_rows, int block,
-                            const Page *page, int D) {
+                            const Page *page, Later *later, int D) {
     int edge = t->visible[row] - block * KV_PAGE < KV_PAGE;
     int most = edge ? int_min(EDGE_ROWS, isa->tile_rows) : isa->tile_rows;
-    int step = ceil_div(n_rows, ceil_div(n_rows, most)), fetch = 1; /* evenly */
+    int step = ceil_div(n_rows, ceil_div(n_rows, most)); /* evenly */
     for (int i = row; i < row + n_rows; i += step) {
         int   m = int_min(step, row + n_rows - i), n = 0, seen[TILE_ROWS_MAX];
         float factor[TILE_ROWS_MAX];
@@ -89,14 +116,13 @@ static void rows_meet_block(const CpuIsa *isa, const CpuOps *ops, const TaskRows
         }
         if (n <= 0) continue;
         for (int j = 0; j < n; j += SGEMM_PANEL) {
-            TileOut o = {.out = t->scores + j, .ld_out = KV_PAGE, .ld_soon = SGEMM_PANEL};
-            if (fetch && page->next_keys) o.soon = page->next_keys + j * D;
+            TileOut o = {.out = t->scores + j, .ld_out = KV_PAGE};
+            later_take(later, D, &o);
             isa->sgemm_tile(m, int_min(SGEMM_PANEL, n - j), D, t->q + (ptrdiff_t)i * D, D, 1, page->keys + j * D,
                             SGEMM_PANEL, &o);
         }
         ops->softmax_merge(t->scores, m, seen, (int)round_up((size_t)n, 16), t->max + i, t->sum + i, factor);
-        values_add(isa, t, i, m, n, page, fetch, factor, block == 0, D);
-        fetch = 0;
+        values_add(isa, t, i, m, n, page, later, factor, block == 0, D);
     }
 }
 
@@ -106,23 +132,42 @@ static int visible_keys(const Attention *a, int s, int n) {
 }
 
 static int64_t page_of(const Attention *a, int s, int block) {
-    return a->block_table ? a->block_table[(int64_t)s * a->max_blocks + block] : a->first_page[s] + block;
+    return a->block_table ? a->block_table[(int64_t)s * a->max_blocks + block] : int_max(a->first_page[s], 0) + block;
 }
 
-/* Head g of block `block` of sequence s; the same of the block after it, when there is one before `end`, comes next. */
-static Page page_at(const Attention *a, int s, int g, int block, int end) {
+/* Head g of block `block` of sequence s */
+static Page page_at(const Attention *a, int s, int g, int block) {
     int64_t page = page_of(a, s, block);
-    Page    p = {page_keys(a->pool, page, g, a->G, a->D), page_values(a->pool, page, g, a->G, a->D), NULL, NULL};
-    if (block + 1 >= end) return p;
-    page = page_of(a, s, block + 1);
-    p.next_keys = page_keys(a->pool, page, g, a->G, a->D);
-    p.next_values = page_values(a->pool, page, g, a->G, a->D);
-    return p;
+    int     head = g - a->first_head;
+    return (Page){page_keys(a->pool, page, head, a->n_heads, a->D), page_values(a->pool, page, head, a->n_heads, a->D)};
 }
 
-/* Query rows [n0, n1) of sequences s0.., key/value head g; the first `shared` pages are common to all of them. */
+static Later later_page(const Page *page, int D) {
+    Later l = {.n = 0};
+    later_add(&l, page->keys, SGEMM_PANEL, KV_PAGE / SGEMM_PANEL * D, SGEMM_PANEL);
+    later_add(&l, page->values, SGEMM_PANEL, KV_PAGE * D / SGEMM_PANEL, SGEMM_PANEL);
+    return l;
+}
+
+/* Rows [row, row + n_rows) of the task meet blocks [first, end) of sequence s.  later: what comes after the task, or NULL:
+ * then each block's successor is fetched. */
+static void rows_meet_blocks(const CpuIsa *isa, const CpuOps *ops, const Attention *a, const TaskRows *t, int row,
+                             int n_rows, int s, int g, int first, int end, Later *later) {
+    for (int b = first; b < end; b++) {
+        Page  page = page_at(a, s, g, b);
+        Later next = {.n = 0};
+        if (!later && b + 1 < end) {
+            Page after = page_at(a, s, g, b + 1);
+            next = later_page(&after, a->D);
+        }
+        rows_meet_block(isa, ops, t, row, n_rows, b, &page, later ? later : &next, a->D);
+    }
+}
+
+/* Query rows [n0, n1) of sequences s0.., key/value head g; the first `shared` pages are common to all of them.  later: as
+ * for rows_meet_blocks. */
 static void task_run(const CpuIsa *isa, const CpuOps *ops, const Attention *a, const TaskRows *t, int n0, int n1,
-                     int s0, int g, int shared) {
+                     int s0, int g, int shared, Later *later) {
     const int D = a->D, ratio = a->H / a->G, ld = (a->H + a->G) * D;
     float     scale = 1.0f / sqrtf((float)D);
     while (a->q_offset[s0 + 1] <= n0) s0++;
@@ -137,18 +182,12 @@ static void task_run(const CpuIsa *isa, const CpuOps *ops, const Attention *a, c
             t->visible[row] = visible_keys(a, s, n);
         }
     }
-    for (int b = 0; b < shared; b++) {
-        Page page = page_at(a, s0, g, b, shared);
-        rows_meet_block(isa, ops, t, 0, (n1 - n0) * ratio, b, &page, D);
-    }
+    rows_meet_blocks(isa, ops, a, t, 0, (n1 - n0) * ratio, s0, g, 0, shared, later);
     for (int n = n0, s = s0; n < n1; s++) {
         int end = int_min(n1, a->q_offset[s + 1]);
         if (end <= n) continue;
-        int blocks = ceil_div(visible_keys(a, s, end - 1), KV_PAGE);
-        for (int b = shared; b < blocks; b++) {
-            Page page = page_at(a, s, g, b, blocks);
-            rows_meet_block(isa, ops, t, (n - n0) * ratio, (end - n) * ratio, b, &page, D);
-        }
+        rows_meet_blocks(isa, ops, a, t, (n - n0) * ratio, (end - n) * ratio, s, g, shared,
+                         ceil_div(visible_keys(a, s, end - 1), KV_PAGE), later);
         n = end;
     }
     for (int n = n0, row = 0; n < n1; n++)
@@ -160,10 +199,12 @@ static void task_run(const CpuIsa *isa, const CpuOps *ops, const Attention *a, c
         }
 }
 
+static int queries_a_task(const Attention *a) { return int_max(1, rows_a_task(a->H, a->G) / (a->H / a->G)); }
+
 /* What each thread of a team does: takes task after task, walking the groups once. */
 static void team_run(const CpuIsa *isa, const CpuOps *ops, const Attention *a, float *memory, int64_t *next) {
     TaskRows  t = task_rows(memory, a->H, a->G, a->D);
-    const int most = int_max(1, rows_a_task(a->H, a->G) / (a->H / a->G)); /* queries a task */
+    const int most = queries_a_task(a);
     int       n_group = a->group_offset ? a->n_group : a->n_seq;
     int64_t   first = 0; /* number of group's first task */
     int64_t   mine;
@@ -174,13 +215,14 @@ static void team_run(const CpuIsa *isa, const CpuOps *ops, const Attention *a, f
         int s1 = a->group_offset ? a->group_offset[group + 1] : group + 1;
         int begin = a->q_offset[s0], end = a->q_offset[s1], parts = ceil_div(end - begin, most);
         int queries = parts ? ceil_div(end - begin, parts) : 0; /* evenly */
+        if (!a->block_table && a->first_page[s0] < 0) parts = 0;
         while (mine < first + (int64_t)parts * a->G) {
             /* One head's keys after the other, while they are in the cache; the longest (latest) rows first. */
             int task = (int)(mine - first), part = parts - 1 - task % parts;
             int n0 = begin + part * queries;
             if (n0 < end)
                 task_run(isa, ops, a, &t, n0, int_min(n0 + queries, end), s0, task / parts,
-                         a->group_shared ? a->group_shared[group] : 0);
+                         a->group_shared ? a->group_shared[group] : 0, NULL);
 #pragma omp atomic capture
             mine = (*next)++;
         }
@@ -203,37 +245,94 @@ void attend(Device *dev, const Attention *a, void *scratch) {
 
 /* ---- packed sequences -------------------------------------------------------------------------------------------- */
 
+/* A sequence of few pages is laid out one head at a time, by the thread that attends to it, in memory that stays in its
+ * second cache; longer ones all at once before anybody attends. */
+enum { OWN_FLOATS = 1 << 16 };
+
+static size_t page_floats(int G, int D) { return 2 * (size_t)G * KV_PAGE * (size_t)D; }
+static int    own_pages(int D) { return (int)(OWN_FLOATS / page_floats(1, D)); }
+
 typedef struct {
-    int32_t *first_page;
-    float   *pool;
+    int32_t *first_page; /* (n_seq) of longer ones; -1 for the others */
+    float   *pool;       /* of longer ones */
+    float   *own;        /* OWN_FLOATS a thread */
     size_t   bytes;
 } PackedPages;
 
-/* Packed sequences as pages at `memory` (NULL: only the size). */
-static PackedPages packed_pages(char *memory, int64_t pages, int n_seq, int G, int D) {
-    size_t table = round_up(sizeof(int32_t) * ((size_t)n_seq + 1), 64);
-    return (PackedPages){(int32_t *)memory, memory ? (float *)(memory + table) : NULL,
-                         table + sizeof(float) * (size_t)pages * 2 * (size_t)G * KV_PAGE * (size_t)D};
+/* At `memory` (NULL: only the size). */
+static PackedPages packed_pages(const Device *dev, char *memory, int64_t pages, int n_seq, int G, int D) {
+    size_t      table = round_up(sizeof(int32_t) * ((size_t)n_seq + 1), 64);
+    size_t      own = sizeof(float) * OWN_FLOATS * (size_t)device_threads(dev);
+    PackedPages p = {.bytes = table + own + sizeof(float) * (size_t)pages * page_floats(G, D)};
+    if (!memory) return p;
+    p.first_page = (int32_t *)memory;
+    p.own = (float *)(memory + table);
+    p.pool = (float *)(memory + table + own);
+    return p;
 }
 
-static void pages_fill(Device *dev, const PackedPages *p, const float *qk, const float *qkv, const int32_t *cu_seqlens,
-                       int n_seq, int N, int H, int G, int D) {
-    (void)N; /* without OpenMP */
+/* Head g of rows [n, n + rows) becomes head `head` of `heads` of a page. */
+static void page_fill(const CpuOps *ops, const Attention *a, const float *qkv, int n, int rows, int g, float *pool,
+                      int64_t page, int head, int heads) {
+    const int    H = a->H, G = a->G, D = a->D;
+    ptrdiff_t    ld_qk = (ptrdiff_t)(H + G) * D, ld_qkv = (ptrdiff_t)(H + 2 * G) * D;
+    const float *v = qkv + n * ld_qkv + (H + G + g) * D;
+    float       *values = page_values(pool, page, head, heads, D);
+    for (int j = 0; j < rows; j++)
+        for (int d = 0; d < D; d += 16) __builtin_prefetch(v + j * ld_qkv + d, 0, 2);
+    ops->transpose(page_keys(pool, page, head, heads, D), a->qk + n * ld_qk + (H + g) * D, ld_qk, rows, D);
+    for (int j = 0; j < rows; j++) value_store(values, j, v + j * ld_qkv, D);
+}
+
+static void long_fill(Device *dev, const Attention *a, const float *qkv) {
     const CpuOps *ops = cpu_ops(dev);
-    ptrdiff_t     ld_qk = (ptrdiff_t)(H + G) * D, ld_qkv = (ptrdiff_t)(H + 2 * G) * D;
-#pragma omp parallel for num_threads(cpu_threads_for(dev, 8.0 * N * G * D)) schedule(dynamic, 4)
-    for (int s = 0; s < n_seq; s++)
-        for (int n = cu_seqlens[s], page = p->first_page[s]; n < cu_seqlens[s + 1]; n += KV_PAGE, page++)
-            for (int g = 0; g < G; g++) {
-                int    rows = int_min(KV_PAGE, cu_seqlens[s + 1] - n);
-                float *values = page_values(p->pool, page, g, G, D);
-                for (int j = 0; j < rows; j++)
-                    for (int d = 0; d < D; d += 16)
-                        __builtin_prefetch(qkv + (n + j) * ld_qkv + (H + G + g) * D + d, 0, 2);
-                ops->transpose(page_keys(p->pool, page, g, G, D), qk + n * ld_qk + (H + g) * D, ld_qk, rows, D);
-                for (int j = 0; j < rows; j++)
-                    value_store(values, j, qkv + (n + j) * ld_qkv + (H + G + g) * D, D);
-            }
+#pragma omp parallel num_threads(cpu_threads_for(dev, 8.0 * a->N * a->G * a->D))
+    for (int s = 0; s < a->n_seq; s++) {
+        int begin = a->q_offset[s], end = a->q_offset[s + 1];
+        if (a->first_page[s] < 0) continue;
+#pragma omp for schedule(static) nowait
+        for (int block = 0; block < ceil_div(end - begin, KV_PAGE); block++) {
+            int n = begin + block * KV_PAGE;
+            for (int g = 0; g < a->G; g++)
+                page_fill(ops, a, qkv, n, int_min(KV_PAGE, end - n), g, a->pool, a->first_page[s] + block, g, a->G);
+        }
+    }
+}
+
+/* All that head g of sequence s needs. */
+static Later later_sequence(const Attention *a, const float *qkv, int s, int g) {
+    const int H = a->H, G = a->G, D = a->D, ratio = H / G, rows = a->q_offset[s + 1] - a->q_offset[s];
+    ptrdiff_t n = a->q_offset[s], ld_qk = (ptrdiff_t)(H + G) * D, ld_qkv = (ptrdiff_t)(H + 2 * G) * D;
+    Later     l = {.n = 0};
+    later_add(&l, a->qk + n * ld_qk + (H + g) * D, ld_qk, rows, D);
+    later_add(&l, qkv + n * ld_qkv + (H + G + g) * D, ld_qkv, rows, D);
+    later_add(&l, a->qk + n * ld_qk + g * ratio * D, ld_qk, rows, ratio * D);
+    later_add(&l, a->out + (n * H + g * ratio) * D, (ptrdiff_t)H * D, rows, ratio * D);
+    return l;
+}
+
+/* In a team: attends to the shorter sequences. */
+static void short_run(Device *dev, const Attention *packed, const float *qkv, const PackedPages *p, float *tasks) {
+    const CpuIsa *isa = cpu_isa(dev);
+    const CpuOps *ops = cpu_ops(dev);
+    const int     G = packed->G, most = queries_a_task(packed);
+    Attention     a = *packed;
+    TaskRows      t = task_rows(tasks + (size_t)cpu_thread() * task_floats(a.H, G, a.D), a.H, G, a.D);
+    a.pool = p->own + (size_t)cpu_thread() * OWN_FLOATS, a.n_heads = 1;
+#pragma omp for schedule(dynamic, 1) nowait
+    for (int i = 0; i < a.n_seq * G; i++) {
+        int s = i / G, g = i % G, begin = a.q_offset[s], end = a.q_offset[s + 1];
+        if (p->first_page[s] >= 0) continue;
+        for (int n = begin; n < end; n += KV_PAGE)
+            page_fill(ops, &a, qkv, n, int_min(KV_PAGE, end - n), g, a.pool, (n - begin) / KV_PAGE, 0, 1);
+        int queries = ceil_div(end - begin, int_max(1, ceil_div(end - begin, most))); /* evenly */
+        int next = i + cpu_team(); /* likely */
+        a.first_head = g;
+        Later later = {.n = 0};
+        if (next < a.n_seq * G) later = later_sequence(&a, qkv, next / G, next % G);
+        for (int n = begin; n < end; n += queries)
+            task_run(isa, ops, &a, &t, n, int_min(n + queries, end), s, g, 0, &later);
+    }
 }
 
 /* Rows that belong to no sequence get zeros, not whatever was there. */
@@ -244,20 +343,35 @@ static void zero_rows(float *x, int first, int N, ptrdiff_t width) {
 void cpu_attention_forward(Device *dev, void *out, void *lse, const void *qk, const void *qkv,
                            const int32_t *cu_seqlens, int n_seq, int N, int H, int G, int D) {
     if (device_error(dev) || n_seq < 1) return;
-    int64_t pages = 0;
-    for (int s = 0; s < n_seq; s++) pages += ceil_div(cu_seqlens[s + 1] - cu_seqlens[s], KV_PAGE);
-    size_t tasks = round_up(attend_scratch(dev, H, G, D), 64);
-    char  *scratch = cpu_scratch(dev, "attention_forward", tasks + packed_pages(NULL, pages, n_seq, G, D).bytes);
-    if (!scratch) return;
-    PackedPages p = packed_pages(scratch + tasks, pages, n_seq, G, D);
-    for (int s = 0, page = 0; s < n_seq; s++) {
-        p.first_page[s] = page;
-        page += ceil_div(cu_seqlens[s + 1] - cu_seqlens[s], KV_PAGE);
+    /* With few heads in all, no thread can be spared for one of them. */
+    const int threads = device_threads(dev), own = threads > 1 && n_seq * G < 4 * threads ? 0 : own_pages(D);
+    int64_t   pages = 0;
+    double    scores = 0;
+    for (int s = 0; s < n_seq; s++) {
+        int rows = cu_seqlens[s + 1] - cu_seqlens[s], n = ceil_div(rows, KV_PAGE);
+        if (n > own) pages += n;
+        else scores += 0.5 * rows * rows;
     }
-    pages_fill(dev, &p, qk, qkv, cu_seqlens, n_seq, N, H, G, D);
-    Attention a = {.out = out, .lse = lse, .qk = qk, .pool = p.pool, .q_offset = cu_seqlens, .first_page = p.first_page,
-                   .n_seq = n_seq, .N = N, .H = H, .G = G, .D = D};
-    attend(dev, &a, scratch);
+    size_t      tasks = round_up(attend_scratch(dev, H, G, D), 64);
+    PackedPages p = packed_pages(dev, NULL, pages, n_seq, G, D);
+    char       *scratch = cpu_scratch(dev, "attention_forward", tasks + p.bytes);
+    if (!scratch) return;
+    p = packed_pages(dev, scratch + tasks, pages, n_seq, G, D);
+    for (int s = 0, page = 0; s < n_seq; s++) {
+        int n = ceil_div(cu_seqlens[s + 1] - cu_seqlens[s], KV_PAGE);
+        p.first_page[s] = n > own ? page : -1;
+        if (n > own) page += n;
+    }
+    Attention a = {.out = out, .lse = lse, .qk = qk, .pool = p.pool, .n_heads = G, .q_offset = cu_seqlens,
+                   .first_page = p.first_page, .n_seq = n_seq, .N = N, .H = H, .G = G, .D = D};
+    if (pages) {
+        long_fill(dev, &a, qkv);
+        attend(dev, &a, scratch);
+    }
+    if (scores > 0) {
+#pragma omp parallel num_threads(cpu_threads_for(dev, 4.0 * scores * H * D))
+        short_run(dev, &a, qkv, &p, (float *)(void *)scratch);
+    }
     zero_rows(out, cu_seqlens[n_seq], N, (ptrdiff_t)H * D);
 }
 
@@ -265,5 +379,5 @@ size_t cpu_attention_workspace(const Device *dev, const KernelLimits *limits) {
     int n_seq = int_max(1, int_min(limits->n_seq, limits->N));
     int64_t pages = ceil_div(limits->N, KV_PAGE) + n_seq; /* every sequence may end in a page that it fills in part */
     return round_up(attend_scratch(dev, limits->H, limits->G, limits->D), 64) +
-           packed_pages(NULL, pages, n_seq, limits->G, limits->D).bytes;
+           packed_pages(dev, NULL, pages, n_seq, limits->G, limits->D).bytes;
 }

@@ -36,7 +36,7 @@ void cpu_kv_copy_page(Device *dev, void *pool, int dst, int src, int n_keys, int
 void cpu_attention_paged(Device *dev, void *out, const void *qk, const PagedBatch *batch, int N, int H, int G, int D) {
     void *scratch = cpu_scratch(dev, "attention_paged", attend_scratch(dev, H, G, D));
     if (!scratch || batch->n_seq < 1) return;
-    Attention a = {.out = out, .qk = qk, .pool = batch->pool, .q_offset = batch->q_offset, .kv_len = batch->kv_len,
+    Attention a = {.out = out, .qk = qk, .pool = batch->pool, .n_heads = G, .q_offset = batch->q_offset, .kv_len = batch->kv_len,
                    .block_table = batch->block_table, .max_blocks = batch->max_blocks, .n_seq = batch->n_seq,
                    .group_offset = batch->group_offset, .group_shared = batch->group_shared, .n_group = batch->n_group,
                    .N = N, .H = H, .G = G, .D = D};

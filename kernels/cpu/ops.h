@@ -100,10 +100,11 @@ typedef struct {
     float         *out, *lse; /* lse may be NULL */
     const float   *qk;
     float         *pool;
+    int            first_head, n_heads; /* key/value heads that the pool holds */
     const int32_t *q_offset;    /* (n_seq + 1) */
     const int32_t *kv_len;      /* (n_seq), NULL: as many keys as query rows */
     const int32_t *block_table; /* (n_seq, max_blocks), or NULL: block b of sequence s is page first_page[s] + b */
-    const int32_t *first_page;
+    const int32_t *first_page;  /* below 0: attend() passes the sequence over */
     int            max_blocks, n_seq;
     const int32_t *group_offset, *group_shared; /* (n_group); NULL: every sequence is a group that shares nothing */
     int            n_group;

@@ -176,28 +176,43 @@ static inline Vec rows_sum(Vec r[VEC]) {
     return r[0];
 }
 
-/* A row that sees nothing here gets the factor 1 and adds 0. */
-static void ops_softmax_merge(float *scores, int m, const int *seen, int padded, float *max, float *sum, float *factor) {
+/* full, a literal: every row sees KV_PAGE keys */
+static inline __attribute__((always_inline)) void softmax_rows(const int full, float *scores, int m, const int *seen,
+                                                               int padded, float *max, float *sum, float *factor) {
     Vec   r[VEC], none = v_set1(-INFINITY), old = v_load_n(max, m);
     float now[VEC];
     for (int i = 0; i < VEC; i++) r[i] = none;
-    for (int i = 0; i < m; i++)
-        for (int j = 0; j < seen[i]; j += VEC) r[i] = v_max(scores_load(scores + i * KV_PAGE, j, seen[i]), r[i]);
+    for (int i = 0; i < m; i++) {
+        const float *s = scores + i * KV_PAGE;
+        if (full) r[i] = v_max(v_max(v_load(s), v_load(s + VEC)), v_max(v_load(s + 2 * VEC), v_load(s + 3 * VEC)));
+        else
+            for (int j = 0; j < seen[i]; j += VEC) r[i] = v_max(scores_load(s, j, seen[i]), r[i]);
+    }
     Vec largest = v_max(rows_largest(r), old), scale = v_exp(v_sub(old, largest));
     v_store(now, largest);
     v_store_n(max, largest, m);
     v_store_n(factor, scale, m);
     for (int i = 0; i < VEC; i++) r[i] = v_zero();
     for (int i = 0; i < m; i++) {
-        Vec p[4], shift = v_set1(now[i]);
+        float *s = scores + i * KV_PAGE;
+        Vec    p[4], shift = v_set1(now[i]);
         for (int j = 0; j < 4; j++) {
             p[j] = v_zero();
-            if (j * VEC < seen[i]) p[j] = v_exp(v_sub(scores_load(scores + i * KV_PAGE, j * VEC, seen[i]), shift));
-            if (j * VEC < padded) v_store(scores + i * KV_PAGE + j * VEC, p[j]);
+            if (full) p[j] = v_exp(v_sub(v_load(s + j * VEC), shift));
+            else if (j * VEC < seen[i]) p[j] = v_exp(v_sub(scores_load(s, j * VEC, seen[i]), shift));
+            if (full || j * VEC < padded) v_store(s + j * VEC, p[j]);
         }
         r[i] = sum4(p);
     }
     v_store_n(sum, v_add(v_mul(v_load_n(sum, m), scale), rows_sum(r)), m);
+}
+
+/* A row that sees nothing here gets the factor 1 and adds 0. */
+static void ops_softmax_merge(float *scores, int m, const int *seen, int padded, float *max, float *sum, float *factor) {
+    int full = 1;
+    for (int i = 0; i < m; i++) full &= seen[i] >= KV_PAGE;
+    if (full) softmax_rows(1, scores, m, seen, padded, max, sum, factor);
+    else softmax_rows(0, scores, m, seen, padded, max, sum, factor);
 }
 
 static void ops_softmax_backward(float *p, float *dp, int n, int padded, float lse, float mean) {
