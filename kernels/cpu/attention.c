@@ -13,17 +13,17 @@
 enum {
     TASK_ROWS = 98,
     ROWS_AHEAD = 16,
-    EDGE_ROWS = 8, /* a tile where rows see different keys: the lower, the fewer products are thrown away */
-    TILE_ROWS_MAX = 16
+    MERGE_ROWS = 16, /* whose softmax is merged together */
+    EDGE_ROWS = 8    /* a tile where rows see different keys: the lower, the fewer products are thrown away */
 };
 
 /* The rows of a task: a thread's own memory. */
 typedef struct {
     float *q;      /* (rows, D), scaled by 1 / sqrt(D) */
     float *acc;    /* (rows, D) */
-    float *scores; /* (TILE_ROWS_MAX, KV_PAGE) of a tile */
+    float *scores; /* (MERGE_ROWS, KV_PAGE) */
     float *max, *sum;
-    float *values; /* (KV_PAGE, 16): those columns of a page's values that fill no vector */
+    float *values; /* (KV_PAGE, SGEMM_PANEL): a panel of values that ends in a part of a vector */
     int   *visible; /* (rows) keys of its sequence that the row sees */
 } TaskRows;
 
@@ -31,7 +31,7 @@ static int rows_a_task(int H, int G) { return int_max(TASK_ROWS, H / G); }
 
 static size_t task_floats(int H, int G, int D) {
     size_t rows = (size_t)rows_a_task(H, G);
-    return round_up(rows * (2 * (size_t)D + 3) + (TILE_ROWS_MAX + 16) * KV_PAGE, 16);
+    return round_up(rows * (2 * (size_t)D + 3) + (MERGE_ROWS + SGEMM_PANEL) * KV_PAGE, 16);
 }
 
 size_t attend_scratch(const Device *dev, int H, int G, int D) {
@@ -44,8 +44,8 @@ static TaskRows task_rows(float *memory, int H, int G, int D) {
     t.q = memory;
     t.acc = t.q + rows * (size_t)D;
     t.scores = t.acc + rows * (size_t)D;
-    t.values = t.scores + TILE_ROWS_MAX * KV_PAGE;
-    t.max = t.values + 16 * KV_PAGE;
+    t.values = t.scores + MERGE_ROWS * KV_PAGE;
+    t.max = t.values + SGEMM_PANEL * KV_PAGE;
     t.sum = t.max + rows;
     t.visible = (int *)(t.sum + rows);
     return t;
@@ -83,21 +83,37 @@ typedef struct {
     const float *keys, *values;
 } Page;
 
-/* acc (m, D) = factor * acc + p values, over the first n keys; columns a panel at a time */
-static void values_add(const CpuIsa *isa, const TaskRows *t, int row, int m, int n, const Page *page, Later *later,
-                       const float *factor, int first, int D) {
+/* A few rows of a task, from `row` on, and the first n keys of a block. */
+typedef struct {
+    int          row, m, n;
+    float       *scores; /* (m, KV_PAGE) */
+    const float *factor; /* (m) */
+} RowTile;
+
+static void keys_meet(const CpuIsa *isa, const TaskRows *t, const RowTile *x, const Page *page, Later *later, int D) {
+    for (int j = 0; j < x->n; j += SGEMM_PANEL) {
+        TileOut o = {.out = x->scores + j, .ld_out = KV_PAGE};
+        later_take(later, D, &o);
+        isa->sgemm_tile(x->m, int_min(SGEMM_PANEL, x->n - j), D, t->q + (ptrdiff_t)x->row * D, D, 1, page->keys + j * D,
+                        SGEMM_PANEL, &o);
+    }
+}
+
+/* acc (m, D) = factor * acc + p values; columns a panel at a time */
+static void values_add(const CpuIsa *isa, const TaskRows *t, const RowTile *x, const Page *page, Later *later, int first,
+                       int D) {
     for (int d = 0; d < D; d += SGEMM_PANEL) {
         int          width = panel_width(d, D), ld = width;
         const float *values = page->values + d * KV_PAGE;
-        float       *acc = t->acc + (ptrdiff_t)row * D + d;
-        if (width % 16) { /* sgemm_tile reads whole vectors: all of a panel narrower than one is copied */
+        float       *acc = t->acc + (ptrdiff_t)x->row * D + d;
+        if (width % 16) { /* sgemm_tile reads whole vectors: all of a panel that ends in a part of one is copied */
             ld = (int)round_up((size_t)width, 16);
-            for (int j = 0; j < n; j++) memcpy(t->values + j * ld, values + j * width, sizeof(float) * (size_t)width);
+            for (int j = 0; j < x->n; j++) memcpy(t->values + j * ld, values + j * width, sizeof(float) * (size_t)width);
             values = t->values;
         }
-        TileOut o = {.chain = first ? NULL : acc, .out = acc, .ld_chain = D, .ld_out = D, .factor = factor};
-        later_take(later, n, &o);
-        isa->sgemm_tile(m, width, n, t->scores, KV_PAGE, 1, values, ld, &o);
+        TileOut o = {.chain = first ? NULL : acc, .out = acc, .ld_chain = D, .ld_out = D, .factor = x->factor};
+        later_take(later, x->n, &o);
+        isa->sgemm_tile(x->m, width, x->n, x->scores, KV_PAGE, 1, values, ld, &o);
     }
 }
 
@@ -105,24 +121,24 @@ static void values_add(const CpuIsa *isa, const TaskRows *t, int row, int m, int
 static void rows_meet_block(const CpuIsa *isa, const CpuOps *ops, const TaskRows *t, int row, int n_rows, int block,
                             const Page *page, Later *later, int D) {
     int edge = t->visible[row] - block * KV_PAGE < KV_PAGE;
-    int most = edge ? int_min(EDGE_ROWS, isa->tile_rows) : isa->tile_rows;
-    int step = ceil_div(n_rows, ceil_div(n_rows, most)); /* evenly */
-    for (int i = row; i < row + n_rows; i += step) {
-        int   m = int_min(step, row + n_rows - i), n = 0, seen[TILE_ROWS_MAX];
-        float factor[TILE_ROWS_MAX];
-        for (int r = 0; r < m; r++) {
+    int tile = edge ? int_min(EDGE_ROWS, isa->tile_rows) : isa->tile_rows, tiles = MERGE_ROWS / tile;
+    if (!edge) tile = ceil_div(n_rows, ceil_div(n_rows, tile)); /* evenly */
+    for (int i = row; i < row + n_rows; i += tile * tiles) {
+        int   rows = int_min(tile * tiles, row + n_rows - i), seen[MERGE_ROWS], most = 0;
+        float factor[MERGE_ROWS];
+        for (int r = 0; r < rows; r++) {
             seen[r] = int_min(t->visible[i + r] - block * KV_PAGE, KV_PAGE);
-            n = int_max(n, seen[r]);
+            most = int_max(most, seen[r]);
         }
-        if (n <= 0) continue;
-        for (int j = 0; j < n; j += SGEMM_PANEL) {
-            TileOut o = {.out = t->scores + j, .ld_out = KV_PAGE};
-            later_take(later, D, &o);
-            isa->sgemm_tile(m, int_min(SGEMM_PANEL, n - j), D, t->q + (ptrdiff_t)i * D, D, 1, page->keys + j * D,
-                            SGEMM_PANEL, &o);
+        if (most <= 0) continue;
+        RowTile x[MERGE_ROWS];
+        for (int k = 0, r = 0; r < rows; k++, r += tile) {
+            x[k] = (RowTile){i + r, int_min(tile, rows - r), 0, t->scores + r * KV_PAGE, factor + r};
+            for (int q = 0; q < x[k].m; q++) x[k].n = int_max(x[k].n, seen[r + q]);
+            keys_meet(isa, t, &x[k], page, later, D);
         }
-        ops->softmax_merge(t->scores, m, seen, (int)round_up((size_t)n, 16), t->max + i, t->sum + i, factor);
-        values_add(isa, t, i, m, n, page, later, factor, block == 0, D);
+        ops->softmax_merge(t->scores, rows, seen, (int)round_up((size_t)most, 16), t->max + i, t->sum + i, factor);
+        for (int k = 0; k * tile < rows; k++) values_add(isa, t, &x[k], page, later, block == 0, D);
     }
 }
 
@@ -174,9 +190,9 @@ static void task_run(const CpuIsa *isa, const CpuOps *ops, const Attention *a, c
     for (int n = n0, s = s0, row = 0; n < n1; n++) {
         const float *ahead = a->qk + (ptrdiff_t)int_min(n + ROWS_AHEAD, n1 - 1) * ld + g * ratio * D;
         while (a->q_offset[s + 1] <= n) s++;
+        for (int d = 0; d < ratio * D; d += 16) __builtin_prefetch(ahead + d);
+        ops->scale(t->q + (ptrdiff_t)row * D, a->qk + (ptrdiff_t)n * ld + g * ratio * D, scale, ratio * D);
         for (int r = 0; r < ratio; r++, row++) {
-            for (int d = 0; d < D; d += 16) __builtin_prefetch(ahead + r * D + d);
-            ops->scale(t->q + (ptrdiff_t)row * D, a->qk + (ptrdiff_t)n * ld + (g * ratio + r) * D, scale, D);
             t->max[row] = -INFINITY;
             t->sum[row] = 0;
             t->visible[row] = visible_keys(a, s, n);
@@ -277,11 +293,10 @@ static void page_fill(const CpuOps *ops, const Attention *a, const float *qkv, i
     const int    H = a->H, G = a->G, D = a->D;
     ptrdiff_t    ld_qk = (ptrdiff_t)(H + G) * D, ld_qkv = (ptrdiff_t)(H + 2 * G) * D;
     const float *v = qkv + n * ld_qkv + (H + G + g) * D;
-    float       *values = page_values(pool, page, head, heads, D);
     for (int j = 0; j < rows; j++)
         for (int d = 0; d < D; d += 16) __builtin_prefetch(v + j * ld_qkv + d, 0, 2);
     ops->transpose(page_keys(pool, page, head, heads, D), a->qk + n * ld_qk + (H + g) * D, ld_qk, rows, D);
-    for (int j = 0; j < rows; j++) value_store(values, j, v + j * ld_qkv, D);
+    ops->panels(page_values(pool, page, head, heads, D), v, ld_qkv, rows, D);
 }
 
 static void long_fill(Device *dev, const Attention *a, const float *qkv) {

@@ -33,6 +33,9 @@ typedef struct {
     /* dst, panels of SGEMM_PANEL keys (KV_PAGE / SGEMM_PANEL, D, SGEMM_PANEL) = the first D columns of n_rows <= KV_PAGE
      * rows of src, transposed; 0 past n_rows */
     void (*transpose)(float *dst, const float *src, ptrdiff_t row_stride, int n_rows, int D);
+    /* dst, panels of SGEMM_PANEL columns (D / SGEMM_PANEL, KV_PAGE, SGEMM_PANEL) = the first D columns of n_rows rows; the
+     * last panel is as narrow as what is left of D */
+    void (*panels)(float *dst, const float *src, ptrdiff_t row_stride, int n_rows, int D);
     /* Merges one block of KV_PAGE keys into the running softmax of m <= 16 query rows.  scores (m, KV_PAGE): row i sees
      * the first seen[i] keys; on return exp(score - new max), and 0 for the others up to `padded`, a multiple of 16 that
      * covers all seen.  max, sum (m) are updated; factor (m) is what sums of earlier blocks are to be multiplied by. */

@@ -149,6 +149,14 @@ static void ops_transpose(float *dst, const float *src, ptrdiff_t row_stride, in
         }
 }
 
+static void ops_panels(float *dst, const float *src, ptrdiff_t row_stride, int n_rows, int D) {
+    for (int i = 0; i < n_rows; i++, src += row_stride)
+        for (int d = 0; d < D; d += VEC) {
+            int panel = d / SGEMM_PANEL * SGEMM_PANEL, width = panel_width(panel, D);
+            store_up_to(dst + panel * KV_PAGE + i * width + d - panel, load_up_to(src + d, D - d), D - d);
+        }
+}
+
 /* keys_seen + KV_PAGE - n + i: infinity for lane i < n, -infinity for the others */
 static const float keys_seen[2 * KV_PAGE] = {
 #define SEEN_8 INFINITY, INFINITY, INFINITY, INFINITY, INFINITY, INFINITY, INFINITY, INFINITY
@@ -177,31 +185,32 @@ static inline Vec rows_sum(Vec r[VEC]) {
 }
 
 /* full, a literal: every row sees KV_PAGE keys */
+static inline __attribute__((always_inline)) Vec row_scores(const int full, const float *scores, int j, int seen) {
+    Vec s = v_load(scores + j);
+    return full ? s : v_min(s, v_load(keys_seen + KV_PAGE - int_max(seen, 0) + j));
+}
+
 static inline __attribute__((always_inline)) void softmax_rows(const int full, float *scores, int m, const int *seen,
                                                                int padded, float *max, float *sum, float *factor) {
-    Vec   r[VEC], none = v_set1(-INFINITY), old = v_load_n(max, m);
-    float now[VEC];
-    for (int i = 0; i < VEC; i++) r[i] = none;
-    for (int i = 0; i < m; i++) {
-        const float *s = scores + i * KV_PAGE;
-        if (full) r[i] = v_max(v_max(v_load(s), v_load(s + VEC)), v_max(v_load(s + 2 * VEC), v_load(s + 3 * VEC)));
-        else
-            for (int j = 0; j < seen[i]; j += VEC) r[i] = v_max(scores_load(s, j, seen[i]), r[i]);
+    Vec       r[VEC], old = v_load_n(max, m);
+    float     now[VEC];
+    const int end = full ? KV_PAGE : padded;
+    for (int i = 0; i < VEC; i++) { /* lanes from m on are not kept */
+        r[i] = v_set1(-INFINITY);
+        for (int j = 0; i < m && j < end; j += VEC) r[i] = v_max(row_scores(full, scores + i * KV_PAGE, j, seen[i]), r[i]);
     }
     Vec largest = v_max(rows_largest(r), old), scale = v_exp(v_sub(old, largest));
     v_store(now, largest);
     v_store_n(max, largest, m);
     v_store_n(factor, scale, m);
-    for (int i = 0; i < VEC; i++) r[i] = v_zero();
     for (int i = 0; i < m; i++) {
         float *s = scores + i * KV_PAGE;
-        Vec    p[4], shift = v_set1(now[i]);
-        for (int j = 0; j < 4; j++) {
-            p[j] = v_zero();
-            if (full) p[j] = v_exp(v_sub(v_load(s + j * VEC), shift));
-            else if (j * VEC < seen[i]) p[j] = v_exp(v_sub(scores_load(s, j * VEC, seen[i]), shift));
-            if (full || j * VEC < padded) v_store(s + j * VEC, p[j]);
-        }
+        Vec    p[4] = {v_zero(), v_zero(), v_zero(), v_zero()}, shift = v_set1(now[i]);
+        for (int j = 0; j < 4; j++)
+            if (full || j * VEC < end) {
+                p[j] = v_exp(v_sub(row_scores(full, s, j * VEC, seen[i]), shift));
+                v_store(s + j * VEC, p[j]);
+            }
         r[i] = sum4(p);
     }
     v_store_n(sum, v_add(v_mul(v_load_n(sum, m), scale), rows_sum(r)), m);
@@ -323,7 +332,7 @@ static void ops_adamw(float *param, float *out, float *m, float *v, const float 
     {                                                                                                                  \
         .row_dots = ops_row_dots, .scale = ops_scale, .sum_squares = ops_sum_squares, .rmsnorm = ops_rmsnorm,          \
         .rmsnorm_backward = ops_rmsnorm_backward, .norm_rope = ops_norm_rope,                                          \
-        .norm_rope_backward = ops_norm_rope_backward, .transpose = ops_transpose, .softmax_merge = ops_softmax_merge,  \
+        .norm_rope_backward = ops_norm_rope_backward, .transpose = ops_transpose, .panels = ops_panels, .softmax_merge = ops_softmax_merge,  \
         .softmax_backward = ops_softmax_backward, .range_loss = ops_range_loss, .sample_weights = ops_sample_weights,  \
         .sample_block_sum = ops_sample_block_sum, .adamw = ops_adamw                                                   \
     }
