@@ -263,7 +263,7 @@ void attend(Device *dev, const Attention *a, void *scratch) {
 
 /* A sequence of few pages is laid out one head at a time, by the thread that attends to it, in memory that stays in its
  * second cache; longer ones all at once before anybody attends. */
-enum { OWN_FLOATS = 1 << 16 };
+enum { OWN_FLOATS = 1 << 17 };
 
 static size_t page_floats(int G, int D) { return 2 * (size_t)G * KV_PAGE * (size_t)D; }
 static int    own_pages(int D) { return (int)(OWN_FLOATS / page_floats(1, D)); }
