@@ -8,7 +8,11 @@
 #include <math.h>
 #include <string.h>
 
-enum { ROWS = KV_PAGE, ROWS_AHEAD = 16 }; /* query rows a block */
+enum {
+    ROWS = KV_PAGE, /* query rows a block */
+    ROWS_AHEAD = 16,
+    EDGE_ROWS = 8 /* a tile on the diagonal: the lower, the fewer products are thrown away */
+};
 
 /* A thread's own memory.  Rows are padded to whole vectors of columns. */
 typedef struct {
@@ -65,51 +69,91 @@ static void keys_load(const Task *t, const Blocks *b, ptrdiff_t n, int rows, int
     memset(b->dvalues, 0, sizeof(float) * KV_PAGE * (size_t)b->ld);
 }
 
-/* c (m, D) over k products, columns a panel at a time */
-static void tile(const Task *t, int m, int k, const float *a, ptrdiff_t a_rs, ptrdiff_t a_cs, const float *b, int ldb,
-                 float *c, ptrdiff_t ldc, SgemmMode mode) {
-    for (int d = 0; d < t->D; d += SGEMM_PANEL)
-        tile_product(t->isa, m, int_min(SGEMM_PANEL, t->D - d), k, a, a_rs, a_cs, b + d, ldb, c + d, ldc, mode);
+/* Query rows [n, n + rows) of head h meet the loaded block of keys.  diagonal: row i sees keys 0..i of the block, otherwise
+ * all of them.  step: rows of a tile. */
+typedef struct {
+    ptrdiff_t n;
+    int       rows, h, diagonal, step;
+} Meeting;
+
+static void rows_load(const Task *t, const Blocks *b, const Meeting *x) {
+    const int D = t->D;
+    for (int i = 0; i < x->rows; i++) {
+        for (int d = 0; d < D; d += 16) {
+            __builtin_prefetch(t->qk + qk_at(t, x->n + i + ROWS_AHEAD, x->h) + d);
+            __builtin_prefetch(t->dout + out_at(t, x->n + i + ROWS_AHEAD, x->h) + d);
+        }
+        t->ops->scale(b->q + i * b->ld, t->qk + qk_at(t, x->n + i, x->h), 1.0f / sqrtf((float)D), D);
+        memcpy(b->dout + i * b->ld, t->dout + out_at(t, x->n + i, x->h), sizeof(float) * (size_t)D);
+    }
 }
 
-/* Query rows [n, n + rows) of head h meet the loaded block of keys.  diagonal: row i sees keys 0..i of the block,
- * otherwise all of them.  first: dq is started. */
-static void rows_meet_block(const Task *t, const Blocks *b, ptrdiff_t n, int rows, int h, int diagonal, int first) {
-    const int D = t->D, step = t->isa->tile_rows;
-    for (int i = 0; i < rows; i++) {
-        for (int d = 0; d < D; d += 16) {
-            __builtin_prefetch(t->qk + qk_at(t, n + i + ROWS_AHEAD, h) + d);
-            __builtin_prefetch(t->dout + out_at(t, n + i + ROWS_AHEAD, h) + d);
+/* Each product goes a panel of columns at a time, so that its part of b stays in the first cache for all rows. */
+
+/* c (rows, KV_PAGE) = a (rows, D) times transposed keys or values */
+static void meet_keys(const Task *t, const Blocks *b, const Meeting *x, const float *a, const float *columns, float *c,
+                      Later *later) {
+    for (int j = 0; j < KV_PAGE; j += SGEMM_PANEL)
+        for (int i = 0; i < x->rows; i += x->step) {
+            int m = int_min(x->step, x->rows - i), seen = x->diagonal ? i + m : KV_PAGE;
+            if (seen <= j) continue;
+            TileOut o = {.out = c + i * KV_PAGE + j, .ld_out = KV_PAGE};
+            later_take(later, t->D, &o);
+            t->isa->sgemm_tile(m, int_min(SGEMM_PANEL, seen - j), t->D, a + i * b->ld, b->ld, 1, columns + j * t->D,
+                               SGEMM_PANEL, &o);
         }
-        t->ops->scale(b->q + i * b->ld, t->qk + qk_at(t, n + i, h), 1.0f / sqrtf((float)D), D);
-        memcpy(b->dout + i * b->ld, t->dout + out_at(t, n + i, h), sizeof(float) * (size_t)D);
-    }
-    for (int i = 0; i < rows; i += step) {
-        int    m = int_min(step, rows - i), seen = diagonal ? i + m : KV_PAGE;
-        float *p = b->p + i * KV_PAGE, *ds = b->ds + i * KV_PAGE;
-        for (int j = 0; j < seen; j += SGEMM_PANEL) {
-            int keys = int_min(SGEMM_PANEL, seen - j);
-            tile_product(t->isa, m, keys, D, b->q + i * b->ld, b->ld, 1, b->keys_t + j * D, SGEMM_PANEL, p + j, KV_PAGE,
-                               SGEMM_STORE);
-            tile_product(t->isa, m, keys, D, b->dout + i * b->ld, b->ld, 1, b->values_t + j * D, SGEMM_PANEL, ds + j, KV_PAGE,
-                               SGEMM_STORE);
+}
+
+/* dq (rows, D) (+)= ds keys */
+static void add_dq(const Task *t, const Blocks *b, const Meeting *x, int first) {
+    ptrdiff_t ld = qk_at(t, 1, 0);
+    for (int d = 0; d < t->D; d += SGEMM_PANEL)
+        for (int i = 0; i < x->rows; i += x->step) {
+            int m = int_min(x->step, x->rows - i);
+            tile_product(t->isa, m, int_min(SGEMM_PANEL, t->D - d), x->diagonal ? i + m : KV_PAGE, b->ds + i * KV_PAGE,
+                         KV_PAGE, 1, b->keys + d, b->ld, t->dqk + qk_at(t, x->n + i, x->h) + d, ld,
+                         first ? SGEMM_STORE : SGEMM_CHAIN);
         }
-        for (int r = 0; r < m; r++) {
-            ptrdiff_t at = (ptrdiff_t)h * t->N + n + i + r;
-            t->ops->softmax_backward(p + r * KV_PAGE, ds + r * KV_PAGE, diagonal ? i + r + 1 : KV_PAGE, KV_PAGE,
-                                     t->lse[at], t->mean[at]);
+}
+
+/* c (keys, D) += transposed a (rows, KV_PAGE) times rows */
+static void add_transposed(const Task *t, const Blocks *b, const Meeting *x, const float *a, const float *rows, float *c) {
+    int keys = x->diagonal ? x->rows : KV_PAGE;
+    for (int d = 0; d < t->D; d += SGEMM_PANEL)
+        for (int j = 0; j < keys; j += x->step) {
+            int i = x->diagonal ? j : 0; /* the first row that sees key j */
+            tile_product(t->isa, int_min(x->step, keys - j), int_min(SGEMM_PANEL, t->D - d), x->rows - i,
+                         a + i * KV_PAGE + j, 1, KV_PAGE, rows + i * b->ld + d, b->ld, c + j * b->ld + d, b->ld,
+                         SGEMM_CHAIN);
         }
-        tile(t, m, seen, ds, KV_PAGE, 1, b->keys, b->ld, t->dqk + qk_at(t, n + i, h), qk_at(t, 1, 0),
-             first ? SGEMM_STORE : SGEMM_CHAIN);
+}
+
+/* first: dq is started.  later: fetched meanwhile. */
+static void rows_meet_block(const Task *t, const Blocks *b, const Meeting *x, int first, Later *later) {
+    rows_load(t, b, x);
+    meet_keys(t, b, x, b->q, b->keys_t, b->p, later);
+    meet_keys(t, b, x, b->dout, b->values_t, b->ds, later);
+    for (int i = 0; i < x->rows; i++) {
+        int       m = int_min(x->step, x->rows - i / x->step * x->step), seen = i / x->step * x->step + m;
+        ptrdiff_t at = (ptrdiff_t)x->h * t->N + x->n + i;
+        t->ops->softmax_backward(b->p + i * KV_PAGE, b->ds + i * KV_PAGE, x->diagonal ? i + 1 : KV_PAGE,
+                                 x->diagonal ? seen : KV_PAGE, t->lse[at], t->mean[at]);
     }
-    int keys = diagonal ? rows : KV_PAGE;
-    for (int j = 0; j < keys; j += step) {
-        int m = int_min(step, keys - j), i = diagonal ? j : 0; /* the first row that sees key j */
-        tile(t, m, rows - i, b->p + i * KV_PAGE + j, 1, KV_PAGE, b->dout + i * b->ld, b->ld, b->dvalues + j * b->ld,
-             b->ld, SGEMM_CHAIN);
-        tile(t, m, rows - i, b->ds + i * KV_PAGE + j, 1, KV_PAGE, b->q + i * b->ld, b->ld, b->dkeys + j * b->ld, b->ld,
-             SGEMM_CHAIN);
-    }
+    add_dq(t, b, x, first);
+    add_transposed(t, b, x, b->p, b->dout, b->dvalues);
+    add_transposed(t, b, x, b->ds, b->q, b->dkeys);
+}
+
+/* dq of these rows, and the rows after them */
+static Later later_rows(const Task *t, const Meeting *x, int end) {
+    ptrdiff_t next = x->n + x->rows;
+    int       rows = int_min(ROWS, end - (int)next);
+    Later     l = {.n = 0};
+    later_add(&l, t->dqk + qk_at(t, x->n, x->h), qk_at(t, 1, 0), x->rows, t->D);
+    if (rows <= 0) return l;
+    later_add(&l, t->qk + qk_at(t, next, x->h), qk_at(t, 1, 0), rows, t->D);
+    later_add(&l, t->dout + out_at(t, next, x->h), out_at(t, 1, 0), rows, t->D);
+    return l;
 }
 
 static void task_run(const Task *t, const Blocks *b, int begin, int end, int g) {
@@ -121,8 +165,12 @@ static void task_run(const Task *t, const Blocks *b, int begin, int end, int g) 
         int keys = int_min(KV_PAGE, end - k);
         keys_load(t, b, k, keys, g);
         for (int h = g * ratio; h < (g + 1) * ratio; h++)
-            for (int n = k; n < end; n += ROWS)
-                rows_meet_block(t, b, n, int_min(ROWS, end - n), h, n == k, k == begin);
+            for (int n = k; n < end; n += ROWS) {
+                int     step = n == k ? int_min(EDGE_ROWS, t->isa->tile_rows) : t->isa->tile_rows;
+                Meeting x = {n, int_min(ROWS, end - n), h, n == k, step};
+                Later   later = later_rows(t, &x, end);
+                rows_meet_block(t, b, &x, k == begin, &later);
+            }
         for (int j = 0; j < keys; j++) {
             memcpy(t->dqk + qk_at(t, k + j, t->H + g), b->dkeys + j * b->ld, sizeof(float) * (size_t)D);
             memcpy(t->dqkv + qkv_at(t, k + j, t->H + t->G + g), b->dvalues + j * b->ld, sizeof(float) * (size_t)D);

@@ -98,6 +98,33 @@ static inline void value_store(float *values, int i, const float *v, int D) {
     }
 }
 
+/* What is needed later, fetched into the second cache a few lines at a time while tiles are busy. */
+typedef struct {
+    const float *at; /* (rows, columns), rows ld apart */
+    ptrdiff_t    ld;
+    int          rows, columns;
+} Stretch;
+typedef struct {
+    Stretch stretch[4];
+    int     n, i, row, column; /* stretch[i] is fetched up to row `row` of SGEMM_PANEL columns from `column` on */
+} Later;
+
+static inline void later_add(Later *l, const float *at, ptrdiff_t ld, int rows, int columns) {
+    l->stretch[l->n++] = (Stretch){at, ld, rows, columns};
+}
+
+/* A tile of k products fetches two lines of each of k rows. */
+static inline void later_take(Later *l, int k, TileOut *o) {
+    if (l->i >= l->n) return;
+    const Stretch *s = &l->stretch[l->i];
+    o->soon = s->at + l->row * s->ld + l->column, o->ld_soon = s->ld;
+    l->row += k;
+    if (l->row < s->rows) return;
+    l->row = 0;
+    l->column += SGEMM_PANEL;
+    if (l->column >= s->columns) l->column = 0, l->i++;
+}
+
 /* Query rows and the pages their sequences' keys lie in: attention over a packed batch and over a cache alike. */
 typedef struct {
     float         *out, *lse; /* lse may be NULL */
