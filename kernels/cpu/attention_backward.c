@@ -144,20 +144,44 @@ static void rows_meet_block(const Task *t, const Blocks *b, const Meeting *x, in
     add_transposed(t, b, x, b->ds, b->q, b->dkeys);
 }
 
-/* dq of these rows, and the rows after them */
-static Later later_rows(const Task *t, const Meeting *x, int end) {
-    ptrdiff_t next = x->n + x->rows;
-    int       rows = int_min(ROWS, end - (int)next);
+static void later_queries(Later *l, const Task *t, ptrdiff_t n, int rows, int h) {
+    later_add(l, t->qk + qk_at(t, n, h), qk_at(t, 1, 0), rows, t->D);
+    later_add(l, t->dout + out_at(t, n, h), out_at(t, 1, 0), rows, t->D);
+}
+
+static void later_keys(Later *l, const Task *t, ptrdiff_t n, int rows, int g) {
+    later_add(l, t->qk + qk_at(t, n, t->H + g), qk_at(t, 1, 0), rows, t->D);
+    later_add(l, t->qkv + qkv_at(t, n, t->H + t->G + g), qkv_at(t, 1, 0), rows, t->D);
+}
+
+/* One sequence and one key/value head. */
+typedef struct {
+    int begin, end, g;
+} Head;
+
+/* What x writes, and what is read after it: by the next rows, the next head, the next block of keys, the next task. */
+static Later later_of(const Task *t, const Head *w, const Meeting *x, int k, const Head *next) {
+    const int ratio = t->H / t->G, after = (int)x->n + x->rows, block = k + KV_PAGE;
     Later     l = {.n = 0};
     later_add(&l, t->dqk + qk_at(t, x->n, x->h), qk_at(t, 1, 0), x->rows, t->D);
-    if (rows <= 0) return l;
-    later_add(&l, t->qk + qk_at(t, next, x->h), qk_at(t, 1, 0), rows, t->D);
-    later_add(&l, t->dout + out_at(t, next, x->h), out_at(t, 1, 0), rows, t->D);
+    if (after < w->end) {
+        later_queries(&l, t, after, int_min(ROWS, w->end - after), x->h);
+    } else if ((x->h + 1) % ratio) {
+        later_queries(&l, t, k, int_min(ROWS, w->end - k), x->h + 1);
+    } else if (block < w->end) {
+        later_keys(&l, t, block, int_min(KV_PAGE, w->end - block), w->g);
+        later_queries(&l, t, block, int_min(ROWS, w->end - block), w->g * ratio);
+    } else if (next) {
+        int rows = int_min(KV_PAGE, next->end - next->begin);
+        later_keys(&l, t, next->begin, rows, next->g);
+        later_queries(&l, t, next->begin, rows, next->g * ratio);
+        later_add(&l, t->out + out_at(t, next->begin, next->g * ratio), out_at(t, 1, 0), rows, ratio * t->D);
+    }
     return l;
 }
 
-static void task_run(const Task *t, const Blocks *b, int begin, int end, int g) {
-    const int D = t->D, ratio = t->H / t->G;
+static void task_run(const Task *t, const Blocks *b, const Head *w, const Head *next) {
+    const int D = t->D, ratio = t->H / t->G, begin = w->begin, end = w->end, g = w->g;
     for (int h = g * ratio; h < (g + 1) * ratio; h++)
         t->ops->row_dots(t->mean + (ptrdiff_t)h * t->N + begin, t->dout + out_at(t, begin, h), out_at(t, 1, 0),
                          t->out + out_at(t, begin, h), out_at(t, 1, 0), end - begin, D);
@@ -168,7 +192,7 @@ static void task_run(const Task *t, const Blocks *b, int begin, int end, int g) 
             for (int n = k; n < end; n += ROWS) {
                 int     step = n == k ? int_min(EDGE_ROWS, t->isa->tile_rows) : t->isa->tile_rows;
                 Meeting x = {n, int_min(ROWS, end - n), h, n == k, step};
-                Later   later = later_rows(t, &x, end);
+                Later   later = later_of(t, w, &x, k, next);
                 rows_meet_block(t, b, &x, k == begin, &later);
             }
         for (int j = 0; j < keys; j++) {
@@ -200,7 +224,11 @@ void cpu_attention_backward(Device *dev, void *dqk, void *dqkv, const void *dout
     {
         Blocks b = blocks_at(memory + (size_t)cpu_thread() * blocks_floats(D), D);
 #pragma omp for schedule(dynamic, 1)
-        for (int i = 0; i < n_seq * G; i++) task_run(&t, &b, cu_seqlens[i / G], cu_seqlens[i / G + 1], i % G);
+        for (int i = 0; i < n_seq * G; i++) {
+            int  k = int_min(i + cpu_team(), n_seq * G - 1); /* what this thread does next, likely */
+            Head mine = {cu_seqlens[i / G], cu_seqlens[i / G + 1], i % G}, next = {cu_seqlens[k / G], cu_seqlens[k / G + 1], k % G};
+            task_run(&t, &b, &mine, k > i ? &next : NULL);
+        }
     }
     for (ptrdiff_t n = cu_seqlens[n_seq]; n < N; n++) { /* rows of no sequence */
         memset((float *)dqk + qk_at(&t, n, 0), 0, sizeof(float) * (size_t)(H + G) * (size_t)D);

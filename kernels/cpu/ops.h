@@ -105,7 +105,7 @@ typedef struct {
     int          rows, columns;
 } Stretch;
 typedef struct {
-    Stretch stretch[4];
+    Stretch stretch[8];
     int     n, i, row, column; /* stretch[i] is fetched up to row `row` of SGEMM_PANEL columns from `column` on */
 } Later;
 
