@@ -34,7 +34,7 @@ static double gap_share_below(const Vocabulary *v, int id, double r) {
 }
 
 static double gap_minutes(const Rollout *r, const Future *f, int id, double u) {
-    if (r->o->mean_clock) u = -1;
+    if (r->job[f->job].o->mean_clock) u = -1;
     double elapsed = f->n == 0 ? r->job[f->job].elapsed : 0;
     if (elapsed <= 0) return vocabulary_gap_minutes(r->v, id, u);
     /* The first gap began before the index: it is drawn among those that outlast what has already passed. */
@@ -57,7 +57,7 @@ static void future_push(Future *f, int32_t token, double minutes) {
 
 static Philox4 future_random(const Rollout *r, const Future *f) {
     const ActiveJob *j = &r->job[f->job];
-    uint64_t key = philox_mix(philox_mix(r->o->seed, j->job.patient.key), (uint64_t)(uint32_t)j->job.index_minutes);
+    uint64_t key = philox_mix(philox_mix(j->o->seed, j->job.patient.key), (uint64_t)(uint32_t)j->job.index_minutes);
     return philox4x32(key, (uint64_t)f->sample, (uint64_t)f->n);
 }
 
@@ -65,7 +65,7 @@ double future_uniform(const Rollout *r, const Future *f) { return philox_uniform
 
 /* The points of outcome o's curve before minute `until` get what it has come to so far. */
 static void curve_fill(const Rollout *r, Future *f, int o, double until) {
-    const RolloutOptions *opt = r->o;
+    const RolloutOptions *opt = r->job[f->job].o;
     double horizon = opt->outcome_horizon ? opt->outcome_horizon[o] : opt->horizon_minutes;
     while (f->point[o] < opt->n_curve && horizon * (f->point[o] + 1) / opt->n_curve < until) {
         float *at = f->s.curve + ((size_t)o * (size_t)opt->n_curve + (size_t)f->point[o]++) * 2;
@@ -81,14 +81,14 @@ static void outcome_close(Future *f, int o) {
 
 static void future_retire(Rollout *r, Future *f, StopReason why) {
     ActiveJob *j = &r->job[f->job];
-    for (int o = 0; o < r->o->n_outcomes; o++) {
+    for (int o = 0; o < j->o->n_outcomes; o++) {
         if (f->open >> o & 1) outcome_close(f, o);
         curve_fill(r, f, o, INFINITY);
     }
     f->s.stop = why;
     f->s.n_tokens = f->n;
-    f->s.minutes = f->now < r->o->horizon_minutes ? f->now : r->o->horizon_minutes;
-    if (r->o->keep_paths) {
+    f->s.minutes = f->now < j->o->horizon_minutes ? f->now : j->o->horizon_minutes;
+    if (j->o->keep_paths) {
         f->s.tokens = xmalloc((size_t)f->n * sizeof *f->s.tokens + 1);
         f->s.token_minutes = xmalloc((size_t)f->n * sizeof *f->s.token_minutes + 1);
         if (f->n) { /* the dead draw nothing, and then there is no array to copy from */
@@ -108,19 +108,20 @@ static void future_retire(Rollout *r, Future *f, StopReason why) {
 
 /* What the probabilities of a step add to the weights, before its token is known. */
 static void weigh_step(Rollout *r, Future *f, const float *p_outcome) {
-    for (int k = 0; k < r->o->n_outcomes; k++) {
+    const RolloutOptions *o = r->job[f->job].o;
+    for (int k = 0; k < o->n_outcomes; k++) {
         double p = p_outcome ? p_outcome[k] : 0, before = f->s.risk[k];
         if (!(f->open >> k & 1)) continue;
         f->survive[k] *= 1 - p;
-        if (r->o->estimator == ESTIMATOR_REACH) f->s.risk[k] = 1 - f->survive[k];
-        else if (r->o->estimator == ESTIMATOR_SCOPE) f->s.risk[k] += p;
+        if (o->estimator == ESTIMATOR_REACH) f->s.risk[k] = 1 - f->survive[k];
+        else if (o->estimator == ESTIMATOR_SCOPE) f->s.risk[k] += p;
         f->s.weighted_minutes[k] += (f->s.risk[k] - before) * f->now;
     }
 }
 
 /* Which watches the token ends.  Returns what ended the last of them, STOP_COUNT when one is still open. */
 static StopReason watch_token(Rollout *r, Future *f, int32_t token) {
-    const RolloutOptions *o = r->o;
+    const RolloutOptions *o = r->job[f->job].o;
     StopReason why = STOP_COUNT;
     for (int k = 0; k < o->n_outcomes; k++) {
         if (!(f->open >> k & 1)) continue;
@@ -148,7 +149,7 @@ static StopReason watch_token(Rollout *r, Future *f, int32_t token) {
 
 /* The clock moves to minute `to`; horizons that it passes are over. */
 static void future_wait(Rollout *r, Future *f, double to) {
-    const RolloutOptions *o = r->o;
+    const RolloutOptions *o = r->job[f->job].o;
     for (int k = 0; k < o->n_outcomes; k++) {
         curve_fill(r, f, k, to);
         if (o->outcome_horizon && o->outcome_horizon[k] < to && f->open >> k & 1) outcome_close(f, k);
@@ -158,10 +159,11 @@ static void future_wait(Rollout *r, Future *f, double to) {
 
 /* Takes the drawn token and the outcome probabilities of its step into account. */
 Status future_advance(Rollout *r, Future *f, int32_t token, const float *p_outcome, Err *err) {
-    const RolloutOptions *o = r->o;
+    const ActiveJob *j = &r->job[f->job];
+    const RolloutOptions *o = j->o;
     if (token < 0 || token >= r->v->n)
         return err_set(err, ERR_DEVICE, "patient %llu, sample %d, token %d: the model's logits are not finite, or leave "
-                       "nothing to draw: the checkpoint may be damaged", (unsigned long long)r->job[f->job].job.patient.key,
+                       "nothing to draw: the checkpoint may be damaged", (unsigned long long)j->job.patient.key,
                        f->sample, f->n);
     weigh_step(r, f, p_outcome);
     double u = philox_uniform(future_random(r, f), 1);
@@ -174,6 +176,7 @@ Status future_advance(Rollout *r, Future *f, int32_t token, const float *p_outco
         return OK;
     }
     future_push(f, token, f->now);
+    if (r->cb->drawn) r->cb->drawn(r->cb->ctx, j->id, &j->job, f->sample, f->n - 1, token, f->now);
     StopReason why = watch_token(r, f, token);
     if (why == STOP_COUNT && o->first_event && !is_gap) why = STOP_EVENT;
     if (why == STOP_COUNT && f->n >= o->max_tokens) why = STOP_LIMIT;
@@ -184,6 +187,17 @@ Status future_advance(Rollout *r, Future *f, int32_t token, const float *p_outco
 
 /* ---- jobs -------------------------------------------------------------------------------------------------------- */
 
+static Status options_check(const Law *law, const Vocabulary *v, const RolloutOptions *o, Err *err) {
+    if (o->n_samples < 1 || o->batch < 1) return err_set(err, ERR_USAGE, "--samples and --batch must be at least 1");
+    if (!(o->horizon_minutes > 0)) return err_set(err, ERR_USAGE, "the horizon must be longer than zero");
+    if (law->model && law->model->cfg.vocab_size != v->n)
+        return err_set(err, ERR_FORMAT, "the model has %d tokens and the vocabulary %d", law->model->cfg.vocab_size, v->n);
+    int least = 2 + v->n_static + 4;
+    if (law->seq_len < least)
+        return err_set(err, ERR_USAGE, "the model takes sequences of %d tokens; at least %d are needed", law->seq_len, least);
+    return OK;
+}
+
 static Status job_admit(Rollout *r, Err *err) {
     int a = 0;
     while (r->job[a].used) a++;
@@ -191,14 +205,18 @@ static Status job_admit(Rollout *r, Err *err) {
     j->job = (RolloutJob){0};
     Status s = r->cb->get_job(r->cb->ctx, r->next_job, &j->job, err);
     if (s) return s;
-    int looks = r->o->first_look && r->cb->enough && r->o->first_look < r->o->n_samples;
+    REQUIRE(!j->job.o || r->n_total < 0);
+    j->o = j->job.o ? j->job.o : r->o;
+    if ((s = options_check(r->law, r->v, j->o, err))) return s;
+    int looks = j->o->first_look && r->cb->enough && j->o->first_look < j->o->n_samples;
     j->used = 1;
     j->id = r->next_job++;
     j->n_started = j->n_done = 0;
-    j->n_wanted = looks ? r->o->first_look : r->o->n_samples;
+    j->n_wanted = looks ? j->o->first_look : j->o->n_samples;
     j->sample = xcalloc((size_t)j->n_wanted, sizeof *j->sample);
     job_history(j, r->v);
     r->n_jobs++;
+    rollout_job_outcomes(r, j);
     return rollout_prefill_job(r, j, err);
 }
 
@@ -212,9 +230,16 @@ void job_samples_free(ActiveJob *j) {
     j->sample = NULL;
 }
 
+static void job_release(Rollout *r, ActiveJob *j) {
+    job_samples_free(j);
+    if (r->law->model) kv_sequence_release(&r->cache, &j->kv);
+    j->used = 0;
+    r->n_jobs--;
+}
+
 /* All wanted samples of j are there: it is done, or wants as many again. */
 static Status job_look(Rollout *r, ActiveJob *j, Err *err) {
-    int64_t most = r->o->n_samples;
+    int64_t most = j->o->n_samples;
     if (j->n_wanted < most && !r->cb->enough(r->cb->ctx, j->id, j->sample, j->n_done)) {
         j->n_wanted = (int)(2 * (int64_t)j->n_wanted < most ? 2 * (int64_t)j->n_wanted : most);
         j->sample = xrealloc(j->sample, (size_t)j->n_wanted * sizeof *j->sample);
@@ -222,12 +247,27 @@ static Status job_look(Rollout *r, ActiveJob *j, Err *err) {
         return OK;
     }
     Status s = r->cb->job_done(r->cb->ctx, j->id, &j->job, j->sample, j->n_done, err);
-    job_samples_free(j);
-    if (r->law->model) kv_sequence_release(&r->cache, &j->kv);
-    j->used = 0;
-    r->n_jobs--;
+    job_release(r, j);
     r->stats->jobs++;
     return s;
+}
+
+static void job_drop(Rollout *r, int job) {
+    for (int b = 0; b < r->batch; b++) {
+        Future *f = &r->future[b];
+        if (!f->live || f->job != job) continue;
+        free(f->s.curve);
+        f->s.curve = NULL;
+        if (r->law->model) kv_sequence_release(&r->cache, &f->kv);
+        f->live = 0;
+        r->n_live--;
+    }
+    job_release(r, &r->job[job]);
+}
+
+static void drop_unwanted(Rollout *r) {
+    for (int a = 0; r->cb->wanted && a < r->max_jobs; a++)
+        if (r->job[a].used && !r->cb->wanted(r->cb->ctx, r->job[a].id, &r->job[a].job)) job_drop(r, a);
 }
 
 static Status look_at_jobs(Rollout *r, Err *err) {
@@ -239,7 +279,7 @@ static Status look_at_jobs(Rollout *r, Err *err) {
 
 static Status future_start(Rollout *r, int job, Err *err) {
     ActiveJob *j = &r->job[job];
-    const RolloutOptions *o = r->o;
+    const RolloutOptions *o = j->o;
     int slot = 0;
     while (r->future[slot].live) slot++;
     Future *f = &r->future[slot];
@@ -263,51 +303,54 @@ static Status future_start(Rollout *r, int job, Err *err) {
     return rollout_first_token(r, j, f, err);
 }
 
-/* The oldest job that has samples to begin; -1: none. */
+/* The job whose sample begins next; -1: none has any.  The oldest, so that jobs end in turn; where jobs join, the one
+ * with the fewest at work, so that a small one need not wait for a large one. */
 static int job_waiting(const Rollout *r) {
-    int found = -1;
+    int found = -1, fewest = 0;
     for (int a = 0; a < r->max_jobs; a++) {
         const ActiveJob *j = &r->job[a];
-        if (j->used && j->n_started < j->n_wanted && (found < 0 || j->id < r->job[found].id)) found = a;
+        if (!j->used || j->n_started >= j->n_wanted) continue;
+        const int at_work = r->n_total < 0 ? j->n_started - j->n_done : 0;
+        if (found >= 0 && (at_work > fewest || (at_work == fewest && j->id > r->job[found].id))) continue;
+        found = a;
+        fewest = at_work;
     }
     return found;
 }
 
-/* Fills every free place: first with samples of the jobs at work, then with the next job. */
+/* Whether a job that waits may be taken up now: known ones when those at work have no more samples to begin, joining ones
+ * at once. */
+static int job_next(const Rollout *r, int waiting) {
+    if (r->n_jobs == r->max_jobs) return 0;
+    return r->n_total < 0 ? r->cb->more(r->cb->ctx, r->next_job, 0) : waiting < 0 && r->next_job < r->n_total;
+}
+
+/* Fills every free place. */
 static Status admit(Rollout *r, Err *err) {
     Status s = OK;
     while (!s && r->n_live < r->batch) {
-        int job = job_waiting(r);
-        if (job >= 0) s = future_start(r, job, err);
-        else if (r->next_job < r->n_total && r->n_jobs < r->max_jobs) s = job_admit(r, err);
+        const int waiting = job_waiting(r);
+        if (job_next(r, waiting)) s = job_admit(r, err);
+        else if (waiting >= 0) s = future_start(r, waiting, err);
         else break;
         if (!s) s = look_at_jobs(r, err);
     }
     return s;
 }
 
-static Status options_check(const Law *law, const Vocabulary *v, const RolloutOptions *o, Err *err) {
-    if (o->n_samples < 1 || o->batch < 1) return err_set(err, ERR_USAGE, "--samples and --batch must be at least 1");
-    if (!(o->horizon_minutes > 0)) return err_set(err, ERR_USAGE, "the horizon must be longer than zero");
-    if (law->model && law->model->cfg.vocab_size != v->n)
-        return err_set(err, ERR_FORMAT, "the model has %d tokens and the vocabulary %d", law->model->cfg.vocab_size, v->n);
-    int least = 2 + v->n_static + 4;
-    if (law->seq_len < least)
-        return err_set(err, ERR_USAGE, "the model takes sequences of %d tokens; at least %d are needed", law->seq_len, least);
-    return OK;
-}
-
 Status rollout_run(const Law *law, const Vocabulary *v, const RolloutOptions *o, int64_t n_jobs, const RolloutCallbacks *cb,
                    RolloutStats *stats, Err *err) {
     *stats = (RolloutStats){0};
-    Status s = options_check(law, v, o, err);
+    Status s = n_jobs < 0 ? OK : options_check(law, v, o, err);
     if (s) return s;
     double start = clock_s();
     Rollout r = {.law = law, .v = v, .o = o, .cb = cb, .stats = stats, .n_total = n_jobs};
     s = rollout_open(&r, err);
     if (!s) s = admit(&r, err);
-    while (!s && r.n_live && !(cb->stop && cb->stop(cb->ctx))) {
-        s = rollout_step(&r, err);
+    while (!s && !(cb->stop && cb->stop(cb->ctx))) {
+        drop_unwanted(&r);
+        if (r.n_live) s = rollout_step(&r, err);
+        else if (n_jobs >= 0 || !cb->more(cb->ctx, r.next_job, 1)) break;
         if (!s) s = look_at_jobs(&r, err);
         if (!s) s = admit(&r, err);
     }

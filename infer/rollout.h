@@ -1,9 +1,10 @@
 /* rollout.h - many simulated futures of many patients: one prefill a patient and index time, whose keys and values all its
  * samples share (and, as far as full pages go, the next job of the same patient); continuous batching (a finished sample's
- * place is taken at once by the next one, of any patient).
+ * place is taken at once by the next one, of any patient).  Jobs are known from the start, or join while others are being
+ * decoded, each with options of its own.
  *
- * A future is a pure function of (seed, patient key, index time, sample): batch size, order and thread count change speed
- * only, never a bit.  It holds because every forward kernel is invariant (kernels.h) and every random number is keyed.
+ * A future is a pure function of (seed, patient key, index time, sample): batch size, order, who else is there and thread
+ * count change speed only, never a bit.  It holds because every forward kernel is invariant (kernels.h) and every random number is keyed.
  *
  * Estimators of the probability of an outcome within its horizon (reference: SCOPE and REACH, arXiv 2602.03730).  Each is a
  * weight that a future gives to the times at which the outcome may happen:
@@ -46,6 +47,7 @@ typedef struct {
     int      keep_paths;           /* 1: samples carry their tokens */
     int      exact_window;         /* 1: beyond the context every token sees all the newest that fit, at a prefill each */
     int      no_sharing;           /* 1: every job is prefilled from its first token */
+    int      jobs_max;             /* of runs that jobs join: at work at a time, at most */
     double   temperature;
     int      top_k; /* 0 = off */
 } RolloutOptions;
@@ -60,6 +62,9 @@ typedef struct {
     int         n_given;
     const int64_t *left_out;       /* (n_left_out) ascending known token indices that the model is not told */
     int         n_left_out;
+    const RolloutOptions *o;       /* of a job that joins: how its futures are drawn (batch, exact_window, no_sharing and
+                                    * jobs_max are the run's); lasts until job_done.  NULL: as the run says */
+    void       *user;              /* the caller's */
 } RolloutJob;
 
 typedef struct {
@@ -80,6 +85,7 @@ typedef struct {
     int64_t jobs, samples, tokens; /* generated */
     int64_t prefill_tokens, shared_tokens, refills, limit_stops;
     int     batch, short_of_memory; /* live futures at most; 1: as many as memory had room for */
+    int64_t steps, decoded; /* steps, and futures advanced in them */
     double  seconds;
 } RolloutStats;
 
@@ -90,9 +96,17 @@ typedef struct {
     Status (*job_done)(void *ctx, int64_t i, const RolloutJob *job, const RolloutSample *samples, int n, Err *err);
     int (*enough)(void *ctx, int64_t i, const RolloutSample *samples, int n);
     int (*stop)(void *ctx); /* asked before every step: non-zero ends the run, unfinished jobs are dropped; NULL = never */
+    /* Of runs that jobs join: whether job i is there, asked whenever a future has room to begin.  idle: nothing is being
+     * decoded, so it may wait for one; 0 then ends the run. */
+    int (*more)(void *ctx, int64_t i, int idle);
+    /* Asked of every job at work before every step: 0 drops it, and there will be no job_done.  NULL = all are wanted. */
+    int (*wanted)(void *ctx, int64_t i, const RolloutJob *job);
+    /* Each token as it is drawn, the n-th of its sample, `minutes` after the index; NULL = nobody listens. */
+    void (*drawn)(void *ctx, int64_t i, const RolloutJob *job, int sample, int n, int32_t token, double minutes);
     void *ctx;
 } RolloutCallbacks;
 
+/* n_jobs < 0: jobs join (cb->more). */
 Status rollout_run(const Law *law, const Vocabulary *v, const RolloutOptions *o, int64_t n_jobs, const RolloutCallbacks *cb,
                    RolloutStats *stats, Err *err);
 

@@ -21,6 +21,7 @@ static size_t input_bytes(const Rollout *r, int batch) {
 }
 
 static int jobs_for(const Rollout *r, int batch) {
+    if (r->n_total < 0) return r->o->jobs_max;
     int first = r->o->first_look && r->cb->enough && r->o->first_look < r->o->n_samples ? r->o->first_look : r->o->n_samples;
     int jobs = batch / first + 2;
     return jobs < batch + 1 ? jobs : batch + 1;
@@ -75,7 +76,8 @@ static Status batch_fit(Rollout *r, Err *err) {
 static Status open_device(Rollout *r, Err *err) {
     Device *dev = r->law->model->dev;
     size_t b = (size_t)r->batch, V = (size_t)r->v->n, row = (size_t)r->Vp * sizeof(float);
-    size_t drawn = aligned(b * sizeof *r->drawn), outcomes = (size_t)r->o->n_outcomes;
+    size_t drawn = aligned(b * sizeof *r->drawn);
+    size_t outcomes = r->n_total < 0 ? SAMPLE_OUTCOMES_MAX : (size_t)r->o->n_outcomes;
     size_t output = drawn + b * outcomes * sizeof *r->p;
     r->input_size = input_bytes(r, r->batch);
     r->input = xcalloc(r->input_size, 1);
@@ -88,11 +90,14 @@ static Status open_device(Rollout *r, Err *err) {
     r->d_forbidden_first = device_alloc(dev, V);
     int ok = r->d_input && r->d_output && r->d_logits && r->d_outcome_bits && r->d_forbidden && r->d_forbidden_first;
     for (int a = 0; a < r->max_jobs && ok; a++) ok = (r->job[a].logits = device_alloc(dev, row)) != NULL;
+    for (int a = 0; r->n_total < 0 && a < r->max_jobs && ok; a++)
+        ok = (r->job[a].d_own_bits = device_alloc(dev, V * sizeof(uint32_t))) != NULL;
     if (!ok) return err_set(err, ERR_NOMEM, "%s has no memory for %d futures at a time: use a smaller --batch", device_name(dev), r->batch);
     r->drawn = (int32_t *)(void *)r->output;
     r->d_drawn = (int32_t *)(void *)r->d_output;
-    r->p = outcomes ? (float *)(void *)(r->output + drawn) : NULL;
-    r->d_p = outcomes ? (float *)(void *)(r->d_output + drawn) : NULL;
+    r->p = (float *)(void *)(r->output + drawn);
+    r->d_p = (float *)(void *)(r->d_output + drawn);
+    r->p_row = xcalloc(b, sizeof *r->p_row);
     r->slot = xcalloc((size_t)r->max_rows, sizeof *r->slot);
     r->group_offset = xcalloc(b + 1, sizeof *r->group_offset);
     r->group_shared = xcalloc(b, sizeof *r->group_shared);
@@ -109,7 +114,7 @@ Status rollout_open(Rollout *r, Err *err) {
     r->max_blocks = (r->law->seq_len + KV_PAGE - 1) / KV_PAGE;
     r->Vp = r->law->model ? r->law->model->cfg.vocab_padded : r->v->n;
     double all = (double)r->n_total * r->o->n_samples;
-    r->batch = r->o->batch < all ? r->o->batch : all < 1 ? 1 : (int)all;
+    r->batch = r->n_total < 0 || r->o->batch < all ? r->o->batch : all < 1 ? 1 : (int)all;
     Status s = r->law->model ? batch_fit(r, err) : OK;
     if (s) return s;
     r->max_jobs = jobs_for(r, r->batch);
@@ -134,6 +139,7 @@ void rollout_close(Rollout *r) {
         free(j->history);
         free(j->history_minutes);
         free(j->history_origin);
+        if (r->law->model) device_free(r->law->model->dev, j->d_own_bits);
         if (r->law->model) device_free(r->law->model->dev, j->logits);
         else free(j->logits);
         kv_sequence_free(&j->kv);
@@ -153,21 +159,34 @@ void rollout_close(Rollout *r) {
         kv_cache_close(&r->cache);
     }
     void *host[] = {r->input, r->output, r->forbidden, r->forbidden_first, r->window, r->slot, r->group_offset, r->group_shared,
-                    r->root_token, r->order, r->job, r->future};
+                    r->root_token, r->p_row, r->order, r->job, r->future};
     for (size_t i = 0; i < sizeof host / sizeof *host; i++) free(host[i]);
 }
 
 /* ---- drawing ----------------------------------------------------------------------------------------------------- */
 
-static SampleSpec sample_spec(const Rollout *r, const uint8_t *forbidden, const uint32_t *outcome_bits) {
-    return (SampleSpec){.V = r->v->n, .Vp = r->Vp, .temperature = (float)r->o->temperature, .top_k = r->o->top_k,
-                        .forbidden = forbidden, .outcome_bits = outcome_bits, .n_outcomes = r->o->n_outcomes};
+static SampleSpec sample_spec(const Rollout *r, const ActiveJob *j, const uint8_t *forbidden) {
+    return (SampleSpec){.V = r->v->n, .Vp = r->Vp, .temperature = (float)j->o->temperature, .top_k = j->o->top_k,
+                        .forbidden = forbidden, .outcome_bits = j->d_outcome_bits, .n_outcomes = j->o->n_outcomes};
+}
+
+void rollout_job_outcomes(Rollout *r, ActiveJob *j) {
+    const int own = j->job.o && j->o->n_outcomes;
+    j->d_outcome_bits = own ? j->d_own_bits : r->d_outcome_bits;
+    if (own && r->law->model)
+        device_upload(r->law->model->dev, j->d_own_bits, j->o->outcome_bits, (size_t)r->v->n * sizeof *j->d_own_bits);
+}
+
+/* Whether one call may draw for both. */
+static int draws_alike(const ActiveJob *a, const ActiveJob *b) {
+    return a->o->temperature == b->o->temperature && a->o->top_k == b->o->top_k && a->o->n_outcomes == b->o->n_outcomes &&
+           (!a->o->n_outcomes || a->d_outcome_bits == b->d_outcome_bits);
 }
 
 /* What reach never draws: the outcomes that the job watches. */
-static uint32_t suppress_bits(const Rollout *r, const ActiveJob *j) {
-    if (r->o->estimator != ESTIMATOR_REACH || !r->o->n_outcomes) return 0;
-    const uint32_t all = (uint32_t)((1ull << r->o->n_outcomes) - 1);
+static uint32_t suppress_bits(const ActiveJob *j) {
+    if (j->o->estimator != ESTIMATOR_REACH || !j->o->n_outcomes) return 0;
+    const uint32_t all = (uint32_t)((1ull << j->o->n_outcomes) - 1);
     return j->job.watch ? j->job.watch & all : all;
 }
 
@@ -175,14 +194,14 @@ static uint32_t suppress_bits(const Rollout *r, const ActiveJob *j) {
 static int32_t draw_host(Rollout *r, const ActiveJob *j, const float *logits, const uint8_t *forbidden, double u) {
     int V = r->v->n;
     double max = -INFINITY, all = 0, open = 0, at = 0;
-    uint32_t suppress = suppress_bits(r, j);
+    uint32_t suppress = suppress_bits(j);
     for (int i = 0; i < V; i++)
         if (!forbidden[i] && logits[i] > max) max = logits[i];
     memset(r->p, 0, sizeof *r->p * SAMPLE_OUTCOMES_MAX);
     for (int i = 0; i < V; i++) {
         if (forbidden[i]) continue;
         double p = exp(logits[i] - max);
-        uint32_t bits = r->o->outcome_bits ? r->o->outcome_bits[i] : 0;
+        uint32_t bits = j->o->outcome_bits ? j->o->outcome_bits[i] : 0;
         all += p;
         if (!(bits & suppress)) open += p;
     }
@@ -191,14 +210,14 @@ static int32_t draw_host(Rollout *r, const ActiveJob *j, const float *logits, co
     for (int i = 0; i < V; i++) {
         if (forbidden[i]) continue;
         double p = exp(logits[i] - max);
-        uint32_t bits = r->o->outcome_bits ? r->o->outcome_bits[i] : 0;
-        for (int k = 0; k < r->o->n_outcomes; k++)
+        uint32_t bits = j->o->outcome_bits ? j->o->outcome_bits[i] : 0;
+        for (int k = 0; k < j->o->n_outcomes; k++)
             if (bits >> k & 1) p_outcome[k] += p / all;
         if (bits & suppress || p <= 0) continue;
         if (drawn < 0 || at <= u * open) drawn = i;
         at += p;
     }
-    for (int k = 0; k < r->o->n_outcomes; k++) r->p[k] = (float)p_outcome[k];
+    for (int k = 0; k < j->o->n_outcomes; k++) r->p[k] = (float)p_outcome[k];
     return drawn;
 }
 
@@ -228,9 +247,9 @@ static void input_upload(Rollout *r) {
     r->input_used = 0;
 }
 
-static void output_download(Rollout *r, int n) {
-    size_t bytes = r->o->n_outcomes ? aligned((size_t)r->batch * sizeof *r->drawn) : 0;
-    bytes += (size_t)n * (r->o->n_outcomes ? (size_t)r->o->n_outcomes * sizeof *r->p : sizeof *r->drawn);
+/* Ids of n rows, and n_p probabilities of outcomes. */
+static void output_download(Rollout *r, int n, size_t n_p) {
+    size_t bytes = n_p ? aligned((size_t)r->batch * sizeof *r->drawn) + n_p * sizeof *r->p : (size_t)n * sizeof *r->drawn;
     device_download(r->law->model->dev, r->output, r->d_output, bytes);
 }
 
@@ -313,14 +332,14 @@ Status rollout_first_token(Rollout *r, ActiveJob *j, Future *f, Err *err) {
     Model *m = r->law->model;
     if (!kv_sequence_fork(&r->cache, &f->kv, &j->kv))
         return err_set(err, ERR_NOMEM, "the key-value cache is full: use a smaller --batch");
-    SampleSpec spec = sample_spec(r, on_device, r->d_outcome_bits);
-    uint32_t suppress = suppress_bits(r, j), *d_suppress;
+    SampleSpec spec = sample_spec(r, j, on_device);
+    uint32_t suppress = suppress_bits(j), *d_suppress;
     double *d_uniform;
     input_copy(r, &u, 1, sizeof u, &d_uniform);
     input_copy(r, &suppress, 1, sizeof suppress, &d_suppress);
     input_upload(r);
-    m->k->sample(m->dev, r->d_drawn, NULL, r->d_p, j->logits, d_uniform, d_suppress, &spec, 1);
-    output_download(r, 1);
+    m->k->sample(m->dev, r->d_drawn, NULL, j->o->n_outcomes ? r->d_p : NULL, j->logits, d_uniform, d_suppress, &spec, 1);
+    output_download(r, 1, (size_t)j->o->n_outcomes);
     Status s = device_status(r, err);
     return s ? s : future_advance(r, f, r->drawn[0], r->p, err);
 }
@@ -359,6 +378,25 @@ static int arrange(Rollout *r, int *n_group) {
     return n;
 }
 
+/* Draws for n rows of r->order, a call for those that go together; returns how many probabilities came out. */
+static size_t draw_rows(Rollout *r, const double *d_uniform, const uint32_t *d_suppress, int n) {
+    Model *m = r->law->model;
+    const size_t row = (size_t)r->Vp * dtype_size(m->dtype);
+    size_t n_p = 0;
+    for (int first = 0, end; first < n; first = end) {
+        const ActiveJob *j = &r->job[r->future[r->order[first]].job];
+        const size_t outcomes = (size_t)j->o->n_outcomes;
+        SampleSpec spec = sample_spec(r, j, r->d_forbidden);
+        for (end = first; end < n && draws_alike(j, &r->job[r->future[r->order[end]].job]); end++)
+            r->p_row[end] = r->p + n_p + (size_t)(end - first) * outcomes;
+        m->k->sample(m->dev, r->d_drawn + first, NULL, outcomes ? r->d_p + n_p : NULL,
+                     (const char *)r->d_logits + (size_t)first * row, d_uniform + first, d_suppress + first, &spec,
+                     end - first);
+        n_p += (size_t)(end - first) * outcomes;
+    }
+    return n_p;
+}
+
 static Status decode_live(Rollout *r, int *n_out, Err *err) {
     Model *m = r->law->model;
     for (int b = 0; b < r->batch; b++) {
@@ -393,7 +431,7 @@ static Status decode_live(Rollout *r, int *n_out, Err *err) {
         q_offset[i] = i;
         kv_len[i] = f->kv.len;
         uniform[i] = future_uniform(r, f);
-        suppress[i] = suppress_bits(r, &r->job[f->job]);
+        suppress[i] = suppress_bits(&r->job[f->job]);
         int32_t *pages_of = blocks + (size_t)i * (size_t)most;
         memcpy(pages_of, f->kv.page, (size_t)f->kv.n_pages * sizeof *pages_of);
         memset(pages_of + f->kv.n_pages, 0, (size_t)(most - f->kv.n_pages) * sizeof *pages_of);
@@ -405,9 +443,7 @@ static Status decode_live(Rollout *r, int *n_out, Err *err) {
     input_upload(r);
     model_decode(m, r->acts, d_tokens, d_positions, d_slot, &pages, r->cache.layer_stride, n);
     model_logits(m, r->acts, r->d_logits, NULL, n);
-    SampleSpec spec = sample_spec(r, r->d_forbidden, r->d_outcome_bits);
-    m->k->sample(m->dev, r->d_drawn, NULL, r->d_p, r->d_logits, d_uniform, d_suppress, &spec, n);
-    output_download(r, n);
+    output_download(r, n, draw_rows(r, d_uniform, d_suppress, n));
     *n_out = n;
     return device_status(r, err);
 }
@@ -435,7 +471,9 @@ Status rollout_step(Rollout *r, Err *err) {
     if (!r->law->model) return step_host(r, err);
     int n = 0;
     Status s = decode_live(r, &n, err);
+    r->stats->steps++;
+    r->stats->decoded += n;
     for (int i = 0; !s && i < n; i++)
-        s = future_advance(r, &r->future[r->order[i]], r->drawn[i], r->p + (size_t)i * (size_t)r->o->n_outcomes, err);
+        s = future_advance(r, &r->future[r->order[i]], r->drawn[i], r->p_row[i], err);
     return s;
 }

@@ -8,6 +8,9 @@ typedef struct {
     int           used;
     int64_t       id;
     RolloutJob    job;
+    const RolloutOptions *o;  /* its own, or the run's */
+    uint32_t     *d_outcome_bits; /* (V) device: of o */
+    uint32_t     *d_own_bits;     /* (V) device: room for them, in a run that jobs join */
     int           n_wanted, n_started, n_done; /* samples: until the next look, begun, finished */
     RolloutSample *sample;  /* (n_wanted) */
     int32_t      *history, *history_minutes; /* (n_history) known tokens and certain =6mt */
@@ -38,10 +41,10 @@ typedef struct {
 typedef struct {
     const Law              *law;
     const Vocabulary       *v;
-    const RolloutOptions   *o;
+    const RolloutOptions   *o; /* of jobs that have none of their own */
     const RolloutCallbacks *cb;
     RolloutStats           *stats;
-    int64_t                 n_total, next_job;
+    int64_t                 n_total, next_job; /* n_total < 0: jobs join */
     int                     batch, short_of_memory; /* live futures at most; 1: memory made them fewer than asked */
     int                     max_jobs, n_jobs, n_live;
     ActiveJob              *job;    /* (max_jobs) */
@@ -57,10 +60,11 @@ typedef struct {
     size_t    input_size, input_used;
     char     *output, *d_output; /* drawn ids, then outcome probabilities */
     int32_t  *drawn, *d_drawn;   /* (batch) */
-    float    *p, *d_p;           /* (batch, n_outcomes) */
+    float    *p, *d_p;           /* (rows, n_outcomes of their jobs) */
+    float   **p_row;             /* (batch) where a row's begin, in p */
     float    *d_logits;          /* (batch, Vp) */
     /* Of the vocabulary. */
-    uint32_t *d_outcome_bits;
+    uint32_t *d_outcome_bits; /* of o */
     uint8_t  *forbidden, *d_forbidden, *forbidden_first, *d_forbidden_first;
     int32_t  *window; /* (seq_len) tokens to prefill */
     int64_t  *slot;   /* (max_rows) where the cache keeps each row */
@@ -78,6 +82,8 @@ Status rollout_open(Rollout *r, Err *err);
 void   rollout_close(Rollout *r);
 /* Fills j->kv, j->n_window and j->logits from the job's history. */
 Status rollout_prefill_job(Rollout *r, ActiveJob *j, Err *err);
+/* The device's copy of the outcomes that j watches. */
+void   rollout_job_outcomes(Rollout *r, ActiveJob *j);
 /* Forks the job's cache into f and draws f's first token. */
 Status rollout_first_token(Rollout *r, ActiveJob *j, Future *f, Err *err);
 /* One token for every live future. */
