@@ -16,6 +16,7 @@ typedef struct {
     int status;                              /* of HTTP; 0 = none */
     const void *input, *output;
     size_t input_size, output_size;
+    const char *input_hash, *output_hash; /* instead of input and output, as the line tells them; NULL: none */
 } AuditEntry;
 
 /* Makes the file and its key when they are missing; checks the whole chain when it is there, cuts off a last line that
@@ -24,6 +25,10 @@ Status audit_open(Audit **out, const char *path, int64_t *cut, Err *err);
 void audit_close(Audit *a);
 /* Appends; with sync it is on the disk on return.  Threads may call it at once. */
 Status audit_write(Audit *a, const AuditEntry *e, int sync, Err *err);
+/* All that was appended is on the disk on return. */
+Status audit_sync(Audit *a, Err *err);
+/* What the line tells of an input: its keyed hash, in hexadecimal digits. */
+void audit_input_hash(const Audit *a, const void *input, size_t size, char out[65]);
 
 typedef struct {
     int64_t lines;

@@ -118,6 +118,7 @@ static Status listen_and_run(Server *sv, const ServeFlags *f, Err *err) {
                               .page_policy = sv->page_policy,
                               .head = serve_head,
                               .handle = serve_handle,
+                              .gone = serve_gone,
                               .done = serve_done,
                               .ctx = sv};
     Watch w = {.sv = sv};
@@ -127,6 +128,7 @@ static Status listen_and_run(Server *sv, const ServeFlags *f, Err *err) {
     sigaddset(&w.signals, SIGTERM);
     sigaddset(&w.signals, SIGINT);
     pthread_sigmask(SIG_BLOCK, &w.signals, NULL);
+    serve_answers_open(sv);
     Status s = http_open(&sv->http, &http, err);
     if (!s) s = log_event(sv, "start", err);
     if (!s) {
@@ -141,6 +143,7 @@ static Status listen_and_run(Server *sv, const ServeFlags *f, Err *err) {
         w.stop = 1;
         pthread_join(w.thread, NULL);
     }
+    serve_answers_close(sv);
     if (sv->http) http_close(sv->http);
     Err late;
     if (!s) s = log_event(sv, "stop", err);
@@ -153,7 +156,6 @@ static Status serve(const ServeFlags *f, const char *path, Err *err) {
     Server sv = {0};
     ServeOptions o = {.queue_max = (int)f->queue,
                       .batch = (int)f->batch,
-                      .futures_max = 4 * (int)f->batch,
                       .deadline_s = f->deadline,
                       .drain_s = f->drain,
                       .min_tokens = f->min_tokens,

@@ -24,18 +24,18 @@ typedef struct {
 
 static int is_gap(const Vocabulary *v, int id) { return id >= v->gap_lo && id < v->gap_lo + GAP_TOKENS; }
 
-static void items_find(ExplainRun *r) {
-    const Vocabulary *v = &r->s->dataset.vocabulary;
-    const PatientView *p = &r->job->patient;
+void explain_find(const Session *s, const RolloutJob *job, const ExplainOptions *o, Explanation *x) {
+    const Vocabulary *v = &s->dataset.vocabulary;
+    const PatientView *p = &job->patient;
     RolloutWindow w;
-    rollout_window(v, &r->o->rollout, r->s->law.seq_len, r->job, &w);
+    *x = (Explanation){0};
+    rollout_window(v, &o->rollout, s->law.seq_len, job, &w);
     int64_t from = 0, all = 0;
-    if (w.from && r->s->law.model) /* what the model is not told moves nothing */
+    if (w.from && s->law.model) /* what the model is not told moves nothing */
         for (int i = w.prefix; i < w.n && (from = w.origin[i]) < 0;) i++;
     rollout_window_free(&w);
-    Explanation *x = r->out;
-    x->item = xcalloc((size_t)r->job->n_known + 1, sizeof *x->item);
-    for (int64_t i = 0; i < r->job->n_known; i++) {
+    x->item = xcalloc((size_t)job->n_known + 1, sizeof *x->item);
+    for (int64_t i = 0; i < job->n_known; i++) {
         int id = (int)patient_token(p, i);
         if (is_gap(v, id)) continue;
         if (v->token[id].kind == TOKEN_VALUE && x->n && x->item[x->n - 1].index[0] == i - 1) {
@@ -46,7 +46,7 @@ static void items_find(ExplainRun *r) {
         if (i < from) continue;
         x->item[x->n++] = (ExplainItem){.index = {i}, .n_index = 1, .gradient = NAN};
     }
-    int most = r->o->max_events;
+    int most = o->max_events;
     if (most && x->n > most) {
         memmove(x->item, x->item + (x->n - most), (size_t)most * sizeof *x->item);
         x->n = most;
@@ -110,8 +110,7 @@ Status explain_run(Session *s, const RolloutJob *job, const ExplainOptions *o, F
     ExplainRun r = {.s = s, .job = job, .o = o, .out = out};
     RolloutOptions rollout = o->rollout;
     rollout.keep_paths = o->gradient_samples > 0;
-    *out = (Explanation){0};
-    items_find(&r);
+    explain_find(s, job, o, out);
     r.whole = xcalloc((size_t)rollout.n_samples, sizeof *r.whole);
     r.without = xcalloc((size_t)rollout.n_samples, sizeof *r.without);
     r.early = xcalloc((size_t)out->n + 1, sizeof *r.early);

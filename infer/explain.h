@@ -28,6 +28,8 @@ typedef struct {
     int gradient_samples;   /* futures that the gradient is taken along, 0 = no gradient */
 } ExplainOptions;
 
+/* The events to leave out: those newest ones that the model is told of; the rest of out stays empty. */
+void explain_find(const Session *s, const RolloutJob *job, const ExplainOptions *o, Explanation *out);
 Status explain_run(Session *s, const RolloutJob *job, const ExplainOptions *o, FILE *progress, Explanation *out,
                    Err *err);
 /* Gradient times input of the risk along the given futures (n, of job, with paths): sum over the tokens of the i-th

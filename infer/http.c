@@ -9,12 +9,19 @@
 #ifdef HAVE_MICROHTTPD
 #include <arpa/inet.h>
 #include <microhttpd.h>
+#include <poll.h>
 #include <pthread.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { HEADER_BYTES = 32768 /* of a connection's headers and read buffer */, IDLE_S = 30 };
+enum {
+    HEADER_BYTES = 32768 /* of a connection's headers and read buffer */,
+    IDLE_S = 30,
+    STREAM_BYTES = 1 << 20, /* of a stream that the other side has not taken yet, at most */
+    GONE_AT_ONCE = 64
+};
 typedef enum { PHASE_READING, PHASE_WORKING, PHASE_WRITING } Phase;
 
 typedef struct Connection {
@@ -22,6 +29,7 @@ typedef struct Connection {
     int fd;
     Phase phase;
     double since;
+    uint64_t exchange; /* its last */
 } Connection;
 
 struct HttpExchange {
@@ -31,7 +39,7 @@ struct HttpExchange {
     HttpRequest r;
     char *path, *text;
     size_t room;
-    int refused, too_long, working, answered, queued;
+    int too_long, working, answered, queued;
     /* Of the answer. */
     struct MHD_Response *response;
     int status;
@@ -42,6 +50,7 @@ struct Http {
     struct MHD_Daemon *daemon;
     char *cert, *key;
     int listening;
+    uint64_t exchanges;   /* begun so far */
     pthread_mutex_t lock; /* of the list of connections, and of answers */
     Connection *first;
 };
@@ -78,14 +87,24 @@ static void on_connection(void *ctx, struct MHD_Connection *connection, void **s
     pthread_mutex_unlock(&h->lock);
 }
 
+/* A closed connection shows while it is suspended only to who asks. */
+static int is_closed(int fd) {
+    struct pollfd p = {.fd = fd, .events = POLLRDHUP};
+    return poll(&p, 1, 0) == 1 && p.revents & (POLLRDHUP | POLLHUP | POLLERR);
+}
+
 void http_tick(Http *h) {
     const double now = clock_s();
+    uint64_t gone[GONE_AT_ONCE];
+    int n = 0;
     pthread_mutex_lock(&h->lock);
     for (Connection *c = h->first; c; c = c->next) {
         const double limit = c->phase == PHASE_READING ? h->o.read_s : c->phase == PHASE_WRITING ? h->o.write_s : 1e9;
         if (now - c->since > limit && c->fd >= 0) shutdown(c->fd, SHUT_RDWR);
+        if (c->phase == PHASE_WORKING && c->fd >= 0 && n < GONE_AT_ONCE && is_closed(c->fd)) gone[n++] = c->exchange;
     }
     pthread_mutex_unlock(&h->lock);
+    for (int i = 0; i < n; i++) h->o.gone(h->o.ctx, gone[i]);
 }
 
 /* ---- exchanges --------------------------------------------------------------------------------------------------- */
@@ -100,9 +119,7 @@ static void address_text(struct MHD_Connection *connection, char out[48]) {
         inet_ntop(AF_INET6, &((const struct sockaddr_in6 *)(const void *)a)->sin6_addr, out, 48);
 }
 
-void http_answer(HttpExchange *x, int status, const char *type, char *body, size_t size, int retry_s) {
-    struct MHD_Response *response = MHD_create_response_from_buffer(size, body, MHD_RESPMEM_MUST_FREE);
-    REQUIRE(response != NULL);
+static void answer_give(HttpExchange *x, int status, const char *type, struct MHD_Response *response, int retry_s) {
     MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, type);
     MHD_add_response_header(response, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store");
     MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
@@ -126,6 +143,116 @@ void http_answer(HttpExchange *x, int status, const char *type, char *body, size
     if (resume) MHD_resume_connection(x->connection);
 }
 
+void http_answer(HttpExchange *x, int status, const char *type, char *body, size_t size, int retry_s) {
+    struct MHD_Response *response = MHD_create_response_from_buffer(size, body, MHD_RESPMEM_MUST_FREE);
+    REQUIRE(response != NULL);
+    answer_give(x, status, type, response, retry_s);
+}
+
+/* ---- answers in pieces ------------------------------------------------------------------------------------------- */
+
+/* One owner writes (http_stream_send), the other is MHD's response. */
+struct HttpStream {
+    pthread_mutex_t lock;
+    HttpExchange *x; /* of the response */
+    char *text;
+    size_t n, at, room; /* text[at .. n) is still to be sent */
+    int suspended, ended, broken, gone, owners;
+};
+
+HttpStream *http_stream_open(void) {
+    HttpStream *s = xcalloc(1, sizeof *s);
+    pthread_mutex_init(&s->lock, NULL);
+    s->owners = 1;
+    return s;
+}
+
+/* Unlocks, and frees with the last owner. */
+static void stream_leave(HttpStream *s, int owners) {
+    const int left = s->owners -= owners;
+    pthread_mutex_unlock(&s->lock);
+    if (left) return;
+    pthread_mutex_destroy(&s->lock);
+    free(s->text);
+    free(s);
+}
+
+static ssize_t stream_read(void *ctx, uint64_t position, char *out, size_t most) {
+    HttpStream *s = ctx;
+    (void)position;
+    pthread_mutex_lock(&s->lock);
+    ssize_t n = (ssize_t)(s->n - s->at < most ? s->n - s->at : most);
+    /* Time to take an answer begins anew with each piece, until the last of them is there. */
+    const int more = !s->ended && !s->broken;
+    if (s->broken) {
+        n = MHD_CONTENT_READER_END_WITH_ERROR;
+    } else if (n > 0) {
+        memcpy(out, s->text + s->at, (size_t)n);
+        s->at += (size_t)n;
+        if (s->at == s->n) s->at = s->n = 0;
+    } else if (s->ended) {
+        n = MHD_CONTENT_READER_END_OF_STREAM;
+    } else {
+        s->suspended = 1;
+        MHD_suspend_connection(s->x->connection);
+    }
+    const int waits = s->suspended;
+    pthread_mutex_unlock(&s->lock);
+    if (more) phase_set(s->x, waits ? PHASE_WORKING : PHASE_WRITING);
+    return n;
+}
+
+static void stream_gone(void *ctx) {
+    HttpStream *s = ctx;
+    pthread_mutex_lock(&s->lock);
+    s->gone = 1;
+    stream_leave(s, 1);
+}
+
+/* Unlocks.  A suspended connection stays until it is resumed, by the one who took the mark away. */
+static void stream_wake(HttpStream *s, int owners) {
+    struct MHD_Connection *c = s->suspended ? s->x->connection : NULL;
+    s->suspended = 0;
+    stream_leave(s, owners);
+    if (c) MHD_resume_connection(c);
+}
+
+int http_stream_send(HttpStream *s, const char *text, size_t size) {
+    pthread_mutex_lock(&s->lock);
+    if (s->n - s->at + size > STREAM_BYTES) s->broken = 1;
+    const int read = !s->gone && !s->broken;
+    if (read) {
+        if (s->at) memmove(s->text, s->text + s->at, s->n - s->at);
+        s->n -= s->at;
+        s->at = 0;
+        if (s->n + size > s->room) s->text = xrealloc(s->text, s->room = 2 * (s->n + size) + 1024);
+        memcpy(s->text + s->n, text, size);
+        s->n += size;
+    }
+    stream_wake(s, 0);
+    return read;
+}
+
+void http_stream_end(HttpStream *s, int whole) {
+    pthread_mutex_lock(&s->lock);
+    s->ended = 1;
+    s->broken |= !whole;
+    stream_wake(s, 1);
+}
+
+void http_stream_start(HttpExchange *x, HttpStream *s, const char *type) {
+    pthread_mutex_lock(&s->lock);
+    s->owners++;
+    s->x = x;
+    pthread_mutex_unlock(&s->lock);
+    struct MHD_Response *response =
+        MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16384, stream_read, s, stream_gone);
+    REQUIRE(response != NULL);
+    answer_give(x, 200, type, response, 0);
+}
+
+/* ---- exchanges, on the library's thread -------------------------------------------------------------------------- */
+
 static enum MHD_Result answer_queue(HttpExchange *x) {
     x->queued = 1;
     phase_set(x, PHASE_WRITING);
@@ -146,7 +273,8 @@ static HttpExchange *exchange_begin(Http *h, struct MHD_Connection *connection, 
     x->connection = connection;
     x->of = info ? info->socket_context : NULL;
     x->path = xstrdup(path);
-    x->r = (HttpRequest){.method = method, .path = x->path, .body = ""};
+    x->r = (HttpRequest){.method = method, .path = x->path, .body = "", .id = ++h->exchanges};
+    if (x->of) x->of->exchange = x->r.id;
     x->r.authorization = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, MHD_HTTP_HEADER_AUTHORIZATION);
     address_text(connection, x->r.from);
     return x;
@@ -305,7 +433,18 @@ void http_quiesce(Http *h) {
     h->listening = -1;
 }
 
+/* Whether an answer is on its way. */
+static int is_writing(Http *h) {
+    int writing = 0;
+    pthread_mutex_lock(&h->lock);
+    for (Connection *c = h->first; c; c = c->next) writing |= c->phase != PHASE_READING;
+    pthread_mutex_unlock(&h->lock);
+    return writing;
+}
+
 void http_close(Http *h) {
+    const struct timespec moment = {0, 10000000};
+    for (double until = clock_s() + 2; h->daemon && is_writing(h) && clock_s() < until;) nanosleep(&moment, NULL);
     if (h->daemon) MHD_stop_daemon(h->daemon);
     pthread_mutex_destroy(&h->lock);
     free(h->cert);
@@ -334,6 +473,22 @@ void http_answer(HttpExchange *x, int status, const char *type, char *body, size
     (void)size;
     (void)retry_s;
     free(body);
+}
+HttpStream *http_stream_open(void) { return NULL; }
+void http_stream_start(HttpExchange *x, HttpStream *s, const char *type) {
+    (void)x;
+    (void)s;
+    (void)type;
+}
+int http_stream_send(HttpStream *s, const char *text, size_t size) {
+    (void)s;
+    (void)text;
+    (void)size;
+    return 0;
+}
+void http_stream_end(HttpStream *s, int whole) {
+    (void)s;
+    (void)whole;
 }
 
 #endif

@@ -216,6 +216,7 @@ static Status job_admit(Rollout *r, Err *err) {
     j->sample = xcalloc((size_t)j->n_wanted, sizeof *j->sample);
     job_history(j, r->v);
     r->n_jobs++;
+    r->stats->waiting += j->n_wanted;
     rollout_job_outcomes(r, j);
     return rollout_prefill_job(r, j, err);
 }
@@ -231,6 +232,7 @@ void job_samples_free(ActiveJob *j) {
 }
 
 static void job_release(Rollout *r, ActiveJob *j) {
+    r->stats->waiting -= j->n_wanted - j->n_started;
     job_samples_free(j);
     if (r->law->model) kv_sequence_release(&r->cache, &j->kv);
     j->used = 0;
@@ -243,6 +245,7 @@ static Status job_look(Rollout *r, ActiveJob *j, Err *err) {
     if (j->n_wanted < most && !r->cb->enough(r->cb->ctx, j->id, j->sample, j->n_done)) {
         j->n_wanted = (int)(2 * (int64_t)j->n_wanted < most ? 2 * (int64_t)j->n_wanted : most);
         j->sample = xrealloc(j->sample, (size_t)j->n_wanted * sizeof *j->sample);
+        r->stats->waiting += j->n_wanted - j->n_started;
         memset(j->sample + j->n_done, 0, (size_t)(j->n_wanted - j->n_done) * sizeof *j->sample);
         return OK;
     }
@@ -287,6 +290,7 @@ static Status future_start(Rollout *r, int job, Err *err) {
     f->live = 1;
     f->job = job;
     f->sample = j->n_started++;
+    r->stats->waiting--;
     f->n = 0;
     f->now = 0;
     f->refilled = 0;

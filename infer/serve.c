@@ -2,7 +2,6 @@
 #include "infer/serve.h"
 #include "infer/serve_page.h"
 #include "model/checkpoint.h"
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -35,45 +34,6 @@ typedef struct {
 
 /* ---- answers ----------------------------------------------------------------------------------------------------- */
 
-json_t *serve_number(double x) { return isfinite(x) ? json_real(x) : json_null(); }
-
-char *serve_error(int status, const char *message) {
-    const char *type = status == 401   ? "authentication"
-                       : status == 403 ? "permission"
-                       : status == 429 ? "rate_limit"
-                       : status >= 500 ? "unavailable"
-                                       : "invalid_request_error";
-    /* What a client wrote may be quoted in the message, also cut in the middle of a character. */
-    json_t *text = json_string(message);
-    json_t *o = json_pack("{s:{s:i, s:s, s:o}}", "error", "code", status, "type", type, "message",
-                          text ? text : json_string("the request holds text that is not UTF-8"));
-    char *out = json_dumps(o, JSON_COMPACT);
-    json_decref(o);
-    return out;
-}
-
-/* Writes the line of the audit log; 0: it could not be written, and nothing may be told. */
-static int audit(Server *sv, End end, const char *who, const char *from, int status, const char *in, size_t in_size,
-                 const char *out, size_t out_size) {
-    char action[32];
-    Err err;
-    if (!sv->audit) return 1;
-    snprintf(action, sizeof action, "%s", serve_ends[end]);
-    const AuditEntry e = {.who = who,
-                          .from = from,
-                          .action = action,
-                          .model = sv->session->model_sha256,
-                          .status = status,
-                          .input = in,
-                          .input_size = in_size,
-                          .output = out,
-                          .output_size = out_size};
-    /* On the disk before a risk is told; refusals must not make an attacker's work ours. */
-    if (!audit_write(sv->audit, &e, status == 200, &err)) return 1;
-    fprintf(stderr, "ehr-infer serve: %s\n", err.msg);
-    return 0;
-}
-
 static void answer_text(HttpExchange *x, int status, const char *type, char *body, int retry_s) {
     http_answer(x, status, type, body, strlen(body), retry_s);
 }
@@ -83,39 +43,14 @@ static void refuse(Server *sv, HttpExchange *x, const HttpRequest *r, const Seen
                    const char *message) {
     char *body = serve_error(status, message);
     serve_metrics_answer(&sv->metrics, seen->end, status, clock_s() - seen->since);
-    audit(sv, seen->end, seen->who, r->from, status, r->size ? r->body : NULL, r->size, NULL, 0);
+    serve_audit(sv, seen->end, seen->who, r->from, status, r->size ? r->body : NULL, r->size);
     answer_text(x, status, "application/json", body, retry_s);
 }
 
 /* Jobs in the queue before one that arrives now, in seconds. */
 static int retry_after(const Server *sv) {
     const double s = sv->mean_run_s * (1 + sv->n_waiting / 8.0);
-    return s < 1 ? 1 : s > 60 ? 60 : (int)ceil(s);
-}
-
-void serve_answer(Server *sv, Job *job, int status, char *body) {
-    pthread_mutex_lock(&sv->lock);
-    HttpExchange *x = job->x;
-    job->x = NULL;
-    const int retry = status == 503 ? retry_after(sv) : 0;
-    pthread_mutex_unlock(&sv->lock);
-    if (!x) {
-        free(body);
-        return;
-    }
-    if (!audit(sv, (End)job->ask.kind, job->who, job->from, status, job->body, job->size, body, strlen(body)) &&
-        status == 200) {
-        free(body);
-        body = serve_error(status = 503, "the audit log cannot be written to: nothing is answered");
-    }
-    serve_metrics_answer(&sv->metrics, (int)job->ask.kind, status, clock_s() - job->arrived);
-    answer_text(x, status, "application/json", body, retry);
-}
-
-void serve_job_free(Job *job) {
-    for (int i = 0; i < ASK_OUTCOMES_MAX; i++) json_decref(job->part[i]);
-    ask_free(&job->ask);
-    free(job);
+    return s < 1 ? 1 : s > 60 ? 60 : (int)s + 1;
 }
 
 /* ---- who may ask ------------------------------------------------------------------------------------------------- */
@@ -164,6 +99,27 @@ int serve_head(void *ctx, HttpExchange *x, HttpRequest *r) {
         refuse(sv, x, r, seen, 429, wait_s, "this key has used up its requests of the minute");
     }
     return status != 0;
+}
+
+static void queue_remove(Server *sv, Job *job) {
+    *job->link = job->next;
+    if (job->next) job->next->link = job->link;
+    job->next = NULL;
+    sv->n_waiting--;
+}
+
+/* What waits is taken out of the queue; what is computed leaves when the engine asks who waits for it. */
+void serve_gone(void *ctx, uint64_t id) {
+    Server *sv = ctx;
+    pthread_mutex_lock(&sv->lock);
+    Job *queued = sv->queue, *running = sv->running;
+    while (queued && queued->id != id) queued = queued->next;
+    while (running && running->id != id) running = running->next;
+    Job *job = queued ? queued : running;
+    if (queued) queue_remove(sv, job);
+    if (job) serve_answer_held(sv, job, 499, serve_error(499, "the client has gone"));
+    pthread_mutex_unlock(&sv->lock);
+    if (queued) engine_job_free(job);
 }
 
 void serve_done(void *ctx, HttpRequest *r) {
@@ -226,6 +182,7 @@ static void queue_add(Server *sv, Job *job) {
     Job **at = &sv->queue;
     while (*at) at = &(*at)->next;
     *at = job;
+    job->link = at;
     sv->n_waiting++;
     pthread_cond_signal(&sv->wake);
 }
@@ -240,7 +197,7 @@ void serve_handle(void *ctx, HttpExchange *x, HttpRequest *r) {
     }
     Job *job = xcalloc(1, sizeof *job);
     seen->since = clock_s();
-    *job = (Job){.x = x, .body = r->body, .size = r->size, .arrived = seen->since};
+    *job = (Job){.x = x, .id = r->id, .body = r->body, .size = r->size, .arrived = seen->since};
     memcpy(job->who, seen->who, sizeof job->who);
     snprintf(job->from, sizeof job->from, "%s", r->from);
     /* Refuse before the work of reading. */
@@ -267,7 +224,7 @@ void serve_handle(void *ctx, HttpExchange *x, HttpRequest *r) {
     }
     serve_metrics_refused(&sv->metrics, status == 429, 0, 0);
     refuse(sv, x, r, seen, status, status >= 429 ? retry : 0, why);
-    serve_job_free(job);
+    engine_job_free(job);
 }
 
 /* ---- the watch --------------------------------------------------------------------------------------------------- */
@@ -316,42 +273,30 @@ static int is_revoked(Server *sv) {
     return found;
 }
 
-/* The first job that must be answered now without a result; it is taken out of the queue when it waits there. */
-static Job *job_overdue(Server *sv, int *waited) {
+/* Answers what must be answered now without a result. */
+static void answer_overdue(Server *sv) {
     const double now = clock_s();
-    Job *found = NULL;
-    const int all = sv->killed || (sv->draining && now - sv->drain_since > sv->o.drain_s);
     pthread_mutex_lock(&sv->lock);
-    *waited = 0;
-    for (Job **at = &sv->queue; *at && !found; at = &(*at)->next)
-        if (all || now - (*at)->arrived > sv->o.deadline_s) {
-            found = *at;
-            *at = found->next;
-            sv->n_waiting--;
-            *waited = 1;
-            break;
+    const int all = sv->killed || (sv->draining && now - sv->drain_since > sv->o.drain_s);
+    for (int waiting = 1; waiting >= 0; waiting--)
+        for (Job *j = waiting ? sv->queue : sv->running, *next; j; j = next) {
+            const int late = now - j->arrived > sv->o.deadline_s && !sv->killed;
+            next = j->next;
+            if ((!all && !late) || (!j->x && !j->stream)) continue;
+            const char *why = late         ? "not done before the deadline"
+                              : sv->killed ? "the kill switch is on"
+                                           : "the server is ending";
+            serve_metrics_refused(&sv->metrics, 0, 0, late);
+            serve_answer_held(sv, j, late ? 504 : 503, serve_error(late ? 504 : 503, why));
+            if (!waiting) continue; /* it leaves when the engine asks who waits for it */
+            queue_remove(sv, j);
+            engine_job_free(j);
         }
-    for (Job *j = sv->running; j && !found; j = j->next)
-        if (j->x && (all || now - j->arrived > sv->o.deadline_s)) found = j;
-    /* Answered under the lock: the compute thread frees a running job as soon as it may. */
-    if (found) {
-        const int late = now - found->arrived > sv->o.deadline_s && !sv->killed, status = late ? 504 : 503;
-        HttpExchange *x = found->x;
-        found->x = NULL;
-        char *body = serve_error(status, late         ? "not done before the deadline"
-                                         : sv->killed ? "the kill switch is on"
-                                                      : "the server is ending");
-        audit(sv, (End)found->ask.kind, found->who, found->from, status, found->body, found->size, NULL, 0);
-        serve_metrics_answer(&sv->metrics, (int)found->ask.kind, status, now - found->arrived);
-        serve_metrics_refused(&sv->metrics, 0, 0, late);
-        answer_text(x, status, "application/json", body, 0);
-    }
     pthread_mutex_unlock(&sv->lock);
-    return found;
 }
 
 void serve_tick(Server *sv) {
-    int waited, killed = sv->o.kill_file && path_exists(sv->o.kill_file);
+    const int killed = sv->o.kill_file && path_exists(sv->o.kill_file);
     keys_refresh(sv);
     if (is_revoked(sv)) sv->o.kill_file = sv->o.revoked; /* for good */
     pthread_mutex_lock(&sv->lock);
@@ -359,8 +304,7 @@ void serve_tick(Server *sv) {
         fprintf(stderr, "ehr-infer serve: the kill switch is %s\n", killed ? "on: nothing is answered" : "off");
     sv->killed = killed;
     pthread_mutex_unlock(&sv->lock);
-    for (Job *job; (job = job_overdue(sv, &waited));)
-        if (waited) serve_job_free(job);
+    answer_overdue(sv);
     http_tick(sv->http);
 }
 
@@ -370,71 +314,6 @@ void serve_drain(Server *sv) {
     sv->draining = 1;
     pthread_cond_signal(&sv->wake);
     pthread_mutex_unlock(&sv->lock);
-}
-
-/* ---- the compute thread ------------------------------------------------------------------------------------------ */
-
-/* The oldest job and all that go with it, out of the queue. */
-static Job *jobs_take(Server *sv) {
-    pthread_mutex_lock(&sv->lock);
-    while (!sv->queue && !sv->draining && !sv->failed) pthread_cond_wait(&sv->wake, &sv->lock);
-    Job *first = sv->queue, **end = &sv->running;
-    int64_t futures = 0;
-    for (Job **at = &sv->queue; *at;) {
-        Job *job = *at;
-        const int64_t more = (int64_t)job->ask.samples * (job->ask.n_outcomes ? job->ask.n_outcomes : 1);
-        if (job != first && (!serve_goes_with(first, job) || futures + more > sv->o.futures_max)) {
-            at = &job->next;
-            continue;
-        }
-        futures += more;
-        *at = job->next;
-        job->next = NULL;
-        *end = job;
-        end = &job->next;
-        sv->n_waiting--;
-        sv->n_running++;
-    }
-    sv->closing = !first;
-    pthread_mutex_unlock(&sv->lock);
-    return first;
-}
-
-Status serve_run(Server *sv, Err *err) {
-    Status s = OK;
-    for (Job *jobs; !s && (jobs = jobs_take(sv));) {
-        const double start = clock_s();
-        s = serve_compute(sv, jobs, err);
-        for (Job *j = jobs; s && j; j = j->next)
-            serve_answer(sv, j, 500, serve_error(500, "the model could not be computed"));
-        pthread_mutex_lock(&sv->lock);
-        sv->mean_run_s += ((clock_s() - start) - sv->mean_run_s) * 0.2;
-        sv->running = NULL;
-        sv->n_running = 0;
-        if (s == ERR_DEVICE) sv->failed = 1;
-        pthread_mutex_unlock(&sv->lock);
-        if (s && s != ERR_DEVICE) { /* of these requests, not of the next */
-            fprintf(stderr, "ehr-infer serve: %s\n", err->msg);
-            s = OK;
-        }
-        for (Job *next; jobs; jobs = next) {
-            next = jobs->next;
-            serve_job_free(jobs);
-        }
-    }
-    if (!s) return OK;
-    pthread_mutex_lock(&sv->lock);
-    sv->failed = sv->closing = 1;
-    Job *left = sv->queue;
-    sv->queue = NULL;
-    sv->n_waiting = 0;
-    pthread_mutex_unlock(&sv->lock);
-    for (Job *next; left; left = next) {
-        next = left->next;
-        serve_answer(sv, left, 503, serve_error(503, "the device failed"));
-        serve_job_free(left);
-    }
-    return s;
 }
 
 /* ---- opening ----------------------------------------------------------------------------------------------------- */

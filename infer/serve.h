@@ -1,15 +1,14 @@
-/* serve.h - a checkpoint behind HTTP.  Requests are read and checked by one thread (http.h), wait in a bounded queue
- * and are computed by another, which puts all that fit one run of the rollout engine into it; a third watches
- * deadlines, the kill switch and signals. */
+/* serve.h - a checkpoint behind HTTP.  Requests are read and checked by one thread (http.h) and wait in a bounded queue;
+ * another computes, and lets them join the rollouts that are being decoded (serve_engine.h); a third writes the audit log
+ * and then answers; a fourth watches deadlines, the kill switch and signals. */
 #ifndef EHR_INFER_SERVE_H
 #define EHR_INFER_SERVE_H
 #include "infer/audit.h"
 #include "infer/http.h"
 #include "infer/release.h"
-#include "infer/serve_ask.h"
+#include "infer/serve_engine.h"
 #include "infer/serve_keys.h"
 #include "infer/serve_metrics.h"
-#include "infer/session.h"
 #include <pthread.h>
 
 typedef enum {
@@ -32,27 +31,21 @@ extern const char *const serve_scopes[];       /* NULL-ended */
 
 typedef struct {
     AskLimits limits;
-    int queue_max, batch, futures_max; /* requests waiting; live futures; futures of one run, about */
-    int64_t min_tokens; /* of a record, below which a risk comes with a reason not to rely on it (history.h) */
-    double max_unknown; /* share of its events, above which likewise */
+    int queue_max, batch; /* requests waiting; live futures */
+    int64_t min_tokens;   /* of a record, below which a risk comes with a reason not to rely on it (history.h) */
+    double max_unknown;   /* share of its events, above which likewise */
     double deadline_s, drain_s;
     const char *keys, *kill_file, *revoked; /* paths; NULL: none */
 } ServeOptions;
 
-/* A request between its arrival and its answer. */
-typedef struct Job {
-    struct Job *next;
-    HttpExchange *x;  /* NULL: answered */
-    const char *body; /* of x */
-    size_t size;
-    char who[KEY_NAME_MAX], from[48];
-    Ask ask;
-    double arrived;
-    /* Of the run: */
-    int n_left;                     /* engine jobs to come */
-    json_t *part[ASK_OUTCOMES_MAX]; /* results by outcome; choices in part[0] */
-    int64_t n_drawn;                /* tokens of the choices */
-} Job;
+typedef struct Answer Answer; /* on its way: serve_answers.c */
+typedef struct {
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    Answer *first, **end;
+    int closing;
+    pthread_t thread;
+} Answers;
 
 typedef struct {
     Session *session; /* dataset.vocabulary is the checkpoint's */
@@ -60,6 +53,7 @@ typedef struct {
     Audit *audit; /* NULL: none is kept */
     Http *http;
     ServeMetrics metrics;
+    Answers answers;
     char *model_name, *card, *vocabulary, *page_policy; /* "ehr"; of /info; vocabulary.json; of the page at / */
     const char *stage;
     double started;
@@ -67,10 +61,10 @@ typedef struct {
     pthread_cond_t wake;
     ServeKeys keys;
     int64_t keys_stamp, revoked_stamp;
-    Job *queue, *running; /* first come first; those of the present run */
+    Job *queue, *running; /* first come first; those that are computed */
     int n_waiting, n_running;
     int killed, draining, failed, closing;
-    double drain_since, mean_run_s;
+    double drain_since, mean_run_s; /* mean: of a request, from the queue to its answer */
 } Server;
 
 /* Fills what does not depend on options' files; s stays the caller's. */
@@ -79,6 +73,7 @@ void serve_close(Server *sv);
 /* Of HttpOptions. */
 int serve_head(void *ctx, HttpExchange *x, HttpRequest *r);
 void serve_handle(void *ctx, HttpExchange *x, HttpRequest *r);
+void serve_gone(void *ctx, uint64_t id);
 void serve_done(void *ctx, HttpRequest *r);
 /* Deadlines, kill switch, changed files; a few times a second. */
 void serve_tick(Server *sv);
@@ -86,21 +81,35 @@ void serve_drain(Server *sv); /* no new requests; serve_run ends with the last o
 /* Computes until drained; returns an error that nothing more can be computed after. */
 Status serve_run(Server *sv, Err *err);
 
-/* Answers job once, by whoever comes first; body is taken over. */
+/* ---- private to serve*.c ------------------------------------------------------------------------------------------ */
+
+/* Answers job once, by whoever comes first; body is taken over.  Of a stream: what it ends with.  held: the caller has
+ * sv->lock. */
 void serve_answer(Server *sv, Job *job, int status, char *body);
+void serve_answer_held(Server *sv, Job *job, int status, char *body);
+int serve_is_awaited(Server *sv, const Job *job); /* nobody has answered it yet */
 char *serve_error(int status, const char *message);
-void serve_job_free(Job *job);
+/* Writes the line of an answer that was given outside the answers' thread; 0: it could not be written. */
+int serve_audit(Server *sv, End end, const char *who, const char *from, int status, const void *in, size_t in_size);
+/* The answer in pieces of a job begins; text goes out with the next call of flush. */
+void serve_stream_begin(Server *sv, Job *job);
+void serve_stream_flush(Server *sv, Job *job);
+/* The thread that answers: from open to close, which waits for the last answer. */
+void serve_answers_open(Server *sv);
+void serve_answers_close(Server *sv);
 
-/* Private to serve_*.c: one run of jobs that go together, and whether b goes with a. */
-int serve_goes_with(const Job *a, const Job *b);
-Status serve_compute(Server *sv, Job *jobs, Err *err);
+/* serve_tell.c: what is told.  A finished job is answered. */
+void serve_tell(Server *sv, Job *job);
+/* The finished samples of completions. */
+Status serve_choices(Server *sv, Job *job, const RolloutSample *samples, int n, Err *err);
+/* A token of a stream, as it is drawn. */
+void serve_tell_token(Server *sv, Job *job, int sample, int n, int32_t token, double minutes);
 json_t *serve_number(double x); /* null when not finite */
+json_t *serve_model_json(const Server *sv);
 
-/* Embeddings of all jobs, in passes that they share. */
-Status serve_embeddings(Server *sv, Job *jobs, Err *err);
-/* Adds "explanation" to the results of a risk: what leaving out each of its newest events changes. */
-Status serve_explain(Server *sv, Job *job, const RolloutOptions *o, Err *err);
-
+/* Computed between steps: embeddings of all jobs, in passes that they share; a score. */
+Status serve_embeddings(Server *sv, Job **jobs, int n, Err *err);
+Status serve_score(Server *sv, Job *job, Err *err);
 /* -log p of every token of r under the model, in nats, cut into windows as `ehr-infer score` does; loss (r->view.n). */
 Status serve_losses(Session *s, const ServeRecord *r, const uint32_t *tokens, const int32_t *minutes, int64_t n,
                     float *loss, Err *err);

@@ -145,16 +145,53 @@ static Status record_read(Ask *a, const json_t *o, const char *prompt, const Voc
     return serve_record_prompt(&a->record, text, v, err);
 }
 
+/* What OpenAI's clients may send and nothing here can do: only values that ask for nothing. */
+static Status neutral(const json_t *o, int64_t n, Err *err) {
+    static const struct {
+        const char *name;
+        double value;
+    } number[] = {{"top_p", 1}, {"frequency_penalty", 0}, {"presence_penalty", 0}};
+    static const char *const empty[] = {"stop", "suffix", "logit_bias", "echo"};
+    const json_t *x;
+    for (size_t i = 0; i < sizeof number / sizeof *number; i++)
+        if ((x = json_object_get(o, number[i].name)) && !json_is_null(x) &&
+            (!json_is_number(x) || json_number_value(x) != number[i].value))
+            return err_set(err, ERR_USAGE, "%s takes %g alone: others are not known here", number[i].name,
+                           number[i].value);
+    for (size_t i = 0; i < sizeof empty / sizeof *empty; i++)
+        if ((x = json_object_get(o, empty[i])) && !json_is_null(x) && !json_is_false(x) &&
+            !(json_is_object(x) && !json_object_size(x)))
+            return err_set(err, ERR_USAGE, "%s is not known here: leave it away", empty[i]);
+    if ((x = json_object_get(o, "best_of")) && !json_is_null(x) && json_integer_value(x) != n)
+        return err_set(err, ERR_USAGE, "best_of takes the number of n alone: all choices are told");
+    return OK;
+}
+
+static Status stream_read(Ask *a, const json_t *o, Err *err) {
+    static const char *const known[] = {"include_usage", "include_obfuscation", NULL};
+    const json_t *stream = json_object_get(o, "stream"), *options = json_object_get(o, "stream_options");
+    if (stream && !json_is_boolean(stream) && !json_is_null(stream))
+        return err_set(err, ERR_USAGE, "stream takes true or false");
+    a->stream = json_is_true(stream);
+    if (!options || json_is_null(options)) return OK;
+    if (!json_is_object(options) || !a->stream)
+        return err_set(err, ERR_USAGE, "stream_options takes {\"include_usage\": true}, with stream: true");
+    a->usage = json_is_true(json_object_get(options, "include_usage"));
+    return serve_members(options, known, "stream_options", err);
+}
+
 static Status completions_read(Ask *a, const json_t *o, const Vocabulary *v, const AskLimits *limits, Err *err) {
-    static const char *const known[] = {"model", "prompt",  "patient",  "max_tokens", "n",    "seed", "temperature",
-                                        "top_k", "horizon", "logprobs", "stream",     "user", NULL};
+    static const char *const known[] = {
+        "model",   "prompt",     "patient", "max_tokens", "n",    "seed",    "temperature",       "top_k",
+        "horizon", "logprobs",   "stream",  "user",       "stop", "best_of", "frequency_penalty", "presence_penalty",
+        "suffix",  "logit_bias", "echo",    "top_p",      "stream_options", NULL};
     const json_t *temperature = json_object_get(o, "temperature"), *logprobs = json_object_get(o, "logprobs"),
                  *horizon = json_object_get(o, "horizon");
     int64_t n = 1, top_k = 0;
     Status s = serve_members(o, known, "the body", err);
-    if (!s && json_is_true(json_object_get(o, "stream")))
-        s = err_set(err, ERR_USAGE, "stream: answers come whole here, leave it away or say false");
+    if (!s) s = stream_read(a, o, err);
     if (!s) s = whole(o, "n", 1, limits->samples_max, &n, err);
+    if (!s) s = neutral(o, n, err);
     if (!s) s = whole(o, "top_k", 0, v->n, &top_k, err);
     if (!s && temperature && !json_is_null(temperature)) {
         a->temperature = json_number_value(temperature);
@@ -168,6 +205,8 @@ static Status completions_read(Ask *a, const json_t *o, const Vocabulary *v, con
                         "logprobs takes 0 or true: log probabilities of the tokens drawn; others are not listed");
         a->logprobs = 1;
     }
+    if (!s && a->logprobs && a->stream)
+        s = err_set(err, ERR_USAGE, "logprobs: they come with whole answers, leave logprobs or stream away");
     a->samples = (int)n;
     a->top_k = (int)top_k;
     if (!s && a->temperature == 0) { /* the likeliest token, as OpenAI means it */

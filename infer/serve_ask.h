@@ -23,8 +23,9 @@ typedef struct {
 /* /v1/risk: {"patient": {...} (serve_record.h), "outcomes": [{"name"?, "codes": [...], "stops"?: [...], "horizon"?}],
  * or code strings, "horizon": "365d", "samples"?: 32, "seed"?: 1, "estimator"?: "reach"|"mc"|"scope", "explain"?:
  * newest events to leave out one by one} /v1/completions: {"prompt": [ids] | [codes] | "codes", or "patient": {...};
- * "max_tokens"?: 16, "n"?: 1, "seed"?: 1, "temperature"?: 1, "top_k"?, "horizon"?, "logprobs"?: 0, "echo"?: false,
- * "model"?, "user"?} /v1/score: {"patient": {...} or "prompt"} /v1/embeddings: {"input" as a prompt, or "patient";
+ * "max_tokens"?: 16, "n"?: 1, "seed"?: 1, "temperature"?: 1, "top_k"?, "horizon"?, "logprobs"?: 0, "stream"?: false,
+ * "stream_options"?: {"include_usage": true}, "model"?, "user"?, and what OpenAI has besides as far as it asks for
+ * nothing} /v1/score: {"patient": {...} or "prompt"} /v1/embeddings: {"input" as a prompt, or "patient";
  * "pooling"?: "last"|"mean", "encoding_format"?: "float"|"base64"} */
 typedef struct {
     AskKind kind;
@@ -32,7 +33,7 @@ typedef struct {
     int n_outcomes;
     AskOutcome outcome[ASK_OUTCOMES_MAX];
     Estimator estimator;
-    int samples, max_tokens, top_k, logprobs, explain, mean, base64;
+    int samples, max_tokens, top_k, logprobs, explain, mean, base64, stream, usage;
     uint64_t seed;
     double horizon, temperature;
 } Ask;

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const int STATUS[METRIC_STATUSES] = {200, 400, 401, 403, 404, 405, 413, 429, 500, 503, 504, 0};
+static const int STATUS[METRIC_STATUSES] = {200, 400, 401, 403, 404, 405, 413, 429, 499, 500, 503, 504, 0};
 static const double WITHIN[METRIC_SECONDS] = {0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60};
 
 void serve_metrics_init(ServeMetrics *m) {
@@ -42,13 +42,20 @@ void serve_metrics_score(ServeMetrics *m, double risk) {
     pthread_mutex_unlock(&m->lock);
 }
 
-void serve_metrics_run(ServeMetrics *m, int requests, int64_t futures, int64_t tokens, int64_t prefill_tokens) {
+void serve_metrics_engine(ServeMetrics *m, int64_t futures, int64_t tokens, int64_t prefill_tokens, int64_t steps,
+                          int64_t decoded) {
     pthread_mutex_lock(&m->lock);
-    m->runs++;
-    m->run_requests += requests;
     m->futures += futures;
     m->tokens += tokens;
     m->prefill_tokens += prefill_tokens;
+    m->steps += steps;
+    m->decoded += decoded;
+    pthread_mutex_unlock(&m->lock);
+}
+
+void serve_metrics_request(ServeMetrics *m) {
+    pthread_mutex_lock(&m->lock);
+    m->computed++;
     pthread_mutex_unlock(&m->lock);
 }
 
@@ -130,8 +137,10 @@ char *serve_metrics_text(ServeMetrics *m, const ServeGauges *g, size_t *size) {
     one(f, "futures_total", "counter", "Simulated futures.", (double)m->futures);
     one(f, "tokens_total", "counter", "Tokens generated.", (double)m->tokens);
     one(f, "prefill_tokens_total", "counter", "Tokens of records read.", (double)m->prefill_tokens);
-    one(f, "runs_total", "counter", "Runs of the engine.", (double)m->runs);
-    one(f, "run_requests_total", "counter", "Requests they answered, several at a time.", (double)m->run_requests);
+    one(f, "steps_total", "counter", "Steps of the engine.", (double)m->steps);
+    one(f, "step_futures_total", "counter", "Futures that they advanced: their mean is this over the steps.",
+        (double)m->decoded);
+    one(f, "computed_total", "counter", "Risks and completions computed.", (double)m->computed);
     one(f, "refused_full_total", "counter", "Refused because the queue was full.", (double)m->refused_full);
     one(f, "refused_quota_total", "counter", "Refused because a key's quota was used up.", (double)m->refused_quota);
     one(f, "late_total", "counter", "Given up at their deadline.", (double)m->late);

@@ -1,6 +1,5 @@
-/* serve_more.c - embeddings of the records told, and what moved a risk. */
+/* serve_more.c - what is computed between the engine's steps: embeddings and scores of the records told. */
 #include "infer/embed.h"
-#include "infer/explain.h"
 #include "infer/serve.h"
 #include <math.h>
 #include <sodium.h>
@@ -65,65 +64,35 @@ static Status take(void *ctx, int64_t i, const RolloutJob *engine_job, const Rol
     return OK;
 }
 
-Status serve_embeddings(Server *sv, Job *jobs, Err *err) {
-    int n = 0;
-    for (Job *j = jobs; j; j = j->next) n++;
-    Embeddings e = {sv, xcalloc((size_t)n, sizeof *e.job)};
-    n = 0;
-    for (Job *j = jobs; j; j = j->next) e.job[n++] = j;
-    const Status s = embed_run(sv->session, n, get_job, take, &e, NULL, err);
-    serve_metrics_run(&sv->metrics, n, 0, 0, 0);
-    free(e.job);
-    return s;
+Status serve_embeddings(Server *sv, Job **jobs, int n, Err *err) {
+    Embeddings e = {sv, jobs};
+    return embed_run(sv->session, n, get_job, take, &e, NULL, err);
 }
 
-/* ---- explanations ------------------------------------------------------------------------------------------------ */
+/* ---- scores ------------------------------------------------------------------------------------------------------ */
 
-static int by_size(const void *a, const void *b) {
-    const double x = fabs(((const ExplainItem *)a)->change), y = fabs(((const ExplainItem *)b)->change);
-    return x < y ? 1 : x > y ? -1 : 0;
-}
-
-static json_t *explanation_json(const Vocabulary *v, const ServeRecord *p, Explanation *x) {
-    json_t *list = json_array();
-    qsort(x->item, (size_t)x->n, sizeof *x->item, by_size);
-    for (int i = 0; i < x->n; i++) {
-        const ExplainItem *item = &x->item[i];
-        const VocabToken *t = &v->token[p->tokens[item->index[0]]];
-        json_array_append_new(list, json_pack("{s:s, s:s, s:f, s:o, s:o, s:[o, o]}", "code", t->code, "name", t->name,
-                                              "days", (p->minutes[item->index[0]] - (double)p->index_minutes) / 1440,
-                                              "change", serve_number(item->change), "se", serve_number(item->se),
-                                              "interval", serve_number(item->lo), serve_number(item->hi)));
-    }
-    return json_pack("{s:o, s:I, s:s}", "events", list, "not_looked_at", (json_int_t)x->skipped, "note",
-                     "association, not effect");
-}
-
-Status serve_explain(Server *sv, Job *job, const RolloutOptions *run, Err *err) {
-    const Ask *a = &job->ask;
+Status serve_score(Server *sv, Job *job, Err *err) {
+    const ServeRecord *p = &job->ask.record;
     const Vocabulary *v = &sv->session->dataset.vocabulary;
-    const RolloutJob patient = job_of(job);
-    Status s = OK;
-    for (int i = 0; i < a->n_outcomes && !s; i++) {
-        uint32_t *mark = xcalloc((size_t)v->n, sizeof *mark), *stop = xcalloc((size_t)v->n, sizeof *stop);
-        ExplainOptions o = {.rollout = *run, .max_events = a->explain};
-        Explanation x;
-        o.rollout.horizon_minutes = a->outcome[i].horizon;
-        o.rollout.outcome_bits = mark;
-        o.rollout.outcome_horizon = NULL;
-        o.rollout.n_outcomes = 1;
-        o.rollout.stop_bits = a->outcome[i].n_stops ? stop : NULL;
-        s = outcome_mark(v, a->outcome[i].name, a->outcome[i].codes, a->outcome[i].n_codes, 0, mark, err);
-        if (!s && a->outcome[i].n_stops)
-            s = outcome_mark(v, "stops", a->outcome[i].stops, a->outcome[i].n_stops, 0, stop, err);
-        if (!s) s = explain_run(sv->session, &patient, &o, NULL, &x, err);
-        if (!s) {
-            json_object_set_new(job->part[i], "explanation", explanation_json(v, &a->record, &x));
-            serve_metrics_run(&sv->metrics, 0, x.stats.samples, x.stats.tokens, x.stats.prefill_tokens);
-            explain_free(&x);
-        }
-        free(mark);
-        free(stop);
+    float *loss = xcalloc((size_t)p->view.n + 1, sizeof *loss);
+    Status s = serve_losses(sv->session, p, p->tokens, p->minutes, p->view.n, loss, err);
+    json_t *list = json_array();
+    double total = 0;
+    for (int64_t i = 0; !s && i < p->view.n; i++) {
+        json_array_append_new(list, json_pack("{s:i, s:s, s:i, s:o}", "id", (int)p->tokens[i], "code",
+                                              v->token[p->tokens[i]].code, "minutes", (int)p->minutes[i], "logprob",
+                                              serve_number(-(double)loss[i])));
+        total += (double)loss[i];
     }
+    free(loss);
+    if (!s) {
+        const double mean = p->view.n ? total / (double)p->view.n : NAN;
+        json_t *o = json_pack("{s:o, s:O, s:I, s:o, s:I, s:I}", "model", serve_model_json(sv), "tokens", list, "n",
+                              (json_int_t)p->view.n, "loss", serve_number(mean), "events", (json_int_t)p->n_events,
+                              "unknown_events", (json_int_t)p->n_unknown);
+        serve_answer(sv, job, 200, json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(9)));
+        json_decref(o);
+    }
+    json_decref(list);
     return s;
 }

@@ -6,6 +6,7 @@
 #   setup.sh browser    also Chromium and selenium, to test the page of `ehr-infer serve` (Debian)
 #   setup.sh cds        also flask and the like, for scripts/cds_hooks_sidecar.py
 #   setup.sh meds       also pyarrow and meds, for scripts/meds_to_events.py and events_to_meds.py
+#   setup.sh openai     also OpenAI's client, which tests/test_serve.sh asks `ehr-infer serve` with
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -62,4 +63,4 @@ venv() { # venv LIST STAMP
     fi
 }
 venv scripts/requirements.txt stamp
-case "${1:-}" in parity | meds | browser | cds) venv "scripts/requirements-$1.txt" "stamp-$1" ;; esac
+case "${1:-}" in parity | meds | browser | cds | openai) venv "scripts/requirements-$1.txt" "stamp-$1" ;; esac

@@ -3,6 +3,8 @@
     serve_client.py same URL KEY DATASET EVENTS OUTCOMES NAME...   answers are those of `ehr-infer risk` (NAME-ESTIMATOR.csv)
     serve_client.py answers URL KEY                 completions, scores, what errors say
     serve_client.py attacks URL KEY OTHER READ_S    OTHER has the scope score alone; READ_S: the server's --read-timeout
+    serve_client.py streams URL KEY                 completions in pieces; clients that go away
+    serve_client.py openai URL KEY                  OpenAI's own client
     serve_client.py burst URL KEY N SAMPLES         N requests at once; prints how many ended with which status
 """
 import csv, http.client, json, socket, sys, threading, time, urllib.parse
@@ -249,13 +251,111 @@ def answers(url, key):
         body = {**RISK, **change}
         answer = good(f"{name}: 400", 400, {k: v for k, v in body.items() if v is not None})
         check(f"{name}: the message helps", words in str(answer), answer)
-    good("streams are not offered", 400, {"prompt": "SEX//F RACE//WHITE", "stream": True}, "/v1/completions")
+    for name, extra in [("a stream with log probabilities", {"stream": True, "logprobs": 0}), ("top_p", {"top_p": 0.5}), ("stop", {"stop": ["DEATH"]}),
+                        ("best_of", {"best_of": 4}), ("options without a stream", {"stream_options": {"include_usage": True}})]:
+        good(f"{name}: 400", 400, {"prompt": "SEX//F RACE//WHITE", **extra}, "/v1/completions")
+    good("what asks for nothing is taken", 200, {"prompt": "SEX//F RACE//WHITE", "top_p": 1, "stop": None, "best_of": 1, "echo": False, "frequency_penalty": 0, "logit_bias": {}}, "/v1/completions")
     status, text, _ = ask(url, "/metrics", None, key)
     check("metrics count what was done", 'ehr_requests_total{endpoint="risk",status="200"}' in text and 'ehr_unknown_token_ratio' in text, text)
     status, models, _ = ask(url, "/v1/models", None, key)
     check("models as OpenAI lists them", status == 200 and models["data"][0]["object"] == "model", models)
     status, info, _ = ask(url, "/info", None, key)
     check("the card tells stage, hash and provenance", status == 200 and info["model"]["sha256"] == a["model"]["sha256"] and info["provenance"], info)
+
+
+PROMPT = {"prompt": "SEX//F RACE//WHITE ICD10CM//I50.9", "n": 3, "seed": 4, "max_tokens": 40}
+
+
+def connection(url, path, body, key):
+    u = urllib.parse.urlsplit(url)
+    c = http.client.HTTPConnection(u.hostname, u.port, timeout=60)
+    c.request("POST", path, json.dumps(body).encode(), {"Authorization": "Bearer " + key})
+    return c
+
+
+def pieces(r):
+    for line in r:
+        if line.startswith(b"data: "):
+            yield line[6:].strip().decode()
+
+
+def gauge(url, key, name):
+    text = ask(url, "/metrics", None, key)[1]
+    return float(next(line.split()[1] for line in text.splitlines() if line.startswith(f"ehr_{name} ")))
+
+
+def idle(url, key, seconds=5):
+    until = time.time() + seconds
+    while time.time() < until:
+        if gauge(url, key, "requests_running") + gauge(url, key, "requests_waiting") == 0:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def streams(url, key):
+    whole = ask(url, "/v1/completions", PROMPT, key)[1]
+    r = connection(url, "/v1/completions", {**PROMPT, "stream": True, "stream_options": {"include_usage": True}}, key).getresponse()
+    check("a stream is one", r.status == 200 and r.getheader("Content-Type") == "text/event-stream", r.status)
+    got = list(pieces(r))
+    check("it ends with [DONE]", got[-1] == "[DONE]", got[-1:])
+    got = [json.loads(x) for x in got[:-1]]
+    text, ids, days, ends = {}, {}, {}, {}
+    for x in got[:-1]:
+        for c in x["choices"]:
+            text[c["index"]] = text.get(c["index"], "") + c["text"]
+            ids.setdefault(c["index"], []).extend(c.get("token_ids", []))
+            days.setdefault(c["index"], []).extend(c.get("days", []))
+            if c["finish_reason"]:
+                ends[c["index"]] = c["finish_reason"]
+    check("its pieces are the whole answer", all(text[c["index"]] == c["text"] and ids[c["index"]] == c["token_ids"] and days[c["index"]] == c["days"] and
+          ends[c["index"]] == c["finish_reason"] for c in whole["choices"]) and len(text) == 3, (text, whole))
+    check("a token a piece", len(got) == sum(map(len, ids.values())) + 3 + 1, len(got))
+    check("usage on request", got[-1]["choices"] == [] and got[-1]["usage"] == whole["usage"], got[-1])
+    long = {"prompt": "SEX//F RACE//WHITE", "n": 1000, "max_tokens": 2000, "seed": 3}
+    c = connection(url, "/v1/completions", {**long, "stream": True}, key)
+    s = c.sock
+    r = c.getresponse()
+    first = next(pieces(r))
+    check("the first piece comes before the last is drawn", gauge(url, key, "requests_running") == 1 and '"index":' in first, first)
+    s.shutdown(socket.SHUT_RDWR)
+    r.close()
+    check("who hangs up in a stream frees its place", idle(url, key), "still running")
+    c = connection(url, "/v1/completions", long, key)
+    while gauge(url, key, "requests_running") == 0:
+        time.sleep(0.01)
+    c.sock.close()
+    check("who hangs up before an answer frees its place", idle(url, key), "still running")
+    c = connection(url, "/v1/completions", {**long, "stream": True}, key) # reads nothing
+    check("who does not read its stream is cut off", idle(url, key, 20), "still running")
+    c.close()
+    status, text, _ = ask(url, "/metrics", None, key)
+    check("and all three are counted", 'ehr_requests_total{endpoint="completions",status="499"} 3\n' in text, text)
+
+
+def openai(url, key):
+    import numpy as np
+    from openai import OpenAI
+    client = OpenAI(base_url=url + "/v1", api_key=key, max_retries=0)
+    model = client.models.list().data[0].id
+    said = client.completions.create(model=model, **PROMPT)
+    check("OpenAI's client: completions", len(said.choices) == 3 and said.usage.completion_tokens > 0 and said.choices[0].finish_reason in ("stop", "length"), said)
+    text = {}
+    for piece in client.completions.create(model=model, stream=True, **PROMPT):
+        for c in piece.choices:
+            text[c.index] = text.get(c.index, "") + c.text
+    check("OpenAI's client: streamed completions", [text[c.index] for c in said.choices] == [c.text for c in said.choices], (text, said))
+    ids = client.completions.create(model=model, prompt=[1, 3, 8], max_tokens=2, temperature=0, logprobs=0)
+    check("OpenAI's client: ids, log probabilities", len(ids.choices[0].logprobs.token_logprobs) == ids.usage.completion_tokens, ids)
+    one = client.embeddings.create(model=model, input=PROMPT["prompt"])
+    two = client.embeddings.create(model=model, input=PROMPT["prompt"], encoding_format="float")
+    check("OpenAI's client: embeddings", np.array_equal(np.array(one.data[0].embedding, "f4"), np.array(two.data[0].embedding, "f4")) and len(two.data[0].embedding) == 64, two)
+    import openai as module
+    try:
+        client.completions.create(model=model, prompt="NO//SUCH//CODE")
+        check("OpenAI's client: errors", False)
+    except module.BadRequestError as e:
+        check("OpenAI's client: errors", "NO//SUCH//CODE" in str(e), e)
 
 
 def raw_exchange(url, data, pause=0, limit=20):
@@ -359,6 +459,8 @@ if __name__ == "__main__":
         same(args[0], args[1], args[2], args[3], json.loads(args[4]), args[5:])
     elif command == "answers":
         answers(*args)
+    elif command in ("streams", "openai"):
+        {"streams": streams, "openai": openai}[command](*args)
     elif command == "attacks":
         attacks(args[0], args[1], args[2], float(args[3]))
     else:

@@ -55,9 +55,17 @@ start main --keys keys --audit audit.log --read-timeout 2 --max-body 256K --conn
 verdict $? "a server starts" main.err
 "$python" "$client" same "$url" "$(cat alice)" d events '[{"codes":["VISIT//IN"],"horizon":"365d"},{"codes":["VISIT//OUT"],"horizon":"30d"}]' admission_1y visit_30d || failed=1
 "$python" "$client" answers "$url" "$(cat alice)" || failed=1
+"$python" "$client" streams "$url" "$(cat alice)" || failed=1
+if "$python" -c 'import openai' 2> /dev/null; then
+    "$python" "$client" openai "$url" "$(cat alice)" || failed=1
+else
+    echo "skip - OpenAI's Python client: not installed (sh scripts/setup.sh openai)"
+fi
 "$python" "$client" attacks "$url" "$(cat alice)" "$(cat sue)" 2 || failed=1
 grep -q '"who":"sue".*"action":"risk","status":403' audit.log && grep -q '"who":"-".*"action":"risk","status":401' audit.log
 verdict $? "refusals are in the audit log" audit.log
+[ "$(grep -c '"action":"completions","status":499' audit.log)" = 3 ] && [ "$(grep -c '"action":"stream","status":200' audit.log)" -ge 3 ]
+verdict $? "streams are logged when they begin, and when they end" audit.log
 ! grep -q -e I50 -e LOINC -e 'SEX' -e 1950- audit.log
 verdict $? "and no patient is" audit.log
 
