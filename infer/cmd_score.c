@@ -8,8 +8,9 @@
 
 typedef struct {
     SessionFlags session;
-    const char *data, *split, *out, *tokens;
+    const char *data, *split, *out, *tokens, *detail;
     int64_t     top, limit, seq_len;
+    StringList  codes;
 } ScoreFlags;
 
 static Status write_any(const Table *t, const char *path, Err *err) {
@@ -94,6 +95,43 @@ static Status print_score(Session *s, int split, const Score *sc, Err *err) {
     return OK;
 }
 
+/* mark (V): 1 for the ids that the codes asked for match. */
+static Status asked_mark(const Session *s, const StringList *codes, uint32_t *mark, Err *err) {
+    Status st = OK;
+    for (int i = 0; !st && i < codes->n; i++) {
+        char *list = xstrdup(codes->item[i]), *code[64];
+        int n = split_list(list, code, 64);
+        st = outcome_mark(&s->dataset.vocabulary, codes->item[i], code, n, 0, mark, err);
+        free(list);
+    }
+    return st;
+}
+
+static Status score(Session *s, const ScoreFlags *f, int split, Err *err) {
+    Score sc;
+    ScoreDetail *detail = NULL;
+    uint32_t *mark = xcalloc((size_t)s->dataset.vocabulary.n, sizeof *mark);
+    Status st = asked_mark(s, &f->codes, mark, err);
+    if (!st && f->detail) st = score_detail_open(&detail, s, mark, err);
+    int T = f->seq_len ? (int)f->seq_len : s->model.cfg.seq_len;
+    if (!st) st = score_split(s, split, f->limit, T, (int)f->top, f->tokens != NULL, detail, stderr, &sc, err);
+    if (!st) {
+        st = print_score(s, split, &sc, err);
+        if (!st && f->out) st = write_patients(s, split, &sc, f->out, err);
+        if (!st && f->tokens) st = write_tokens(s, split, &sc, f->tokens, err);
+        Table t;
+        if (!st && detail) {
+            st = score_detail_table(detail, split, &t, err);
+            if (!st) st = write_any(&t, f->detail, err);
+            table_free(&t);
+        }
+        score_free(&sc);
+    }
+    score_detail_close(detail);
+    free(mark);
+    return st;
+}
+
 Status cmd_score(int argc, char **argv, Err *err) {
     ScoreFlags f = {.session = SESSION_FLAGS_DEFAULT, .split = "held_out", .top = 10};
     Flag flags[] = {
@@ -105,6 +143,10 @@ Status cmd_score(int argc, char **argv, Err *err) {
         {"--seq-len", FLAG_INT, &f.seq_len, 0, 1 << 20, NULL, "slots a row; 0 = the model's", 0},
         {"--out", FLAG_STRING, &f.out, 0, 0, NULL, "loss per patient: FILE.csv or FILE.h5", 0},
         {"--tokens", FLAG_STRING, &f.tokens, 0, 0, NULL, "loss per token: FILE.csv or FILE.h5", 0},
+        {"--detail", FLAG_STRING, &f.detail, 0, 0, NULL,
+         "rank, likeliest token and chances at each target, for accuracy and calibration: FILE.csv or FILE.h5", 0},
+        {"--codes", FLAG_LIST, &f.codes, 0, 0, NULL,
+         "CODE[,CODE]: with --detail also the chance of any of these next; may be repeated", 0},
         SESSION_FLAGS(f.session),
     };
     const int n = sizeof flags / sizeof *flags;
@@ -118,23 +160,14 @@ Status cmd_score(int argc, char **argv, Err *err) {
         return OK;
     }
     if (n_pos != 1 || !f.data) return err_set(err, ERR_USAGE, "needs a CHECKPOINT and --data DATASET (--help)");
+    if (f.codes.n && !f.detail) return err_set(err, ERR_USAGE, "--codes: their chance is told by --detail FILE");
     Session s;
-    Score sc;
     st = session_open(&s, pos[0], f.data, &f.session, err);
     if (!st) session_note(&s, stderr);
     if (!st) st = session_split(&s, f.split, &split, err);
     if (!st && f.seq_len > s.model.cfg.seq_len)
         st = err_set(err, ERR_USAGE, "--seq-len %lld: the model takes at most %d", (long long)f.seq_len, s.model.cfg.seq_len);
-    if (!st) {
-        int T = f.seq_len ? (int)f.seq_len : s.model.cfg.seq_len;
-        st = score_split(&s, split, f.limit, T, (int)f.top, f.tokens != NULL, stderr, &sc, err);
-        if (!st) {
-            st = print_score(&s, split, &sc, err);
-            if (!st && f.out) st = write_patients(&s, split, &sc, f.out, err);
-            if (!st && f.tokens) st = write_tokens(&s, split, &sc, f.tokens, err);
-            score_free(&sc);
-        }
-    }
+    if (!st) st = score(&s, &f, split, err);
     session_close(&s);
     return st;
 }

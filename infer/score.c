@@ -68,8 +68,8 @@ static Status prepare(Session *s, int split, int top, int keep_tokens, Score *sc
     return OK;
 }
 
-Status score_split(Session *s, int split, int64_t limit, int T, int top, int keep_tokens, FILE *progress, Score *out,
-                   Err *err) {
+Status score_split(Session *s, int split, int64_t limit, int T, int top, int keep_tokens, ScoreDetail *detail,
+                   FILE *progress, Score *out, Err *err) {
     int64_t all = s->dataset.n_patients[split];
     *out = (Score){.n_patients = limit && limit < all ? limit : all};
     Status st = prepare(s, split, top, keep_tokens, out, err);
@@ -92,6 +92,7 @@ Status score_split(Session *s, int split, int64_t limit, int T, int top, int kee
         device_download(s->dev, losses, acts_losses(acts), (size_t)b->N * sizeof *losses);
         if (device_error(s->dev)) st = err_set(err, ERR_DEVICE, "score: %s", device_error(s->dev));
         else st = take_batch(s, split, b, losses, top, out, err);
+        if (!st && detail) st = score_detail_take(detail, acts, b, losses, out->n_patients, err);
         progress_update(&p, out->n);
     }
     progress_close(&p, out->n);

@@ -2,7 +2,7 @@
 #ifndef EHR_INFER_SCORE_H
 #define EHR_INFER_SCORE_H
 #include "data/loader.h"
-#include "infer/session.h"
+#include "infer/score_detail.h"
 
 typedef struct {
     int64_t patient, index; /* row in the split; token index */
@@ -25,9 +25,10 @@ typedef struct {
     float   **token_loss; /* (n_patients) -> (tokens) NaN where no target; NULL unless asked */
 } Score;
 
-/* limit: patients, 0 = all (from the first).  T: slots a row.  top: how many surprising events to keep. */
-Status score_split(Session *s, int split, int64_t limit, int T, int top, int keep_tokens, FILE *progress, Score *out,
-                   Err *err);
+/* limit: patients, 0 = all (from the first).  T: slots a row.  top: how many surprising events to keep.
+ * detail: takes every target as well; NULL: none. */
+Status score_split(Session *s, int split, int64_t limit, int T, int top, int keep_tokens, ScoreDetail *detail,
+                   FILE *progress, Score *out, Err *err);
 void   score_free(Score *sc);
 
 #endif

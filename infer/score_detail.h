@@ -1,0 +1,35 @@
+/* score_detail.h - what the whole law of the next token says at each target, beside the target's own loss: how far down
+ * the token that came was, which was likeliest, the chances of each kind of event, and where among the gaps the gap that
+ * came lies.  For calibration and accuracy, whose statistics are Python's. */
+#ifndef EHR_INFER_SCORE_DETAIL_H
+#define EHR_INFER_SCORE_DETAIL_H
+#include "data/table.h"
+#include "infer/session.h"
+#include "model/batch.h"
+
+enum { DETAIL_GAP, DETAIL_VALUE, DETAIL_EVENT, DETAIL_KINDS = DETAIL_EVENT + KIND_COUNT };
+
+typedef struct {
+    int64_t patient, index; /* row in the split; token index, -1: a gap after the record's end */
+    int32_t token;          /* id that came; of a censored gap the shortest it can be */
+    int32_t rank;           /* 1 + ids with a higher chance; 0: censored */
+    int32_t rank_in_kind;   /* the same among ids of the token's own kind; 0: censored */
+    int32_t best;           /* likeliest id */
+    float   loss, p_best;
+    float   gap_below, gap_at; /* if a gap comes: chances of a shorter one, and of this one (censored: 0) */
+    float   p_asked;           /* chance of the ids asked for */
+    float   kind[DETAIL_KINDS];
+} TargetDetail;
+
+typedef struct ScoreDetail ScoreDetail;
+
+/* asked (V): not 0 for ids whose chance is wanted together; NULL: none. */
+Status score_detail_open(ScoreDetail **out, Session *s, const uint32_t *asked, Err *err);
+/* Adds the targets of b's sequences of patients below `n_patients`; call after a pass over b by `acts`.  losses (N). */
+Status score_detail_take(ScoreDetail *d, Acts *acts, const Batch *b, const float *losses, int64_t n_patients,
+                         Err *err);
+/* A row a target; the attribute "kinds" names the columns of the matrix `kinds`.  table_free() it, also after an error. */
+Status score_detail_table(const ScoreDetail *d, int split, Table *out, Err *err);
+void   score_detail_close(ScoreDetail *d); /* NULL is fine */
+
+#endif
