@@ -112,7 +112,7 @@ static Status score(Session *s, const ScoreFlags *f, int split, Err *err) {
     ScoreDetail *detail = NULL;
     uint32_t *mark = xcalloc((size_t)s->dataset.vocabulary.n, sizeof *mark);
     Status st = asked_mark(s, &f->codes, mark, err);
-    if (!st && f->detail) st = score_detail_open(&detail, s, mark, err);
+    if (!st && f->detail) st = score_detail_open(&detail, s, f->codes.n ? mark : NULL, err);
     int T = f->seq_len ? (int)f->seq_len : s->model.cfg.seq_len;
     if (!st) st = score_split(s, split, f->limit, T, (int)f->top, f->tokens != NULL, detail, stderr, &sc, err);
     if (!st) {

@@ -92,7 +92,7 @@ Status score_split(Session *s, int split, int64_t limit, int T, int top, int kee
         device_download(s->dev, losses, acts_losses(acts), (size_t)b->N * sizeof *losses);
         if (device_error(s->dev)) st = err_set(err, ERR_DEVICE, "score: %s", device_error(s->dev));
         else st = take_batch(s, split, b, losses, top, out, err);
-        if (!st && detail) st = score_detail_take(detail, acts, b, losses, out->n_patients, err);
+        if (!st && detail) st = score_detail_take(detail, acts, split, b, losses, out->n_patients, err);
         progress_update(&p, out->n);
     }
     progress_close(&p, out->n);

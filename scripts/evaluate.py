@@ -25,6 +25,7 @@ import outcome
 import privacy
 import recalibrate
 import report_page
+import report_privacy
 import shards
 import suite
 import token_quality
@@ -173,6 +174,12 @@ def parse():
     parser.add_argument(
         "--reference", type=pathlib.Path, help="privacy: a checkpoint of other patients, to compare losses with"
     )
+    parser.add_argument(
+        "--canaries", type=pathlib.Path, help="privacy: what `ehr-data tokenize --canaries` wrote [DATASET.canaries]"
+    )
+    parser.add_argument(
+        "--sensitive", type=pathlib.Path, help="privacy: a list of sensitive codes [scripts/sensitive_codes.json]"
+    )
     parser.add_argument("--labels", type=pathlib.Path, nargs="+", help="label files [all in DATASET/labels]")
     parser.add_argument("--events", type=pathlib.Path, help="events file of the dataset: label tasks here and now")
     parser.add_argument("--tasks", type=pathlib.Path, nargs="+", help="with --events [all of scripts/tasks]")
@@ -269,6 +276,9 @@ def build(args, dataset):
         child, own = (resource.getrusage(w) for w in (resource.RUSAGE_CHILDREN, resource.RUSAGE_SELF))
         report["cpu_seconds"] = child.ru_utime + child.ru_stime + own.ru_utime + own.ru_stime
     report["seconds"] = time.time() - args.started if args.started else args.seconds or time.time() - start
+    if "privacy" in found:
+        report["_privacy"] = report_privacy.section(found["privacy"])
+        report["_summary"] = report_privacy.summary(found["privacy"])
     (args.out / "report.html").write_text(report_page.page(report, steps, evals))
     write_json(args.out / "report.json", report)
     if s and outcomes:
@@ -291,10 +301,8 @@ def main():
             else ""
         )
         print(f"{o['name']:24} n {o['n']:5}  AUROC {number(o['auroc'])}{truth}  slope {number(o['slope'], 2)}")
-    for m in report.get("privacy", {}).get("membership", []):
-        print(
-            f"membership by {m['attack']:26} AUC {number(m['auc'])} ({number(m['interval'][0])} to {number(m['interval'][1])})"
-        )
+    for line in privacy.told(report["privacy"]) if "privacy" in report else []:
+        print(line)
     if report["alarm_tests"]:
         print(f"{len(report['alarms'])} alarms of {report['alarm_tests']} tests of subgroups")
     print(f"{args.out / 'report.html'}")

@@ -326,37 +326,6 @@ def futures_section(f):
     )
 
 
-def privacy_section(p):
-    rows = [
-        [html.escape(m["attack"]), m["members"], m["others"], number(m["auc"]) + interval(m["interval"]),
-         f"{100 * m['tpr_at_1_percent']:.1f}%", "-" if m["tpr_at_0.1_percent"] is None else f"{100 * m['tpr_at_0.1_percent']:.2f}%",
-         '<b class="alarm">tells them apart</b>' if m["alarm"] else "none"]
-        for m in p["membership"]
-    ]  # fmt: skip
-    text = (
-        "<h2>Can one tell who was trained on?</h2><p>Records of the train split and of the tuning split, of which no weight was "
-        "trained, told apart by how well the model predicts them. 0.5 is a coin; of those who were not trained on, 1% and 0.1% "
-        "are taken for members in the two columns after it.</p>"
-        + table(["attack", "members", "others", "AUC", "found at 1%", "found at 0.1%", "alarm"], rows)
-    )
-    if "copying" in p:
-        c = p["copying"]
-        rows = [
-            [label, number(c[k]["train"], 2), number(c[k]["tuning"], 2), number(c[k]["most_train"], 2), number(c[k]["most_tuning"], 2),
-             number(c[k]["towards_train"]) + interval(c[k]["interval"]),
-             '<b class="alarm">nearer to train</b>' if c[k]["alarm"] else "none"]
-            for k, label in [("longest_shared_run", "longest run of events shared"), ("nearest_distance", "distance to the nearest record")]
-        ]  # fmt: skip
-        text += (
-            f"<h2>Does it copy records?</h2><p>{c['futures']} simulated years of held-out patients against {c['pool']} train "
-            "records and as many tuning records. A model that copies is nearer to the first.</p>"
-            + table(
-                ["", "train, mean", "tuning, mean", "train, extreme", "tuning, extreme", "towards train", "alarm"], rows
-            )
-        )
-    return text
-
-
 def risks_section(outcomes):
     truth = any(o.get("expected") for o in outcomes)
     basis = (
@@ -419,9 +388,10 @@ def page(report, steps, evals):
 {html.escape(report["checkpoint"] or "-")}{estimators}, dataset {html.escape(report["dataset"])} (de-identification level:
 {html.escape(str(report["deidentification"]))}).</p>
 {f'<div class="note">{summary(report)}</div>' if outcomes else ""}
+{f'<div class="note">{report["_summary"]}</div>' if report.get("_summary") else ""}
 {"<p>Not evaluated, or not in full:</p><ul>" + notes + "</ul>" if notes else ""}
 {risks_section(outcomes) if outcomes else ""}
-{privacy_section(privacy) if privacy else ""}
+{report.get("_privacy", "")}
 {loss_section(report, steps, evals)}
 {futures_section(report["futures"]) if report.get("futures") else ""}
 {READING if outcomes else ""}
