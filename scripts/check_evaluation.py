@@ -9,7 +9,6 @@ import compare
 import futures
 import metrics
 import outcome
-import privacy
 import recalibrate
 
 failed = False
@@ -176,49 +175,10 @@ def check_futures(rng):
     check("longer gaps and fewer events are seen", slow["gaps"] < 0.03 and slow["events a year"] < 0.03, str(slow))
 
 
-def check_privacy(rng):
-    member, other = rng.normal(0.8, 1, 1500), rng.normal(0, 1, 1500)
-    (m,) = privacy.membership({"loss": member}, {"loss": other}, 100, 1)
-    check(
-        "membership: AUC of two normals, 0.714",
-        abs(m["auc"] - 0.714) < 0.02 and m["alarm"] and m["interval"][0] < m["auc"] < m["interval"][1],
-    )
-    found = [privacy.tpr_at(rng.normal(0.8, 1, 1500), rng.normal(0, 1, 1500), 0.01) for _ in range(60)]
-    check("and 6.35% of them are found at 1%", abs(np.mean(found) - 0.0635) < 0.008, str(np.mean(found)))
-    rank = sum((member > t).mean() for t in other) / other.size
-    check("which is the share of pairs", abs(m["auc"] - rank) < 1e-9)
-    taken = [privacy.tpr_at(rng.normal(size=400), rng.normal(size=400), 0.01) for _ in range(60)]
-    check("nobody is found where there is nothing", abs(np.mean(taken) - 0.01) < 0.006, str(np.mean(taken)))
-    letters = list("abcdefghijklmnop")
-    pools = [[list(rng.choice(letters, 30)) for _ in range(40)] for _ in range(2)]
-    copied = [p[3:14] + list(rng.choice(letters, 5)) for p in pools[0][:12]]
-    fresh = [list(rng.choice(letters, 16)) for _ in range(12)]
-    runs = privacy.longest_shared(copied, pools[0])
-
-    def longest(t, pool):
-        found = [
-            n for n in range(1, 17) for i in range(17 - n) if any("".join(t[i : i + n]) in "".join(p) for p in pool)
-        ]
-        return max(found, default=0)
-
-    direct = [longest(t, pools[0]) for t in copied]
-    check(
-        "longest shared runs are those of a search for text",
-        list(runs) == direct and min(runs) >= 11,
-        f"{runs} {direct}",
-    )
-    c = privacy.copying(copied, *pools, 1)["longest_shared_run"]
-    check("a copying model is flagged, another is not",
-          c["alarm"] and c["towards_train"] > 5 and not privacy.copying(fresh, *pools, 1)["longest_shared_run"]["alarm"])  # fmt: skip
-    pool = [list("abc"), list("xyz")]
-    check("nearest distance is Jaccard's", np.allclose(privacy.nearest([list("abd"), list("xyz")], pool), [0.5, 0]))
-
-
 rng = np.random.default_rng(7)
 check_recalibration(rng)
 check_intervals(rng)
 check_alarms(rng)
 check_compare(rng)
 check_futures(rng)
-check_privacy(rng)
 sys.exit(failed)

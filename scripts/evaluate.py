@@ -26,6 +26,7 @@ import privacy
 import recalibrate
 import report_page
 import report_privacy
+import report_tokens
 import shards
 import suite
 import token_quality
@@ -33,7 +34,7 @@ import token_quality
 SUITES = {
     "standard": {"samples": 8, "limit": 400, "bootstrap": 1000, "score": 2000, "futures": 100},
     "quick": {"samples": 4, "limit": 100, "bootstrap": 200, "score": 300, "futures": 20},
-    "privacy": {"samples": 2, "limit": 2000, "bootstrap": 1000},
+    "privacy": {"samples": 10, "limit": 2000, "bootstrap": 1000},
 }
 
 
@@ -276,6 +277,8 @@ def build(args, dataset):
         child, own = (resource.getrusage(w) for w in (resource.RUSAGE_CHILDREN, resource.RUSAGE_SELF))
         report["cpu_seconds"] = child.ru_utime + child.ru_stime + own.ru_utime + own.ru_stime
     report["seconds"] = time.time() - args.started if args.started else args.seconds or time.time() - start
+    if "tokens" in found:
+        report["_tokens"] = report_tokens.section(found["tokens"])
     if "privacy" in found:
         report["_privacy"] = report_privacy.section(found["privacy"])
         report["_summary"] = report_privacy.summary(found["privacy"])

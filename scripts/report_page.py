@@ -217,27 +217,6 @@ def subgroup_table(o):
     return table(head, rows)
 
 
-def token_tables(t):
-    excess = "excess" in t
-
-    def cells(name, e):
-        return [
-            name,
-            e["n"],
-            number(e["mean"]) + interval(e["interval"]),
-            number(e.get("excess"), 4) if excess else None,
-        ]
-
-    head = ["", "tokens", "nats a token", "above the floor" if excess else None]
-    rows = [cells("all", {**t["all"], **({"excess": t["excess"]["mean"]} if excess else {})})]
-    rows += [cells(html.escape(e["kind"].replace("_", " ")), e) for e in t["by_kind"]]
-    rows += [
-        cells(f"token {e['from']} to {e['to'] - 1}" if e["to"] else f"token {e['from']} and later", e)
-        for e in t["by_place"]
-    ]
-    return table(head, rows)
-
-
 # ---- pages ---------------------------------------------------------------------------------------------------------
 
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1280px;margin:2em auto;padding:0 1em;color:#222}
@@ -270,9 +249,7 @@ def loss_section(report, steps, evals):
         )
     if steps or evals:
         text += f'<p><img alt="loss curve" src="{draw_loss(steps, evals)}"></p>'
-    if report.get("tokens"):
-        text += (f"<p>On {report['tokens']['patients']} held-out patients, by kind of event and by place in the record. What a "
-                 "model should learn from a long record shows in the last rows.</p>" + token_tables(report["tokens"]))  # fmt: skip
+    text += report.get("_tokens", "")
     return text
 
 

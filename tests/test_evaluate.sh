@@ -204,26 +204,6 @@ touch marker
 EHR_BUILD=$build evaluate r d --suite quick --labels report/work/readmission_30d.h5 --samples 2 --limit 40 --bootstrap 9 --out report --seed 2 \
     > whole.log 2>&1 && [ "$(find report/work -newer marker -name '*risk.h5' | wc -l)" = 2 ]
 verdict $? "another seed makes the risks again" whole.log
-EHR_BUILD=$build evaluate r d --suite privacy --labels report/work/readmission_30d.h5 --limit 20 --bootstrap 30 --reference r/best --out privacy > privacy.log 2>&1 &&
-    "$python" - >> privacy.log 2>&1 << 'EOF'
-import h5py, json, numpy as np
-p = json.load(open("privacy/report.json"))["privacy"]
-from sklearn.metrics import roc_auc_score
-mean = []
-for split in ("train", "tuning"):
-    with h5py.File(f"privacy/work/members-{split}-tokens.h5") as f:
-        k, x = np.asarray(f["patient_key"]), np.asarray(f["loss"])
-        mean.append([np.nanmean(x[k == q]) for q in dict.fromkeys(k.tolist())])
-a = {m["attack"]: m for m in p["membership"]}
-assert len(mean[0]) == len(mean[1]) == 20 == a["loss"]["members"]
-assert abs(a["loss"]["auc"] - roc_auc_score([1] * 20 + [0] * 20, [-x for m in mean for x in m])) < 1e-9
-assert a["loss against the reference"]["auc"] == 0.5  # of itself
-assert p["copying"]["futures"] > 0 and p["copying"]["pool"] == 20
-EOF
-verdict $? "privacy: membership and copying" privacy.log
-cp -r d other && echo >> other/dataset.json
-EHR_BUILD=$build refused 1 'not the dataset that' evaluate r other --suite privacy --labels report/work/readmission_30d.h5 --out none
-verdict $? "privacy: a dataset that the checkpoint was not trained on" refused.log
 EHR_BUILD=$build refused 1 'has no label file' evaluate r d --suite quick --out none
 verdict $? "no labels and no events: what to do is said" refused.log
 exit $failed

@@ -1,0 +1,89 @@
+"""The part of report.html on single tokens: loss, accuracy, calibration of chances and of gaps."""
+
+import html
+
+import report_page
+from report_page import interval, number, table
+
+
+def percent(x):
+    return "-" if x is None else f"{100 * x:.1f}%"
+
+
+def draw_likeliest(t):
+    figure, ax = report_page.axes("The likeliest next token", "its chance", "share of times it came")
+    bins = t["likeliest"]["bins"]
+    x, y = [b["chance"] for b in bins], [b["share"] for b in bins]
+    boxes = [b["interval"] or (b["share"], b["share"]) for b in bins]
+    errors = [[max(v - b[0], 0) for v, b in zip(y, boxes, strict=True)], [max(b[1] - v, 0) for v, b in zip(y, boxes, strict=True)]]
+    ax.errorbar(x, y, errors, fmt="o", ms=3, lw=1, color="#08519c")
+    ax.plot([0, 1], [0, 1], color="#cccccc", lw=0.8)
+    return report_page.picture(figure)
+
+
+def draw_kinds(t):
+    figure, ax = report_page.axes("Each kind of event", "chance that it is next", "share of times it was")
+    for k in t["kinds"]:
+        ax.plot([b["chance"] for b in k["bins"]], [b["share"] for b in k["bins"]], "o-", ms=3, lw=1, label=k["kind"])
+    ax.plot([0, 1], [0, 1], color="#cccccc", lw=0.8)
+    report_page.legend(ax, ncols=2)
+    return report_page.picture(figure)
+
+
+def draw_gaps(g):
+    figure, ax = report_page.axes("Lengths of gaps", "tenth of the model's law, from short to long", "share of gaps in it")
+    y = [b["share"] for b in g["bins"]]
+    boxes = [b["interval"] or (b["share"], b["share"]) for b in g["bins"]]
+    errors = [[max(v - b[0], 0) for v, b in zip(y, boxes, strict=True)], [max(b[1] - v, 0) for v, b in zip(y, boxes, strict=True)]]
+    ax.bar(range(1, len(y) + 1), y, color="#9ecae1")
+    ax.errorbar(range(1, len(y) + 1), y, errors, fmt="none", lw=1, color="#08519c")
+    ax.axhline(1 / len(y), color="#cb181d", lw=1, ls="--")
+    ax.set_xticks(range(1, len(y) + 1))
+    return report_page.picture(figure)
+
+
+def loss_table(t):
+    excess = "excess" in t
+    head = ["", "tokens", "nats a token", *(["excess over the floor"] if excess else []), "likeliest is right", "in the likeliest 5", "in the likeliest 10"]  # fmt: skip
+
+    def cells(name, e):
+        out = [name, e["n"], number(e["mean"]) + interval(e["interval"])]
+        out += [number(e.get("excess"), 4)] if excess else []
+        return [*out, *(percent(e[f"top_{k}"]) for k in (1, 5, 10))]
+
+    rows = [cells("all", t["all"])] + [cells(html.escape(e["kind"]), e) for e in t["by_kind"]]
+    rows += [
+        cells(f"tokens {e['from']} to {e['to'] - 1}" if e["to"] else f"token {e['from']} and later", e)
+        for e in t["by_place"]
+    ]
+    return table(head, rows)
+
+
+def calibration_section(t):
+    rows = [[html.escape(k["kind"]), k["observed"], number(k["expected"], 0),
+             number(k["observed_over_expected"], 3) + interval(k["interval"]), number(k["ece"], 4)] for k in t["kinds"]]  # fmt: skip
+    text = (
+        "<h3>Do the chances mean what they say?</h3><p>Of all the times the model gives its likeliest token a chance of, say, 60%, "
+        f"it should come 60 times of 100: here it misses by {number(t['likeliest']['ece'], 4)}{interval(t['likeliest']['ece_interval'], 4)} "
+        "on average. Likewise for each kind of event.</p>"
+        f'<div><img alt="calibration of the likeliest token" src="{draw_likeliest(t)}"> <img alt="calibration of kinds" src="{draw_kinds(t)}"></div>'
+        + table(["next comes", "times", "expected", "observed / expected", "calibration error"], rows)
+    )
+    g = t.get("gaps")
+    if not g:
+        return text
+    still = f"; {g['open']} gaps were still open when observation ended and count over what was left" if g["open"] else ""
+    return (
+        text
+        + f"<h3>Are gaps as long as it says?</h3><p>Each of {g['gaps']} gaps is placed in the model's own law of its length, from the "
+        "shortest tenth to the longest. Were the law right each tenth would hold a tenth of the gaps; "
+        f"{percent(g['error'])}{interval([100 * x for x in g['error_interval']], 1) if g['error_interval'] else ''} of them lie in the wrong tenth"
+        f'{still}.</p><p><img alt="calibration of gaps" src="{draw_gaps(g)}"></p>'
+    )
+
+
+def section(t):
+    return (
+        f"<p>On {t['patients']} held-out patients, by kind of event and by place in the record. What a model should learn from a "
+        "long record shows in the last rows.</p>" + loss_table(t) + calibration_section(t)
+    )
