@@ -1,6 +1,6 @@
 """Evaluates a checkpoint: report.html (pictures, plain words), report.json (every figure), model_card.md.
 
-  evaluate.py --checkpoint CHECKPOINT --data DATASET [--suite standard|quick] [--events EVENTS] [--out report]
+  evaluate.py --checkpoint CHECKPOINT --data DATASET [--suite standard|quick|privacy|sequential] [--events EVENTS] [--out report]
   evaluate.py --run RUN --data DATASET --out DIR RISK.csv|RISK.h5 ...
 
 The first form computes the risks of every label file in DATASET/labels itself; with the events the dataset was made of
@@ -27,6 +27,8 @@ import recalibrate
 import report_page
 import report_privacy
 import report_tokens
+import sequential
+import sequential_page
 import shards
 import suite
 import token_quality
@@ -35,7 +37,9 @@ SUITES = {
     "standard": {"samples": 8, "limit": 400, "bootstrap": 1000, "score": 2000, "futures": 100},
     "quick": {"samples": 4, "limit": 100, "bootstrap": 200, "score": 300, "futures": 20},
     "privacy": {"samples": 10, "limit": 2000, "bootstrap": 1000},
+    "sequential": {"samples": 32, "limit": 300, "bootstrap": 1000},
 }
+NO_OUTCOMES = {"privacy", "sequential"}  # suites without risks
 
 
 def fail(message):
@@ -167,7 +171,7 @@ def parse():
     parser.add_argument("--run", type=pathlib.Path, help="folder written by ehr-train (log.jsonl)")
     parser.add_argument("--data", type=pathlib.Path, required=True, help="dataset folder")
     parser.add_argument(
-        "--out", type=pathlib.Path, help="folder for the report [report, of the privacy suite report-privacy]"
+        "--out", type=pathlib.Path, help="folder for the report [report, of other suites report-privacy, report-sequential]"
     )
     parser.add_argument("--suite", choices=sorted(SUITES), default="standard",
                         help="; ".join(f"{k}: {v['limit']} rows a split, {v['samples']} futures a row, {v['bootstrap']} resamples"
@@ -202,7 +206,7 @@ def parse():
     for k in ("samples", "limit", "bootstrap"):
         if getattr(args, k) is None:
             setattr(args, k, SUITES[args.suite][k])
-    args.out = args.out or pathlib.Path("report-privacy" if args.suite == "privacy" else "report")
+    args.out = args.out or pathlib.Path(f"report-{args.suite}" if args.suite in NO_OUTCOMES else "report")
     if bool(args.checkpoint) == bool(args.run):
         parser.error("give either --checkpoint or --run")
     if bool(args.run) != bool(args.risk):
@@ -228,7 +232,7 @@ def provenance(args, s, dataset):
         "model_sha256": s.model,
         "dataset_sha256": shards.sha256(args.data / "dataset.json"),
         "vocabulary_sha256": dataset["vocabulary"]["sha256"],
-        "recalibration_sha256": None if args.suite == "privacy" else shards.sha256(args.out / "recalibration.json"),
+        "recalibration_sha256": None if args.suite in NO_OUTCOMES else shards.sha256(args.out / "recalibration.json"),
         "config": shards.read_json(args.checkpoint / "config.json", "a model's configuration"),
         "trainer": trainer,
     }
@@ -243,6 +247,8 @@ def build(args, dataset):
         s = suite.Suite(args, dataset)
         if args.suite == "privacy":
             found["privacy"] = from_privacy(args, s)
+        elif args.suite == "sequential":
+            found["sequential"] = sequential.measure(s)
         else:
             files = s.label_files()
             outcomes = from_checkpoint(args, dataset, s, files)
@@ -282,6 +288,8 @@ def build(args, dataset):
     if "privacy" in found:
         report["_privacy"] = report_privacy.section(found["privacy"])
         report["_summary"] = report_privacy.summary(found["privacy"])
+    if "sequential" in found:
+        report["_sequential"] = sequential_page.section(found["sequential"])
     (args.out / "report.html").write_text(report_page.page(report, steps, evals))
     write_json(args.out / "report.json", report)
     if s and outcomes:
@@ -306,6 +314,10 @@ def main():
         print(f"{o['name']:24} n {o['n']:5}  AUROC {number(o['auroc'])}{truth}  slope {number(o['slope'], 2)}")
     for line in privacy.told(report["privacy"]) if "privacy" in report else []:
         print(line)
+    if "sequential" in report:
+        for k, label in [("never", "never ask"), ("own", "stop where the model would"), ("everything", "ask for everything")]:
+            p = report["sequential"][k]
+            print(f"{label:28} {p['tests']:5.1f} tests  {p['cost']:8.2f} {report['sequential']['currency']}  named right {number(p['right']['mean'])}")
     if report["alarm_tests"]:
         print(f"{len(report['alarms'])} alarms of {report['alarm_tests']} tests of subgroups")
     print(f"{args.out / 'report.html'}")

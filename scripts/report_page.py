@@ -353,7 +353,7 @@ def page(report, steps, evals):
     used = sorted({o["estimator"] for o in outcomes if o["estimator"]})
     estimators = f", risks by {html.escape(', '.join(used))}" if used else ""
     notes = "".join(f"<li>{html.escape(n)}</li>" for n in report.get("notes", []))
-    asked = (
+    asked = "was asked to find diagnoses, test by test; here is how often it was right, and at what price." if "_sequential" in report else (
         "was asked what it gives away about the patients it was trained on."
         if privacy
         else "was asked, for patients it has never seen, how likely certain outcomes are; here is how right it was."
@@ -369,6 +369,7 @@ def page(report, steps, evals):
 {"<p>Not evaluated, or not in full:</p><ul>" + notes + "</ul>" if notes else ""}
 {risks_section(outcomes) if outcomes else ""}
 {report.get("_privacy", "")}
+{report.get("_sequential", "")}
 {loss_section(report, steps, evals)}
 {futures_section(report["futures"]) if report.get("futures") else ""}
 {READING if outcomes else ""}

@@ -134,6 +134,7 @@ class Vocabulary:
         self.event_kind = np.array([t.get("event_kind", "") for t in tokens])
         self.code = [t["code"] for t in tokens]
         self.base = [t.get("base", t["code"]) for t in tokens]
+        self.name = [t.get("name", "") for t in tokens]
         self.level = np.array([t.get("level", 0) for t in tokens])
         self.is_event = np.isin(self.kind, ["event", "unknown"])
 
