@@ -43,7 +43,7 @@ def policy_table(s):
     rows.append(["always the most common diagnosis", "0.0", "0.00", "0",
                  number(s["most_common_named"]["mean"]) + interval(s["most_common_named"]["interval"]), "",
                  "" if truth else None, "" if truth else None])  # fmt: skip
-    head = ["", "tests", html.escape(s["currency"]), "minutes waited", "named right", "as sure as",
+    head = ["", "tests", html.escape(s["currency"]), "minutes waited", "named right", "its own estimate",
             "right, by the law" if truth else None, "best possible there" if truth else None]  # fmt: skip
     return table(head, rows)
 
@@ -84,7 +84,7 @@ def section(s):
         + policy_table(s)
         + f"<p>Asking for everything instead of nothing changes the share named right by {gain['mean']:+.3f}{interval(gain['interval'])}"
         + (". " if told else ": no difference that these patients can show. ")
-        + "Each point of a curve is a degree of certainty at which one stops asking. Tests asked one by one are waited for one by one; all at "
+        + "Its own estimate is how often it expects to be right. Each point of a curve is a degree of certainty at which one stops asking. Tests asked one by one are waited for one by one; all at "
         "once, only the slowest counts. Prices and waiting times are those of scripts/tasks/test_prices.json, a convention to be replaced by "
         "your own.</p>" + ceiling + unfit + "<h3>Which tests are recorded is no accident</h3>"
         f"<p>A result can be revealed only if somebody ordered the test. Of {c['encounters']:.0f} visits with a test (of {c['visits']:.0f} in all), "

@@ -204,6 +204,54 @@ touch marker
 EHR_BUILD=$build evaluate r d --suite quick --labels report/work/readmission_30d.h5 --samples 2 --limit 40 --bootstrap 9 --out report --seed 2 \
     > whole.log 2>&1 && [ "$(find report/work -newer marker -name '*risk.h5' | wc -l)" = 2 ]
 verdict $? "another seed makes the risks again" whole.log
+EHR_BUILD=$build evaluate r d --suite sequential --limit 15 --samples 4 --bootstrap 50 --out asked > asked.log 2>&1 &&
+    "$python" - "$root" >> asked.log 2>&1 << 'EOF'
+import h5py, json, math, sys
+q = json.load(open("asked/report.json"))["sequential"]
+prices = json.load(open(sys.argv[1] + "/scripts/tasks/test_prices.json"))
+code = {t["id"]: t.get("base", t["code"]) for t in json.load(open("d/vocabulary.json"))["tokens"]}
+price = {c: t["price"] for t in prices["tests"] for c in t["codes"]}
+def walks(name):
+    with h5py.File(f"asked/work/diagnose-{name}.h5") as f:
+        columns = {k: f[k][:].tolist() for k in f}
+    steps = [dict(zip(columns, row)) for row in zip(*columns.values())]
+    return [[s for s in steps if s["patient_key"] == p] for p in dict.fromkeys(columns["patient_key"])]
+model, usual, law = walks("model"), walks("usual order"), walks("generator")
+near = lambda a, b: abs(a - b) < 1e-9
+mean = lambda rows, k: sum(r[k] for r in rows) / len(rows)
+assert len(model) == q["encounters"] == 15 and len(law) == q["ceiling"]["encounters"] == 15
+for w in model + usual + law:
+    cost = 0
+    assert [s["step"] for s in w] == list(range(len(w))) and len({s["asked"] for s in w}) == len(w)
+    for s in w[1:]:
+        cost += price.get(code[s["asked"]], prices["default"]["price"])
+        assert near(s["cost"], cost)
+    assert sum(s["recorded"] for s in w) == w[0]["n_recorded"] and w[0]["n_new"] > 0
+    assert all(s["truth_named"] <= s["truth_best"] + 1e-12 and 0 <= s["confidence"] <= 1 for s in w)
+assert len({tuple(s["asked"] for s in w) for w in usual}) == 1  # one order for everybody
+assert all(s["truth_named"] == s["truth_best"] for w in law for s in w)
+def stop(w, sure):
+    return next((s for s in w if sure(s)), w[-1])
+own = [stop(w, lambda s: s["confidence"] >= (0 if math.isnan(s["next_p"]) else s["next_p"])) for w in model]
+for name, rows in (("never", [w[0] for w in model]), ("own", own), ("everything", [w[-1] for w in model])):
+    assert near(q[name]["right"]["mean"], mean(rows, "right")) and near(q[name]["cost"], mean(rows, "cost")), name
+    assert near(q[name]["truly_right"]["mean"], mean(rows, "truth_named")) and near(q[name]["tests"], mean(rows, "step")), name
+for w, curve in ((model, q["curve"]), (usual, q["usual_order"]["curve"])):
+    for p in curve:
+        rows = [stop(x, lambda s: s["confidence"] >= (p["threshold"] if p["threshold"] is not None else 2)) for x in w]
+        assert near(p["cost"], mean(rows, "cost")) and near(p["right"]["mean"], mean(rows, "right")) and near(p["minutes"], mean(rows, "minutes"))
+assert near(q["as_recorded"]["cost"], mean([w[0] for w in model], "recorded_cost")) and q["everything"]["minutes"] == 120
+EOF
+verdict $? "sequential: policies are those of the walks, walks pay the prices" asked.log
+grep -v seconds asked/report.json > first.json
+rm asked/report.* && touch marker && rm "asked/work/diagnose-usual order.h5" && EHR_BUILD=$build evaluate r d --suite sequential --limit 15 --samples 4 --bootstrap 50 \
+    --out asked > asked.log 2>&1 && [ "$(find asked/work -newer marker -name '*.h5')" = "asked/work/diagnose-usual order.h5" ] &&
+    diff first.json <(grep -v seconds asked/report.json) > diff.log
+verdict $? "sequential: a stopped suite does only what is missing, to the same report" asked.log
+EHR_BUILD=$build refused 2 'needs a CHECKPOINT' "$build/ehr-infer" diagnose --data d
+verdict $? "diagnose: no checkpoint" refused.log
+echo '{"tests": []}' > free.json && EHR_BUILD=$build refused 1 'free.json: expected "default"' "$build/ehr-infer" diagnose r --data d --prices free.json
+verdict $? "diagnose: prices without a default" refused.log
 EHR_BUILD=$build refused 1 'has no label file' evaluate r d --suite quick --out none
 verdict $? "no labels and no events: what to do is said" refused.log
 exit $failed
