@@ -8,7 +8,7 @@
 #include "model/flags.h"
 
 typedef struct {
-    const char *data, *task, *outcome, *index, *linkage, *meds, *release_linkage, *out, *split;
+    const char *data, *task, *outcome, *index, *linkage, *meds, *release_linkage, *out, *split, *censored;
     int64_t horizon;
     int one_per_patient, first, is_shorthand;
 } LabelFlags;
@@ -26,14 +26,16 @@ static Status task_from_flags(LabelTask *t, const LabelFlags *f, int first_given
     }
     if (s) return s;
     if (first_given) t->first = f->first;
+    if (f->censored[0]) s = label_censored_parse(t, f->censored, "--censored", err);
     int discharge = !f->is_shorthand && t->index == INDEX_DISCHARGE,
         in_stay = t->until_discharge || t->kind == LABEL_DURATION;
     /* An oracle cohort has one index a patient where the true risks are known; tasks about stays keep their own. */
-    int about_stays = !f->is_shorthand && (t->index == INDEX_ADMISSION || discharge);
+    int about_stays = !f->is_shorthand && (t->index == INDEX_ADMISSION || t->index == INDEX_BEFORE_RESULT || discharge);
     const char *index = f->index ? f->index : oracle_file_present(events) && !about_stays ? "oracle" : NULL;
     if (f->meds) index = "file";
+    if (s) index = NULL;
     if (index) s = label_index_parse(t, index, "--index", err);
-    else if (f->is_shorthand) s = label_index_parse(t, "last-year", "--index", err);
+    else if (!s && f->is_shorthand) s = label_index_parse(t, "last-year", "--index", err);
     if (!s && in_stay && t->index != INDEX_ADMISSION)
         s = err_set(err, ERR_USAGE, "%s: task %s is about a stay, its index must be admission+...",
                     f->meds ? "--meds" : "--index", t->name);
@@ -99,7 +101,7 @@ static Status label_run(const LabelFlags *f, int first_given, const char *events
 }
 
 Status cmd_label(int argc, char **argv, Err *err) {
-    LabelFlags f = {.horizon = 365 * 1440, .split = "all"};
+    LabelFlags f = {.horizon = 365 * 1440, .split = "all", .censored = ""};
     const char *pos[1];
     int n_pos = 0, help = 0;
     enum { TASK = 1, OUTCOME, HORIZON, FIRST };
@@ -120,6 +122,8 @@ Status cmd_label(int argc, char **argv, Err *err) {
          "label file that gives the index times, and outcomes if it has any: CSV of scripts/meds_labels.py", 0},
         {"--release-linkage", FLAG_STRING, &f.release_linkage, 0, 0, NULL,
          "--meds names subjects of the source of this release: the linkage that deidentify wrote", 0},
+        {"--censored", FLAG_ENUM, &f.censored, 0, 0, "excluded|negative",
+         "who is lost before the horizon: left out, or without the outcome as EHRSHOT has it [the task's]", 0},
         {"--split", FLAG_ENUM, &f.split, 0, 0, "train|tuning|val|held_out|test|all", "patients to label", 0},
         {"--one-per-patient", FLAG_BOOL, &f.one_per_patient, 0, 0, NULL, "one index a patient, chosen at random", 0},
         {"--out", FLAG_STRING, &f.out, 0, 0, NULL, "label file [DATASET/labels/NAME.h5]", 0},

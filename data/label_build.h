@@ -13,9 +13,10 @@ typedef enum {
     EXCLUDED_LEFT,         /* the stay was over at the index */
     EXCLUDED_UNOBSERVED,   /* observation ended before the index */
     EXCLUDED_PRIOR,        /* had the outcome before, for first outcomes */
-    EXCLUDED_NOT_DISCHARGE /* oracle index that is no discharge, for a task that needs one */
+    EXCLUDED_NOT_DISCHARGE, /* oracle index that is no discharge, for a task that needs one */
+    EXCLUDED_BACK           /* admitted again on the day of discharge, before an index at its end */
 } LabelExclusion;
-enum { EXCLUSIONS = 7 };
+enum { EXCLUSIONS = 8 };
 extern const char *const EXCLUSION_NAME[EXCLUSIONS];
 
 typedef struct {

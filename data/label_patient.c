@@ -14,7 +14,8 @@ const char *const EXCLUSION_NAME[EXCLUSIONS] = {"no index",
                                                 "stay over at the index",
                                                 "not observed at the index",
                                                 "had it before",
-                                                "index is no discharge"};
+                                                "index is no discharge",
+                                                "admitted again that day"};
 
 typedef struct {
     int64_t us, stay_start, stay_end; /* TIME_NONE = none */
@@ -86,11 +87,15 @@ static void find_at_visits(const LabelTask *t, const EventFile *f, const uint32_
         const Event *e = &p->event[i];
         int kind = f->code_kind[e->code];
         if (e->available == TIME_NONE) continue;
+        int64_t day_end = (day_of(e->available) + 1) * US_PER_DAY - US_PER_MINUTE;
         if (t->index == INDEX_ADMISSION && kind == KIND_VISIT_START && marks[e->code] & MARK_INPATIENT)
-            push(l, e->available + t->index_offset_minutes * US_PER_MINUTE, e->available, stay_end(f, p, i));
+            push(l, t->day_end ? day_end : e->available + t->index_offset_minutes * US_PER_MINUTE, e->available, stay_end(f, p, i));
         if (t->index == INDEX_VISIT_END && kind == KIND_VISIT_END) push(l, e->available, TIME_NONE, TIME_NONE);
         if (t->index == INDEX_DISCHARGE && kind == KIND_VISIT_END && stay_start(f, marks, p, i) >= 0)
-            push(l, e->available, TIME_NONE, TIME_NONE);
+            push(l, t->day_end ? day_end : e->available, TIME_NONE, e->available);
+        if (t->index == INDEX_BEFORE_RESULT && marks[e->code] & MARK_OUTCOME && isfinite(e->value) &&
+            (!t->outcome.unit[0] || !strcmp(f->units[e->unit], t->outcome.unit)))
+            push(l, e->available - US_PER_MINUTE, TIME_NONE, TIME_NONE);
     }
 }
 
@@ -118,7 +123,7 @@ static void find_at_times(const LabelTask *t, const EventFile *f, const EventPat
 typedef struct {
     int64_t event, stop; /* us, INT64_MAX = none */
     const Event *outcome;
-    int prior;
+    int prior, early; /* before the index; before "after" was over */
 } Found;
 
 /* An outcome that only has a date counts on the day the stay ends. */
@@ -129,14 +134,16 @@ static int within(const Event *e, int64_t when, int64_t limit, int64_t stay_end_
 
 static Found look_after(const LabelTask *t, const EventFile *f, const uint32_t *marks, const EventPatient *p,
                         const IndexTime *at, int64_t limit) {
-    Found found = {INT64_MAX, INT64_MAX, NULL, 0};
+    Found found = {INT64_MAX, INT64_MAX, NULL, 0, 0};
+    int64_t begin = at->us + t->after_minutes * US_PER_MINUTE;
     for (int64_t i = 0; i < p->n; i++) {
         const Event *e = &p->event[i];
         if (e->time == TIME_NONE || f->code_kind[e->code] == KIND_BIRTH) continue;
         int64_t when = happened(e);
         int known = when <= at->us || e->available <= at->us;
         if (is_outcome(t, f, marks, e)) {
-            if (known) found.prior = 1;
+            if (known) found.prior |= t->first != FIRST_OF_STAY || e->available >= at->stay_start;
+            else if (t->after_minutes && when <= begin) found.early = 1;
             else if (within(e, when, limit, at->stay_end) && when < found.event) {
                 found.event = when;
                 found.outcome = e;
@@ -161,7 +168,8 @@ static int outcome_of_duration(const IndexTime *at, int64_t limit, int64_t death
 
 static int outcome_of_event(const LabelTask *t, const IndexTime *at, const Found *found, int64_t limit, int64_t death,
                             int64_t observed_until) {
-    if (found->event != INT64_MAX && found->event <= found->stop) return 1;
+    int counts = found->event != INT64_MAX && !(t->first && found->early);
+    if (counts && found->event <= found->stop) return 1;
     if (found->stop != INT64_MAX || death <= limit) return 0; /* competing ends */
     if (t->until_discharge && at->stay_end != TIME_NONE && at->stay_end <= limit) return 0;
     return observed_until < limit ? -1 : 0;
@@ -183,17 +191,29 @@ static int at_discharge(const EventFile *f, const uint32_t *marks, const EventPa
     return 0;
 }
 
+/* Was there an admission from a discharge to the end of its day? */
+static int back_in_hospital(const EventFile *f, const uint32_t *marks, const EventPatient *p, const IndexTime *at) {
+    for (int64_t i = 0; i < p->n; i++) {
+        const Event *e = &p->event[i];
+        if (e->available == TIME_NONE || e->available < at->stay_end || e->available > at->us) continue;
+        if (f->code_kind[e->code] == KIND_VISIT_START && marks[e->code] & MARK_INPATIENT) return 1;
+    }
+    return 0;
+}
+
 /* Returns the reason to leave the index out, -1 = none. */
 static int row_of(const LabelTask *t, const EventFile *f, const uint32_t *marks, const EventPatient *p,
                   const LabelRecord *r, const IndexTime *at, int64_t death, int64_t observed_until, LabelRow *row) {
     int why = why_not(t, r, at, death, observed_until);
     if (why >= 0) return why;
     if (t->at_discharge && !at_discharge(f, marks, p, at->us)) return EXCLUDED_NOT_DISCHARGE;
+    if (t->day_end && t->index == INDEX_DISCHARGE && back_in_hospital(f, marks, p, at)) return EXCLUDED_BACK;
     int64_t limit = at->us + t->horizon_minutes * US_PER_MINUTE;
+    if (t->kind == LABEL_DURATION) limit = at->stay_start + t->longer_than_minutes * US_PER_MINUTE;
     *row = (LabelRow){.index_us = at->us, .event_minutes = NAN};
     if (t->kind == LABEL_DURATION) {
         row->outcome = outcome_of_duration(at, limit, death, observed_until);
-        if (row->outcome == 1) row->event_minutes = (double)t->horizon_minutes;
+        if (row->outcome == 1) row->event_minutes = minutes_after(limit, at->us);
     } else {
         int64_t end = t->until_discharge && at->stay_end != TIME_NONE && at->stay_end < limit ? at->stay_end : limit;
         Found found = look_after(t, f, marks, p, at, end);
@@ -206,6 +226,7 @@ static int row_of(const LabelTask *t, const EventFile *f, const uint32_t *marks,
             row->event_unit = found.outcome->unit;
         }
     }
+    if (row->outcome < 0 && t->censored_negative) row->outcome = 0;
     row->censor_minutes = minutes_after(observed_until, at->us);
     row->death_minutes = minutes_after(death, at->us);
     return -1;

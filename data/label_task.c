@@ -7,7 +7,7 @@
 #include <string.h>
 
 static const char *const KIND[] = {"event", "duration", "value"};
-static const char *const INDEX[] = {"admission", "discharge", "visit-end", "age", "last-year", "oracle", "file"};
+static const char *const INDEX[] = {"admission", "discharge", "visit-end", "age", "last-year", "oracle", "file", "before-result"};
 static const char *const INPATIENT[] = {"VISIT//IP", "VISIT//ERIP", "VISIT//IN"};
 enum { PATTERNS_MAX = 4096, JSON_MAX = 1 << 20, YEAR_MINUTES = 525960 };
 
@@ -96,9 +96,12 @@ static Status predicate_parse(LabelPredicate *p, const json_t *o, const char *wh
 }
 
 Status label_index_parse(LabelTask *t, const char *text, const char *where, Err *err) {
-    static const char *const expected = "admission+24h, discharge, visit-end, age:65, last-year, oracle or file";
+    static const char *const expected = "admission+24h, admission-day, discharge, discharge-day, visit-end, before-result, age:65, last-year, oracle or file";
     t->index = -1;
-    if (!strncmp(text, "admission", 9) && (!text[9] || text[9] == '+')) {
+    t->day_end = !strcmp(text, "admission-day") || !strcmp(text, "discharge-day");
+    t->index_offset_minutes = 0;
+    if (t->day_end) t->index = text[0] == 'a' ? INDEX_ADMISSION : INDEX_DISCHARGE;
+    else if (!strncmp(text, "admission", 9) && (!text[9] || text[9] == '+')) {
         t->index_offset_minutes = text[9] ? duration_parse(text + 10) : 0;
         if (t->index_offset_minutes >= 0) t->index = INDEX_ADMISSION;
     } else if (!strncmp(text, "age:", 4)) {
@@ -106,11 +109,17 @@ Status label_index_parse(LabelTask *t, const char *text, const char *where, Err 
         t->index_age_years = strtod(text + 4, &end);
         if (end != text + 4 && !*end && t->index_age_years >= 0 && t->index_age_years < 130) t->index = INDEX_AGE;
     } else {
-        for (int i = 0; i <= INDEX_FILE; i++)
+        for (int i = 0; i <= INDEX_BEFORE_RESULT; i++)
             if (i != INDEX_AGE && i != INDEX_ADMISSION && !strcmp(text, INDEX[i])) t->index = i;
     }
     if (t->index >= 0) return OK;
     return err_set(err, ERR_USAGE, "%s: the index must be %s, found \"%s\"", where, expected, text);
+}
+
+Status label_censored_parse(LabelTask *t, const char *text, const char *where, Err *err) {
+    t->censored_negative = !strcmp(text, "negative");
+    if (t->censored_negative || !strcmp(text, "excluded")) return OK;
+    return bad(where, "censored", "\"negative\" or \"excluded\"", err);
 }
 
 static void task_init(LabelTask *t) {
@@ -158,7 +167,8 @@ static Status stops_parse(LabelTask *t, const json_t *list, const char *where, E
 
 static Status task_read(LabelTask *t, const json_t *root, const char *where, Err *err) {
     static const char *const known[] = {"name",  "note",  "kind",  "index",     "outcome",    "horizon",
-                                        "until", "first", "stops", "inpatient", "longer_than"};
+                                        "until", "first", "stops", "inpatient", "longer_than",
+                                        "after", "censored"};
     if (!json_is_object(root)) return err_set(err, ERR_FORMAT, "%s: a task is a JSON object", where);
     Status s = keys_check(root, known, sizeof known / sizeof *known, where, err);
     if (s) return s;
@@ -186,8 +196,17 @@ static Status task_read(LabelTask *t, const json_t *root, const char *where, Err
     const json_t *inpatient = json_object_get(root, "inpatient"), *first = json_object_get(root, "first");
     const json_t *until = json_object_get(root, "until");
     if (!s && inpatient) s = patterns_parse(&t->inpatient, inpatient, where, "inpatient", err);
-    if (!s && first && !json_is_boolean(first)) s = bad(where, "first", "true or false", err);
-    t->first = first ? json_is_true(first) : 0;
+    int of_stay = json_is_string(first) && !strcmp(json_string_value(first), "stay");
+    if (!s && first && !json_is_boolean(first) && !of_stay) s = bad(where, "first", "true, false or \"stay\"", err);
+    t->first = of_stay ? FIRST_OF_STAY : first ? json_is_true(first) : 0;
+    if (!s && of_stay && t->index != INDEX_ADMISSION) s = bad(where, "index", "\"admission...\" for \"first\": \"stay\"", err);
+    const char *censored = json_string_value(json_object_get(root, "censored"));
+    if (!s && json_object_get(root, "censored")) s = label_censored_parse(t, censored ? censored : "", where, err);
+    if (!s && json_object_get(root, "after")) s = duration_field(root, "after", 1, &t->after_minutes, where, err);
+    if (!s && t->after_minutes >= t->horizon_minutes && t->kind != LABEL_DURATION && t->after_minutes)
+        s = bad(where, "after", "shorter than \"horizon\"", err);
+    if (!s && t->index == INDEX_BEFORE_RESULT && t->kind != LABEL_VALUE)
+        s = bad(where, "kind", "\"value\" for the index \"before-result\"", err);
     if (!s && until && (!json_is_string(until) || strcmp(json_string_value(until), "discharge")))
         s = bad(where, "until", "\"discharge\"", err);
     t->until_discharge = until != NULL;
@@ -268,7 +287,8 @@ static void set_minutes(json_t *o, const char *key, int64_t minutes) {
 char *label_task_format(const LabelTask *t) {
     json_t *o = json_object();
     char *offset = duration_format(t->index_offset_minutes);
-    char *index = t->index == INDEX_ADMISSION ? xasprintf("admission+%s", offset)
+    char *index = t->day_end                    ? xasprintf("%s-day", INDEX[t->index])
+                  : t->index == INDEX_ADMISSION ? xasprintf("admission+%s", offset)
                   : t->index == INDEX_AGE     ? xasprintf("age:%g", t->index_age_years)
                                               : xstrdup(INDEX[t->index]);
     free(offset);
@@ -280,7 +300,9 @@ char *label_task_format(const LabelTask *t) {
     if (t->kind == LABEL_DURATION) set_minutes(o, "longer_than", t->longer_than_minutes);
     else set_minutes(o, "horizon", t->horizon_minutes);
     if (t->until_discharge) json_object_set_new(o, "until", json_string("discharge"));
-    json_object_set_new(o, "first", json_boolean(t->first > 0));
+    if (t->after_minutes) set_minutes(o, "after", t->after_minutes);
+    json_object_set_new(o, "first", t->first == FIRST_OF_STAY ? json_string("stay") : json_boolean(t->first > 0));
+    if (t->censored_negative) json_object_set_new(o, "censored", json_string("negative"));
     json_t *stops = json_array();
     for (int i = 0; i < t->n_stops; i++) json_array_append_new(stops, predicate_json(&t->stop[i]));
     json_object_set_new(o, "stops", stops);

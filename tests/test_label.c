@@ -224,6 +224,55 @@ static void test_durations(void **state) {
     assert_labels(task, unknown, AT(8, 0), "1@1440(+8640)");
 }
 
+/* ---- published variants -------------------------------------------------------------------------------------------- */
+
+static void test_ends_of_days(void **state) {
+    (void)state;
+    const char *stay = "{\"name\": \"t\", \"kind\": \"duration\", \"index\": \"admission-day\", \"longer_than\": \"7d\"}";
+    Row longer[] = {OPEN(600, "VISIT//IP", 1), CLOSE(600 + AT(7, 1), 1), END};
+    assert_labels(stay, longer, UNDATED, "1@1439(+9241)"); /* 7 d after 10:00, told at 23:59 */
+    Row day[] = {OPEN(600, "VISIT//IP", 1), CLOSE(1400, 1), END};
+    assert_labels(stay, day, AT(20, 0), "| stay over at the index 1");
+    const char *again = TASK("discharge-day", IN, "30d", ", \"after\": \"1min\"");
+    Row back[] = {OPEN(0, "VISIT//IP", 1), CLOSE(600, 1), OPEN(900, "VISIT//IP", 2), CLOSE(AT(2, 0), 2), END};
+    assert_labels(again, back, AT(60, 0), "0@4319| admitted again that day 1");
+    Row later[] = {OPEN(0, "VISIT//IP", 1), CLOSE(600, 1), OPEN(AT(5, 0), "VISIT//IP", 2), END};
+    assert_labels(again, later, AT(60, 0), "1@1439(+5761)");
+    Row soon[] = {OPEN(0, "VISIT//IP", 1), CLOSE(600, 1), OPEN(1440, "VISIT//IP", 2), END};
+    assert_labels(again, soon, AT(60, 0), "0@1439"); /* within the minute */
+    const char *unit = TASK("admission-day", "\"ICU_IN\"", "90d", ", \"until\": \"discharge\", \"first\": \"stay\"");
+    Row twice[] = {OPEN(0, "VISIT//IP", 1), {5, 0, "ICU_IN", KIND_TRANSFER, 0, 1, NAN, NULL}, CLOSE(AT(2, 0), 1), OPEN(AT(9, 0), "VISIT//IP", 2),
+                   {AT(11, 0), 0, "ICU_IN", KIND_TRANSFER, 0, 2, NAN, NULL}, CLOSE(AT(12, 0), 2), END};
+    assert_labels(unit, twice, AT(60, 0), "1@14399(+1441)| had it before 1"); /* of this stay, not of an earlier one */
+}
+
+static void test_window_begins_later(void **state) {
+    (void)state;
+    const char *task = TASK("visit-end", "\"ICD10CM//I50\"", "10d", ", \"after\": \"1d\", \"first\": true");
+    Row early[] = {OPEN(0, "VISIT//OUT", 1), CLOSE(10, 1), DX(10 + AT(1, 0), "ICD10CM//I50"), DX(AT(5, 0), "ICD10CM//I50"), END};
+    assert_labels(task, early, AT(60, 0), "0@10"); /* the first was too soon, what follows it is none */
+    Row late[] = {OPEN(0, "VISIT//OUT", 1), CLOSE(10, 1), DX(11 + AT(1, 0), "ICD10CM//I50"), END};
+    assert_labels(task, late, AT(60, 0), "1@10(+1441)");
+    assert_labels(TASK("visit-end", "\"ICD10CM//I50\"", "10d", ", \"after\": \"1d\""), early, AT(60, 0), "1@10(+7190)");
+}
+
+static void test_censored_as_negatives(void **state) {
+    (void)state;
+    Row none[] = {OPEN(0, "VISIT//OUT", 1), CLOSE(10, 1), END};
+    assert_labels(TASK("visit-end", "\"ICD10CM//I50\"", "10d", ", \"censored\": \"negative\""), none, 9 + AT(10, 0), "0@10");
+    assert_labels(TASK("visit-end", "\"ICD10CM//I50\"", "10d", ", \"censored\": \"excluded\""), none, 9 + AT(10, 0), "-1@10");
+}
+
+static void test_before_results(void **state) {
+    (void)state;
+    const char *task = "{\"name\": \"t\", \"kind\": \"value\", \"index\": \"before-result\", \"outcome\": {\"codes\": [\"LOINC//2823-3\"], "
+                       "\"above\": 5.5, \"unit\": \"mmol/L\"}, \"horizon\": \"1min\"}";
+    Row row[] = {{0, 0, "LOINC//2823-3", KIND_LAB, 0, 0, 6.0f, "mmol/L"}, {20, 0, "LOINC//2823-3", KIND_LAB, 0, 0, 5.5f, "mmol/L"},
+                 {30, 0, "LOINC//2823-3", KIND_LAB, 0, 0, 7.0f, "mg/dL"}, {40, 0, "LOINC//2823-3", KIND_LAB, 0, 0, NAN, "mmol/L"},
+                 {50, 0, "LOINC//2823-3", KIND_LAB, 0, 0, 5.6f, "mmol/L"}, END};
+    assert_labels(task, row, UNDATED, "0@19 1@49(+1)| index before the record 1");
+}
+
 /* ---- tasks --------------------------------------------------------------------------------------------------------- */
 
 static void test_wrong_tasks(void **state) {
@@ -249,6 +298,10 @@ static void test_wrong_tasks(void **state) {
         {TASK("discharge", "\"X\"", "1d", ", \"first\": 1"), "\"first\""},
         {TASK("discharge", "\"X\"", "1d", ", \"kind\": \"value\""), "bounded"},
         {TASK("discharge", "\"X\"", "1d", ", \"kind\": \"guess\""), "\"kind\""},
+        {TASK("discharge", "\"X\"", "1d", ", \"censored\": \"maybe\""), "\"censored\""},
+        {TASK("discharge", "\"X\"", "1d", ", \"after\": \"1d\""), "\"after\""},
+        {TASK("discharge", "\"X\"", "1d", ", \"first\": \"stay\""), "\"index\""},
+        {TASK("before-result", "\"X\"", "1d", ""), "\"kind\""},
         {TASK("discharge", "\"X\"", "1d", ", \"stops\": [{}]"), "list of code patterns"},
         {"{\"name\": \"t\", \"index\": \"discharge\", \"horizon\": \"1d\", \"outcome\": {\"codes\": [\"X\"], \"above\": 2, \"below\": 1}}", "\"above\""},
         {"{\"name\": \"t\", \"kind\": \"duration\", \"index\": \"admission+24h\", \"longer_than\": \"12h\"}", "longer_than"},
@@ -270,14 +323,16 @@ static void test_wrong_tasks(void **state) {
 /* A task written out and read again is the same task; the built-in ones are sound. */
 static void test_tasks_round_trip(void **state) {
     (void)state;
-    static const char *const file[] = {"in_hospital_mortality", "readmission_30d", "death_1y", "admission_1y", "first_diagnosis_1y"};
-    for (int i = 0; i < 5; i++) {
+    static const char *const file[] = {"in_hospital_mortality", "readmission_30d", "death_1y", "admission_1y", "first_diagnosis_1y",
+                                       "ehrshot/long_los", "ehrshot/readmission_30d", "ehrshot/icu_transfer", "ehrshot/new_lupus", "ehrshot/lab_anemia"};
+    for (int i = 0; i < 10; i++) {
         char     *path = xasprintf("scripts/tasks/%s.json", file[i]), *json;
         size_t    size;
         LabelTask t;
         MUST(file_read(path, 1 << 20, &json, &size, err));
         MUST(label_task_parse(&t, json, size, path, err));
-        assert_string_equal(t.name, file[i]);
+        if (strncmp(file[i], "ehrshot/", 8)) assert_string_equal(t.name, file[i]);
+        else assert_true(!strncmp(t.name, "ehrshot_", 8) && !strcmp(t.name + 8, file[i] + 8));
         assert_int_equal(t.inpatient.n, 3);
         char *once = label_task_format(&t);
         label_task_free(&t);
@@ -545,6 +600,10 @@ int main(void) {
         cmocka_unit_test(test_ages_and_last_year),
         cmocka_unit_test(test_values),
         cmocka_unit_test(test_durations),
+        cmocka_unit_test(test_ends_of_days),
+        cmocka_unit_test(test_window_begins_later),
+        cmocka_unit_test(test_censored_as_negatives),
+        cmocka_unit_test(test_before_results),
         cmocka_unit_test(test_wrong_tasks),
         cmocka_unit_test(test_tasks_round_trip),
         cmocka_unit_test(test_label_file),
