@@ -39,7 +39,7 @@ static void print_text(const Session *s, const RolloutJob *job, const ExplainFla
            "what caused\n"
            "anything.  %d events were left out in turn%s.\n\n",
            x->n, x->skipped ? ", the newest" : "");
-    printf("  %8s  %-17s  %s%6s  %15s  %s\n", "change", "95% (sampling)", f->gradient ? "gradient  " : "", "age",
+    printf("  %8s  %7s  %-17s  %s%6s  %15s  %s\n", "change", "s.e.", "95% (sampling)", f->gradient ? "gradient  " : "", "age",
            "before index", "event");
     for (int i = 0; i < x->n && i < f->top; i++) {
         const ExplainItem *q = &x->item[i];
@@ -48,8 +48,8 @@ static void print_text(const Session *s, const RolloutJob *job, const ExplainFla
         minutes_text(p->minutes[q->index[0]] - (double)job->index_minutes, when, sizeof when);
         snprintf(interval, sizeof interval, "%+.4f..%+.4f", q->lo, q->hi);
         if (f->gradient) snprintf(gradient, sizeof gradient, "%+8.4f  ", q->gradient);
-        printf("  %+8.4f  %-17s  %s%6.1f  %15s  %s\n", q->change, interval, gradient, age_at(p, q->index[0]), when,
-               what);
+        printf("  %+8.4f  %7.4f  %-17s  %s%6.1f  %15s  %s\n", q->change, q->se, interval, gradient, age_at(p, q->index[0]),
+               when, what);
     }
 }
 
@@ -140,8 +140,8 @@ Status cmd_explain(int argc, char **argv, Err *err) {
         {"--events", FLAG_INT, &f.events, 0, 1e6, NULL,
          "newest events to leave out in turn; 0 = all that the model sees", 0},
         {"--top", FLAG_INT, &f.top, 1, 1e6, NULL, "how many to list", 0},
-        {"--samples", FLAG_INT, &f.samples, 2, 1e6, NULL, "simulated futures, the same with and without each event", 0},
-        {"--gradient", FLAG_INT, &f.gradient, 0, 1e6, NULL, "also gradient x input, along so many of the futures", 0},
+        {"--samples", FLAG_INT, &f.samples, 2, 1e6, NULL, "simulated futures of each history", 0},
+        {"--gradient", FLAG_INT, &f.gradient, 0, 1e6, NULL, "also gradient x input, along so many of the futures; a rough guide: norms hide how long an embedding is", 0},
         {"--max-tokens", FLAG_INT, &f.max_tokens, 1, 1e6, NULL, "longest future, in tokens", 0},
         {"--seed", FLAG_INT, &f.seed, 0, 0, NULL, "key of all random numbers", 0},
         {"--batch", FLAG_INT, &f.batch, 1, 65536, NULL, "live futures at a time", 0},
@@ -156,8 +156,9 @@ Status cmd_explain(int argc, char **argv, Err *err) {
     if (help) {
         flags_help(flags, n, "ehr-infer explain CHECKPOINT --data DATASET [--patient K] [--outcome CODE] [...]",
                    "What moved a forecast: each past event is left out in turn, its gaps kept, and the risk estimated "
-                   "again with the\n"
-                   "same random numbers.  What the model went by, not what caused anything.",
+                   "again; each\n"
+                   "simulated future is weighed under both histories, so that small changes show.  What the model went by, not what\n"
+                   "caused anything.  s.e.: of the change, from sampling futures; more --samples make it smaller.",
                    stdout);
         return OK;
     }

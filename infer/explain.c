@@ -1,26 +1,44 @@
-/* explain.c - see explain.h.  The patient as it is, and once more without each event (its gaps are kept), are jobs of
- * one rollout: in order of the record, so that each finds the pages before its event cached (rollout.h), and with the
- * same random numbers, so that futures part only where the event matters. */
+/* explain.c - see explain.h.
+ *
+ * First the patient as it is, and once more without each event (its gaps are kept), are jobs of one rollout: in order of
+ * the record, so that each finds the pages before its event cached (rollout.h), and with the same random numbers, so that
+ * futures part only where the event matters.  Then each future is taken again under the other history (RolloutJob.follow).
+ *
+ * With q a history's law of futures without the outcome, g(w) = 1 - prod(1 - p) along future w, and m = (q + q')/2,
+ *   change = E_q g - E_q' g' = E_m [ q/m (g - c) - q'/m (g' - c) ]   for any c (Owen and Zhou 2000: the balance heuristic).
+ * Both weights are at most 2, so the mean has a variance however far the histories part; where the model hardly minds the
+ * event both terms are nearly the same for every future, and little noise is left.  The plain difference of the two
+ * futures of a pair has the same mean and is better where they often stay together, so the two are mixed: the share of
+ * each is the one of least variance among these pairs. */
 #include "infer/explain.h"
 #include "infer/rollout_window.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+/* One future under one history. */
+typedef struct {
+    double risk, log_q;
+} Weighed;
+
 typedef struct {
     Session *s;
     const RolloutJob *job;
     const ExplainOptions *o;
     Explanation *out;
-    double *whole, *without; /* (n_samples) */
-    int whole_done;
-    double **early; /* (n) values of jobs that were done before the whole one */
+    int n;                /* futures a history */
+    RolloutSample *drawn; /* (1 + out->n, n) of the whole history, then without each event; with paths */
+    Weighed *other;       /* (2, out->n, n) the whole history's futures without the event, and those without it under the
+                             whole history */
+    int64_t *parted, n_parted;                        /* event x n + sample, where the two futures differ */
+    const RolloutSample **follow_whole, **follow_less; /* (n_parted) of each pair what the other history has to follow */
+    int *without, n_without;                           /* events that some future parts at */
+    int64_t *first;                                    /* (n_without + 1) their parts of `parted` */
     Progress progress;
     int64_t done;
 } ExplainRun;
 
-/* ---- events
- * -----------------------------------------------------------------------------------------------------------*/
+/* ---- events ------------------------------------------------------------------------------------------------------ */
 
 static int is_gap(const Vocabulary *v, int id) { return id >= v->gap_lo && id < v->gap_lo + GAP_TOKENS; }
 
@@ -43,7 +61,7 @@ void explain_find(const Session *s, const RolloutJob *job, const ExplainOptions 
             continue;
         }
         all++;
-        if (i < from) continue;
+        if (i < from || (o->only && !o->only[i])) continue;
         x->item[x->n++] = (ExplainItem){.index = {i}, .n_index = 1, .gradient = NAN};
     }
     int most = o->max_events;
@@ -54,74 +72,196 @@ void explain_find(const Session *s, const RolloutJob *job, const ExplainOptions 
     x->skipped = all - x->n;
 }
 
-/* ---- leave one out
- * ----------------------------------------------------------------------------------------------------*/
+/* ---- futures ----------------------------------------------------------------------------------------------------- */
 
-static Status get_job(void *ctx, int64_t i, RolloutJob *job, Err *err) {
+static RolloutSample *drawn(const ExplainRun *r, int64_t history, int k) { return &r->drawn[history * r->n + k]; }
+
+static int same_path(const RolloutSample *a, const RolloutSample *b) {
+    size_t n = (size_t)a->n_tokens;
+    return a->n_tokens == b->n_tokens && a->last == b->last && !memcmp(a->tokens, b->tokens, n * sizeof *a->tokens) &&
+           !memcmp(a->token_minutes, b->token_minutes, n * sizeof *a->token_minutes);
+}
+
+static void leave_out(const ExplainRun *r, int64_t item, RolloutJob *job) {
+    job->left_out = r->out->item[item].index;
+    job->n_left_out = r->out->item[item].n_index;
+}
+
+static Status draw_job(void *ctx, int64_t i, RolloutJob *job, Err *err) {
     (void)err;
-    ExplainRun *r = ctx;
+    const ExplainRun *r = ctx;
     *job = *r->job;
-    if (i == 0) return OK;
-    job->left_out = r->out->item[i - 1].index;
-    job->n_left_out = r->out->item[i - 1].n_index;
+    if (i) leave_out(r, i - 1, job);
     return OK;
 }
 
-static void item_take(ExplainRun *r, int i, const double *without) {
-    int n = r->o->rollout.n_samples;
-    double *d = xcalloc((size_t)n, sizeof *d);
-    for (int k = 0; k < n; k++) d[k] = r->whole[k] - without[k];
-    RiskEstimate e = mean_estimate(d, n, 1);
+static Status draw_done(void *ctx, int64_t i, const RolloutJob *job, const RolloutSample *samples, int n, Err *err) {
+    ExplainRun *r = ctx;
+    (void)job;
+    (void)err;
+    for (int k = 0; k < n; k++) {
+        RolloutSample *to = drawn(r, i, k);
+        size_t tokens = (size_t)samples[k].n_tokens;
+        *to = samples[k];
+        to->tokens = xmalloc(tokens * sizeof *to->tokens + 1);
+        to->token_minutes = xmalloc(tokens * sizeof *to->token_minutes + 1);
+        if (!tokens) continue;
+        memcpy(to->tokens, samples[k].tokens, tokens * sizeof *to->tokens);
+        memcpy(to->token_minutes, samples[k].token_minutes, tokens * sizeof *to->token_minutes);
+    }
+    progress_update(&r->progress, ++r->done);
+    return OK;
+}
+
+/* Futures that did not part are known under both histories. */
+static void follow_list(ExplainRun *r) {
+    const int64_t items = r->out->n, n = r->n;
+    r->other = xcalloc((size_t)(2 * items * n) + 1, sizeof *r->other);
+    r->parted = xcalloc((size_t)(items * n) + 1, sizeof *r->parted);
+    r->follow_whole = xcalloc((size_t)(items * n) + 1, sizeof *r->follow_whole);
+    r->follow_less = xcalloc((size_t)(items * n) + 1, sizeof *r->follow_less);
+    r->without = xcalloc((size_t)items + 1, sizeof *r->without);
+    r->first = xcalloc((size_t)items + 2, sizeof *r->first);
+    for (int64_t i = 0; i < items; i++) {
+        const int64_t before = r->n_parted;
+        for (int k = 0; k < n; k++) {
+            const RolloutSample *whole = drawn(r, 0, k), *less = drawn(r, i + 1, k);
+            r->other[i * n + k] = (Weighed){less->risk[0], less->log_q};
+            r->other[(items + i) * n + k] = (Weighed){whole->risk[0], whole->log_q};
+            if (same_path(whole, less)) continue;
+            r->follow_whole[r->n_parted] = less;
+            r->follow_less[r->n_parted] = whole;
+            r->parted[r->n_parted++] = i * n + k;
+        }
+        if (r->n_parted == before) continue;
+        r->first[r->n_without] = before;
+        r->without[r->n_without++] = (int)i;
+    }
+    r->first[r->n_without] = r->n_parted;
+}
+
+/* Job 0: the whole history, all futures that were drawn without an event; then each history without an event. */
+static Status follow_job(void *ctx, int64_t i, RolloutJob *job, Err *err) {
+    (void)err;
+    const ExplainRun *r = ctx;
+    const int64_t from = i ? r->first[i - 1] : 0, to = i ? r->first[i] : r->n_parted;
+    *job = *r->job;
+    if (i) leave_out(r, r->without[i - 1], job);
+    job->follow = (i ? r->follow_less : r->follow_whole) + from;
+    job->n_follow = (int)(to - from);
+    return OK;
+}
+
+static Status follow_done(void *ctx, int64_t i, const RolloutJob *job, const RolloutSample *samples, int n, Err *err) {
+    ExplainRun *r = ctx;
+    (void)job;
+    (void)err;
+    for (int k = 0; k < n; k++) {
+        const int64_t at = i ? r->parted[r->first[i - 1] + k] : (int64_t)r->out->n * r->n + r->parted[k];
+        r->other[at] = (Weighed){samples[k].risk[0], samples[k].log_q};
+    }
+    progress_update(&r->progress, ++r->done);
+    return OK;
+}
+
+/* ---- estimates --------------------------------------------------------------------------------------------------- */
+
+/* What one future tells of the change: the first history less the second. */
+static double weighed_change(Weighed a, Weighed b, double c) {
+    const double of_a = 2 / (1 + exp(b.log_q - a.log_q));
+    return of_a * (a.risk - c) - (2 - of_a) * (b.risk - c);
+}
+
+/* d += share x (plain - d), the share in [0, 1] that leaves the least variance. */
+static void mix(double *d, const double *plain, int64_t n) {
+    double mean = 0, mean_x = 0, dx = 0, xx = 0;
+    for (int64_t k = 0; k < n; k++) {
+        mean += d[k] / (double)n;
+        mean_x += (d[k] - plain[k]) / (double)n;
+    }
+    for (int64_t k = 0; k < n; k++) {
+        const double x = d[k] - plain[k] - mean_x;
+        dx += (d[k] - mean) * x;
+        xx += x * x;
+    }
+    const double share = !(dx > 0) ? 0 : dx > xx ? 1 : dx / xx;
+    for (int64_t k = 0; k < n; k++) d[k] += share * (plain[k] - d[k]);
+}
+
+static void item_take(ExplainRun *r, int64_t i) {
+    const int64_t n = r->n, items = r->out->n;
+    double *d = xcalloc((size_t)n, sizeof *d), *plain = xcalloc((size_t)n, sizeof *plain);
+    for (int k = 0; k < n; k++) {
+        const RolloutSample *whole = drawn(r, 0, k), *less = drawn(r, i + 1, k);
+        const Weighed a = {whole->risk[0], whole->log_q}, b = {less->risk[0], less->log_q};
+        d[k] = 0.5 * (weighed_change(a, r->other[i * n + k], r->out->risk.risk) +
+                      weighed_change(r->other[(items + i) * n + k], b, r->out->risk.risk));
+        plain[k] = a.risk - b.risk;
+    }
+    mix(d, plain, n);
+    RiskEstimate e = mean_estimate(d, (int)n, 1);
     ExplainItem *x = &r->out->item[i];
     x->change = e.risk;
     x->se = e.mc_se;
     x->lo = e.lo;
     x->hi = e.hi;
+    x->without = r->out->risk.risk;
+    for (int k = 0; k < n; k++) x->without -= plain[k] / (double)n;
     free(d);
+    free(plain);
 }
 
-static Status job_done(void *ctx, int64_t i, const RolloutJob *job, const RolloutSample *samples, int n, Err *err) {
-    ExplainRun *r = ctx;
-    (void)job;
-    Status st = OK;
-    double *values = i == 0 ? r->whole : r->without;
-    for (int k = 0; k < n; k++) values[k] = samples[k].risk[0];
-    if (i == 0) {
-        r->whole_done = 1;
-        r->out->risk = risk_estimate(r->o->rollout.estimator, r->whole, n, 1);
-        if (r->o->gradient_samples) {
-            int used = r->o->gradient_samples < n ? r->o->gradient_samples : n;
-            st = explain_gradient(r->s, r->job, r->o, samples, used, r->out, err);
-        }
-        for (int k = 0; k < r->out->n; k++)
-            if (r->early[k]) item_take(r, k, r->early[k]);
-    } else if (r->whole_done) {
-        item_take(r, (int)i - 1, r->without);
-    } else {
-        r->early[i - 1] = xcalloc((size_t)n, sizeof(double));
-        memcpy(r->early[i - 1], values, (size_t)n * sizeof *values);
+static void stats_add(RolloutStats *to, const RolloutStats *s) {
+    to->tokens += s->tokens;
+    to->prefill_tokens += s->prefill_tokens;
+    to->shared_tokens += s->shared_tokens;
+    to->seconds += s->seconds;
+}
+
+static void run_free(ExplainRun *r) {
+    for (int64_t i = 0; i < (r->out->n + 1) * (int64_t)r->n; i++) {
+        free(r->drawn[i].tokens);
+        free(r->drawn[i].token_minutes);
     }
-    progress_update(&r->progress, ++r->done);
-    return st;
+    free(r->drawn);
+    free(r->other);
+    free(r->parted);
+    free(r->follow_whole);
+    free(r->follow_less);
+    free(r->without);
+    free(r->first);
 }
 
 Status explain_run(Session *s, const RolloutJob *job, const ExplainOptions *o, FILE *progress, Explanation *out,
                    Err *err) {
-    ExplainRun r = {.s = s, .job = job, .o = o, .out = out};
+    const int n = o->rollout.n_samples;
+    ExplainRun r = {.s = s, .job = job, .o = o, .out = out, .n = n};
     RolloutOptions rollout = o->rollout;
-    rollout.keep_paths = o->gradient_samples > 0;
+    RolloutStats stats;
+    rollout.weigh_paths = rollout.keep_paths = 1;
     explain_find(s, job, o, out);
-    r.whole = xcalloc((size_t)rollout.n_samples, sizeof *r.whole);
-    r.without = xcalloc((size_t)rollout.n_samples, sizeof *r.without);
-    r.early = xcalloc((size_t)out->n + 1, sizeof *r.early);
-    RolloutCallbacks cb = {.get_job = get_job, .job_done = job_done, .ctx = &r};
-    progress_open(&r.progress, progress, "explain", "events", out->n + 1);
-    Status st = rollout_run(&s->law, &s->dataset.vocabulary, &rollout, out->n + 1, &cb, &out->stats, err);
+    r.drawn = xcalloc((size_t)(out->n + 1) * (size_t)n, sizeof *r.drawn);
+    RolloutCallbacks draw = {.get_job = draw_job, .job_done = draw_done, .ctx = &r};
+    RolloutCallbacks follow = {.get_job = follow_job, .job_done = follow_done, .ctx = &r};
+    progress_open(&r.progress, progress, "explain", "histories", 2 * (int64_t)(out->n + 1));
+    Status st = rollout_run(&s->law, &s->dataset.vocabulary, &rollout, out->n + 1, &draw, &out->stats, err);
+    rollout.keep_paths = 0;
+    if (!st) follow_list(&r);
+    if (!st && r.n_without) {
+        st = rollout_run(&s->law, &s->dataset.vocabulary, &rollout, r.n_without + 1, &follow, &stats, err);
+        stats_add(&out->stats, &stats);
+    }
     progress_close(&r.progress, r.done);
-    for (int k = 0; k < out->n; k++) free(r.early[k]);
-    free(r.early);
-    free(r.whole);
-    free(r.without);
+    if (!st) {
+        double *values = xcalloc((size_t)n, sizeof *values);
+        for (int k = 0; k < n; k++) values[k] = drawn(&r, 0, k)->risk[0];
+        out->risk = risk_estimate(rollout.estimator, values, n, 1);
+        free(values);
+        for (int i = 0; i < out->n; i++) item_take(&r, i);
+    }
+    if (!st && o->gradient_samples)
+        st = explain_gradient(s, job, o, r.drawn, o->gradient_samples < n ? o->gradient_samples : n, out, err);
+    run_free(&r);
     if (st) explain_free(out);
     return st;
 }

@@ -1,5 +1,5 @@
-/* explain.h - what moved a forecast: how a patient's risk changes when one past event is left out, in pairs of futures
- * with common random numbers.  It tells what the model went by, never what caused anything. */
+/* explain.h - what moved a forecast: how a patient's risk changes when one past event is left out, each future weighed
+ * under both histories.  It tells what the model went by, never what caused anything. */
 #ifndef EHR_INFER_EXPLAIN_H
 #define EHR_INFER_EXPLAIN_H
 #include "infer/estimate.h"
@@ -10,7 +10,9 @@ typedef struct {
     int n_index;
     double change, se; /* of the risk: with the event less without it; positive: it raised the risk */
     double lo, hi;     /* 95%, sampling of futures only */
-    double gradient;   /* gradient times input of the same risk; NaN unless asked for */
+    double without;    /* mean risk of the futures that were drawn without it: noisier than the change tells */
+    double gradient;   /* gradient times input of the same risk; NaN unless asked for.  A model that normalises what its
+                          blocks read hardly sees an embedding's length, so it is small, and ranks little */
 } ExplainItem;
 
 typedef struct {
@@ -25,6 +27,7 @@ typedef struct {
 typedef struct {
     RolloutOptions rollout; /* samples, batch, seed, horizon, outcome_bits with n_outcomes = 1 */
     int max_events;         /* 0: all within the model's sequence */
+    const uint8_t *only;    /* (known tokens) 1: this event is looked at; NULL: all */
     int gradient_samples;   /* futures that the gradient is taken along, 0 = no gradient */
 } ExplainOptions;
 

@@ -157,21 +157,42 @@ static void future_wait(Rollout *r, Future *f, double to) {
     f->now = to;
 }
 
-/* Takes the drawn token and the outcome probabilities of its step into account. */
-Status future_advance(Rollout *r, Future *f, int32_t token, const float *p_outcome, Err *err) {
+/* Log probability of token among those that may be drawn. */
+static double log_drawn(const RolloutOptions *o, const Future *f, int32_t token, double logp, const float *p_outcome) {
+    if (o->estimator != ESTIMATOR_REACH) return logp;
+    double suppressed = 0;
+    for (int k = 0; k < o->n_outcomes; k++)
+        if (f->open >> k & 1 && !(o->outcome_bits[token] >> k & 1)) suppressed += (double)p_outcome[k];
+    return logp - log1p(-suppressed);
+}
+
+/* The clock after a gap: as drawn, or as the followed future has it. */
+static double gap_end(const Rollout *r, const Future *f, const RolloutSample *path, int32_t token, double u) {
+    if (!path) return f->now + gap_minutes(r, f, token, u);
+    return f->n < path->n_tokens ? path->token_minutes[f->n] : INFINITY;
+}
+
+Status future_advance(Rollout *r, Future *f, int32_t drawn, float logp, const float *logits, const float *p_outcome, Err *err) {
     const ActiveJob *j = &r->job[f->job];
     const RolloutOptions *o = j->o;
+    const RolloutSample *path = j->job.n_follow ? j->job.follow[f->sample] : NULL;
+    int32_t token = path && drawn >= 0 ? f->n < path->n_tokens ? path->tokens[f->n] : path->last : drawn;
     if (token < 0 || token >= r->v->n)
         return err_set(err, ERR_DEVICE, "patient %llu, sample %d, token %d: the model's logits are not finite, or leave "
                        "nothing to draw: the checkpoint may be damaged", (unsigned long long)j->job.patient.key,
                        f->sample, f->n);
+    if (r->o->weigh_paths) {
+        double lp = token == drawn ? (double)logp : (double)logp + (double)logits[token] - (double)logits[drawn];
+        f->s.log_q += log_drawn(o, f, token, lp, p_outcome);
+    }
     weigh_step(r, f, p_outcome);
     double u = philox_uniform(future_random(r, f), 1);
     int is_gap = token >= r->v->gap_lo && token < r->v->gap_lo + GAP_TOKENS;
     r->stats->tokens++;
-    if (is_gap) future_wait(r, f, f->now + gap_minutes(r, f, token, u));
+    if (is_gap) future_wait(r, f, gap_end(r, f, path, token, u));
     /* The gap that crosses the last horizon is not part of the future. */
     if (f->now > o->horizon_minutes || (o->n_outcomes && !f->open)) {
+        f->s.last = token;
         future_retire(r, f, STOP_HORIZON);
         return OK;
     }
@@ -212,7 +233,7 @@ static Status job_admit(Rollout *r, Err *err) {
     j->used = 1;
     j->id = r->next_job++;
     j->n_started = j->n_done = 0;
-    j->n_wanted = looks ? j->o->first_look : j->o->n_samples;
+    j->n_wanted = j->job.n_follow ? j->job.n_follow : looks ? j->o->first_look : j->o->n_samples;
     j->sample = xcalloc((size_t)j->n_wanted, sizeof *j->sample);
     job_history(j, r->v);
     r->n_jobs++;
@@ -242,7 +263,7 @@ static void job_release(Rollout *r, ActiveJob *j) {
 /* All wanted samples of j are there: it is done, or wants as many again. */
 static Status job_look(Rollout *r, ActiveJob *j, Err *err) {
     int64_t most = j->o->n_samples;
-    if (j->n_wanted < most && !r->cb->enough(r->cb->ctx, j->id, j->sample, j->n_done)) {
+    if (!j->job.n_follow && j->n_wanted < most && !r->cb->enough(r->cb->ctx, j->id, j->sample, j->n_done)) {
         j->n_wanted = (int)(2 * (int64_t)j->n_wanted < most ? 2 * (int64_t)j->n_wanted : most);
         j->sample = xrealloc(j->sample, (size_t)j->n_wanted * sizeof *j->sample);
         r->stats->waiting += j->n_wanted - j->n_started;
@@ -296,7 +317,7 @@ static Status future_start(Rollout *r, int job, Err *err) {
     f->refilled = 0;
     f->length = j->n_window;
     f->open = j->job.watch ? j->job.watch & all : all;
-    f->s = (RolloutSample){0};
+    f->s = (RolloutSample){.last = -1};
     if (o->n_curve) f->s.curve = xcalloc((size_t)o->n_outcomes * (size_t)o->n_curve * 2, sizeof *f->s.curve);
     for (int k = 0; k < o->n_outcomes; k++) {
         f->survive[k] = 1;

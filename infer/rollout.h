@@ -45,12 +45,16 @@ typedef struct {
     int      first_event;          /* 1: a future ends with its first event: the hazard of the next event alone */
     int      mean_clock;           /* 1: a gap lasts its bin's mean, as published elsewhere; biased inside a bin */
     int      keep_paths;           /* 1: samples carry their tokens */
+    int      weigh_paths;          /* 1: samples carry the log probability of their path; temperature 1, no top_k; of the
+                                    * run, not of a job that joins */
     int      exact_window;         /* 1: beyond the context every token sees all the newest that fit, at a prefill each */
     int      no_sharing;           /* 1: every job is prefilled from its first token */
     int      jobs_max;             /* of runs that jobs join: at work at a time, at most */
     double   temperature;
     int      top_k; /* 0 = off */
 } RolloutOptions;
+
+typedef struct RolloutSample RolloutSample;
 
 /* One patient at one index time: everything with minutes <= index is known. */
 typedef struct {
@@ -65,9 +69,12 @@ typedef struct {
     const RolloutOptions *o;       /* of a job that joins: how its futures are drawn (batch, exact_window, no_sharing and
                                     * jobs_max are the run's); lasts until job_done.  NULL: as the run says */
     void       *user;              /* the caller's */
+    const RolloutSample *const *follow; /* (n_follow) futures with paths, of another history of the same patient and index:
+                                         * they are taken again here and draw nothing, for what this history makes of them */
+    int         n_follow;          /* 0: n_samples futures are drawn */
 } RolloutJob;
 
-typedef struct {
+struct RolloutSample {
     StopReason stop;
     int        n_tokens;
     double     minutes;                            /* length of the future */
@@ -79,7 +86,10 @@ typedef struct {
     float     *curve;                              /* (n_outcomes, n_curve, 2) risk and competing so far, when n_curve */
     int32_t   *tokens;                             /* (n_tokens) when keep_paths */
     double    *token_minutes;                      /* (n_tokens) after the index */
-} RolloutSample;
+    int32_t    last;                               /* the gap that crossed the horizon, no part of tokens; -1: none did */
+    double     log_q;                              /* when weigh_paths: log probability of tokens and last; under reach of
+                                                    * the law without the outcome, for a job that watches one */
+};
 
 typedef struct {
     int64_t jobs, samples, tokens; /* generated */

@@ -78,7 +78,8 @@ static Status open_device(Rollout *r, Err *err) {
     size_t b = (size_t)r->batch, V = (size_t)r->v->n, row = (size_t)r->Vp * sizeof(float);
     size_t drawn = aligned(b * sizeof *r->drawn);
     size_t outcomes = r->n_total < 0 ? SAMPLE_OUTCOMES_MAX : (size_t)r->o->n_outcomes;
-    size_t output = drawn + b * outcomes * sizeof *r->p;
+    size_t before = drawn + (r->o->weigh_paths ? aligned(b * sizeof *r->logp) : 0);
+    size_t output = before + b * outcomes * sizeof *r->p;
     r->input_size = input_bytes(r, r->batch);
     r->input = xcalloc(r->input_size, 1);
     r->output = xcalloc(output, 1);
@@ -95,8 +96,10 @@ static Status open_device(Rollout *r, Err *err) {
     if (!ok) return err_set(err, ERR_NOMEM, "%s has no memory for %d futures at a time: use a smaller --batch", device_name(dev), r->batch);
     r->drawn = (int32_t *)(void *)r->output;
     r->d_drawn = (int32_t *)(void *)r->d_output;
-    r->p = (float *)(void *)(r->output + drawn);
-    r->d_p = (float *)(void *)(r->d_output + drawn);
+    r->logp = r->o->weigh_paths ? (float *)(void *)(r->output + drawn) : NULL;
+    r->d_logp = r->o->weigh_paths ? (float *)(void *)(r->d_output + drawn) : NULL;
+    r->p = (float *)(void *)(r->output + before);
+    r->d_p = (float *)(void *)(r->d_output + before);
     r->p_row = xcalloc(b, sizeof *r->p_row);
     r->slot = xcalloc((size_t)r->max_rows, sizeof *r->slot);
     r->group_offset = xcalloc(b + 1, sizeof *r->group_offset);
@@ -159,7 +162,7 @@ void rollout_close(Rollout *r) {
         kv_cache_close(&r->cache);
     }
     void *host[] = {r->input, r->output, r->forbidden, r->forbidden_first, r->window, r->slot, r->group_offset, r->group_shared,
-                    r->root_token, r->p_row, r->order, r->job, r->future};
+                    r->root_token, r->logits, r->p_row, r->order, r->job, r->future};
     for (size_t i = 0; i < sizeof host / sizeof *host; i++) free(host[i]);
 }
 
@@ -191,7 +194,7 @@ static uint32_t suppress_bits(const ActiveJob *j) {
 }
 
 /* The draw for a law that is a function: the kernels' sample() in plain words, one row in double precision. */
-static int32_t draw_host(Rollout *r, const ActiveJob *j, const float *logits, const uint8_t *forbidden, double u) {
+static int32_t draw_host(Rollout *r, const ActiveJob *j, const float *logits, const uint8_t *forbidden, double u, float *logp) {
     int V = r->v->n;
     double max = -INFINITY, all = 0, open = 0, at = 0;
     uint32_t suppress = suppress_bits(j);
@@ -218,6 +221,7 @@ static int32_t draw_host(Rollout *r, const ActiveJob *j, const float *logits, co
         at += p;
     }
     for (int k = 0; k < j->o->n_outcomes; k++) r->p[k] = (float)p_outcome[k];
+    *logp = drawn < 0 ? -INFINITY : (float)(logits[drawn] - max - log(all));
     return drawn;
 }
 
@@ -249,8 +253,17 @@ static void input_upload(Rollout *r) {
 
 /* Ids of n rows, and n_p probabilities of outcomes. */
 static void output_download(Rollout *r, int n, size_t n_p) {
-    size_t bytes = n_p ? aligned((size_t)r->batch * sizeof *r->drawn) + n_p * sizeof *r->p : (size_t)n * sizeof *r->drawn;
+    size_t bytes = (size_t)n * sizeof *r->drawn; /* up to the end of the last array that holds something */
+    if (n_p) bytes = (size_t)((char *)r->p - r->output) + n_p * sizeof *r->p;
+    else if (r->logp) bytes = (size_t)((char *)r->logp - r->output) + (size_t)n * sizeof *r->logp;
     device_download(r->law->model->dev, r->output, r->d_output, bytes);
+}
+
+/* What a followed future's own token would have had. */
+static void logits_download(Rollout *r, const float *logits, int n) {
+    size_t row = (size_t)r->Vp * sizeof *r->logits;
+    if (!r->logits) r->logits = xcalloc((size_t)r->batch, row);
+    device_download(r->law->model->dev, r->logits, logits, (size_t)n * row);
 }
 
 /* ---- prefill ----------------------------------------------------------------------------------------------------- */
@@ -328,7 +341,11 @@ static const uint8_t *first_forbidden(Rollout *r, const ActiveJob *j, const uint
 Status rollout_first_token(Rollout *r, ActiveJob *j, Future *f, Err *err) {
     const uint8_t *on_device, *forbidden = first_forbidden(r, j, &on_device);
     double u = future_uniform(r, f);
-    if (!r->law->model) return future_advance(r, f, draw_host(r, j, j->logits, forbidden, u), r->p, err);
+    float logp;
+    if (!r->law->model) {
+        int32_t drawn = draw_host(r, j, j->logits, forbidden, u, &logp);
+        return future_advance(r, f, drawn, logp, j->logits, r->p, err);
+    }
     Model *m = r->law->model;
     if (!kv_sequence_fork(&r->cache, &f->kv, &j->kv))
         return err_set(err, ERR_NOMEM, "the key-value cache is full: use a smaller --batch");
@@ -338,10 +355,11 @@ Status rollout_first_token(Rollout *r, ActiveJob *j, Future *f, Err *err) {
     input_copy(r, &u, 1, sizeof u, &d_uniform);
     input_copy(r, &suppress, 1, sizeof suppress, &d_suppress);
     input_upload(r);
-    m->k->sample(m->dev, r->d_drawn, NULL, j->o->n_outcomes ? r->d_p : NULL, j->logits, d_uniform, d_suppress, &spec, 1);
+    m->k->sample(m->dev, r->d_drawn, r->d_logp, j->o->n_outcomes ? r->d_p : NULL, j->logits, d_uniform, d_suppress, &spec, 1);
     output_download(r, 1, (size_t)j->o->n_outcomes);
+    if (j->job.n_follow) logits_download(r, j->logits, 1);
     Status s = device_status(r, err);
-    return s ? s : future_advance(r, f, r->drawn[0], r->p, err);
+    return s ? s : future_advance(r, f, r->drawn[0], r->logp ? r->logp[0] : 0, r->logits, r->p, err);
 }
 
 /* ---- one step ---------------------------------------------------------------------------------------------------- */
@@ -381,7 +399,6 @@ static int arrange(Rollout *r, int *n_group) {
 /* Draws for n rows of r->order, a call for those that go together; returns how many probabilities came out. */
 static size_t draw_rows(Rollout *r, const double *d_uniform, const uint32_t *d_suppress, int n) {
     Model *m = r->law->model;
-    const size_t row = (size_t)r->Vp * dtype_size(m->dtype);
     size_t n_p = 0;
     for (int first = 0, end; first < n; first = end) {
         const ActiveJob *j = &r->job[r->future[r->order[first]].job];
@@ -389,9 +406,8 @@ static size_t draw_rows(Rollout *r, const double *d_uniform, const uint32_t *d_s
         SampleSpec spec = sample_spec(r, j, r->d_forbidden);
         for (end = first; end < n && draws_alike(j, &r->job[r->future[r->order[end]].job]); end++)
             r->p_row[end] = r->p + n_p + (size_t)(end - first) * outcomes;
-        m->k->sample(m->dev, r->d_drawn + first, NULL, outcomes ? r->d_p + n_p : NULL,
-                     (const char *)r->d_logits + (size_t)first * row, d_uniform + first, d_suppress + first, &spec,
-                     end - first);
+        m->k->sample(m->dev, r->d_drawn + first, r->d_logp ? r->d_logp + first : NULL, outcomes ? r->d_p + n_p : NULL,
+                     r->d_logits + (size_t)first * (size_t)r->Vp, d_uniform + first, d_suppress + first, &spec, end - first);
         n_p += (size_t)(end - first) * outcomes;
     }
     return n_p;
@@ -444,6 +460,9 @@ static Status decode_live(Rollout *r, int *n_out, Err *err) {
     model_decode(m, r->acts, d_tokens, d_positions, d_slot, &pages, r->cache.layer_stride, n);
     model_logits(m, r->acts, r->d_logits, NULL, n);
     output_download(r, n, draw_rows(r, d_uniform, d_suppress, n));
+    int following = 0;
+    for (int i = 0; i < n; i++) following |= r->job[r->future[r->order[i]].job].job.n_follow;
+    if (following) logits_download(r, r->d_logits, n);
     *n_out = n;
     return device_status(r, err);
 }
@@ -461,7 +480,9 @@ static Status step_host(Rollout *r, Err *err) {
         int n = build_window(r->v, j, f, j->n_history + f->n, window);
         r->law->logits(r->law->ctx, window, n, logits);
         free(window);
-        s = future_advance(r, f, draw_host(r, j, logits, r->forbidden, future_uniform(r, f)), r->p, err);
+        float logp;
+        int32_t drawn = draw_host(r, j, logits, r->forbidden, future_uniform(r, f), &logp);
+        s = future_advance(r, f, drawn, logp, logits, r->p, err);
     }
     free(logits);
     return s;
@@ -474,6 +495,7 @@ Status rollout_step(Rollout *r, Err *err) {
     r->stats->steps++;
     r->stats->decoded += n;
     for (int i = 0; !s && i < n; i++)
-        s = future_advance(r, &r->future[r->order[i]], r->drawn[i], r->p_row[i], err);
+        s = future_advance(r, &r->future[r->order[i]], r->drawn[i], r->logp ? r->logp[i] : 0,
+                           r->logits ? r->logits + (size_t)i * (size_t)r->Vp : NULL, r->p_row[i], err);
     return s;
 }

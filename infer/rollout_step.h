@@ -58,11 +58,13 @@ typedef struct {
     /* What a step reads is packed into one host buffer and uploaded as one; what it writes comes back as one. */
     char     *input, *d_input;
     size_t    input_size, input_used;
-    char     *output, *d_output; /* drawn ids, then outcome probabilities */
+    char     *output, *d_output; /* drawn ids, their log probabilities when asked for, then outcome probabilities */
     int32_t  *drawn, *d_drawn;   /* (batch) */
+    float    *logp, *d_logp;     /* (batch) NULL unless weigh_paths */
     float    *p, *d_p;           /* (rows, n_outcomes of their jobs) */
     float   **p_row;             /* (batch) where a row's begin, in p */
     float    *d_logits;          /* (batch, Vp) */
+    float    *logits;            /* (batch, Vp) on the host, once futures are followed */
     /* Of the vocabulary. */
     uint32_t *d_outcome_bits; /* of o */
     uint8_t  *forbidden, *d_forbidden, *forbidden_first, *d_forbidden_first;
@@ -91,6 +93,8 @@ Status rollout_step(Rollout *r, Err *err);
 
 void   job_samples_free(ActiveJob *j);
 double future_uniform(const Rollout *r, const Future *f);
-Status future_advance(Rollout *r, Future *f, int32_t token, const float *p_outcome, Err *err);
+/* Takes what was drawn, or what the followed future has there, with the outcome probabilities of its step.  logp: log
+ * probability of `drawn`; logits (V) of the step on the host, NULL unless a future is followed. */
+Status future_advance(Rollout *r, Future *f, int32_t drawn, float logp, const float *logits, const float *p_outcome, Err *err);
 
 #endif

@@ -1,5 +1,5 @@
 /* test_explain.c - gradient x input against central differences; leave one out against records written without the
- * event. */
+ * event, and against a law's own change; futures taken again under another history. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -170,7 +170,10 @@ static void test_leaving_out_is_a_record_without_it(void **state) {
         memmove(minutes + at, minutes + at + 1, (size_t)(KNOWN - 1 - at) * sizeof *minutes);
         without.n_known = without.patient.n = KNOWN - 1;
         without.index_minutes = job.index_minutes;
-        assert_true(fabs(x.risk.risk - mean_risk(&s, &without, &o) - x.item[i].change) < 1e-12);
+        const double risk = mean_risk(&s, &without, &o);
+        assert_true(fabs(risk - x.item[i].without) < 1e-12);
+        /* Two estimates of one change from the same futures. */
+        assert_true(fabs(x.risk.risk - risk - x.item[i].change) < 4 * (x.item[i].se + x.risk.mc_se));
         differ += x.item[i].change != 0;
         assert_true(x.item[i].lo <= x.item[i].change && x.item[i].change <= x.item[i].hi &&
                     isfinite(x.item[i].gradient));
@@ -183,10 +186,168 @@ static void test_leaving_out_is_a_record_without_it(void **state) {
     device_close(dev);
 }
 
+/* ---- futures taken again under another history -------------------------------------------------------------------- */
+
+/* A law with a memory: each A seen before makes A, DEATH and the longer gap likelier. */
+static void memory_law(void *ctx, const int32_t *t, int n, float *out) {
+    (void)ctx;
+    int seen = 0;
+    for (int i = 0; i < n; i++) seen += t[i] == EVENT_A;
+    const double more = seen < 4 ? seen : 4;
+    for (int i = 0; i < N_TOKENS; i++) out[i] = -INFINITY;
+    if (t[n - 1] >= GAP && t[n - 1] < DEATH) {
+        out[EVENT_A] = (float)log(.1 + .05 * more);
+        out[DEATH] = (float)log(.03 + .03 * more);
+        out[EVENT_B] = (float)log(.87 - .08 * more);
+    } else {
+        out[GAP + 16] = (float)log(.6 - .1 * more);
+        out[GAP + 17] = (float)log(.4 + .1 * more);
+    }
+}
+
+/* log q of a drawn future, step by step. */
+static double log_q(const RolloutJob *job, const RolloutSample *f, const uint32_t *bits) {
+    int32_t t[256] = {TOKEN_START, SEX, AGE}, n = 3;
+    double sum = 0;
+    for (int64_t i = 0; i < job->n_known; i++) t[n++] = (int32_t)patient_token(&job->patient, i);
+    for (int i = 0; i <= f->n_tokens; i++) {
+        const int32_t next = i < f->n_tokens ? f->tokens[i] : f->last;
+        float logits[N_TOKENS];
+        double outcome = 0;
+        if (next < 0) break;
+        memory_law(NULL, t, n, logits);
+        for (int id = 0; id < N_TOKENS; id++) outcome += bits[id] ? exp(logits[id]) : 0;
+        sum += logits[next] - log(1 - outcome);
+        t[n++] = next;
+    }
+    return sum;
+}
+
+typedef struct {
+    RolloutJob job;
+    RolloutSample sample[64], *following;
+    const RolloutSample *path[64];
+    double own_log_q[64];
+    const uint32_t *bits;
+    int n;
+} Followed;
+
+static Status follow_job(void *ctx, int64_t i, RolloutJob *job, Err *err) {
+    (void)i;
+    (void)err;
+    Followed *f = ctx;
+    *job = f->job;
+    if (!f->following) return OK;
+    job->follow = f->path;
+    job->n_follow = f->n;
+    return OK;
+}
+
+static Status follow_done(void *ctx, int64_t i, const RolloutJob *job, const RolloutSample *s, int n, Err *err) {
+    (void)i;
+    (void)err;
+    Followed *f = ctx;
+    assert_int_equal(n, f->n);
+    for (int k = 0; k < n; k++) {
+        if (!f->following) {
+            f->sample[k] = s[k];
+            f->sample[k].tokens = memcpy(malloc(1024), s[k].tokens, (size_t)s[k].n_tokens * sizeof *s[k].tokens);
+            f->sample[k].token_minutes = memcpy(malloc(1024), s[k].token_minutes, (size_t)s[k].n_tokens * sizeof *s[k].token_minutes);
+            f->own_log_q[k] = f->bits ? log_q(job, &s[k], f->bits) : s[k].log_q;
+            f->path[k] = &f->sample[k];
+            continue;
+        }
+        const RolloutSample *own = &f->sample[k];
+        assert_true(s[k].stop == own->stop && s[k].n_tokens == own->n_tokens && s[k].last == own->last);
+        assert_true(s[k].risk[0] == own->risk[0] && s[k].minutes == own->minutes);
+        assert_true(fabs(s[k].log_q - own->log_q) < 1e-5); /* sums of floats by way of another token's */
+    }
+    return OK;
+}
+
+static void follow_own(const Law *law, const uint32_t *bits, const uint32_t *check) {
+    Vocabulary v = make_vocabulary();
+    RolloutJob job = make_job();
+    RolloutOptions o = options(bits).rollout;
+    o.n_samples = 64;
+    o.keep_paths = o.weigh_paths = 1;
+    job.index_minutes += 40 * 1440; /* a gap is running */
+    Followed f = {.job = job, .bits = check, .n = o.n_samples};
+    if (check) f.job.index_minutes = minutes[KNOWN - 1];
+    RolloutCallbacks cb = {.get_job = follow_job, .job_done = follow_done, .ctx = &f};
+    RolloutStats stats;
+    Err err = {OK, ""};
+    assert_int_equal(rollout_run(law, &v, &o, 1, &cb, &stats, &err), OK);
+    int weighed = 0;
+    for (int k = 0; k < f.n; k++) {
+        weighed += f.sample[k].n_tokens > 2 && f.sample[k].log_q < -0.1;
+        assert_true(fabs(f.sample[k].log_q - f.own_log_q[k]) < 1e-4);
+    }
+    assert_true(weighed > f.n / 2);
+    f.following = f.sample;
+    o.seed = 99; /* whatever the seed: nothing is drawn */
+    assert_int_equal(rollout_run(law, &v, &o, 1, &cb, &stats, &err), OK);
+    for (int k = 0; k < f.n; k++) free(f.sample[k].tokens), free(f.sample[k].token_minutes);
+}
+
+static void test_following_ones_own_future_changes_no_bit(void **state) {
+    (void)state;
+    char why[256];
+    uint32_t bits[N_TOKENS] = {0};
+    bits[DEATH] = 1;
+    Law law = {.logits = memory_law, .seq_len = 1 << 20};
+    follow_own(&law, bits, bits);
+    Device *dev = device_open(DEVICE_CPU, 0, 1, why, sizeof why);
+    Model m = open_model(dev, DTYPE_F32);
+    law = (Law){.model = &m, .seq_len = m.cfg.seq_len};
+    follow_own(&law, bits, NULL);
+    model_close(&m);
+    device_close(dev);
+}
+
+/* The change against risks of many futures that know nothing of each other. */
+static void test_change_is_that_of_the_law(void **state) {
+    (void)state;
+    Session s = {.law = {.logits = memory_law, .seq_len = 1 << 20}};
+    s.dataset.vocabulary = make_vocabulary();
+    uint32_t bits[N_TOKENS] = {0};
+    uint8_t only[KNOWN] = {[AT] = 1, [AT + 2] = 1};
+    bits[DEATH] = 1;
+    RolloutJob job = make_job();
+    ExplainOptions o = options(bits);
+    o.gradient_samples = 0;
+    o.only = only;
+    o.rollout.n_samples = 1000;
+    Explanation x;
+    Err err = {OK, ""};
+    assert_int_equal(explain_run(&s, &job, &o, NULL, &x, &err), OK);
+    assert_int_equal(x.n, 2);
+    assert_true(x.item[1].change == 0 && x.item[1].se == 0); /* a B: the law does not mind */
+    const double change = x.item[0].change, se = x.item[0].se, plain_se = x.risk.mc_se;
+    explain_free(&x);
+    double risk[2], risk_se[2];
+    o.rollout.n_samples = 20000;
+    for (int without = 0; without < 2; without++) {
+        o.rollout.seed = 11 + (uint64_t)without;
+        if (without) tokens[AT] = EVENT_B; /* the law counts As alone */
+        assert_int_equal(explain_run(&s, &job, &(ExplainOptions){.rollout = o.rollout, .only = (uint8_t[KNOWN]){0}}, NULL, &x, &err), OK);
+        risk[without] = x.risk.risk;
+        risk_se[without] = x.risk.mc_se;
+        explain_free(&x);
+    }
+    const double truth = risk[0] - risk[1];
+    assert_true(truth > 0.02);
+    const double z = (change - truth) / sqrt(se * se + risk_se[0] * risk_se[0] + risk_se[1] * risk_se[1]);
+    if (!(fabs(z) < 4)) fail_msg("change %g, truth %g, z %.1f", change, truth, z);
+    assert_true(se < plain_se);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_gradient_against_central_differences),
         cmocka_unit_test(test_leaving_out_is_a_record_without_it),
+        cmocka_unit_test(test_following_ones_own_future_changes_no_bit),
+        cmocka_unit_test(test_change_is_that_of_the_law),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
