@@ -147,7 +147,7 @@ cuda-report: $(CUDA_OBJ)
 # tests/test_cuda_*.c.  Needs the CUDA toolkit's headers, nothing else of it.
 EMU      := $(BUILD)/emulator
 EMU_CXXFLAGS = -std=c++17 -D_GNU_SOURCE -DHAVE_CUDA -I. $(CUDA_CFLAGS) -g -Wall -Wextra $(WERROR) -ffp-contract=off -fno-math-errno \
-               -fno-strict-aliasing -Wno-unknown-pragmas -MMD -MP $(subst -O3,-O2,$(CFLAGS_OPT)) $(CPU_CFLAGS)
+               -fno-strict-aliasing -Wno-unknown-pragmas -Wno-psabi -MMD -MP $(subst -O3,-O2,$(CFLAGS_OPT)) $(CPU_CFLAGS)
 EMU_OBJ  := $(patsubst %.cpp,$(EMU)/%.o,$(filter-out tests/emulator/test_%,$(wildcard tests/emulator/*.cpp))) \
             $(patsubst %.cu,$(EMU)/%.o,$(wildcard kernels/cuda/*.cu))
 # C sources that say HAVE_CUDA are compiled again with it; the other objects serve both builds.

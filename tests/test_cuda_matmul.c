@@ -19,25 +19,41 @@ typedef struct {
     const char *name; /* tile of out, threads, bytes of shared memory: as in matmul_forward.cu and matmul_backward.cu */
     unsigned threads;
     size_t shared;
-    int rows, columns, seen;
+    int rows, columns, seen, resident; /* resident: blocks that stay on a multiprocessor; 0: a block a tile */
 } TileUse;
 
-static TileUse bf16_forward[] = {{"128 x 256", 256, 147456, 128, 256, 0}, {"128 x 128", 128, 65536, 128, 128, 0},
-                                 {"64 x 64", 128, 49152, 64, 64, 0},      {"64 x 32", 128, 49152, 64, 32, 0},
-                                 {"16 x 64", 128, 61440, 16, 64, 0},      {"16 x 16", 32, 32768, 16, 16, 0}};
-static TileUse bf16_dgrad[] = {{"128 x 256", 256, 147456, 128, 256, 0},
-                               {"128 x 128", 128, 65536, 128, 128, 0},
-                               {"64 x 64", 128, 49152, 64, 64, 0}};
-static TileUse bf16_wgrad[] = {{"128 x 256", 256, 147456, 128, 256, 0},
-                               {"128 x 128", 128, 65536, 128, 128, 0},
-                               {"64 x 64", 128, 49152, 64, 64, 0}};
-static TileUse f32_forward[] = {
-    {"128 x 128", 256, 65536, 128, 128, 0}, {"64 x 64", 256, 32768, 64, 64, 0}, {"16 x 32", 128, 36864, 16, 32, 0}};
-static TileUse int8_forward[] = {{"128 x 128", 128, 65536, 128, 128, 0},
-                                 {"64 x 64", 128, 49152, 64, 64, 0},
-                                 {"16 x 64", 128, 61440, 16, 64, 0},
-                                 {"16 x 16", 32, 32768, 16, 16, 0}};
+static TileUse bf16_forward[] = {{"128 x 256", 256, 147456, 128, 256, 0, 0}, {"128 x 128", 128, 65536, 128, 128, 0, 0},
+                                 {"64 x 64", 128, 49152, 64, 64, 0, 0},      {"64 x 32", 128, 49152, 64, 32, 0, 0},
+                                 {"16 x 64", 128, 61440, 16, 64, 0, 0},      {"16 x 16", 32, 32768, 16, 16, 0, 0}};
+static TileUse bf16_dgrad[] = {{"128 x 256", 256, 147456, 128, 256, 0, 0},
+                               {"128 x 128", 128, 65536, 128, 128, 0, 0},
+                               {"64 x 64", 128, 49152, 64, 64, 0, 0}};
+static TileUse bf16_wgrad[] = {{"128 x 256", 256, 147456, 128, 256, 0, 0},
+                               {"128 x 128", 128, 65536, 128, 128, 0, 0},
+                               {"64 x 64", 128, 49152, 64, 64, 0, 0}};
+/* As in matmul_sm90.cu and matmul_sm90_backward.cu. */
+#define HOPPER_BACKWARD                                                                                                \
+    {                                                                                                                  \
+        {"128 x 256", 384, 217152, 128, 256, 0, 1}, {"128 x 128", 384, 217184, 128, 128, 0, 1},                        \
+            {"64 x 64", 160, 92240, 64, 64, 0, 2},                                                                     \
+    }
+static TileUse hopper_forward[] = {{"128 x 256", 384, 217152, 128, 256, 0, 1},
+                                   {"128 x 128", 384, 217184, 128, 128, 0, 1},
+                                   {"64 x 64", 160, 92240, 64, 64, 0, 2},
+                                   {"64 x 16", 160, 108704, 64, 16, 0, 2}};
+static TileUse hopper_dgrad[] = HOPPER_BACKWARD, hopper_wgrad[] = HOPPER_BACKWARD;
+static TileUse f32_forward[] = {{"128 x 128", 256, 65536, 128, 128, 0, 0},
+                                {"64 x 64", 256, 32768, 64, 64, 0, 0},
+                                {"16 x 32", 128, 36864, 16, 32, 0, 0}};
+static TileUse int8_forward[] = {{"128 x 128", 128, 65536, 128, 128, 0, 0},
+                                 {"64 x 64", 128, 49152, 64, 64, 0, 0},
+                                 {"16 x 64", 128, 61440, 16, 64, 0, 0},
+                                 {"16 x 16", 32, 32768, 16, 16, 0, 0}};
 static int splits_seen;
+
+/* Emulated GPUs are of sm_80, or of sm_90 for the tests of Hopper's path; a real one is what it is. */
+static int hopper(void) { return test_emulated() && emu_config()->compute_capability == 90; }
+static int opened_sms; /* of the device that is open */
 
 /* Called after an operation that ends with its product. */
 static void note_tile(TileUse *tiles, int n, int M, int N) {
@@ -48,6 +64,8 @@ static void note_tile(TileUse *tiles, int n, int M, int N) {
     for (int i = 0; i < n; i++) {
         unsigned blocks =
             (unsigned)((M + tiles[i].rows - 1) / tiles[i].rows * ((N + tiles[i].columns - 1) / tiles[i].columns));
+        if (tiles[i].resident && blocks > (unsigned)(tiles[i].resident * opened_sms))
+            blocks = (unsigned)(tiles[i].resident * opened_sms);
         if (threads == tiles[i].threads && shared == tiles[i].shared && grid == blocks) tiles[i].seen++;
     }
 }
@@ -75,13 +93,13 @@ typedef struct {
 
 /* cols and rows that are multiples of 8 take the fast path, others the slow one. */
 static const Shape shapes[] = {
-    {65, 264, 136, 1, 1},  {130, 272, 264, 1, 1}, {121, 248, 248, 1, 1},  {127, 256, 64, 1, 0},  {128, 256, 128, 1, 0},
-    {129, 256, 192, 1, 0}, {256, 512, 256, 1, 0}, {2100, 272, 24, 1, 0},  {130, 144, 104, 2, 1}, {128, 128, 320, 2, 0},
-    {300, 776, 392, 2, 0}, {1, 16, 16, 4, 1},     {16, 136, 72, 4, 1},    {33, 100, 300, 4, 1},  {7, 34, 65, 4, 1},
-    {70, 66, 131, 4, 1},   {3, 2, 8, 4, 1},       {64, 96, 128, 4, 1},    {15, 64, 256, 4, 0},   {63, 128, 64, 4, 0},
-    {65, 64, 128, 4, 0},   {1000, 130, 40, 4, 0}, {257, 258, 259, 4, 0},  {31, 33, 1, 4, 0},     {1, 6, 1, 4, 0},
-    {100, 112, 64, 8, 1},  {17, 80, 192, 8, 0},   {512, 64, 1024, 8, 0},  {1, 72, 40, 16, 1},    {5, 48, 200, 16, 1},
-    {64, 64, 64, 16, 1},   {200, 136, 96, 16, 1}, {64, 1536, 512, 16, 0},
+    {65, 264, 136, 1, 1},  {130, 272, 264, 1, 1}, {121, 248, 248, 1, 1}, {127, 256, 64, 1, 0},   {128, 256, 128, 1, 0},
+    {129, 256, 192, 1, 0}, {256, 512, 256, 1, 0}, {2100, 272, 24, 1, 0}, {130, 144, 104, 2, 1},  {128, 128, 320, 2, 0},
+    {300, 776, 392, 2, 0}, {1, 16, 16, 4, 1},     {16, 136, 72, 4, 1},   {33, 100, 300, 4, 1},   {7, 34, 65, 4, 1},
+    {70, 66, 131, 4, 1},   {3, 2, 8, 4, 1},       {64, 96, 128, 4, 1},   {15, 64, 256, 4, 0},    {63, 128, 64, 4, 0},
+    {65, 64, 128, 4, 0},   {1000, 130, 40, 4, 0}, {257, 258, 259, 4, 0}, {31, 33, 1, 4, 0},      {1, 6, 1, 4, 0},
+    {100, 112, 64, 8, 1},  {17, 80, 192, 8, 0},   {512, 64, 1024, 8, 0}, {1, 72, 40, 16, 1},     {5, 48, 200, 16, 1},
+    {64, 64, 64, 16, 1},   {200, 136, 96, 16, 1}, {2100, 16, 24, 16, 1}, {64, 1536, 512, 16, 0},
 };
 #define FOR_SHAPES(s)                                                                                                  \
     for (const Shape *s = shapes; s < shapes + sizeof shapes / sizeof *shapes; s++)                                    \
@@ -91,7 +109,6 @@ static const KernelLimits limits = {.N = 2200, .C = 1024, .F = 768, .Vp = 64, .H
 
 /* The device is kept while tests want the same: shapes are listed by the number of multiprocessors. */
 static CudaTest opened;
-static int opened_sms;
 
 static void close_opened(void) {
     if (opened_sms) cuda_test_close(&opened);
@@ -129,7 +146,7 @@ static void forward_shape(DType dtype, const Shape *s) {
         Weight weight = tensor_weight(&w, side_, s->rows, s->cols);
         t.ops[side_]->matmul_forward(t.dev[side_], side(&out, side_), side(&inp, side_), &weight, s->N);
         if (side_ == FAST && dtype == DTYPE_BF16 && s->rows % 8 == 0 && s->cols % 8 == 0)
-            NOTE(bf16_forward, s->N, s->rows);
+            hopper() ? NOTE(hopper_forward, s->N, s->rows) : NOTE(bf16_forward, s->N, s->rows);
         if (side_ == FAST && dtype == DTYPE_F32 && s->rows % 4 == 0 && s->cols % 4 == 0)
             NOTE(f32_forward, s->N, s->rows);
         t.ops[side_]->logits_forward(t.dev[side_], side(&logits, side_), side(&inp, side_), &weight, s->N);
@@ -203,13 +220,13 @@ static void backward_shape(DType dtype, const Shape *s) {
         const KernelOps *k = t.ops[side_];
         k->matmul_dgrad(t.dev[side_], side(&dinp, side_), side(&dout, side_), &weight, s->N);
         if (side_ == FAST && dtype == DTYPE_BF16 && s->rows % 8 == 0 && s->cols % 8 == 0)
-            NOTE(bf16_dgrad, s->N, s->cols);
+            hopper() ? NOTE(hopper_dgrad, s->N, s->cols) : NOTE(bf16_dgrad, s->N, s->cols);
         for (int twice = 0; twice < 2; twice++) /* micro-batches add up */
             k->matmul_wgrad(t.dev[side_], side(&dweight, side_), side(&dout, side_), side(&inp, side_), s->N, s->rows,
                             s->cols);
         if (side_ == FAST && last_was_split_sum()) splits_seen++;
         else if (side_ == FAST && dtype == DTYPE_BF16 && s->rows % 8 == 0 && s->cols % 8 == 0)
-            NOTE(bf16_wgrad, s->rows, s->cols);
+            hopper() ? NOTE(hopper_wgrad, s->rows, s->cols) : NOTE(bf16_wgrad, s->rows, s->cols);
     }
     cuda_test_sync(&t);
     tensor_check_stored(&t, &dinp, at("matmul_dgrad", s));
@@ -317,25 +334,29 @@ static float *gradient_bits(CudaTest *t, const Shape *s, size_t *count) {
     return all;
 }
 
+static void runs_agree(DType dtype) {
+    static const Shape picks[] = {{150, 136, 136, 1, 1}, {300, 72, 40, 16, 1}, {40, 33, 65, 4, 1}};
+    for (int i = 0; i < 3; i++) {
+        CudaTest t = open_for(dtype, picks[i].sms);
+        size_t count;
+        float *want = NULL, *got;
+        FOR_SCHEDULES(k) {
+            for (int run = 0; run < 2; run++) {
+                got = gradient_bits(&t, &picks[i], &count);
+                if (want) assert_same_bits(got, want, count, "another run");
+                if (want) free(got);
+                else want = got;
+            }
+        }
+        if (emu_set_schedule) emu_set_schedule(0, 1);
+        free(want);
+    }
+}
+
 static void test_runs_agree(void **state) {
     (void)state;
-    static const Shape picks[] = {{150, 136, 136, 1, 1}, {300, 72, 40, 16, 1}, {40, 33, 65, 4, 1}};
-    for (int d = 0; d < 2; d++)
-        for (int i = 0; i < 3; i++) {
-            CudaTest t = open_for(d ? DTYPE_F32 : DTYPE_BF16, picks[i].sms);
-            size_t count;
-            float *want = NULL, *got;
-            FOR_SCHEDULES(k) {
-                for (int run = 0; run < 2; run++) {
-                    got = gradient_bits(&t, &picks[i], &count);
-                    if (want) assert_same_bits(got, want, count, "another run");
-                    if (want) free(got);
-                    else want = got;
-                }
-            }
-            if (emu_set_schedule) emu_set_schedule(0, 1);
-            free(want);
-        }
+    runs_agree(DTYPE_BF16);
+    runs_agree(DTYPE_F32);
 }
 
 /* ---- int8 -------------------------------------------------------------------------------------------------------- */
@@ -548,6 +569,63 @@ static void test_prepared_is_the_weight(void **state) {
     tensor_free(&t, &w);
 }
 
+/* ---- the same on Hopper ------------------------------------------------------------------------------------------ */
+
+static int hopper_begin(void **state) {
+    (void)state;
+    close_opened();
+    if (test_emulated()) emu_config()->compute_capability = 90;
+    splits_seen = 0;
+    return 0;
+}
+
+static int hopper_end(void **state) {
+    (void)state;
+    close_opened();
+    if (test_emulated()) emu_config()->compute_capability = 80;
+    return 0;
+}
+
+/* A real GPU has taken its own path in the tests above. */
+#define HOPPER_ONLY_EMULATED                                                                                           \
+    do {                                                                                                               \
+        (void)state;                                                                                                   \
+        if (!test_emulated()) skip();                                                                                  \
+    } while (0)
+
+static void test_hopper_forward(void **state) {
+    HOPPER_ONLY_EMULATED;
+    FOR_SHAPES(s) forward_shape(DTYPE_BF16, s);
+    FOR_SHAPES(s) swiglu_shape(DTYPE_BF16, s);
+    REQUIRE(hopper_forward, "matmul_forward on Hopper");
+}
+
+static void test_hopper_backward(void **state) {
+    HOPPER_ONLY_EMULATED;
+    FOR_SHAPES(s) backward_shape(DTYPE_BF16, s);
+    REQUIRE(hopper_dgrad, "matmul_dgrad on Hopper");
+    REQUIRE(hopper_wgrad, "matmul_wgrad on Hopper");
+    if (!splits_seen) fail_msg("matmul_wgrad on Hopper: no shape of this test was split");
+}
+
+static void test_hopper_rows_have_one_result(void **state) {
+    HOPPER_ONLY_EMULATED;
+    invariance(DTYPE_BF16, 0, test_long() ? 1000 : 140, test_long() ? 512 : 272, 192);
+}
+
+static void test_hopper_runs_agree(void **state) {
+    HOPPER_ONLY_EMULATED;
+    runs_agree(DTYPE_BF16);
+}
+
+static void test_hopper_classifier(void **state) {
+    HOPPER_ONLY_EMULATED;
+    static const Head head = {40, 131, 192, 40, 16};
+    classifier_shape(DTYPE_BF16, &head);
+}
+
+#define hopper_test(test) cmocka_unit_test_setup_teardown(test, hopper_begin, hopper_end)
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_forward_bf16),
@@ -561,6 +639,11 @@ int main(void) {
         cmocka_unit_test(test_classifier),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_prepared_is_the_weight),
+        hopper_test(test_hopper_forward),
+        hopper_test(test_hopper_backward),
+        hopper_test(test_hopper_rows_have_one_result),
+        hopper_test(test_hopper_runs_agree),
+        hopper_test(test_hopper_classifier),
     };
     return cmocka_run_group_tests(tests, NULL, close_after);
 }

@@ -9,6 +9,7 @@
 #ifndef EHR_KERNELS_CUDA_CUDA_CUH
 #define EHR_KERNELS_CUDA_CUDA_CUH
 #include "kernels/backend.h"
+#include <cuda.h>
 #ifdef __CUDACC__
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
@@ -32,6 +33,9 @@ typedef __nv_bfloat16 bf16;
 cudaStream_t cuda_compute_stream(const Device *dev);
 int          cuda_sm_count(const Device *dev);
 int          cuda_compute_capability(const Device *dev); /* 80, 90, ... */
+/* The driver's cuTensorMapEncodeTiled on Hopper; NULL elsewhere. */
+typedef decltype(&cuTensorMapEncodeTiled) TensorMapEncode;
+TensorMapEncode cuda_tensor_map_encode(const Device *dev);
 /* Shared memory of a multiprocessor, by compute capability; one block may have 1 KiB less. */
 static inline int shared_per_sm(int capability) {
     return capability == 80 || capability == 87   ? 164 << 10

@@ -24,6 +24,7 @@ struct CudaState {
     unsigned     next_slot;
     const char  *last_op; /* the last operation whose kernel was queued */
     Cublas      *cublas;
+    TensorMapEncode tensor_map_encode; /* NULL: not a Hopper GPU, or a driver that does not know it */
     /* Kernels that were granted dynamic shared memory, and how much. */
     pthread_mutex_t lock;
     const void     *kernel[LARGE_SHARED_KERNELS];
@@ -321,6 +322,16 @@ cudaError_t state_fill(CudaState *s) {
     return rc;
 }
 
+/* The driver's function, without linking to the driver. */
+TensorMapEncode driver_tensor_map_encode() {
+    void                           *function = NULL;
+    cudaDriverEntryPointQueryResult found;
+    cudaError_t rc = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found);
+    if (rc == cudaSuccess && found == cudaDriverEntryPointSuccess) return (TensorMapEncode)function;
+    cudaGetLastError();
+    return NULL;
+}
+
 /* Why no GPU can be opened, and what to do; 0 = some can. */
 int devices_missing(int *count, char *msg, size_t msg_size) {
     int         driver = 0, runtime = 0;
@@ -391,6 +402,7 @@ int device_open_cuda(Device *dev, int index, char *msg, size_t msg_size) {
     s->peak_bf16 = peak_bf16_of(card.name);
     s->peak_f32 = peak_f32_of(index, s->sm_count, capability);
     rc = state_fill(s);
+    if (rc == cudaSuccess && capability == 90) s->tensor_map_encode = driver_tensor_map_encode();
     if (rc != cudaSuccess) {
         state_close(s);
         snprintf(msg, msg_size, "opening GPU %d (%s): %s; see who uses it with `nvidia-smi`, or use --device cpu", index,
@@ -410,6 +422,7 @@ int device_open_cuda(Device *dev, int index, char *msg, size_t msg_size) {
 /* ---- for the kernels ------------------------------------------------------------------------------------------------ */
 
 Cublas      *cuda_cublas(const Device *dev) { return state_of(dev)->cublas; }
+TensorMapEncode cuda_tensor_map_encode(const Device *dev) { return state_of(dev)->tensor_map_encode; }
 cudaStream_t cuda_compute_stream(const Device *dev) { return state_of(dev)->stream[STREAM_COMPUTE]; }
 int          cuda_sm_count(const Device *dev) { return state_of(dev)->sm_count; }
 int          cuda_compute_capability(const Device *dev) { return state_of(dev)->capability; }

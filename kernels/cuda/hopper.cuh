@@ -37,7 +37,6 @@ static __device__ __forceinline__ uint64_t wgmma_advance(uint64_t descriptor, in
 }
 
 #ifdef __CUDACC__
-#if HOPPER_BODY
 
 /* ---- mbarriers --------------------------------------------------------------------------------------------------- */
 
@@ -193,7 +192,6 @@ WGMMA_FORMS(128)
 WGMMA_FORMS(64)
 WGMMA_FORMS(16)
 
-#endif
 #endif
 
 #endif

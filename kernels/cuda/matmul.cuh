@@ -95,6 +95,42 @@ static inline TileChoice tile_choose(const TileShape *tiles, int n_tiles, MathRa
 
 enum { SPLITS_MAX = 16 };
 
+/* A tile of the Hopper kernel (matmul_sm90.cuh), which stays on its multiprocessor and makes one tile after another. */
+struct HopperShape {
+    int m, n, resident, shared, stages;
+};
+
+/* As tile_clocks(), in steps of 64 of k.  Assumed of an H100 or H200 multiprocessor, and to be measured:
+ *   - 2048 bf16 multiply-adds a clock; a wgmma of 16 columns takes as long as one of 32;
+ *   - 36 bytes a clock from L2 when all ask at once; of a tile's lines those that are in the matrix;
+ *   - 1000 clocks from asking the copy engine to the last byte, in which a block has `stages` steps under way.
+ * What ends a tile (1500 clocks and its stores) is hidden by nobody but other resident blocks. */
+static inline int64_t hopper_clocks(const HopperShape *t, int M, int N, int K, int splits, int sm_count) {
+    int64_t tiles = (int64_t)ceil_div(M, t->m) * ceil_div(N, t->n) * splits;
+    int64_t per_sm = (tiles + sm_count - 1) / sm_count, rounds = (per_sm + t->resident - 1) / t->resident;
+    int64_t steps = ceil_div(ceil_div(K, 64), splits), lines = (M < t->m ? M : t->m) + (N < t->n ? N : t->n);
+    int64_t math = t->m * (t->n < 32 ? 32 : t->n) / 32, feed = lines * 128 / 36;
+    int64_t step = per_sm * (math > feed ? math : feed), latency = rounds * 1000 / t->stages;
+    return (step > latency ? step : latency) * steps + rounds * (1500 + t->m * t->n / 16) + 1000;
+}
+
+/* The cheapest by hopper_clocks(), the first of equals: a pure function of the shape and the card, as tile_choose(). */
+static inline TileChoice hopper_choose(const HopperShape *tiles, int n_tiles, int M, int N, int K, int max_splits,
+                                       int sm_count) {
+    TileChoice best = {0, 1};
+    int64_t least = INT64_MAX;
+    for (int i = 0; i < n_tiles; i++) {
+        int64_t area = (int64_t)ceil_div(M, tiles[i].m) * ceil_div(N, tiles[i].n);
+        for (int s = 1; s <= max_splits; s++) {
+            if (s > 1 && (area * s > 2 * sm_count || ceil_div(K, s) < 64)) break;
+            int64_t clocks = hopper_clocks(&tiles[i], M, N, K, s, sm_count);
+            if (s > 1) clocks += 2000 + (2 * s + 1) * 4ll * M * N / (36 * sm_count);
+            if (clocks < least) least = clocks, best = {i, s};
+        }
+    }
+    return best;
+}
+
 /* Enough for the partial sums of any split that tile_choose() makes. */
 static inline size_t split_scratch_bytes(int sm_count) { return sizeof(float) * 2 * 128 * 256 * (size_t)sm_count; }
 
@@ -109,6 +145,14 @@ template <typename T> void product_forward(Device *dev, const char *op, Product 
 template <typename T> void product_dgrad(Device *dev, const char *op, Product p);
 /* scratch: product_scratch_bytes() */
 template <typename T> void product_wgrad(Device *dev, const char *op, Product p, void *scratch);
+/* The same on compute capability 9.0 in bf16, whatever the number of rows: a row's bits never come from two kinds of
+ * tensor-core instruction.  0 = not for this path, nothing was done: another card, or lines that are not aligned. */
+int sm90_forward(Device *dev, const char *op, Product p);
+int sm90_dgrad(Device *dev, const char *op, Product p);
+int sm90_wgrad(Device *dev, const char *op, Product p, void *scratch);
+static inline int sm90_takes(const Device *dev, const Product *p) {
+    return cuda_compute_capability(dev) == 90 && cuda_tensor_map_encode(dev) && lines_aligned(p, sizeof(bf16));
+}
 /* Operands int8, both lines along k and a multiple of 16 apart; T is the results' dtype. */
 template <typename T> void product_int8(Device *dev, const char *op, Product p);
 

@@ -25,6 +25,7 @@ template <bool A_ALONG_K, bool ALIGNED> void launch(Device *dev, const char *op,
 } // namespace
 
 template <> void product_dgrad<bf16>(Device *dev, const char *op, Product p) {
+    if (sm90_dgrad(dev, op, p)) return;
     p.split_k = p.K;
     if (!lines_aligned(&p, sizeof(bf16))) {
         launch<true, false>(dev, op, p, 0);
@@ -37,6 +38,7 @@ template <> void product_dgrad<bf16>(Device *dev, const char *op, Product p) {
 
 /* A weight has few tiles and a batch many rows: the rows may be split. */
 template <> void product_wgrad<bf16>(Device *dev, const char *op, Product p, void *scratch) {
+    if (sm90_wgrad(dev, op, p, scratch)) return;
     bool aligned = lines_aligned(&p, sizeof(bf16));
     TileChoice c = tile_choose(aligned ? shapes : shapes + 2, aligned ? 3 : 1, RATE_TENSOR, p.M, p.N, 2 * p.K,
                                SPLITS_MAX, cuda_sm_count(dev), cuda_compute_capability(dev));

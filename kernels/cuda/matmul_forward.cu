@@ -24,6 +24,7 @@ template <class Tile, bool ALIGNED> void forward_launch(Device *dev, const char 
 } // namespace
 
 template <> void product_forward<bf16>(Device *dev, const char *op, Product p) {
+    if (sm90_forward(dev, op, p)) return;
     p.split_k = p.K;
     if (!lines_aligned(&p, sizeof(bf16))) { /* correct, not fast */
         forward_launch<Small, false>(dev, op, p);

@@ -225,6 +225,13 @@ training() { # training PRESET ROWS STEPS FLAGS...: what ehr-train would do
 operations() {
     timed "operations" 240 "$out/ops.log" "$ops" --csv "$out/ops.csv" ${small:+--quick --presets nano}
     cat "$out/ops.log"
+    # Products of all presets and shapes beside cuBLASLt; shapes may hold commas, so from the end of a line.
+    awk -F, '$2 ~ /^matmul/ && $NF > 0 && $(NF - 5) > 0 {
+            x = $NF / $(NF - 5); sum += log(x); n++
+            if (!least || x < least) { least = x; where = $1 " " $2 }
+        }
+        END { if (n) printf "products: %.2f x cuBLASLt (geometric mean of %d), least %.2f (%s)\n", exp(sum / n), n, least, where }' \
+        "$out/ops.csv"
 }
 bench() {
     operations

@@ -1,0 +1,222 @@
+/* matmul_sm90.cuh - the tensor-core kernel of Hopper (sm_90a): blocks that stay and make tile after tile of out.
+ *
+ * One warp, the producer, has the copy engine fill a ring of STAGES stages in shared memory, each 64 elements of k
+ * deep. One or two warpgroups, the consumers, own 64 x N of the tile each: they wait for a stage, have wgmma multiply
+ * it from where it lies, and give the stage before it back while the tensor cores work.  The producer runs ahead into
+ * the next tile while consumers still store the last one, and the consumers may be some stages apart, so that one
+ * stores while the other multiplies.  The producer's warpgroup gives its registers to the consumers.
+ *
+ * 128 x 256 asks 48 KiB of L2 for 1024 clocks of arithmetic, the least of any tile whose sums fit in registers.  A
+ * stage holds boxes of rows of 128 bytes in the copy engine's swizzle: lines along k 64 elements of each, otherwise 64
+ * of the lines' elements for each of 64 k. */
+#ifndef EHR_KERNELS_CUDA_MATMUL_SM90_CUH
+#define EHR_KERNELS_CUDA_MATMUL_SM90_CUH
+#include "kernels/cuda/hopper.cuh"
+#include "kernels/cuda/matmul_end.cuh"
+
+enum { HOPPER_DEPTH = 64, HOPPER_BOX = 8192 /* bytes of 64 lines of 64 elements */ };
+
+/* Which endings a form of product has, as bits. */
+enum {
+    FORWARD_ENDINGS = 1 << END_STORE | 1 << END_FLOAT | 1 << END_ADD | 1 << END_SWIGLU,
+    DGRAD_ENDINGS = 1 << END_STORE,
+    WGRAD_ENDINGS = 1 << END_FLOAT | 1 << END_ACCUMULATE,
+};
+static __host__ __device__ constexpr bool knows(int endings, Ending e) { return endings >> e & 1; }
+
+template <int M_, int N_, int STAGES_, int RESIDENT_> struct HopperTile {
+    static constexpr int M = M_, N = N_, STAGES = STAGES_, RESIDENT = RESIDENT_, CONSUMERS = M / 64;
+    /* A whole warpgroup produces where registers have to change hands; otherwise one warp does. */
+    static constexpr bool REGISTERS_MOVE = CONSUMERS == 2;
+    static constexpr int THREADS = CONSUMERS * WARPGROUP + (REGISTERS_MOVE ? WARPGROUP : 32);
+    static constexpr int A_BYTES = M * 128, STAGE_BYTES = A_BYTES + N * 128;
+    static constexpr int WIDTH = N < 32 ? N : 32, PAIR_WIDTH = N < 64 ? N : 64; /* columns that leave at a time */
+    static constexpr int SLAB_BYTES = 16 * (WIDTH + 8) * 4, SLABS = STAGES * STAGE_BYTES;
+    static constexpr int BARRIERS = SLABS + CONSUMERS * 4 * SLAB_BYTES, SHARED = BARRIERS + 2 * STAGES * 8;
+    static_assert(SLAB_BYTES >= 16 * (PAIR_WIDTH + 8) * 2, "bf16 leaves in wider parts than float");
+    static constexpr HopperShape shape() { return {M, N, RESIDENT, SHARED, STAGES}; }
+};
+
+/* ---- the order of tiles ------------------------------------------------------------------------------------------ */
+
+/* Tiles are numbered down strips 16 tiles high: those under way together cover about a square of out, and read few
+ * distinct lines of a and b.  Splits of k come one after another. */
+struct HopperPlace {
+    int m0, n0, k_begin, steps, split;
+};
+template <class Tile> static __device__ __forceinline__ HopperPlace hopper_place(const Product &p, int tile) {
+    const int tiles_m = (p.M + Tile::M - 1) / Tile::M, tiles_n = (p.N + Tile::N - 1) / Tile::N,
+              area = tiles_m * tiles_n;
+    const int split = tile / area, rest = tile - split * area, strip = rest / (16 * tiles_n);
+    const int first = strip * 16, height = min(16, tiles_m - first), in_strip = rest - first * tiles_n;
+    const int k_begin = split * p.split_k, k_end = min(p.K, k_begin + p.split_k);
+    return {(first + in_strip % height) * Tile::M, in_strip / height * Tile::N, k_begin,
+            (k_end - k_begin + HOPPER_DEPTH - 1) / HOPPER_DEPTH, split};
+}
+
+/* ---- producer ---------------------------------------------------------------------------------------------------- */
+
+/* One operand's part of a stage: LINES lines from `first` on, or the SwiGLU pair's gates and ups. */
+template <bool ALONG_K, int LINES, bool PAIRED>
+static __device__ __forceinline__ void stage_load(char *to, const CUtensorMap *map, int first, int second, int k,
+                                                  uint64_t *full) {
+    if (!ALONG_K) {
+#pragma unroll
+        for (int i = 0; i < LINES / 64; i++) tma_load_2d(to + i * HOPPER_BOX, map, first + 64 * i, k, full);
+    } else {
+        tma_load_2d(to, map, k, first, full);
+        if (PAIRED) tma_load_2d(to + LINES / 2 * 128, map, k, second, full);
+    }
+}
+
+template <class Tile, bool A_ALONG_K, bool B_ALONG_K>
+static __device__ __forceinline__ void produce(const Product &p, const CUtensorMap *a, const CUtensorMap *b,
+                                               char *stages, uint64_t *full, uint64_t *empty, int tiles) {
+    int stage = 0, parity = 1; /* of the first round: nobody waits for a stage that was never used */
+    for (int tile = (int)blockIdx.x; tile < tiles; tile += (int)gridDim.x) {
+        const HopperPlace at = hopper_place<Tile>(p, tile);
+        /* b's lines in two halves: SwiGLU's gates, then their ups, so that a thread has both. */
+        const int lines = p.ending == END_SWIGLU ? at.n0 / 2 : at.n0;
+        const int second = p.ending == END_SWIGLU ? p.N / 2 + lines : lines + Tile::N / 2;
+        for (int i = 0; i < at.steps; i++) {
+            char *to = stages + stage * Tile::STAGE_BYTES;
+            const int k = at.k_begin + i * HOPPER_DEPTH;
+            mbarrier_wait(empty + stage, parity);
+            mbarrier_expect(full + stage, Tile::STAGE_BYTES);
+            stage_load<A_ALONG_K, Tile::M, false>(to, a, at.m0, 0, k, full + stage);
+            stage_load<B_ALONG_K, Tile::N, true>(to + Tile::A_BYTES, b, lines, second, k, full + stage);
+            if (++stage == Tile::STAGES) stage = 0, parity ^= 1;
+        }
+    }
+}
+
+/* ---- consumers --------------------------------------------------------------------------------------------------- */
+
+/* A warp's 16 rows of the tile.  A kernel knows the endings of its form only: each costs registers in all. */
+template <class Tile, int ENDINGS>
+static __device__ __forceinline__ void tile_end(const Product &p, void *out, char *slab, const float (*sum)[4], int row,
+                                                int column) {
+    constexpr int N = Tile::N, W = Tile::WIDTH, PAIR = Tile::PAIR_WIDTH, AHEAD = N / W < 2 ? 1 : 2;
+    if (knows(ENDINGS, END_SWIGLU) && p.ending == END_SWIGLU) {
+#pragma unroll
+        for (int i = 0; i < N / PAIR; i++) {
+            float turns[PAIR / 8][4];
+#pragma unroll
+            for (int j = 0; j < PAIR / 16; j++)
+#pragma unroll
+                for (int e = 0; e < 4; e++) {
+                    turns[2 * j][e] = sum[i * PAIR / 16 + j][e];
+                    turns[2 * j + 1][e] = sum[N / 16 + i * PAIR / 16 + j][e];
+                }
+            rows_swiglu<bf16, PAIR>(p, out, slab, turns, row, column + PAIR * i);
+        }
+    } else if (knows(ENDINGS, END_STORE) && p.ending == END_STORE) {
+#pragma unroll
+        for (int i = 0; i < N / PAIR; i++)
+            rows_store<bf16, PAIR>(p, out, slab, sum + PAIR / 8 * i, row, column + PAIR * i);
+    } else if (knows(ENDINGS, END_ADD) && p.ending == END_ADD) {
+        rows_add<bf16, W, N / W, AHEAD>(p, out, p.residual, slab, sum, row, column);
+    } else if (knows(ENDINGS, END_ACCUMULATE) && p.ending == END_ACCUMULATE) {
+        rows_add<float, W, N / W, AHEAD>(p, out, out, slab, sum, row, column);
+    } else if (knows(ENDINGS, END_FLOAT)) {
+#pragma unroll
+        for (int i = 0; i < N / W; i++) rows_store<float, W>(p, out, slab, sum + W / 8 * i, row, column + W * i);
+    }
+}
+
+template <class Tile, bool A_ALONG_K, bool B_ALONG_K, int ENDINGS>
+static __device__ __forceinline__ void consume(const Product &p, char *stages, char *slab, uint64_t *full,
+                                               uint64_t *empty, int tiles) {
+    const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32, consumer = warp / 4;
+    const uint64_t a0 = wgmma_descriptor(stages + consumer * HOPPER_BOX, 16, 1024);
+    const uint64_t b0 = wgmma_descriptor(stages + Tile::A_BYTES, B_ALONG_K ? 16 : HOPPER_BOX, 1024);
+    int stage = 0, parity = 0;
+    for (int tile = (int)blockIdx.x; tile < tiles; tile += (int)gridDim.x) {
+        const HopperPlace at = hopper_place<Tile>(p, tile);
+        float sum[Tile::N / 8][4];
+        int before = 0;
+        for (int i = 0; i < at.steps; i++) {
+            const uint64_t a = wgmma_advance(a0, stage * Tile::STAGE_BYTES);
+            const uint64_t b = wgmma_advance(b0, stage * Tile::STAGE_BYTES);
+            mbarrier_wait(full + stage, parity);
+            wgmma_fence();
+#pragma unroll
+            for (int k = 0; k < HOPPER_DEPTH / 16; k++)
+                wgmma<Tile::N, A_ALONG_K, B_ALONG_K>(sum, wgmma_advance(a, k * (A_ALONG_K ? 32 : 2048)),
+                                                     wgmma_advance(b, k * (B_ALONG_K ? 32 : 2048)), i + k);
+            wgmma_commit();
+            wgmma_wait<1>(); /* for the stage before */
+            if (i && lane == 0) mbarrier_arrive(empty + before);
+            before = stage;
+            if (++stage == Tile::STAGES) stage = 0, parity ^= 1;
+        }
+        wgmma_wait<0>();
+        if (lane == 0) mbarrier_arrive(empty + before);
+        void *out = (char *)p.out + at.split * p.split_elements * (int64_t)sizeof(float);
+        tile_end<Tile, ENDINGS>(p, out, slab, sum, at.m0 + warp * 16, at.n0);
+    }
+}
+
+template <class Tile, bool A_ALONG_K, bool B_ALONG_K, int ENDINGS>
+__global__ void __launch_bounds__(Tile::THREADS, Tile::RESIDENT)
+    hopper_matmul_kernel(const __grid_constant__ CUtensorMap a, const __grid_constant__ CUtensorMap b, const Product p,
+                         int tiles) {
+#if HOPPER_BODY
+    DYNAMIC_SHARED(char, shared);
+    uint64_t *full = (uint64_t *)(shared + Tile::BARRIERS), *empty = full + Tile::STAGES;
+    const int warp = (int)threadIdx.x / 32;
+    if (threadIdx.x == 0) {
+        tma_prefetch(&a);
+        tma_prefetch(&b);
+        for (int s = 0; s < Tile::STAGES; s++) {
+            mbarrier_init(full + s, 1);
+            mbarrier_init(empty + s, Tile::CONSUMERS * 4); /* warps */
+        }
+        mbarrier_published();
+    }
+    __syncthreads();
+    if (warp >= Tile::CONSUMERS * 4) {
+        if constexpr (Tile::REGISTERS_MOVE) registers_release<40>();
+        if (threadIdx.x == Tile::CONSUMERS * WARPGROUP)
+            produce<Tile, A_ALONG_K, B_ALONG_K>(p, &a, &b, shared, full, empty, tiles);
+    } else {
+        if constexpr (Tile::REGISTERS_MOVE) registers_take<232>();
+        consume<Tile, A_ALONG_K, B_ALONG_K, ENDINGS>(p, shared, shared + Tile::SLABS + warp * Tile::SLAB_BYTES, full,
+                                                     empty, tiles);
+    }
+#else
+    (void)tiles;
+#endif
+}
+
+/* ---- launching --------------------------------------------------------------------------------------------------- */
+
+/* An operand of `lines` by K elements, in boxes of box_lines lines and 64 elements of k, or 64 and 64.  1 = encoded. */
+static inline int operand_map(Device *dev, const char *op, CUtensorMap *map, const void *base, int along_k, int lines,
+                              int K, int stride, int box_lines) {
+    const cuuint64_t size[] = {(cuuint64_t)(along_k ? K : lines), (cuuint64_t)(along_k ? lines : K)};
+    const cuuint64_t bytes[] = {(cuuint64_t)stride * sizeof(bf16)};
+    const cuuint32_t box[] = {64, (cuuint32_t)(along_k ? box_lines : HOPPER_DEPTH)}, step[] = {1, 1};
+    const TensorMapEncode encode = cuda_tensor_map_encode(dev);
+    if (encode && encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)base, size, bytes, box, step,
+                         CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                         CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS)
+        return 1;
+    device_fail(dev, op, "the driver refuses a tensor map of an operand");
+    return 0;
+}
+
+template <class Tile, bool A_ALONG_K, bool B_ALONG_K, int ENDINGS>
+static void hopper_launch(Device *dev, const char *op, const Product &p) {
+    static_assert(B_ALONG_K || Tile::N % 64 == 0, "lines that do not run along k come in 64s");
+    CUtensorMap a, b;
+    if (!operand_map(dev, op, &a, p.a, A_ALONG_K, p.M, p.K, p.a_stride, Tile::M) ||
+        !operand_map(dev, op, &b, p.b, B_ALONG_K, p.N, p.K, p.b_stride, Tile::N / 2))
+        return;
+    const int tiles = ceil_div(p.M, Tile::M) * ceil_div(p.N, Tile::N) * ceil_div(p.K, p.split_k);
+    const int resident = Tile::RESIDENT * cuda_sm_count(dev);
+    CUDA_LAUNCH(dev, op, (hopper_matmul_kernel<Tile, A_ALONG_K, B_ALONG_K, ENDINGS>),
+                (unsigned)(tiles < resident ? tiles : resident), Tile::THREADS, Tile::SHARED, a, b, p, tiles);
+}
+
+#endif
