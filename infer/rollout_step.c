@@ -5,6 +5,7 @@
  * future alone, so results stay independent of the batch.  exact_window keeps all that fit instead, and so refills at
  * every token. */
 #include "infer/rollout_step.h"
+#include "infer/memory.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,20 +40,6 @@ static double bytes_for(const Rollout *r, int batch) {
     return (double)kv_cache_bytes(&m->cfg, m->dtype, pages_for(r, batch)) +
            (double)acts_bytes(&m->cfg, m->dtype, rows, 0, RECOMPUTE_NONE) + (double)acts_scratch_bytes(&m->cfg, m->dev, m->k, rows) +
            4.0 * r->Vp * (batch + jobs_for(r, batch)) + (double)input_bytes(r, batch);
-}
-
-/* Of the device; on a CPU what Linux could make free, its caches included. */
-static double memory_free(const Device *dev) {
-    size_t free_bytes, total_bytes;
-    double kib = 0;
-    device_memory(dev, &free_bytes, &total_bytes);
-    if (device_kind(dev) != DEVICE_CPU) return (double)free_bytes;
-    FILE *f = fopen("/proc/meminfo", "r");
-    char line[128];
-    while (f && fgets(line, sizeof line, f))
-        if (sscanf(line, "MemAvailable: %lf kB", &kib) == 1) break;
-    if (f) fclose(f);
-    return kib > 0 ? kib * 1024 : (double)total_bytes;
 }
 
 /* The most futures at a time, up to the batch asked for, that memory has room for; what they compute stays the same. */
