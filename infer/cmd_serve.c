@@ -10,10 +10,10 @@
 
 typedef struct {
     SessionFlags session;
-    const char *bind, *keys, *audit, *cert, *key, *stage, *trusted, *revoked, *kill_file;
+    const char *bind, *keys, *audit, *cert, *key, *stage, *trusted, *revoked, *kill_file, *maps, *shadow, *canary;
     int64_t port, queue, batch, samples, max_tokens, horizon, body, connections;
-    int64_t min_tokens;
-    double deadline, drain, read, max_unknown;
+    int64_t min_tokens, second_threads;
+    double deadline, drain, read, max_unknown, share;
 } ServeFlags;
 
 static int is_loopback(const char *address) { return !strncmp(address, "127.", 4) || !strcmp(address, "::1"); }
@@ -23,6 +23,8 @@ static Status check_flags(const ServeFlags *f, Err *err) {
         return err_set(err, ERR_USAGE,
                        "--bind %s: beyond this machine only with --keys FILE (make it with `ehr-infer key`)", f->bind);
     if (!f->cert != !f->key) return err_set(err, ERR_USAGE, "TLS needs both --tls-cert and --tls-key");
+    if (f->shadow && f->canary)
+        return err_set(err, ERR_USAGE, "--shadow and --canary: one checkpoint is compared at a time, give one of them");
     if (f->stage && !f->trusted)
         return err_set(err, ERR_USAGE, "--stage %s needs --trusted-keys FILE: whose signatures count", f->stage);
     if (f->stage && stage_find(f->stage) > STAGE_RESEARCH && (!f->keys || !f->audit))
@@ -32,7 +34,8 @@ static Status check_flags(const ServeFlags *f, Err *err) {
 }
 
 /* The checkpoint's release grants the stage, or nothing is loaded. */
-static Status check_stage(const ServeFlags *f, const char *checkpoint, char model_sha256[65], Err *err) {
+static Status check_stage(const ServeFlags *f, const char *checkpoint, const char *stage, char model_sha256[65],
+                          Err *err) {
     TrustedKeys keys;
     Release r;
     char today[16];
@@ -41,8 +44,8 @@ static Status check_stage(const ServeFlags *f, const char *checkpoint, char mode
     strftime(today, sizeof today, "%Y-%m-%d", gmtime_r(&now, &utc));
     Status s = trusted_keys_read(&keys, f->trusted, err);
     if (!s) s = release_verify(checkpoint, &keys, f->revoked, today, &r, err);
-    if (!s && (int)r.stage < stage_find(f->stage))
-        s = err_set(err, ERR_FORMAT, "%s has not reached stage %s%s%s: it is not served", checkpoint, f->stage,
+    if (!s && (int)r.stage < stage_find(stage))
+        s = err_set(err, ERR_FORMAT, "%s has not reached stage %s%s%s: it is not served", checkpoint, stage,
                     r.revoked   ? ": it was revoked, "
                     : r.next[0] ? ": "
                                 : "",
@@ -86,6 +89,12 @@ typedef struct {
     pthread_t thread;
 } Watch;
 
+static void watched_signals(sigset_t *out) {
+    sigemptyset(out);
+    sigaddset(out, SIGTERM);
+    sigaddset(out, SIGINT);
+}
+
 static void *watch_main(void *ctx) {
     Watch *w = ctx;
     while (!w->stop) {
@@ -122,13 +131,9 @@ static Status listen_and_run(Server *sv, const ServeFlags *f, Err *err) {
                               .done = serve_done,
                               .ctx = sv};
     Watch w = {.sv = sv};
-    /* All threads leave signals to the watch. */
-    signal(SIGPIPE, SIG_IGN);
-    sigemptyset(&w.signals);
-    sigaddset(&w.signals, SIGTERM);
-    sigaddset(&w.signals, SIGINT);
-    pthread_sigmask(SIG_BLOCK, &w.signals, NULL);
+    watched_signals(&w.signals);
     serve_answers_open(sv);
+    if (sv->second) second_start(sv->second);
     Status s = http_open(&sv->http, &http, err);
     if (!s) s = log_event(sv, "start", err);
     if (!s) {
@@ -151,6 +156,46 @@ static Status listen_and_run(Server *sv, const ServeFlags *f, Err *err) {
     return s;
 }
 
+static Status open_maps(Server *sv, const char *path, Err *err) {
+    char *beside = xasprintf("%s/recalibration.json", sv->session->checkpoint);
+    Status s = OK;
+    if (!path && path_exists(beside)) path = beside;
+    if (path) s = maps_read(&sv->maps, path, sv->session->model_sha256, err);
+    if (path && !s) fprintf(stderr, "%d recalibration maps of %s\n", sv->maps.n, path);
+    free(beside);
+    return s;
+}
+
+/* Signed and not revoked, where stages count: it is told patients, though it tells nobody. */
+static Status open_second(Server *sv, const ServeFlags *f, Err *err) {
+    const char *path = f->shadow ? f->shadow : f->canary;
+    SessionFlags flags = f->session;
+    const SecondOptions o = {.share = f->shadow ? 1 : f->share,
+                             .batch = f->batch < 32 ? (int)f->batch : 32,
+                             .mode = f->shadow ? "shadow" : "canary"};
+    char granted[65] = "", *checkpoint = NULL;
+    Session s = {0};
+    flags.threads = f->second_threads;
+    Status st = session_find(path, &checkpoint, err);
+    if (!st && f->stage) st = check_stage(f, checkpoint, "research", granted, err);
+    if (!st) st = session_open(&s, checkpoint, NULL, &flags, err);
+    free(checkpoint);
+    if (!st && granted[0] && strcmp(granted, s.model_sha256))
+        st = err_set(err, ERR_FORMAT, "--%s %s: the weights are not those that were signed", o.mode, path);
+    if (!st) st = vocabulary_open(&s, err);
+    if (!st && strcmp(s.dataset.vocabulary.sha256, sv->session->dataset.vocabulary.sha256))
+        st = err_set(err, ERR_FORMAT, "--%s %s has another vocabulary: it cannot answer the same questions", o.mode, path);
+    if (!st) {
+        second_open(&sv->second, &s, &o);
+        fprintf(stderr, "%s: %.12s, %s, compared in /metrics and told to nobody\n", o.mode, s.model_sha256,
+                f->shadow ? "asked all risks and scores" : "asked those of a share of the patients");
+        return OK;
+    }
+    vocabulary_free(&s.dataset.vocabulary);
+    session_close(&s);
+    return st;
+}
+
 static Status serve(const ServeFlags *f, const char *path, Err *err) {
     Session s = {0};
     Server sv = {0};
@@ -165,8 +210,13 @@ static Status serve(const ServeFlags *f, const char *path, Err *err) {
                       .revoked = f->revoked};
     char granted[65] = "", *checkpoint = NULL;
     int64_t cut = 0;
+    sigset_t watched;
+    /* Before the first thread that computes is made: all leave signals to the watch. */
+    signal(SIGPIPE, SIG_IGN);
+    watched_signals(&watched);
+    pthread_sigmask(SIG_BLOCK, &watched, NULL);
     Status st = session_find(path, &checkpoint, err);
-    if (!st && f->stage) st = check_stage(f, checkpoint, granted, err);
+    if (!st && f->stage) st = check_stage(f, checkpoint, f->stage, granted, err);
     if (!st) st = session_open(&s, checkpoint, NULL, &f->session, err);
     free(checkpoint);
     if (!st && granted[0] && strcmp(granted, s.model_sha256))
@@ -178,12 +228,15 @@ static Status serve(const ServeFlags *f, const char *path, Err *err) {
         .samples_max = (int)f->samples, .max_tokens = (int)f->max_tokens, .horizon_max = (double)f->horizon};
     if (!st) o.limits.synthetic = is_synthetic(&s);
     if (!st) st = serve_open(&sv, &s, &o, f->stage ? f->stage : "unverified", err);
+    if (!st) st = open_maps(&sv, f->maps, err);
+    if (!st && (f->shadow || f->canary)) st = open_second(&sv, f, err);
     if (!st && f->audit) st = audit_open(&sv.audit, f->audit, &cut, err);
     if (f->audit && cut > 0)
         fprintf(stderr, "note: a half-written last line of %s was cut off: the server had been killed\n", f->audit);
     if (!st && !f->stage) fprintf(stderr, "note: without --stage nobody has checked how far this model may go\n");
     if (!st) st = listen_and_run(&sv, f, err);
     if (sv.audit) audit_close(sv.audit);
+    if (sv.second) second_close(sv.second);
     if (sv.session) serve_close(&sv);
     vocabulary_free(&s.dataset.vocabulary);
     session_close(&s);
@@ -205,7 +258,9 @@ Status cmd_serve(int argc, char **argv, Err *err) {
                     .drain = 30,
                     .read = 15,
                     .min_tokens = 10,
-                    .max_unknown = 0.2};
+                    .max_unknown = 0.2,
+                    .second_threads = 1,
+                    .share = 0.05};
     Flag flags[] = {
         {"--port", FLAG_INT, &f.port, 0, 65535, NULL, "port to listen on; 0 = any free one", 0},
         {"--bind", FLAG_STRING, &f.bind, 0, 0, NULL, "address to listen on; beyond this machine only with --keys", 0},
@@ -221,6 +276,15 @@ Status cmd_serve(int argc, char **argv, Err *err) {
          "file of public keys whose signatures count for --stage", 0},
         {"--revoked", FLAG_STRING, &f.revoked, 0, 0, NULL, "file of revoked model hashes; read again when it changes",
          0},
+        {"--recalibration", FLAG_STRING, &f.maps, 0, 0, NULL,
+         "recalibration.json of scripts/evaluate.sh for this model; default: the one in CHECKPOINT, if it is there", 0},
+        {"--shadow", FLAG_STRING, &f.shadow, 0, 0, NULL,
+         "a second checkpoint: asked all risks and scores too, compared in /metrics, told to nobody", 0},
+        {"--canary", FLAG_STRING, &f.canary, 0, 0, NULL,
+         "likewise, of a share of the patients only: the same ones always", 0},
+        {"--canary-share", FLAG_FLOAT, &f.share, 0, 1, NULL, "that share", 0},
+        {"--second-threads", FLAG_INT, &f.second_threads, 1, 4096, NULL,
+         "CPU threads of a second checkpoint; they yield to all others", 0},
         {"--kill-file", FLAG_STRING, &f.kill_file, 0, 0, NULL,
          "kill switch: while this file exists nothing is answered", 0},
         {"--queue", FLAG_INT, &f.queue, 1, 100000, NULL, "requests waiting at most; more get 429", 0},
@@ -252,6 +316,9 @@ Status cmd_serve(int argc, char **argv, Err *err) {
                    "FILE] [...]",
                    "HTTP: POST /v1/risk, /v1/completions, /v1/score, /v1/embeddings; GET /v1/models, /v1/vocabulary, /info, "
                    "/metrics, /health, /ready; a page for people at /.\n"
+                   "A shadow or canary runs on threads of the lowest priority behind a queue of 64: what it has no time "
+                   "for is dropped and counted,\nnothing waits for it.  Neither ever answers anybody: to let a canary "
+                   "answer, promote it and serve it.\n"
                    "Requests of many clients are computed together, each with the bits it would get alone: those of "
                    "`ehr-infer risk`.\n"
                    "Research use; not a medical device.",

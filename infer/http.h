@@ -16,7 +16,7 @@ typedef struct {
     const char *body;          /* (size) with a NUL behind it; empty in head */
     size_t size;
     uint64_t id; /* no other exchange has it */
-    void *user; /* of the handler: kept from head to done */
+    void *user;  /* of the handler: kept from head to done */
 } HttpRequest;
 
 typedef struct {

@@ -139,6 +139,10 @@ static char *models_text(const Server *sv) {
     return text;
 }
 
+static void more_metrics(void *ctx, FILE *f) {
+    if (ctx) second_metrics(ctx, f);
+}
+
 static void answer_get(Server *sv, HttpExchange *x, const Seen *seen) {
     const char *type = "application/json";
     char *body = NULL;
@@ -149,7 +153,8 @@ static void answer_get(Server *sv, HttpExchange *x, const Seen *seen) {
                            sv->stage,       !sv->killed && !sv->draining && !sv->failed,
                            sv->killed,      sv->draining,
                            sv->n_waiting,   sv->n_running,
-                           sv->o.queue_max, clock_s() - sv->started};
+                           sv->o.queue_max, clock_s() - sv->started,
+                           more_metrics,    sv->second};
     pthread_mutex_unlock(&sv->lock);
     switch (seen->end) {
     case END_METRICS:
@@ -265,6 +270,7 @@ static int is_revoked(Server *sv) {
     if (stamp == sv->revoked_stamp) return 0;
     sv->revoked_stamp = stamp;
     if (!file_read(sv->o.revoked, 64 << 20, &text, NULL, &err)) {
+        if (sv->second && strstr(text, second_sha256(sv->second))) second_stop(sv->second);
         found = strstr(text, sv->session->model_sha256) != NULL;
         free(text);
     }
@@ -361,6 +367,7 @@ Status serve_open(Server *sv, Session *s, const ServeOptions *o, const char *sta
 }
 
 void serve_close(Server *sv) {
+    maps_free(&sv->maps);
     free(sv->model_name);
     free(sv->card);
     free(sv->vocabulary);

@@ -8,7 +8,9 @@
 #include "infer/release.h"
 #include "infer/serve_engine.h"
 #include "infer/serve_keys.h"
+#include "infer/serve_maps.h"
 #include "infer/serve_metrics.h"
+#include "infer/serve_second.h"
 #include <pthread.h>
 
 typedef enum {
@@ -51,6 +53,8 @@ typedef struct {
     Session *session; /* dataset.vocabulary is the checkpoint's */
     ServeOptions o;
     Audit *audit; /* NULL: none is kept */
+    RecalibrationMaps maps;
+    Second *second; /* NULL: none */
     Http *http;
     ServeMetrics metrics;
     Answers answers;

@@ -125,7 +125,9 @@ static Status risk_read(Ask *a, const json_t *o, const Vocabulary *v, const AskL
     if (!s)
         a->estimator = !strcmp(how, "mc") ? ESTIMATOR_MC : !strcmp(how, "scope") ? ESTIMATOR_SCOPE : ESTIMATOR_REACH;
     if (!s) s = whole(o, "samples", 1, limits->samples_max, &samples, err);
-    if (!s) s = whole(o, "explain", 0, ASK_EXPLAIN_MAX, &explain, err);
+    if (json_is_true(json_object_get(o, "explain"))) explain = ASK_EXPLAIN;
+    else if (!s && !json_is_false(json_object_get(o, "explain")))
+        s = whole(o, "explain", 0, ASK_EXPLAIN_MAX, &explain, err);
     a->samples = (int)samples;
     a->explain = (int)explain;
     if (!s && explain && (samples < 2 || samples * explain * a->n_outcomes > 16 * (int64_t)limits->samples_max))
@@ -181,10 +183,28 @@ static Status stream_read(Ask *a, const json_t *o, Err *err) {
 }
 
 static Status completions_read(Ask *a, const json_t *o, const Vocabulary *v, const AskLimits *limits, Err *err) {
-    static const char *const known[] = {
-        "model",   "prompt",     "patient", "max_tokens", "n",    "seed",    "temperature",       "top_k",
-        "horizon", "logprobs",   "stream",  "user",       "stop", "best_of", "frequency_penalty", "presence_penalty",
-        "suffix",  "logit_bias", "echo",    "top_p",      "stream_options", NULL};
+    static const char *const known[] = {"model",
+                                        "prompt",
+                                        "patient",
+                                        "max_tokens",
+                                        "n",
+                                        "seed",
+                                        "temperature",
+                                        "top_k",
+                                        "horizon",
+                                        "logprobs",
+                                        "stream",
+                                        "user",
+                                        "stop",
+                                        "best_of",
+                                        "frequency_penalty",
+                                        "presence_penalty",
+                                        "suffix",
+                                        "logit_bias",
+                                        "echo",
+                                        "top_p",
+                                        "stream_options",
+                                        NULL};
     const json_t *temperature = json_object_get(o, "temperature"), *logprobs = json_object_get(o, "logprobs"),
                  *horizon = json_object_get(o, "horizon");
     int64_t n = 1, top_k = 0;

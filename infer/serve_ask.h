@@ -12,7 +12,7 @@ typedef struct {
     int synthetic;               /* the model's patients are drawn: ages past 89 stay as they are */
 } AskLimits;
 
-enum { ASK_OUTCOMES_MAX = 16, ASK_CODES_MAX = 64, ASK_EXPLAIN_MAX = 64, JSON_DEPTH_MAX = 16 };
+enum { ASK_OUTCOMES_MAX = 16, ASK_CODES_MAX = 64, ASK_EXPLAIN_MAX = 64, ASK_EXPLAIN = 10, JSON_DEPTH_MAX = 16 };
 typedef struct {
     char *name;
     char **codes, **stops;
@@ -22,7 +22,8 @@ typedef struct {
 
 /* /v1/risk: {"patient": {...} (serve_record.h), "outcomes": [{"name"?, "codes": [...], "stops"?: [...], "horizon"?}],
  * or code strings, "horizon": "365d", "samples"?: 32, "seed"?: 1, "estimator"?: "reach"|"mc"|"scope", "explain"?:
- * newest events to leave out one by one} /v1/completions: {"prompt": [ids] | [codes] | "codes", or "patient": {...};
+ * newest events to leave out one by one, true: 10; with a "name" that a recalibration map has (serve_maps.h) an outcome
+ * comes recalibrated too} /v1/completions: {"prompt": [ids] | [codes] | "codes", or "patient": {...};
  * "max_tokens"?: 16, "n"?: 1, "seed"?: 1, "temperature"?: 1, "top_k"?, "horizon"?, "logprobs"?: 0, "stream"?: false,
  * "stream_options"?: {"include_usage": true}, "model"?, "user"?, and what OpenAI has besides as far as it asks for
  * nothing} /v1/score: {"patient": {...} or "prompt"} /v1/embeddings: {"input" as a prompt, or "patient";

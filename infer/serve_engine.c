@@ -1,6 +1,6 @@
-/* serve_engine.c - see serve_engine.h.  A request is one or several jobs of one unending rollout: a risk by reach is one
- * for each outcome, an explanation one for each event that is left out besides.  Which of them comes next is decided
- * whenever a future has room to begin. */
+/* serve_engine.c - see serve_engine.h.  A request is one or several jobs of one unending rollout: a risk by reach is
+ * one for each outcome, an explanation one for each event that is left out besides.  Which of them comes next is
+ * decided whenever a future has room to begin. */
 #include "infer/serve_engine.h"
 #include <math.h>
 #include <stdlib.h>
@@ -77,8 +77,8 @@ static Status job_begin(Engine *e, Job *job, Err *err) {
         const ExplainOptions o = {.max_events = a->explain};
         const RolloutJob patient = rollout_job(job);
         explain_find(e->session, &patient, &o, &job->explanation);
-        job->value = xcalloc((size_t)a->n_outcomes * (size_t)(1 + job->explanation.n) * (size_t)a->samples,
-                             sizeof *job->value);
+        job->value =
+            xcalloc((size_t)a->n_outcomes * (size_t)(1 + job->explanation.n) * (size_t)a->samples, sizeof *job->value);
     }
     job->n_tasks = job->n_left = groups * (1 + job->explanation.n);
     job->task = xcalloc((size_t)job->n_tasks, sizeof *job->task);

@@ -37,6 +37,7 @@ struct Job {
     char who[KEY_NAME_MAX], from[48];
     Ask ask;
     double arrived, begun;
+    int64_t passed; /* its futures, when it was let pass by others */
     /* Of the pieces: */
     char input_hash[65];
     crypto_hash_sha256_state told;

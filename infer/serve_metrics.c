@@ -145,6 +145,7 @@ char *serve_metrics_text(ServeMetrics *m, const ServeGauges *g, size_t *size) {
     one(f, "refused_quota_total", "counter", "Refused because a key's quota was used up.", (double)m->refused_quota);
     one(f, "late_total", "counter", "Given up at their deadline.", (double)m->late);
     pthread_mutex_unlock(&m->lock);
+    if (g->more) g->more(g->ctx, f);
     REQUIRE(!fclose(f));
     return text;
 }

@@ -26,6 +26,8 @@ typedef struct {
     const char *model_sha256, *stage;
     int ready, killed, draining, waiting, running, queue_max;
     double up_s;
+    void (*more)(void *ctx, FILE *f); /* what else there is to tell; NULL: nothing */
+    void *ctx;
 } ServeGauges;
 
 void serve_metrics_init(ServeMetrics *m);

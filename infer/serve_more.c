@@ -92,6 +92,7 @@ Status serve_score(Server *sv, Job *job, Err *err) {
                               "unknown_events", (json_int_t)p->n_unknown);
         serve_answer(sv, job, 200, json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(9)));
         json_decref(o);
+        if (sv->second) second_offer(sv->second, job, mean, NULL);
     }
     json_decref(list);
     return s;

@@ -5,8 +5,16 @@
 typedef struct {
     Server *sv;
     RolloutStats told; /* in the metrics */
-    int64_t quick_step;
+    int quick_step;    /* something quick may be computed in this step */
+    int64_t small;     /* futures of the requests that were let pass */
 } Running;
+
+/* Small requests pass by the others, as many as take an eighth of the places: who is first is answered first, or under
+ * load nobody would be before the deadline. */
+static int may_pass(const Running *r, const Job *job) {
+    const int batch = r->sv->o.batch;
+    return r->small < batch / 8 && engine_futures(job) <= 1 + batch / 32;
+}
 
 static int is_quick(const Job *job) { return job->ask.kind == ASK_SCORE || job->ask.kind == ASK_EMBEDDINGS; }
 
@@ -47,7 +55,8 @@ static Status quick_compute(Server *sv, Err *err) {
     }
     pthread_mutex_unlock(&sv->lock);
     if (!n) return OK;
-    const Status s = list[0]->ask.kind == ASK_SCORE ? serve_score(sv, list[0], err) : serve_embeddings(sv, list, n, err);
+    const Status s =
+        list[0]->ask.kind == ASK_SCORE ? serve_score(sv, list[0], err) : serve_embeddings(sv, list, n, err);
     for (int i = 0; i < n; i++) {
         if (s) serve_answer(sv, list[i], 500, serve_error(500, "the model could not be computed"));
         job_leave(sv, list[i]);
@@ -65,15 +74,17 @@ static Status take(void *ctx, EngineTake how, Job **out, Err *err) {
     if (how == TAKE_WAIT || r->quick_step) s = quick_compute(sv, err);
     r->quick_step = 0;
     pthread_mutex_lock(&sv->lock);
-    while (!s && how == TAKE_WAIT && !sv->queue && !sv->draining && !sv->failed) pthread_cond_wait(&sv->wake, &sv->lock);
+    while (!s && how == TAKE_WAIT && !sv->queue && !sv->draining && !sv->failed)
+        pthread_cond_wait(&sv->wake, &sv->lock);
     Job *job = s ? NULL : sv->queue;
-    while (job && (is_quick(job) || (how == TAKE_SMALL && engine_futures(job) > 1 + sv->o.batch / 8))) job = job->next;
+    while (job && (is_quick(job) || (how == TAKE_SMALL && !may_pass(r, job)))) job = job->next;
     if (how == TAKE_WAIT && !s && !job && sv->queue) { /* something quick has come */
         pthread_mutex_unlock(&sv->lock);
         return take(ctx, how, out, err);
     }
     if (how == TAKE_WAIT && !job) sv->closing = 1;
     if (job) *out = job_take(sv, job);
+    if (job && how == TAKE_SMALL) r->small += job->passed = engine_futures(job);
     pthread_mutex_unlock(&sv->lock);
     if (job && job->ask.stream) serve_stream_begin(sv, job);
     return s;
@@ -85,12 +96,14 @@ static void done(void *ctx, Job *job) {
     Server *sv = ((Running *)ctx)->sv;
     serve_tell(sv, job);
     serve_metrics_request(&sv->metrics);
+    ((Running *)ctx)->small -= job->passed;
     job_leave(sv, job);
 }
 
 static void failed(void *ctx, Job *job) {
     Server *sv = ((Running *)ctx)->sv;
     serve_answer(sv, job, 500, serve_error(500, "the model could not be computed"));
+    ((Running *)ctx)->small -= job->passed;
     job_leave(sv, job);
 }
 

@@ -74,19 +74,38 @@ static json_t *explanation_json(const Server *sv, const Job *job, int a) {
                      "association, not effect");
 }
 
+/* Adds the risk as the map of its name tells it, or why not. */
+static void recalibrate(const Server *sv, json_t *o, const Job *job, int k) {
+    const char *why;
+    const EngineRisk *r = &job->risk[k];
+    const RecalibrationMap *m = maps_find(&sv->maps, &job->ask.outcome[k], job->ask.estimator, &why);
+    if (!m) {
+        json_object_set_new(o, "recalibrated", json_null());
+        json_object_set_new(o, "not_recalibrated", json_string(why));
+        return;
+    }
+    const double p = map_apply(m, r->risk.risk);
+    json_object_set_new(o, "recalibrated",
+                        json_pack("{s:o, s:[o, o], s:s, s:s, s:s, s:f, s:f, s:b}", "risk", serve_number(p), "interval",
+                                  serve_number(map_apply(m, r->risk.lo)), serve_number(map_apply(m, r->risk.hi)), "map",
+                                  m->sha256, "task", m->name, "fitted", m->fitted, "threshold", m->threshold,
+                                  "alerts_per_100", m->alerts_per_100, "alert", p >= m->threshold));
+}
+
 /* The numbers of `ehr-infer risk`. */
 static json_t *risk_json(const Server *sv, const Job *job, int k) {
     const AskOutcome *a = &job->ask.outcome[k];
     const EngineRisk *r = &job->risk[k];
     json_t *codes = json_array();
     for (int i = 0; i < a->n_codes; i++) json_array_append_new(codes, json_string(a->codes[i]));
-    json_t *o = json_pack(
-        "{s:s, s:o, s:f, s:o, s:o, s:[o, o], s:o, s:o, s:o, s:o, s:I}", "name", a->name, "codes", codes, "horizon_days",
-        a->horizon / 1440, "risk", serve_number(r->risk.risk), "mc_se", serve_number(r->risk.mc_se), "interval",
-        serve_number(r->risk.lo), serve_number(r->risk.hi), "competing_risk", serve_number(r->competing.risk),
-        "competing_se", serve_number(r->competing.mc_se), "lead_days", serve_number(r->lead_days), "mean_tokens",
-        serve_number(r->mean_tokens), "stopped_at_max_tokens", (json_int_t)r->limited);
+    json_t *o = json_pack("{s:s, s:o, s:f, s:o, s:o, s:[o, o], s:o, s:o, s:o, s:o, s:I}", "name", a->name, "codes",
+                          codes, "horizon_days", a->horizon / 1440, "risk", serve_number(r->risk.risk), "mc_se",
+                          serve_number(r->risk.mc_se), "interval", serve_number(r->risk.lo), serve_number(r->risk.hi),
+                          "competing_risk", serve_number(r->competing.risk), "competing_se",
+                          serve_number(r->competing.mc_se), "lead_days", serve_number(r->lead_days), "mean_tokens",
+                          serve_number(r->mean_tokens), "stopped_at_max_tokens", (json_int_t)r->limited);
     REQUIRE(o);
+    recalibrate(sv, o, job, k);
     if (job->ask.explain) json_object_set_new(o, "explanation", explanation_json(sv, job, k));
     return o;
 }
@@ -125,9 +144,9 @@ static json_t *choice_json(const Server *sv, int index, const RolloutSample *s, 
         json_array_append_new(days, json_real(s->token_minutes[i] / 1440));
     }
     REQUIRE(!fclose(f));
-    json_t *o = json_pack("{s:i, s:s, s:s, s:o, s:o, s:O?, s:s}", "index", index, "text", text, "finish_reason",
-                          finish_of(s), "token_ids", ids, "days", days, "logprobs", logprobs, "ehr_stop",
-                          stop_name(s->stop));
+    json_t *o =
+        json_pack("{s:i, s:s, s:s, s:o, s:o, s:O?, s:s}", "index", index, "text", text, "finish_reason", finish_of(s),
+                  "token_ids", ids, "days", days, "logprobs", logprobs, "ehr_stop", stop_name(s->stop));
     REQUIRE(o);
     free(text);
     return o;
@@ -202,11 +221,11 @@ void serve_tell_token(Server *sv, Job *job, int sample, int n, int32_t token, do
 static void stream_close(Server *sv, Job *job, const RolloutSample *samples, int n) {
     for (int k = 0; k < n; k++) {
         job->n_drawn += samples[k].n_tokens;
-        piece_add(job, completion_text(sv, job,
-                                       json_pack("[{s:i, s:s, s:s, s:n, s:s}]", "index", k, "text", "", "finish_reason",
-                                                 finish_of(&samples[k]), "logprobs", "ehr_stop",
-                                                 stop_name(samples[k].stop)),
-                                       NULL));
+        piece_add(job,
+                  completion_text(sv, job,
+                                  json_pack("[{s:i, s:s, s:s, s:n, s:s}]", "index", k, "text", "", "finish_reason",
+                                            finish_of(&samples[k]), "logprobs", "ehr_stop", stop_name(samples[k].stop)),
+                                  NULL));
     }
     if (job->ask.usage) piece_add(job, completion_text(sv, job, json_array(), usage_json(job)));
     serve_stream_flush(sv, job);
@@ -231,10 +250,21 @@ Status serve_choices(Server *sv, Job *job, const RolloutSample *samples, int n, 
     return s;
 }
 
+static void offer(Server *sv, Job *job) {
+    double threshold[ASK_OUTCOMES_MAX];
+    const char *why;
+    for (int k = 0; k < job->ask.n_outcomes; k++) {
+        const RecalibrationMap *m = maps_find(&sv->maps, &job->ask.outcome[k], job->ask.estimator, &why);
+        threshold[k] = m ? map_undo(m, m->threshold) : NAN;
+    }
+    second_offer(sv->second, job, NAN, threshold);
+}
+
 void serve_tell(Server *sv, Job *job) {
     char *text;
     if (job->ask.kind == ASK_RISK) text = risks_text(sv, job);
     else if (job->ask.stream) text = xstrdup("data: [DONE]\n\n");
     else text = completion_text(sv, job, json_incref(job->choices), usage_json(job));
     serve_answer(sv, job, 200, text);
+    if (sv->second && job->ask.kind == ASK_RISK) offer(sv, job);
 }

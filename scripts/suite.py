@@ -225,6 +225,10 @@ class Suite:
         record = recalibrate.fit(
             rows.risk, rows.y, rows.weights(float(attributes["horizon_minutes"])), self.args.alerts
         )
+        # What a deployment must ask for the map to hold.
+        for key in ("outcome_codes", "stop_codes"):
+            record[key] = json.loads(attributes.get(key, "[]"))
+        record.update(horizon_minutes=int(attributes["horizon_minutes"]), estimator=self.args.estimator)
         record.update(outcome=name, model_sha256=self.model, labels_sha256=shards.sha256(fitted))
         return {**record, "sha256": recalibrate.digest(record)}
 

@@ -5,6 +5,11 @@
     serve_client.py attacks URL KEY OTHER READ_S    OTHER has the scope score alone; READ_S: the server's --read-timeout
     serve_client.py streams URL KEY                 completions in pieces; clients that go away
     serve_client.py openai URL KEY                  OpenAI's own client
+    serve_client.py rows URL KEY DATASET OUTCOMES NAME.csv SAMPLES PID   64 clients ask the rows of ehr-infer risk; prints
+                                                    tokens drawn, and seconds that the server computed
+    serve_client.py one URL KEY                     prints the answer to a risk and a score
+    serve_client.py shadowed URL KEY                the metrics of a server with a second checkpoint
+    serve_client.py maps URL KEY FILE               risks recalibrated by FILE, of admission_1y
     serve_client.py burst URL KEY N SAMPLES         N requests at once; prints how many ended with which status
 """
 import csv, http.client, json, socket, sys, threading, time, urllib.parse
@@ -430,6 +435,81 @@ def attacks(url, key, other, read_s):
     check("and still answers", status == 200, answer)
 
 
+def rows(url, key, data, outcomes, table, samples, pid):
+    import serve_load
+    patients, table = dataset(data), risks(table)
+    before, spent, lock, bad = gauge(url, key, "tokens_total"), serve_load.cpu(pid), threading.Lock(), []
+    left = list(range(len(table)))
+
+    def client():
+        while True:
+            with lock:
+                if not left:
+                    return
+                i = left.pop(0)
+            body = {"outcomes": outcomes, "samples": samples, "seed": 5, "estimator": "mc", "patient": by_tokens(table[i], patients)}
+            status, answer, _ = ask(url, "/v1/risk", body, key, timeout=600)
+            bad.extend([(status, answer)] if status != 200 else compare(answer, [table[i]], i))
+
+    start = time.time()
+    threads = [threading.Thread(target=client) for _ in range(64)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    took = time.time() - start
+    time.sleep(0.2)
+    print(f"{gauge(url, key, 'tokens_total') - before:.0f} tokens {serve_load.cpu(pid) - spent:.2f} s computed, {took:.2f} s waited")
+    if bad:
+        print("other answers:", bad[:3])
+        sys.exit(1)
+
+
+def one(url, key):
+    print(json.dumps(ask(url, "/v1/risk", RISK, key)[1]), json.dumps(ask(url, "/v1/score", {"patient": PATIENT}, key)[1]))
+
+
+def shadowed(url, key):
+    """Every line of /metrics has its form and its HELP; no label's values come from requests."""
+    import re
+    text = ask(url, "/metrics", None, key)[1]
+    helped, labels, bad = set(), set(), []
+    for line in text.splitlines():
+        if line.startswith("# "):
+            helped.add(line.split()[2])
+            continue
+        m = re.fullmatch(r'(ehr_[a-z_]+)(\{(?:[a-z]+="[^"\n]*",?)+\})? (-?[0-9.eE+-]+|NaN|\+Inf)', line)
+        if not m or not (m[1] in helped or re.sub("_(bucket|sum|count)$", "", m[1]) in helped):
+            bad.append(line)
+        else:
+            labels.add((m[1], m[2]))
+    assert not bad, bad
+    assert len(labels) < 400, len(labels)
+    assert any(n == "ehr_second_info" for n, _ in labels)
+
+
+def maps(url, key, file):
+    import math
+    m = json.load(open(file))["outcomes"][0]
+    named = {"name": "admission_1y", "codes": ["VISIT//IN"]}
+
+    def outcome(**change):
+        estimator = change.pop("estimator", "mc")
+        return ask(url, "/v1/risk", {**RISK, "samples": 16, "estimator": estimator, "outcomes": [{**named, **change}]}, key)[1]["outcomes"][0]
+
+    o = outcome()
+    mapped = [1 / (1 + math.exp(-(m["intercept"] + m["slope"] * math.log(p / (1 - p))))) for p in [o["risk"], *o["interval"]]]
+    got = o["recalibrated"] or {}
+    check("a risk comes raw and recalibrated, with the map's id", got and got["map"] == m["sha256"] and all(math.isclose(a, b, rel_tol=1e-12) for a, b in zip(
+          mapped, [got["risk"], *got["interval"]])) and got["alert"] == (got["risk"] >= m["threshold"]), o)
+    for name, change, why in [("another horizon", {"horizon": "30d"}, "horizon"), ("other codes", {"codes": ["VISIT//OUT"]}, "codes"), ("stops", {"stops": ["VISIT//OUT"]}, "codes"),
+                              ("another name", {"name": "x"}, "name"), ("another estimator", {"estimator": "reach"}, "estimator")]:
+        o = outcome(**change)
+        check(f"{name}: no map, and why", o["recalibrated"] is None and why in o["not_recalibrated"], o)
+    a = ask(url, "/v1/risk", {**RISK, "outcomes": [named], "explain": True}, key)[1]
+    o = a["outcomes"][0]
+    check("a risk has all that a reader must know", {"id", "sha256", "stage"} <= set(a["model"]) and {"reason", "reasons", "estimator", "samples", "seed", "patient", "notice"} <= set(a) and
+          {"risk", "recalibrated", "mc_se", "interval", "horizon_days", "explanation", "codes", "competing_risk"} <= set(o) and len(o["explanation"]["events"]) == 2, a)
+
+
 def burst(url, key, n, samples):
     """Prints "COUNT STATUS" lines and "retry N": how many refusals said when to come back."""
     statuses, retry, lock = {}, [0], threading.Lock()
@@ -459,6 +539,10 @@ if __name__ == "__main__":
         same(args[0], args[1], args[2], args[3], json.loads(args[4]), args[5:])
     elif command == "answers":
         answers(*args)
+    elif command in ("one", "shadowed", "maps"):
+        {"one": one, "shadowed": shadowed, "maps": maps}[command](*args)
+    elif command == "rows":
+        rows(args[0], args[1], args[2], json.loads(args[3]), args[4], int(args[5]), int(args[6]))
     elif command in ("streams", "openai"):
         {"streams": streams, "openai": openai}[command](*args)
     elif command == "attacks":

@@ -1,0 +1,171 @@
+#!/bin/bash
+# test_serve_load.sh BUILD - ehr-infer serve under many clients: no error, the rollouts' throughput, memory that stays; a
+# second checkpoint beside it; recalibration maps.  The long form of the load, by hand:
+#   tests/serve_load.py URL KEY 20000 --pid PID
+. "$(dirname "$0")/shell.sh"
+export OMP_NUM_THREADS=1
+infer=$build/ehr-infer data=$build/ehr-data python=$root/.venv/bin/python client=$root/tests/serve_client.py
+grep -q 'libmicrohttpd *yes' "$build/detect.txt" || skip_all "ehr-infer serve under load" "no libmicrohttpd"
+[ -x "$python" ] || skip_all "ehr-infer serve under load" "no Python packages"
+cd "$work" || exit 1
+pids=""
+trap 'for p in $pids; do kill -9 $p 2> /dev/null; done; rm -rf "$work"' EXIT
+
+tiny="--data d --layers 1 --d-model 64 --heads 1 --kv-heads 1 --d-ff 64 --seq-len 256 --batch 4 --eval-tokens 0"
+{
+    "$data" synth --patients 300 --risk-samples 0 --out events && "$data" tokenize events/events.h5 --vocabulary events/vocabulary.json --out d &&
+        "$data" label events/events.h5 --data d --outcome admission_1y=VISIT//IN --horizon 365d &&
+        "$build/ehr-train" $tiny --steps 16 --out r && "$build/ehr-train" $tiny --steps 40 --out other &&
+        "$infer" key --keys keys --name alice --scopes all > alice
+} > made.log 2>&1
+verdict $? "make a dataset, two checkpoints and a key" made.log
+[ $failed = 0 ] || exit 1
+key=$(cat alice)
+
+start() { # start NAME FLAGS...: a server; sets url and pid
+    local name=$1 i
+    shift
+    "$infer" serve r --port 0 --keys keys "$@" > "$name.out" 2> "$name.err" &
+    pid=$!
+    pids="$pids $pid"
+    for i in $(seq 200); do
+        url=$(sed -n "s/^listening on //p" "$name.out" 2> /dev/null)
+        [ -n "$url" ] && return 0
+        kill -0 $pid 2> /dev/null || return 1
+        sleep 0.05
+    done
+    return 1
+}
+stop() { kill -TERM $pid && wait $pid; }
+metric() { # metric NAME: its value
+    "$python" - "$url" "$key" "$1" << 'END'
+import sys, urllib.request
+r = urllib.request.Request(sys.argv[1] + "/metrics", headers={"Authorization": "Bearer " + sys.argv[2]})
+print(next((l.split()[-1] for l in urllib.request.urlopen(r, timeout=20).read().decode().splitlines() if l.startswith(sys.argv[3] + " ")), "none"))
+END
+}
+compared() { # until all that was offered is compared, dropped or failed
+    local i
+    for i in $(seq 100); do
+        [ "$(awk -v o="$(metric ehr_second_offered_total)" -v c="$(metric ehr_second_difference_count)" -v s="$(metric ehr_second_scores_total)" \
+            -v d="$(metric ehr_second_dropped_total)" 'BEGIN { print o == c / '"$1"' + s + d }')" = 1 ] && return 0
+        sleep 0.1
+    done
+    return 1
+}
+
+# ---- load --------------------------------------------------------------------------------------------------------------
+start load --audit load.log --deadline 300
+"$python" "$root/tests/serve_load.py" "$url" "$key" 640 --clients 64 --samples 8 --pid $pid > load.txt 2>&1
+verdict $? "64 clients, 640 mixed requests: answers or 429, nothing else" load.txt
+sed 's/^/    /' load.txt
+awk '$1 == "growth" { exit !($2 < 1.25) }' load.txt
+verdict $? "memory stays" load.txt
+answers=$(sed -n 's/.* \([0-9]*\) 200.*/\1/p' load.txt)
+stop && "$infer" audit verify load.log > verify.log 2>&1 && [ "$(grep -c '"status":200' load.log)" -ge "$answers" ]
+verdict $? "every answer is in the log" verify.log
+
+outcome='[{"codes":["VISIT//IN"],"horizon":"365d"}]'
+start same --deadline 300
+ratio=0
+for _ in 1 2 3; do # computed seconds, not those on the wall: other programs run too
+    TIMEFORMAT='%U %S'
+    { time "$infer" risk r --data d --labels d/labels/admission_1y.h5 --estimator mc --samples 32 --seed 5 --out off.csv > off.log 2>&1; } 2> off.time
+    "$python" "$client" rows "$url" "$key" d "$outcome" off.csv 32 $pid > rows.txt 2>&1 || break
+    tokens=$(sed -n 's/.*futures, \([0-9]*\) tokens.*/\1/p' off.log)
+    now=$(awk -v off="$(awk '{ print $1 + $2 }' off.time)" -v offline="$tokens" '{ print ($1 / $3) / (offline / off) }' rows.txt)
+    ratio=$(echo "$ratio $now" | awk '{ print($1 > $2 ? $1 : $2) }')
+    awk -v r="$ratio" 'BEGIN { exit !(r >= 0.8) }' && break
+done
+awk -v r="$ratio" 'BEGIN { exit !(r >= 0.8) }' && [ "$(awk '{ print $1 }' rows.txt)" = "$tokens" ]
+verdict $? "64 clients get the rollouts of ehr-infer risk, the same tokens at $ratio of its rate" rows.txt
+stop
+
+# ---- killed under load of streams ------------------------------------------------------------------------------------------
+start killed --audit killed.log --deadline 300
+"$python" "$root/tests/serve_load.py" "$url" "$key" 200 --clients 16 --only stream > killed.txt 2>&1 &
+asking=$!
+for _ in $(seq 400); do
+    [ "$(grep -c '"action":"completions","status":200' killed.log)" -gt 80 ] && break
+    sleep 0.02
+done
+kill -9 $pid
+wait $pid 2> /dev/null
+wait $asking
+whole=$(sed -n 's/^  stream *\([0-9]*\) .*/\1/p' killed.txt)
+start again --audit killed.log && [ "$(grep -c '"action":"completions","status":200' killed.log)" -ge "${whole:-0}" ] && [ "${whole:-0}" -gt 0 ] &&
+    [ "$(grep -c '"action":"stream"' killed.log)" -ge "$whole" ] && stop && "$infer" audit verify killed.log > verify.log 2>&1
+verdict $? "kill -9 under streams: $whole whole answers, all in the log, and it starts again" verify.log
+
+# ---- a second checkpoint -----------------------------------------------------------------------------------------------------
+start plain --deadline 300
+"$python" "$client" burst "$url" "$key" 8 16 > /dev/null
+"$python" "$client" one "$url" "$key" > plain.json
+stop
+for second in r other; do
+    start $second --shadow $second --deadline 300
+    "$python" "$client" one "$url" "$key" > $second.json && cmp plain.json $second.json
+    verdict $? "a shadow ($second) changes no answer" $second.err
+    "$python" "$client" burst "$url" "$key" 12 16 > burst.log 2>&1
+    grep -q '^12 200$' burst.log && compared 2
+    verdict $? "all it had room for is compared" burst.log
+    echo "$(metric ehr_second_difference_count) $(metric ehr_second_agree_total) $(metric ehr_second_difference_sum)" > $second.counts
+    "$python" "$client" shadowed "$url" "$key" > shadowed.log 2>&1
+    verdict $? "its metrics are Prometheus's, and few" shadowed.log
+    stop || not_ok "a server with a shadow ends"
+done
+awk '$1 != $2 || $3 != 0 || $1 < 2 { exit 1 }' r.counts
+verdict $? "a shadow of the same weights agrees to the bit" r.counts
+awk '$3 == 0 || $1 < 2 { exit 1 }' other.counts
+verdict $? "one of other weights differs" other.counts
+start flood --shadow other --deadline 300
+"$python" "$root/tests/serve_load.py" "$url" "$key" 400 --clients 64 --samples 4 --only score > flood.txt 2>&1 && compared 1 &&
+    [ "$(metric ehr_second_offered_total)" = 400 ]
+verdict $? "what a shadow has no time for is dropped and counted: $(metric ehr_second_dropped_total) of 400" flood.txt
+stop
+start canary --canary other --canary-share 0.5 --deadline 300
+"$python" "$root/tests/serve_load.py" "$url" "$key" 100 --clients 8 --only score > canary.txt 2>&1
+once=$(metric ehr_second_offered_total)
+"$python" "$root/tests/serve_load.py" "$url" "$key" 100 --clients 8 --only score > canary.txt 2>&1
+[ "$once" -gt 20 ] && [ "$once" -lt 80 ] && [ "$(metric ehr_second_offered_total)" = $((2 * once)) ]
+verdict $? "a canary sees a share of the patients, the same ones: $once of 100" canary.txt
+stop
+refused 2 'one of them' "$infer" serve r --port 0 --shadow other --canary other
+verdict $? "a shadow and a canary at once: exit 2" refused.log
+cp -rL other/latest alien && rm alien/SHA256SUMS && sed -i 's/COMPLAINT\/\/COUGH/COMPLAINT\/\/COUGHS/' alien/vocabulary.json &&
+    refused 1 'another vocabulary' "$infer" serve r --port 0 --shadow alien
+verdict $? "a second checkpoint with another vocabulary is refused" refused.log
+
+# ---- recalibration -----------------------------------------------------------------------------------------------------------
+sha=$(sha256sum < r/latest/model.safetensors | cut -c1-64)
+maps() { # maps FILE CHANGE: recalibration.json as evaluate writes it, then changed
+    (cd "$root/scripts" && "$python" -c "
+import json, sys, recalibrate
+sha, path, change = sys.argv[1:]
+record = {'slope': 0.83, 'intercept': -0.31, 'rows': 200, 'known': 150, 'positive': 30, 'fitted': 'slope and intercept', 'alerts_per_100': 10, 'threshold': 1 / 7,
+          'budgets': [{'alerts_per_100': 1, 'threshold': 1e-05}], 'outcome': 'admission_1y', 'model_sha256': sha, 'labels_sha256': 'x',
+          'outcome_codes': ['VISIT//IN'], 'stop_codes': [], 'horizon_minutes': 525600, 'estimator': 'mc'}
+if change == 'model': record['model_sha256'] = 64 * '0'
+if change == 'codes': del record['outcome_codes']
+record['sha256'] = recalibrate.digest(record)
+if change == 'slope': record['slope'] = 0.84
+json.dump({'format': 'ehr.c recalibration', 'format_version': 1, 'outcomes': [record]}, open(path, 'w'), indent=1)
+" "$sha" "$work/$1" "$2")
+}
+maps maps.json none
+start maps --recalibration maps.json
+"$python" "$client" maps "$url" "$key" maps.json || failed=1
+stop
+while IFS='|' read -r change words; do
+    maps bad.json "$change"
+    refused 1 "$words" "$infer" serve r --port 0 --recalibration bad.json
+    verdict $? "a map refused: $change" refused.log
+done << 'END'
+slope|was changed after it was fitted
+model|was fitted for the model
+codes|does not say what it was fitted for
+END
+echo '{}' > bad.json
+refused 1 'is no recalibration.json' "$infer" serve r --port 0 --recalibration bad.json
+verdict $? "a file without maps is refused" refused.log
+exit $failed
