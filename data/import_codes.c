@@ -22,6 +22,20 @@ static const struct {
       "http://www.cms.gov/Medicare/Coding/HCPCSReleaseCodeSets", "urn:oid:2.16.840.1.113883.6.285", "HCPCS"}},
     {"ATC", {"http://www.whocc.no/atc", "urn:oid:2.16.840.1.113883.6.73", "ATC"}},
     {"NDC", {"http://hl7.org/fhir/sid/ndc", "urn:oid:2.16.840.1.113883.6.69", "NDC"}},
+    /* Genes and variants, tumours, images, phenotypes. */
+    {"HGNC", {"http://www.genenames.org/geneId", "http://www.genenames.org", "urn:oid:2.16.840.1.113883.6.281", "HGNC"}},
+    {"CLINVAR",
+     {"http://www.ncbi.nlm.nih.gov/clinvar", "https://www.ncbi.nlm.nih.gov/clinvar", "urn:oid:2.16.840.1.113883.6.319"}},
+    {"DBSNP",
+     {"http://www.ncbi.nlm.nih.gov/projects/SNP", "http://www.ncbi.nlm.nih.gov/snp", "urn:oid:2.16.840.1.113883.6.284"}},
+    {"HGVS", {"http://varnomen.hgvs.org", "https://varnomen.hgvs.org", "urn:oid:2.16.840.1.113883.6.282"}},
+    {"SO", {"http://www.sequenceontology.org", "http://sequenceontology.org"}},
+    {"HPO", {"http://human-phenotype-ontology.org", "http://purl.obolibrary.org/obo/hp.owl"}},
+    {"ICDO3",
+     {"http://terminology.hl7.org/CodeSystem/icd-o-3", "http://hl7.org/fhir/sid/icd-o-3",
+      "urn:oid:2.16.840.1.113883.6.43.1"}},
+    {"RADLEX", {"http://radlex.org", "http://www.radlex.org", "urn:oid:2.16.840.1.113883.6.256"}},
+    {"DICOM", {"http://dicom.nema.org/resources/ontology/DCM", "urn:oid:1.2.840.10008.2.16.4", "DCM"}},
 };
 
 const char *import_vocabulary(const char *system, int *rank) {

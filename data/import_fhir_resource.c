@@ -27,6 +27,7 @@ static Status report_read(FhirRow *r, const FhirType *t, Err *err);
 static Status medication_read(FhirRow *r, const FhirType *t, Err *err);
 static Status location_read(FhirRow *r, const FhirType *t, Err *err);
 static Status document_read(FhirRow *r, const FhirType *t, Err *err);
+static Status imaging_read(FhirRow *r, const FhirType *t, Err *err);
 
 /* clang-format off */
 #define DRUG_CODE "medicationCodeableConcept", ""
@@ -61,7 +62,7 @@ static const FhirType types[] = {
     {"SupplyDelivery", KIND_OTHER, "patient", "", "suppliedItem.itemCodeableConcept", "", "occurrence", "",
      "suppliedItem.quantity", "|in-progress|completed|", "|abandoned|", NULL},
     {"ImagingStudy", KIND_PROCEDURE, "subject", "encounter", "procedureCode", "", "started", "", "",
-     "|available|", "|cancelled|", NULL},
+     "|available|", "|cancelled|", imaging_read},
     {.name = "Medication", .read = medication_read},
     {.name = "Location", .read = location_read},
     {.name = "DocumentReference", .kind = KIND_OTHER, .subject = "subject", .code = "type", .time = "date",
@@ -412,6 +413,14 @@ static Status encounter_read(FhirRow *r, const FhirType *t, Err *err) {
 
 /* value[x] of an observation or a component -> a number, or an answer that becomes part of the code.  *has = 0: there
  * is none. */
+/* "NM_007294.4:c.68_69del": a variant by its name is a code, not prose. */
+static int is_hgvs(const char *text) {
+    const char *colon = strchr(text, ':');
+    size_t n = strlen(text);
+    return colon && colon - text >= 5 && n < 100 && !text[strcspn(text, " \t\n\"\\")] && colon[1] &&
+           strchr("cgmnpr", colon[1]) && colon[2] == '.' && text[2] == '_';
+}
+
 static Status value_read(FhirRow *r, const json_t *o, int kind, const FhirCode *code, StageRow *s, int *has, Err *err) {
     static const char *const others[] = {"valueRange", "valueRatio",    "valueSampledData",
                                          "valueTime",  "valueDateTime", "valuePeriod"};
@@ -439,6 +448,11 @@ static Status value_read(FhirRow *r, const json_t *o, int kind, const FhirCode *
             s->comparator = (uint8_t)comparator;
             fhir_count(r, NOTE_NUMBER_FROM_TEXT);
             if (comparator != COMPARE_EQ) fhir_count(r, NOTE_LIMIT);
+        } else if (is_hgvs(json_string_value(value))) {
+            char text[128];
+            s->value = NAN;
+            snprintf(text, sizeof text, "HGVS//%s", json_string_value(value));
+            return import_answer(&r->f->im, kind, code->code, code->name, text, json_string_value(value), &s->key, err);
         } else {
             s->value = NAN;
             fhir_count(r, NOTE_TEXT_VALUE);
@@ -484,6 +498,44 @@ static Status measured(FhirRow *r, const json_t *o, int kind, int *told, Err *er
     return stage(r, &s, err);
 }
 
+/* ---- genomic variants (HL7 Genomics Reporting) ---- */
+
+static const json_t *component_of(const json_t *observation, const char *loinc) {
+    const json_t *item, *coding;
+    size_t i, k;
+    json_array_foreach(json_object_get(observation, "component"), i, item) {
+        json_array_foreach(json_object_get(json_object_get(item, "code"), "coding"), k, coding) {
+            if (!strcmp(fhir_text(coding, "code"), loinc)) return item;
+        }
+    }
+    return NULL;
+}
+
+/* A variant's components are told one by one, which loses what belongs together where a report has several.  So its gene
+ * is told with what was found in it: HGNC//HGNC:1100=LOINC//LA6668-3 (pathogenic), =CLINVAR//17661 (which variant).  Not
+ * of variants that were looked for and are absent. */
+static Status variant_read(FhirRow *r, int kind, Err *err) {
+    static const char *const found_by[] = {"53037-8" /* significance */, "81252-9" /* variation id */,
+                                           "48004-6" /* name by its DNA */};
+    const json_t *present = json_object_get(r->resource, "valueCodeableConcept");
+    FhirCode gene, answer;
+    fhir_code(r, present, &answer);
+    if (!strcmp(answer.code, "LOINC//LA9634-2") || !strcmp(answer.code, "LOINC//LA18198-4")) return OK; /* absent, no call */
+    fhir_code(r, json_object_get(component_of(r->resource, "48018-6"), "valueCodeableConcept"), &gene);
+    Status status = OK;
+    int told = 0;
+    for (size_t k = 0; k < sizeof found_by / sizeof *found_by && *gene.code && !status; k++) {
+        StageResource s = r->stage;
+        fhir_code(r, json_object_get(component_of(r->resource, found_by[k]), "valueCodeableConcept"), &answer);
+        if (!*answer.code || !strncmp(answer.code, "TEXT//", 6) || !strncmp(gene.code, "TEXT//", 6)) continue;
+        status = import_answer(&r->f->im, kind, gene.code, gene.name, answer.code, answer.name, &s.row.key, err);
+        if (!status) status = stage(r, &s, err);
+        told++;
+    }
+    if (told) fhir_count(r, NOTE_VARIANT);
+    return status;
+}
+
 static Status observation_read(FhirRow *r, const FhirType *t, Err *err) {
     const json_t *components = json_object_get(r->resource, "component"), *item;
     size_t i;
@@ -503,6 +555,7 @@ static Status observation_read(FhirRow *r, const FhirType *t, Err *err) {
         if (!status && !told) fhir_count(r, NOTE_PART_DROPPED);
     }
     if (parts) fhir_count(r, NOTE_COMPONENTS);
+    if (!status && parts && component_of(r->resource, "48018-6")) status = variant_read(r, kind, err);
     if (status || r->staged) return status;
     if (json_array_size(components) || json_array_size(json_object_get(r->resource, "hasMember")))
         return stage_void(r, DROP_PANEL, err);
@@ -529,6 +582,31 @@ static Status contained_read(FhirRow *r, Err *err) {
         }
     }
     return status;
+}
+
+/* What was imaged: the procedure's code, or else each kind of image with the part of the body, DICOM//CT=SNOMED//51185008. */
+static Status imaging_read(FhirRow *r, const FhirType *t, Err *err) {
+    const json_t *series = json_object_get(r->resource, "series"), *kinds = json_object_get(r->resource, "modality");
+    const json_t *item;
+    FhirCode code, part;
+    size_t i;
+    int go;
+    fhir_code(r, json_object_get(r->resource, t->code), &code);
+    if (*code.code) return clinical_resource(r, t, err);
+    Status status = frame_read(r, t, &go, err);
+    if (status || !go) return status;
+    int of_series = json_array_size(series) > 0;
+    json_array_foreach(of_series ? series : kinds, i, item) {
+        StageResource s = r->stage;
+        fhir_code(r, of_series ? json_object_get(item, "modality") : item, &code);
+        fhir_code(r, of_series ? json_object_get(item, "bodySite") : NULL, &part);
+        if (status || !*code.code) continue;
+        if (*part.code && strncmp(part.code, "TEXT//", 6))
+            status = import_answer(&r->f->im, t->kind, code.code, code.name, part.code, part.name, &s.row.key, err);
+        else status = import_code(&r->f->im, KEY_CLINICAL, t->kind, code.code, code.name, 0, &s.row.key, err);
+        if (!status) status = stage(r, &s, err);
+    }
+    return status || r->staged ? status : stage_void(r, DROP_NO_CODE, err);
 }
 
 /* ---- free texts ---- */

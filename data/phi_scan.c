@@ -90,9 +90,9 @@ static void look_keys(PhiFile *f, const char *text, size_t n, int64_t line) {
     }
 }
 
-/* Tokens of texts in a vocabulary or a tokenizer: "TEXT//", then bytes as letters, quoted as JSON. */
+/* Tokens of texts in a vocabulary or a tokenizer: "SPELL//", then bytes as letters, quoted as JSON. */
 static void look_spelled(PhiFile *f, const char *text, size_t n, int64_t line) {
-    static const char start[] = "\"TEXT//";
+    static const char start[] = "\"SPELL//";
     const char *end = text + n;
     for (const char *p = text; (p = memmem(p, (size_t)(end - p), start, sizeof start - 1)); p++) {
         char spelled[4 * BPE_WORD_MAX + 1], bytes[4 * BPE_WORD_MAX + 1];

@@ -409,7 +409,7 @@ static void add_rollup(Fit *fit) {
 static Status add_text(Fit *fit, Err *err) {
     Vocabulary *v = &fit->v;
     int64_t rare, all;
-    char name[2 * BPE_WORD_MAX + 16] = "TEXT//";
+    char name[2 * BPE_WORD_MAX + 16] = "SPELL//";
     v->text_begin = -1;
     if (!fit->text) return OK;
     uint32_t(*merge)[2] = xcalloc((size_t)fit->o->note_merges + 1, sizeof *merge);
@@ -419,11 +419,11 @@ static Status add_text(Fit *fit, Err *err) {
     if (status) return status;
     v->text_max = fit->o->note_tokens;
     v->text_begin = v->n;
-    add_token(fit, "TEXT//BEGIN", TOKEN_TEXT, -1, 0);
-    add_token(fit, "TEXT//END", TOKEN_TEXT, -1, 0);
-    add_token(fit, "TEXT//CUT", TOKEN_TEXT, -1, 0);
+    add_token(fit, "NOTE_BEGIN", TOKEN_TEXT, -1, 0);
+    add_token(fit, "NOTE_END", TOKEN_TEXT, -1, 0);
+    add_token(fit, "NOTE_CUT", TOKEN_TEXT, -1, 0);
     for (int s = 0; s < v->text.n; s++) {
-        bpe_spell(v->text.symbol[s].bytes, v->text.symbol[s].size, name + 6);
+        bpe_spell(v->text.symbol[s].bytes, v->text.symbol[s].size, name + 7);
         add_token(fit, name, TOKEN_TEXT, -1, 0);
     }
     return OK;

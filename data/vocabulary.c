@@ -28,7 +28,8 @@ const char *const GAP_NAME[GAP_TOKENS] = {
     "GAP//20d-30d",    "GAP//30d-2mt",     "GAP//2mt-6mt",       "GAP//=6mt"};
 
 static const char *const KIND_NAME[] = {"special", "static", "age", "gap", "value", "event", "unknown", "text"};
-static const char *const TEXT_CODE[TEXT_FIRST] = {"TEXT//BEGIN", "TEXT//END", "TEXT//CUT"};
+static const char SPELL[] = "SPELL//";
+static const char *const TEXT_CODE[TEXT_FIRST] = {"NOTE_BEGIN", "NOTE_END", "NOTE_CUT"};
 _Static_assert(KIND_COUNT <= 16, "Vocabulary.unknown has a slot for every event kind");
 
 /* What parsing needs to say where it is. */
@@ -357,8 +358,8 @@ static Status check_text(const Parse *p) {
         if (inside != (v->token[id].kind == TOKEN_TEXT)) wrong = v->token[id].code;
         if (!inside || wrong) continue;
         const struct BpeSymbol *s = id < first + TEXT_FIRST ? NULL : &v->text.symbol[id - first - TEXT_FIRST];
-        snprintf(name, sizeof name, "%s", s ? "TEXT//" : TEXT_CODE[id - first]);
-        if (s) bpe_spell(s->bytes, s->size, name + 6);
+        snprintf(name, sizeof name, "%s", s ? SPELL : TEXT_CODE[id - first]);
+        if (s) bpe_spell(s->bytes, s->size, name + sizeof SPELL - 1);
         if (strcmp(name, v->token[id].code)) wrong = v->token[id].code;
     }
     return wrong ? bad(p, "tokens of texts and \"notes\" do not agree at", wrong) : OK;

@@ -3,7 +3,7 @@
  * Layout of ids: 0 PAD, 1 RECORD_START, 2 RECORD_CONTINUES, other specials; static tokens (SEX//F ...); AGE tokens,
  * contiguous; gap tokens, contiguous and ascending, =6mt last; shared value tokens Q1..Q10 (separate values only); then
  * events in frequency-free order (kind, code, level), with one UNKNOWN//kind token a kind; MEDS_DEATH among them; then,
- * of a vocabulary that tells notes, TEXT//BEGIN, TEXT//END, TEXT//CUT and the symbols of bpe.h, 256 bytes first.
+ * of a vocabulary that tells notes, NOTE_BEGIN, NOTE_END, NOTE_CUT and the symbols of bpe.h, 256 bytes first.
  *
  * JSON: {"format": "ehr.c vocabulary", "format_version": 1, "values": "fused"|"separate", "static": ["SEX","RACE"],
  *   "age_bin_years": 1, "gap_bins": [{"id","code","lo_minutes","hi_minutes","quantiles_minutes":[16]}...],
@@ -17,7 +17,7 @@
  *   level when fitted, for drift}, "notes": {"begin": id, "max_tokens": 512, "merges": [[32, 116], ...]},
  *   "fitted_on": {...}}   rollup, edges, edge_shares, notes and fitted_on may be absent.
  *
- * A note is its event's token, then TEXT//BEGIN, symbols, and TEXT//END, or TEXT//CUT where max_tokens ran out, all at
+ * A note is its event's token, then NOTE_BEGIN, symbols, and NOTE_END, or NOTE_CUT where max_tokens ran out, all at
  * the minute in which it was known.
  *
  * A value v of (code, unit) has level 1 + #{edges < v}, compared in float32 as values are stored: a value equal to an
@@ -82,7 +82,7 @@ typedef struct {
     VocabEdges *edges; /* sorted by (code, unit) */
     int n_rollup;
     char **rollup_from, **rollup_to; /* sorted by rollup_from; rollup_to is the code of a token */
-    int text_begin;                  /* id of TEXT//BEGIN, END, CUT and the symbols behind it; -1: notes are not told */
+    int text_begin;                  /* id of NOTE_BEGIN, END, CUT and the symbols behind it; -1: notes are not told */
     int text_max;                    /* symbols told of a note at most */
     Bpe text;
     char *json; /* the file, verbatim */

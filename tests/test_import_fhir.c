@@ -313,6 +313,50 @@ static void test_values(void **state) {
 #define RXNORM(code) "{\"coding\":[{\"system\":\"http://www.nlm.nih.gov/research/umls/rxnorm\",\"code\":\"" code "\"}]}"
 #define REFERS(to) "\"medicationReference\":{\"reference\":\"" to "\"}"
 
+/* Variants, findings of pathology and images: all of them codes, and of a variant its gene with what was found in it. */
+static void test_genomics_and_imaging(void **state) {
+    (void)state;
+#define VALUED(system, code) "{\"coding\":[{\"system\":\"" system "\",\"code\":\"" code "\"}]}"
+#define PART(code, value) "{\"code\":" LOINC(code) "," value "}"
+#define CONCEPT(system, code) "\"valueCodeableConcept\":" VALUED(system, code)
+#define VARIANT(id, present, parts)                                                                                    \
+    LAB(id, "69548-6", NOW "," CONCEPT("http://loinc.org", present) ",\"component\":[" parts "]")
+#define GENE(id) PART("48018-6", CONCEPT("http://www.genenames.org/geneId", "HGNC:" id))
+    lines_import(
+        PATIENT
+        VARIANT("1", "LA9633-4", GENE("1100") "," PART("48004-6", CONCEPT("http://varnomen.hgvs.org", "NM_007294.4:c.68_69del")) ","
+                PART("53037-8", CONCEPT("http://loinc.org", "LA6668-3")) "," PART("81252-9", CONCEPT("http://www.ncbi.nlm.nih.gov/clinvar", "17662")))
+        /* looked for and absent; a name told as text; prose */
+        VARIANT("2", "LA9634-2", GENE("1101") "," PART("53037-8", CONCEPT("http://loinc.org", "LA6668-3")))
+        VARIANT("3", "LA9633-4", GENE("3236") "," PART("48004-6", "\"valueString\":\"NM_005228.5:c.2573T>G\"") "," PART("48005-3", "\"valueString\":\"seen in Ann Doe\""))
+        "{\"resourceType\":\"DiagnosticReport\",\"id\":\"4\",\"status\":\"final\",\"code\":" LOINC("22637-3") "," SUBJECT AT("2020-01-01T10:00:00Z")
+        ",\"conclusion\":\"invasive\",\"conclusionCode\":[" VALUED("http://terminology.hl7.org/CodeSystem/icd-o-3", "8500/3") "," SNOMED("413448000") "]}\n"
+        "{\"resourceType\":\"ImagingStudy\",\"id\":\"5\",\"status\":\"available\"," SUBJECT ",\"started\":\"2020-01-01T10:00:00Z\",\"procedureCode\":[" SNOMED("399208008") "],\"series\":[{\"modality\":{\"code\":\"CR\"}}]}\n"
+        "{\"resourceType\":\"ImagingStudy\",\"id\":\"6\",\"status\":\"available\"," SUBJECT ",\"started\":\"2020-01-01T10:00:00Z\",\"series\":[{\"uid\":\"1.2.3.4.5.6.7.8.9\",\"modality\":{\"system\":\"http://dicom.nema.org/resources/ontology/DCM\",\"code\":\"CT\"},"
+        "\"bodySite\":{\"system\":\"http://snomed.info/sct\",\"code\":\"51185008\"}},{\"modality\":{\"system\":\"http://dicom.nema.org/resources/ontology/DCM\",\"code\":\"MR\"}}]}\n"
+        "{\"resourceType\":\"ImagingStudy\",\"id\":\"7\",\"status\":\"available\"," SUBJECT ",\"started\":\"2020-01-01T10:00:00Z\",\"modality\":[{\"system\":\"http://dicom.nema.org/resources/ontology/DCM\",\"code\":\"US\"}]}\n"
+        "{\"resourceType\":\"ImagingStudy\",\"id\":\"8\",\"status\":\"available\"," SUBJECT ",\"started\":\"2020-01-01T10:00:00Z\"}\n");
+#define T "2020-01-01 10:00|=|"
+    assert_timelines(BORN T "HGNC//HGNC:1100=CLINVAR//17662||0\n" T "HGNC//HGNC:1100=HGVS//NM_007294.4:c.68_69del||0\n" T "HGNC//HGNC:1100=LOINC//LA6668-3||0\n"
+                          T "LOINC//48004-6=HGVS//NM_005228.5:c.2573T>G||0\n" T "LOINC//48004-6=HGVS//NM_007294.4:c.68_69del||0\n" T "LOINC//48005-3||0\n"
+                          T "LOINC//48018-6=HGNC//HGNC:1100||0\n" T "LOINC//48018-6=HGNC//HGNC:1101||0\n" T "LOINC//48018-6=HGNC//HGNC:3236||0\n"
+                          T "LOINC//53037-8=LOINC//LA6668-3||0\n"
+                          T "LOINC//69548-6=LOINC//LA9633-4||0\n" T "LOINC//69548-6=LOINC//LA9634-2||0\n" T "LOINC//81252-9=CLINVAR//17662||0\n"
+                          T "DICOM//CT=SNOMED//51185008||0\n" T "DICOM//MR||0\n" T "DICOM//US||0\n" T "SNOMED//399208008||0\n"
+                          T "ICDO3//8500/3||0\n" T "SNOMED//413448000||0\nend 2020-01-01 23:59\n");
+    const Counted expected[] = {{"Observation", NOTE_VARIANT, 1}, {"ImagingStudy", DROP_NO_CODE, 1}, {"Observation", NOTE_TEXT_VALUE, 1}};
+    assert_counts(expected, sizeof expected / sizeof *expected);
+    assert_absent(at("out.h5"), "Ann Doe");
+    assert_absent(at("out.h5"), "1.2.3.4.5.6.7.8.9");
+    assert_absent(at("out.h5"), "invasive");
+    /* Its gene alone is what the finding rolls up to. */
+    EventFile f;
+    ok(event_file_open(&f, at("out.h5"), &err));
+    assert_string_equal(f.code_parent[event_file_code(&f, "HGNC//HGNC:1100=CLINVAR//17662")], "HGNC//HGNC:1100");
+    event_file_close(&f);
+#undef T
+}
+
 static void test_references(void **state) {
     (void)state;
     lines_import(PATIENT REQUEST("1", "\"medicationCodeableConcept\":" RXNORM("1"), "Patient/p1")
@@ -599,7 +643,7 @@ int main(void) {
     import_format = import_fhir;
     const struct CMUnitTest tests[] = {
         IN_UTC(test_times),      IN_UTC(test_clocks),      IN_UTC(test_impossible_times), IN_UTC(test_patients),          IN_UTC(test_statuses),
-        IN_UTC(test_versions),   IN_UTC(test_values),            IN_UTC(test_references),
+        IN_UTC(test_versions),   IN_UTC(test_values),            IN_UTC(test_genomics_and_imaging), IN_UTC(test_references),
         IN_UTC(test_bundle_references), IN_UTC(test_inpatient_diagnoses), IN_UTC(test_deletions), IN_UTC(test_maps), IN_UTC(test_wards), IN_UTC(test_forms),
         IN_UTC(test_hostile),    IN_UTC(test_refusals),  IN_UTC(test_many_references), IN_UTC(test_changing_file), IN_UTC(test_sample_counts)};
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -407,12 +407,12 @@ static char *vocabulary_text_made(const char *notes, const char *extra) {
         json_array_append_new(tokens, json_pack("{s:i, s:s, s:s}", "id", 4 + g, "code", GAP_NAME[g], "kind", "gap"));
     }
     json_array_append_new(tokens, json_pack("{s:i, s:s, s:s, s:s}", "id", 23, "code", "MEDS_DEATH", "kind", "event", "event_kind", "death"));
-    static const char *const markers[] = {"TEXT//BEGIN", "TEXT//END", "TEXT//CUT"};
+    static const char *const markers[] = {"NOTE_BEGIN", "NOTE_END", "NOTE_CUT"};
     for (int i = 0; i < 3 + 256 + 2; i++) {
-        char code[32] = "TEXT//", byte = (char)(i - 3);
+        char code[32] = "SPELL//", byte = (char)(i - 3);
         if (i < 3) snprintf(code, sizeof code, "%s", markers[i]);
-        else if (i < 3 + 256) bpe_spell(&byte, 1, code + 6);
-        else snprintf(code, sizeof code, "TEXT//%s", i == 3 + 256 ? "he" : "the");
+        else if (i < 3 + 256) bpe_spell(&byte, 1, code + 7);
+        else snprintf(code, sizeof code, "SPELL//%s", i == 3 + 256 ? "he" : "the");
         json_array_append_new(tokens, json_pack("{s:i, s:s, s:s}", "id", 24 + i, "code", code, "kind", "text"));
     }
     if (*extra) json_array_append_new(tokens, json_loads(extra, 0, NULL));
@@ -439,13 +439,13 @@ static void test_vocabulary(void **state) {
                {"{\"begin\": 24, \"max_tokens\": 5, \"merges\": [[104], [116, 256]]}", "", "pairs"},
                {"{\"begin\": 24, \"max_tokens\": 5, \"merges\": [[104, -1], [116, 256]]}", "", "pairs"},
                {"{\"begin\": 24, \"max_tokens\": 5, \"merges\": [[104, 101], [116, 256]]}",
-                "{\"id\": 285, \"code\": \"TEXT//elsewhere\", \"kind\": \"text\"}", "agree"}};
+                "{\"id\": 285, \"code\": \"SPELL//elsewhere\", \"kind\": \"text\"}", "agree"}};
     const char *good = "{\"begin\": 24, \"max_tokens\": 5, \"merges\": [[104, 101], [116, 256]]}";
     Vocabulary v;
     char *json = vocabulary_text_made(good, "");
     ok(vocabulary_parse(&v, json, strlen(json), "test", &err));
     free(json);
-    int n, id = vocabulary_find(&v, "TEXT//the");
+    int n, id = vocabulary_find(&v, "SPELL//the");
     assert_memory_equal(vocabulary_text(&v, id, &n), "the", 3);
     assert_int_equal(n, 3);
     assert_null(vocabulary_text(&v, v.text_begin + TEXT_CUT, &n));

@@ -55,7 +55,7 @@ verdict $? "of a source they are told with a warning; words of one patient are n
 refused 1 'possible identifiers' "$data" phi-scan s && grep -q 'ssn .*a note in tokens' refused.log && grep -q 'email .*a note in tokens' refused.log &&
     refused 1 'possible identifiers' "$data" phi-scan e.h5 && grep -q 'ssn .*/note_text' refused.log
 verdict $? "phi-scan reads them in events and in tokens" refused.log
-printf '{"tokens": [\n {"id": 1, "code": "TEXT//\304\240Zebulon", "kind": "text"},\n {"id": 2, "code": "TEXT//cough", "kind": "text"}]}' > spelled.json
+printf '{"tokens": [\n {"id": 1, "code": "SPELL//\304\240Zebulon", "kind": "text"},\n {"id": 2, "code": "SPELL//cough", "kind": "text"}]}' > spelled.json
 printf 'FIRST,LAST\nZebulon,Quarterman\n' > names.csv
 refused 1 'possible identifiers' "$data" phi-scan spelled.json --names names.csv && grep -q 'name  *1 .*token of a text' refused.log
 verdict $? "and in a vocabulary" refused.log
@@ -81,7 +81,7 @@ verdict $? "a frozen vocabulary applies its merges, and tells no text unless ask
 "$data" tokenize rt.h5 --out codes > codes.log 2>&1 && refused 2 'no tokens of texts' "$data" tokenize rt.h5 --out x --notes --vocabulary codes && [ ! -e x ] &&
     refused 2 'goes with --notes' "$data" tokenize rt.h5 --out x --notes-tokens 10 && refused 2 'no effect with --vocabulary' "$data" tokenize rt.h5 --out x --notes --vocabulary d --notes-max 5
 verdict $? "flags that do not go together" refused.log
-"$data" inspect d --patient 0 > inspect.log 2>&1 && grep -q 'Patient presents with' inspect.log && ! grep -q 'TEXT//' inspect.log && "$data" inspect d | grep -q '^  text '
+"$data" inspect d --patient 0 > inspect.log 2>&1 && grep -q 'Patient presents with' inspect.log && ! grep -q 'SPELL//' inspect.log && "$data" inspect d | grep -q '^  text '
 verdict $? "inspect prints the notes of a dataset as text" inspect.log
 # A note that never ends, text without a beginning: what a broken program may have written.
 cp -r d broken && cat > break.py << 'PY'
@@ -106,8 +106,8 @@ verdict $? "validate: texts in a release that nobody attested" unsaid.log
 # ---- a model of them -----------------------------------------------------------------------------------------------------
 "$train" --data d --model nano --layers 1 --seq-len 128 --batch 8 --steps 30 --out run --require-deidentified > train.log 2>&1 && "$infer" info run > info.log 2>&1 && grep -q ', [0-9]* text;' info.log
 verdict $? "training; info counts the tokens of texts" train.log
-"$infer" generate run --data d --split train --patient 0 --samples 4 --max-tokens 120 --history 0 > generated.txt 2> generate.log && ! grep -q 'TEXT//' generated.txt && grep -q 'Patient presents with' generated.txt &&
-    "$infer" generate run --data d --split train --patient 0 --samples 4 --max-tokens 120 --json > generated.json 2>> generate.log && grep -q '"kind":"text","text":"Patient presents' generated.json && ! grep -q 'TEXT//' generated.json
+"$infer" generate run --data d --split train --patient 0 --samples 4 --max-tokens 120 --history 0 > generated.txt 2> generate.log && ! grep -q 'SPELL//' generated.txt && grep -q 'Patient presents with' generated.txt &&
+    "$infer" generate run --data d --split train --patient 0 --samples 4 --max-tokens 120 --json > generated.json 2>> generate.log && grep -q '"kind":"text","text":"Patient presents' generated.json && ! grep -q 'SPELL//' generated.json
 verdict $? "generate writes notes as text" generate.log
 "$data" phi-scan d run generated.txt > scan.log 2>&1
 verdict $? "phi-scan finds nothing in dataset, checkpoint and futures" scan.log
