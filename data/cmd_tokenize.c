@@ -130,6 +130,7 @@ Status cmd_tokenize(int argc, char **argv, Err *err) {
     TokenizeOptions o = {.split = NULL, .progress = stderr};
     const char *values = "fused", *age_bin = "1", *events[1];
     int help = 0, n_pos = 0;
+    int64_t threads = 0;
     o.shard_size = 256 << 20;
     o.canary_copies = 1;
     o.note_merges = 4096;
@@ -170,6 +171,7 @@ Status cmd_tokenize(int argc, char **argv, Err *err) {
         {"--canaries", FLAG_INT, &o.canaries, 0, 1e6, NULL,
          "made-up sequences put into the train split, to measure what a model remembers; never release such a model", 0},
         {"--canary-copies", FLAG_INT, &o.canary_copies, 1, 1e6, NULL, "times each of them", 0},
+        {"--threads", FLAG_INT, &threads, 0, 1024, NULL, "0: all; the dataset does not depend on it", 0},
         {"--overwrite", FLAG_BOOL, &o.overwrite, 0, 0, NULL, "replace an existing dataset", 0},
     };
     int n = sizeof flags / sizeof *flags;
@@ -192,6 +194,7 @@ Status cmd_tokenize(int argc, char **argv, Err *err) {
             return err_set(err, ERR_USAGE, "%s goes with --notes: free texts are not told without it", flags[i].name);
     if (o.vocabulary && (status = conflicts(flags, o.append_codes, err))) return status;
     o.events = events[0];
+    o.threads = (int)threads;
     o.separate_values = values[0] == 's';
     o.age_bin_years = age_bin[0] - '0';
     char *found = (o.vocabulary && !o.append_codes) || o.edges ? NULL : find_edges();

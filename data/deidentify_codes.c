@@ -45,7 +45,7 @@ static size_t space_of(const char *code) {
 int code_is_public(const char *code) {
     static const char spaces[] = " snomed snomed-ct snomedct loinc rxnorm icd9 icd9cm icd9proc icd9pcs icd10 icd10cm "
                                  "icd10pcs icdo3 cpt cpt4 hcpcs ndc atc cvx drg msdrg ms-drg apr-drg aprdrg hcfa omop "
-                                 "ucum hgnc clinvar dbsnp so hpo radlex visit visit_end sex race ethnicity marital birth death meds_birth "
+                                 "ucum hgnc clinvar dbsnp so hpo radlex omop genomic visit visit_end sex race ethnicity marital birth death meds_birth "
                                  "meds_death icu_in icu_out gender unknown rare vaccine visit_start dicom hl7 ";
     return one_of(spaces, code, space_of(code));
 }

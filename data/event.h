@@ -112,6 +112,9 @@ typedef struct {
 /* Checks structure, ranges of offsets, codes and units; an events file is data, never trusted. */
 Status event_file_open(EventFile *f, const char *path, Err *err);
 void event_file_close(EventFile *f);
+/* Another reader of an open file, for another thread: with windows of its own and f's everything else, while f is open. */
+void event_file_share(EventFile *copy, const EventFile *f);
+void event_file_unshare(EventFile *copy);
 Status event_file_patient(EventFile *f, int64_t row, EventPatient *out, Err *err);
 /* Text `note` of the file, valid until the next call; any bytes, it is not trusted. */
 Status event_file_text(EventFile *f, int64_t note, const char **text, size_t *n, Err *err);

@@ -349,6 +349,32 @@ void event_file_close(EventFile *f) {
     *f = (EventFile){0};
 }
 
+void event_file_share(EventFile *copy, const EventFile *f) {
+    *copy = *f;
+    copy->impl = xmalloc(sizeof *copy->impl);
+    *copy->impl = *f->impl;
+    struct EventFileImpl *x = copy->impl;
+    x->patients = xmalloc(PATIENT_WINDOW * sizeof *x->patients);
+    x->patient_lo = x->patient_hi = x->event_lo = x->event_hi = x->event_capacity = x->note_lo = x->note_hi = 0;
+    x->next_event = 0;
+    x->events = NULL;
+    x->column = NULL;
+    x->column_bytes = 0;
+    x->text = NULL;
+    x->text_capacity = 0;
+    x->note_row = f->n_notes ? xmalloc(NOTE_WINDOW * sizeof *x->note_row) : NULL;
+}
+
+void event_file_unshare(EventFile *copy) {
+    free(copy->impl->patients);
+    free(copy->impl->events);
+    free(copy->impl->column);
+    free(copy->impl->note_row);
+    free(copy->impl->text);
+    free(copy->impl);
+    *copy = (EventFile){0};
+}
+
 /* ---- patients ---------------------------------------------------------------------------------------------------- */
 
 static Status column_room(EventFile *f, int64_t bytes, Err *err) {

@@ -6,6 +6,7 @@
 #include "data/linkage.h"
 #include "data/oracle.h"
 #include "data/table.h"
+#include "data/tokenizer_build.h"
 #include "data/tokenizer_dataset.h"
 #include "data/tokenizer_fit.h"
 #include "data/vocabulary_extend.h"
@@ -23,7 +24,6 @@ typedef struct {
     TokenMap map;
     OracleFile oracle;
     Groups groups;
-    Timeline timeline;
     SplitShards shards[SPLIT_COUNT];
     Table linkage;
     uint8_t *key;
@@ -85,7 +85,8 @@ static Status fit(Run *run, Err *err) {
                      .rules = &rules,
                      .notes = o->notes,
                      .note_merges = (int)o->note_merges,
-                     .note_tokens = (int)o->note_tokens};
+                     .note_tokens = (int)o->note_tokens,
+                     .threads = build_threads(o->threads)};
     char *names = xstrdup(o->statics ? o->statics : has_static(&run->f, "RACE//") ? "SEX,RACE" : "SEX");
     if (!fo.min_patients) {
         int64_t one_percent = run->cohort.n_split[SPLIT_TRAIN] / 100;
@@ -187,52 +188,56 @@ static LinkageColumns linkage_init(Run *run) {
     return c;
 }
 
-static Status emit_patient(Run *run, int64_t place, int64_t at, const LinkageColumns *link, Err *err) {
-    int64_t row = run->cohort.order[place];
-    int split = run->cohort.split[row];
-    Timeline *t = &run->timeline;
+typedef struct {
+    Run *run;
+    LinkageColumns link;
+    const int64_t *rank;
+    Progress progress;
+} Emit;
+
+static Status emit_patient(void *context, int64_t place, const BuiltPatient *p, Err *err) {
+    Emit *e = context;
+    Run *run = e->run;
+    const LinkageColumns *link = &e->link;
+    int64_t at = e->rank[p->row];
+    int split = run->cohort.split[p->row];
+    const Timeline *t = &p->timeline;
     TokenizeReport *r = run->r;
-    EventPatient p;
     uint8_t group[64];
-    int64_t before = 0, after = 0;
-    for (int k = 0; k < KIND_COUNT; k++) before += r->counts.events[k];
-    Status status = event_file_patient(&run->f, row, &p, err);
-    if (!status)
-        status = timeline_build(t, &run->map, &p, r->oracle ? &run->oracle : NULL,
-                                r->oracle ? run->oracle.index[row] : TIME_NONE, &r->counts, err);
-    if (status) return status;
     if (t->floor_broken && r->floor_valid) {
         r->floor_valid = 0;
         snprintf(r->floor_reason, sizeof r->floor_reason, "some events became other tokens than the law's");
     }
-    for (int k = 0; k < KIND_COUNT; k++) after += r->counts.events[k];
     groups_of(&run->groups, t, run->v.n_static, group);
-    link->subject[at] = p.subject;
-    uint64_t key = r->released ? (uint64_t)p.subject : (uint64_t)place;
+    link->subject[at] = p->subject;
+    uint64_t key = r->released ? (uint64_t)p->subject : (uint64_t)place;
     link->key[at] = key;
     link->split[at] = split;
     link->patient_row[at] = r->n_patients[split]++;
     link->origin[at] = t->origin_us;
-    r->n_events[split] += after - before;
+    r->n_events[split] += p->n_events;
     r->n_tokens[split] += t->n;
+    progress_update(&e->progress, place + 1);
     return split_shards_add(&run->shards[split], key, t, group, err);
 }
 
 /* The linkage ascends by subject, like the events file; patients are emitted in dataset order. */
 static Status emit(Run *run, Err *err) {
-    Progress progress;
-    LinkageColumns link = linkage_init(run);
+    Emit e = {.run = run, .link = linkage_init(run)};
     int64_t *rank = try_calloc((size_t)run->cohort.n_rows, sizeof *rank), n = 0;
     if (!rank) return err_set(err, ERR_NOMEM, "no memory for %lld patients", (long long)run->cohort.n_rows);
     for (int64_t row = 0; row < run->cohort.n_rows; row++)
         if (run->cohort.split[row] != SPLIT_UNSET) rank[row] = n++;
-    progress_open(&progress, run->o->progress, "tokenize", "patients", n);
-    Status status = OK;
-    for (int64_t place = 0; place < n && !status; place++) {
-        status = emit_patient(run, place, rank[run->cohort.order[place]], &link, err);
-        progress_update(&progress, place + 1);
-    }
-    progress_close(&progress, n);
+    e.rank = rank;
+    progress_open(&e.progress, run->o->progress, "tokenize", "patients", n);
+    TimelineBuild build;
+    OracleFile *oracle = run->r->oracle ? &run->oracle : NULL;
+    int threads = oracle ? 1 : build_threads(run->o->threads);
+    Status status = build_open(&build, &run->map, &run->f, oracle, threads, err);
+    if (!status) status = build_run(&build, run->cohort.order, n, emit_patient, &e, err);
+    if (!status) build_counts(&build, &run->r->counts);
+    build_close(&build);
+    progress_close(&e.progress, n);
     free(rank);
     if (!status && run->o->canaries) {
         const int64_t added = run->o->canaries * run->o->canary_copies;
@@ -361,7 +366,6 @@ static Status write_dataset(Run *run, Err *err) {
     const TokenizeOptions *o = run->o;
     fill_report(run);
     groups_init(&run->groups, &run->v);
-    timeline_init(&run->timeline, &run->v);
     Status status = deidentification_format(&run->deidentification, run->r, &run->f, o->attestation, o->key_file != NULL, err);
     if (status) return status;
     for (int s = 0; s < SPLIT_COUNT; s++)
@@ -408,7 +412,6 @@ Status tokenize_events(const TokenizeOptions *o, TokenizeReport *r, Err *err) {
     for (int s = 0; s < SPLIT_COUNT; s++) split_shards_free(&run.shards[s]);
     if (status && run.tmp) folder_abort(run.tmp);
     table_free(&run.linkage);
-    timeline_free(&run.timeline);
     groups_free(&run.groups);
     token_map_close(&run.map);
     vocabulary_free(&run.v);

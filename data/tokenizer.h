@@ -26,6 +26,7 @@ typedef struct {
     int64_t seed, shard_size;
     int64_t canaries, canary_copies; /* made-up sequences in the train split, times each (canaries.h); 0: none */
     int overwrite;
+    int threads; /* 0: all; the bytes do not depend on it */
     FILE *progress;
 } TokenizeOptions;
 

@@ -5,7 +5,7 @@
  * have enough together. */
 #include "data/tokenizer_fit.h"
 #include "data/intern.h"
-#include "data/tokenizer_timeline.h"
+#include "data/tokenizer_build.h"
 #include "kernels/philox.h"
 #include <math.h>
 #include <stdlib.h>
@@ -129,27 +129,29 @@ static Status collect(Fit *fit, const Cohort *cohort, FILE *out, Err *err) {
 
 static int limit_has_token(const Fit *fit, const PatientSet *s) { return s->count >= fit->enough; }
 
-/* Fits the edges of every pair, and adds to `plain` whoever's values will not be told apart. */
-static void fit_values(Fit *fit) {
+static void fit_code(void *context, int64_t c) {
+    Fit *fit = context;
     int max_levels = fit->o->separate_values ? SEPARATE_LEVELS_MAX : FUSED_LEVELS_MAX;
-    for (int64_t c = 0; c < fit->f->n_codes; c++) {
-        CodeFit *code = &fit->code[c];
-        int any_edges = 0;
-        for (int32_t i = code->first_pair; i >= 0; i = fit->pair[i].next) {
-            ValuePair *p = &fit->pair[i];
-            const char *unit = fit->f->units[p->unit];
-            if (p->patients.count >= fit->enough)
-                edges_fit(&p->edges, &p->sample, edge_rules_find(fit->o->rules, fit->f->codes[c], unit), fit->enough,
-                          max_levels);
-            if (!p->edges.n) patient_set_merge(&code->plain, &p->patients, fit->enough);
-            any_edges |= p->edges.n > 0;
-            sample_free(&p->sample);
-        }
-        /* A detection limit without a token counts as a value; without edges either, it is told by the plain code. */
-        if (!any_edges && !limit_has_token(fit, &code->lt)) patient_set_merge(&code->plain, &code->lt, fit->enough);
-        if (!any_edges && !limit_has_token(fit, &code->gt)) patient_set_merge(&code->plain, &code->gt, fit->enough);
+    CodeFit *code = &fit->code[c];
+    int any_edges = 0;
+    for (int32_t i = code->first_pair; i >= 0; i = fit->pair[i].next) {
+        ValuePair *p = &fit->pair[i];
+        const char *unit = fit->f->units[p->unit];
+        if (p->patients.count >= fit->enough)
+            edges_fit(&p->edges, &p->sample, edge_rules_find(fit->o->rules, fit->f->codes[c], unit), fit->enough,
+                      max_levels);
+        if (!p->edges.n) patient_set_merge(&code->plain, &p->patients, fit->enough);
+        any_edges |= p->edges.n > 0;
+        sample_free(&p->sample);
     }
+    /* A detection limit without a token counts as a value; without edges either, it is told by the plain code. */
+    if (!any_edges && !limit_has_token(fit, &code->lt)) patient_set_merge(&code->plain, &code->lt, fit->enough);
+    if (!any_edges && !limit_has_token(fit, &code->gt)) patient_set_merge(&code->plain, &code->gt, fit->enough);
 }
+
+/* Fits the edges of every pair, and adds to `plain` whoever's values will not be told apart.  A code's sets and samples
+ * are its own: codes go to threads as they come. */
+static void fit_values(Fit *fit) { build_each(fit->o->threads, fit->f->n_codes, fit_code, fit); }
 
 /* ---- roll-up
  * ---------------------------------------------------------------------------------------------------------------- */

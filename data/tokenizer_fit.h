@@ -12,6 +12,7 @@ typedef struct {
     int n_static;
     char **static_name;
     const EdgeRules *rules;
+    int threads;
     int notes;                    /* notes are told */
     int note_merges, note_tokens; /* symbols beyond bytes at most; symbols told of a note at most */
 } FitOptions;

@@ -230,6 +230,13 @@ void token_map_close(TokenMap *m) {
     *m = (TokenMap){0};
 }
 
+void token_map_add_seen(TokenMap *m, const TokenMap *other) {
+    for (int64_t c = 0; c < m->f->n_codes; c++)
+        for (int u = 0; u < m->code[c].n_units; u++)
+            for (int k = 0; k <= m->code[c].unit[u].edges->n; k++)
+                m->code[c].unit[u].seen[k] += other->code[c].unit[u].seen[k];
+}
+
 /* ---- one patient
  * ------------------------------------------------------------------------------------------------------- */
 

@@ -60,6 +60,7 @@ typedef struct {
 
 Status token_map_open(TokenMap *m, const Vocabulary *v, const EventFile *f, Err *err);
 void token_map_close(TokenMap *m);
+void token_map_add_seen(TokenMap *m, const TokenMap *other); /* of the same file and vocabulary: values seen */
 
 /* The code one step up from `code`: the file's own hierarchy if it has one, else the structure of ICD-9, ICD-10 and ATC
  * codes.  0: none. */

@@ -1,7 +1,8 @@
 #!/bin/bash
 # bench_import.sh [BUILD] - importing and tokenising an OMOP export of EVENTS rows (2,000,000), which is drawn here, rows in
-# no order of patients, under MEMORY (1G): rows a second of CPU time, and the most memory that was taken.  EVENTS=50000000
-# takes 3 GB of disk below TMPDIR and some minutes.
+# no order of patients, under MEMORY (1G): rows a second of CPU time, and the most memory that was taken; then tokenising
+# with 2 threads and as many as there are cores, whose bytes must be the same: the time that passed beside that of one, and
+# what the threads cost a row.  EVENTS=50000000 takes 3 GB of disk below TMPDIR and some minutes.
 cd "$(dirname "$0")/.." || exit 1
 build=${1:-build} events=${EVENTS:-2000000} memory=${MEMORY:-1G}
 work=$(mktemp -d "${TMPDIR:-/tmp}/ehr-bench-import-XXXXXX") || exit 1
@@ -47,4 +48,13 @@ measured() { # measured NAME COMMAND...: rows a second of CPU time; with the pro
 }
 echo "$events rows, $(du -sm "$work/omop" | cut -f 1) MB of CSV, --memory $memory"
 measured import "$build/ehr-data" import omop "$work/omop" --out "$work/e.h5" --memory "$memory"
-measured tokenize "$build/ehr-data" tokenize "$work/e.h5" --out "$work/d"
+measured tokenize "$build/ehr-data" tokenize "$work/e.h5" --out "$work/d" --threads 1
+cp "$work/time" "$work/one"
+for threads in $(printf '2\n%s\n' "$(nproc)" | awk '$1 > 1 && !seen[$1]++'); do
+    measured "$threads threads" "$build/ehr-data" tokenize "$work/e.h5" --out "$work/d$threads" --threads "$threads"
+    diff -r "$work/d" "$work/d$threads" || { echo "the dataset depends on the number of threads"; exit 1; }
+    rm -r "$work/d$threads"
+    paste "$work/one" "$work/time" | awk -v one="$(wc -w < "$work/one")" -v t="$threads" '{
+        at = one; printf "%-10s %9.2fx as fast as 1 thread, %.2fx a core; CPU time a row %.2fx\n", "", $3 / $(at + 3), $3 / $(at + 3) / t,
+            ($(at + 1) + $(at + 2)) / ($1 + $2) }'
+done

@@ -3,6 +3,7 @@
 #include "data/oracle.h"
 #include "data/oracle_cohort.h"
 #include "kernels/philox.h"
+#include "data/tokenizer_build.h"
 #include "tests/make_events.h"
 
 /* n patients with ids step, 2 step, ...; a visit each, `day` days after 2000 plus their number. */
@@ -307,6 +308,102 @@ static void write_elsewhere(const char *path, int n) {
         for (int j = 0; j < 5; j++) events_add(&f, e[j], NULL);
     }
     events_end(&f);
+}
+
+/* Some records are so long that others are built meanwhile: whoever does not wait for their turn is seen. */
+static void write_unequal(const char *path, int n, const char *lab) {
+    MadeFile f = events_begin(path);
+    for (int64_t i = 1; i <= n; i++) {
+        int events = i % 90 == 1 ? 40000 : 3;
+        events_subject(&f, i, (events + 10) * DAY, SPLIT_TRAIN);
+        for (int64_t k = 0; k < events; k++)
+            events_add(&f, (MadeEvent){i, k * DAY, lab, KIND_LAB, (float)((i * 7 + k * k) % 53), "u", 0}, NULL);
+    }
+    events_end(&f);
+}
+
+typedef struct {
+    int64_t next, n_events[2000];
+} Taken;
+
+static Status take_in_order(void *context, int64_t place, const BuiltPatient *p, Err *err) {
+    Taken *t = context;
+    if (place != t->next || p->row != place) return err_set(err, ERR_FORMAT, "patient %lld out of turn", (long long)place);
+    t->next++;
+    t->n_events[place] = p->n_events;
+    return OK;
+}
+
+/* The first patient takes longer than all others together: those wait. */
+static void test_turns(void **state) {
+    (void)state;
+    enum { N = 2000, LONG = 400000 };
+    MadeFile f = events_begin(at("turns.h5"));
+    static int64_t rows[N];
+    for (int64_t i = 1; i <= N; i++) {
+        rows[i - 1] = i - 1;
+        events_subject(&f, i, LONG + 9, SPLIT_TRAIN);
+        for (int64_t k = 0; k < (i == 1 ? LONG : 2); k++)
+            events_add(&f, (MadeEvent){i, k, "LAB//X", KIND_LAB, (float)(k % 53), "u", 0}, NULL);
+    }
+    events_end(&f);
+    TokenizeOptions o = made_options(at("turns.h5"), at("turns"));
+    TokenizeReport r = made_tokenize(o);
+    tokenize_report_free(&r);
+    Dataset d = made_open(at("turns"));
+    EventFile file;
+    MUST(event_file_open(&file, at("turns.h5"), err));
+    for (int threads = 1; threads <= 4; threads++) {
+        TokenMap map;
+        TimelineBuild b;
+        TokenizeCounts counts = {.values = 0};
+        static Taken taken;
+        taken = (Taken){0};
+        MUST(token_map_open(&map, &d.vocabulary, &file, err));
+        MUST(build_open(&b, &map, &file, NULL, threads, err));
+        MUST(build_run(&b, rows, N, take_in_order, &taken, err));
+        build_counts(&b, &counts);
+        assert_int_equal(taken.next, N);
+        assert_int_equal(taken.n_events[0], LONG);
+        assert_int_equal(counts.values, LONG + 2 * (N - 1));
+        build_close(&b);
+        token_map_close(&map);
+    }
+    event_file_close(&file);
+    dataset_close(&d);
+}
+
+/* One thread or seven, of an own vocabulary and of a frozen one, whose drift is counted: the same folder. */
+static void test_threads(void **state) {
+    (void)state;
+    write_unequal(at("home.h5"), 500, "LAB//X");
+    write_unequal(at("away.h5"), 400, "LAB//X");
+    for (int frozen = 0; frozen < 2; frozen++)
+        for (int threads = 1; threads <= 7; threads += 3) {
+            char *out = xasprintf("%d-%d", frozen, threads);
+            TokenizeOptions o = made_options(at(frozen ? "away.h5" : "home.h5"), at(out));
+            o.threads = threads;
+            o.vocabulary = frozen ? at("0-1") : NULL;
+            TokenizeReport r = made_tokenize(o);
+            assert_int_equal(r.n_drift > 0, frozen);
+            if (threads > 1) assert_same_folder(at(frozen ? "1-1" : "0-1"), at(out));
+            tokenize_report_free(&r);
+            free(out);
+        }
+    /* Whoever fails ends it for all: a record of 4,000 years, and those behind it. */
+    MadeFile f = events_begin(at("long.h5"));
+    for (int64_t i = 1; i <= 300; i++) {
+        events_subject(&f, i, UNDATED, SPLIT_TRAIN);
+        events_add(&f, (MadeEvent){i, 0, "DX//N", KIND_DIAGNOSIS, NONE, NULL, 0}, NULL);
+        if (i == 150) events_add(&f, (MadeEvent){i, (int64_t)1 << 33, "DX//N", KIND_DIAGNOSIS, NONE, NULL, 0}, NULL);
+    }
+    events_end(&f);
+    for (int threads = 1; threads <= 7; threads += 3) {
+        TokenizeOptions o = made_options(at("long.h5"), at("long"));
+        o.threads = threads;
+        o.vocabulary = at("0-1");
+        made_refused(o, ERR_FORMAT, "4,000 years");
+    }
 }
 
 static void test_append_codes(void **state) {
@@ -682,7 +779,7 @@ int main(void) {
         cmocka_unit_test(test_split_by_time), cmocka_unit_test(test_split_by_site), cmocka_unit_test(test_split_given), cmocka_unit_test(test_exclude),
         cmocka_unit_test(test_append_codes),
         cmocka_unit_test(test_canaries),
-        cmocka_unit_test(test_order),       cmocka_unit_test(test_same_bytes),    cmocka_unit_test(test_shards),
+        cmocka_unit_test(test_order),       cmocka_unit_test(test_same_bytes), cmocka_unit_test(test_threads), cmocka_unit_test(test_turns),    cmocka_unit_test(test_shards),
         cmocka_unit_test(test_long_record), cmocka_unit_test(test_oracle),        cmocka_unit_test(test_folder),
         cmocka_unit_test(test_refusals),    cmocka_unit_test(test_command_line)};
     return cmocka_run_group_tests(tests, folder_make, folder_remove);
