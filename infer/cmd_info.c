@@ -1,6 +1,7 @@
 /* cmd_info.c - ehr-infer info. */
 #include "infer/commands.h"
 #include "infer/session.h"
+#include "model/adapter.h"
 #include "model/checkpoint.h"
 #include <jansson.h>
 #include <stdlib.h>
@@ -51,22 +52,35 @@ static void print_vocabulary(const char *checkpoint) {
     vocabulary_free(&v);
 }
 
+static void print_adapter(const char *checkpoint) {
+    LoraConfig l;
+    Err quiet;
+    if (!adapter_there(checkpoint) || adapter_config_read(checkpoint, &l, &quiet)) return;
+    printf("adapter      LoRA of rank %d, alpha %g, on", l.rank, l.alpha);
+    for (int p = 0; p < LORA_PROJECTIONS; p++)
+        if (l.targets >> p & 1) printf(" %s", lora_projection_name((LoraProjection)p));
+    printf("%s; merged into %s\n", l.embeddings ? ", embeddings whole" : "", l.base);
+}
+
 Status cmd_info(int argc, char **argv, Err *err) {
     const char *pos[1];
     int n_pos, help;
-    Status st = flags_parse(NULL, 0, argc, argv, pos, 1, &n_pos, &help, err);
+    SessionFlags f = SESSION_FLAGS_PLAIN;
+    Flag flags[] = {SESSION_BASE_FLAG(f)};
+    Status st = flags_parse(flags, 1, argc, argv, pos, 1, &n_pos, &help, err);
     if (st) return st;
     if (help) {
-        flags_help(NULL, 0, "ehr-infer info CHECKPOINT", "Shape, parameters, vocabulary and provenance of a checkpoint.", stdout);
+        flags_help(flags, 1, "ehr-infer info CHECKPOINT", "Shape, parameters, vocabulary and provenance of a checkpoint.", stdout);
         return OK;
     }
     if (n_pos != 1) return err_set(err, ERR_USAGE, "needs a CHECKPOINT (--help)");
     Session s;
-    st = session_open(&s, pos[0], NULL, &(SessionFlags)SESSION_FLAGS_PLAIN, err);
+    st = session_open(&s, pos[0], NULL, &f, err);
     if (!st) st = checkpoint_verify(s.checkpoint, 1, &s.checked, NULL, err);
     if (!st) {
         const ModelConfig *c = &s.model.cfg;
         printf("checkpoint   %s\nweights      sha256 %.16s, fp32\n", s.checkpoint, s.model_sha256);
+        print_adapter(s.checkpoint);
         printf("files        %s\n", s.checked ? "all as saved (SHA256SUMS)" : "not checked: no SHA256SUMS, a folder from elsewhere");
         printf("shape        Qwen3: %d layers, d_model %d, %d heads, %d kv heads, head_dim %d, d_ff %d, %s head, seq_len %d\n",
                c->n_layers, c->d_model, c->n_heads, c->n_kv_heads, c->head_dim, c->d_ff, c->tied ? "tied" : "untied",

@@ -48,7 +48,7 @@ static Status gradient_open(Gradient *g, Session *s, const ExplainOptions *o, Er
     if (!st && s->plain) {
         g->model = *s->plain;
     } else if (!st) {
-        st = checkpoint_load_model(s->checkpoint, &g->model, s->dev, DTYPE_F32, 1, err);
+        st = checkpoint_load_on(s->checkpoint, s->base, &g->model, s->dev, DTYPE_F32, 1, err);
         g->own_model = !st;
     }
     if (st) return st;

@@ -4,6 +4,7 @@
  * name for it.  Their Qwen3 turns the same pairs in RoPE as ours (j, j + D/2), so nothing is permuted. */
 #include "infer/export.h"
 #include "infer/gguf.h"
+#include "model/adapter.h"
 #include "model/checkpoint.h"
 #include "model/hf_files.h"
 #include "model/safetensors.h"
@@ -160,25 +161,60 @@ static Status write_weights(const char *dir, const Tensor *list, int n, const Ex
     return s;
 }
 
-static Status write_folder(const Tensor *list, int n, const ExportOptions *o, ExportSummary *sum, Err *err) {
+/* What goes with weights in any folder. */
+static Status copy_texts(const char *from, const char *to, Err *err) {
     static const struct {
         const char *name;
         int needed;
     } text[] = {{"vocabulary.json", 1}, {"tokenizer.json", 1}, {"tokenizer_config.json", 0}, {"generation_config.json", 0},
                 {"trainer.json", 0}};
+    Status s = OK;
+    for (size_t i = 0; i < sizeof text / sizeof *text && !s; i++) s = copy_text(from, text[i].name, to, text[i].needed, err);
+    return s;
+}
+
+/* The folder is whole, or it is not there. */
+static Status folder_end(Status s, const char *tmp, const char *out, Err *err) {
+    Err quiet;
+    if (!s) s = checkpoint_commit(tmp, out, err);
+    if (s) checkpoint_remove(tmp, &quiet);
+    return s;
+}
+
+static Status write_adapter(const ExportOptions *o, ExportSummary *sum, Err *err) {
+    Safetensors st;
+    if (!adapter_there(o->checkpoint))
+        return err_set(err, ERR_USAGE, "--merge-lora=no: %s holds no adapter but a whole model; leave the flag out", o->checkpoint);
+    if (o->format != EXPORT_SAFETENSORS) return err_set(err, ERR_USAGE, "--merge-lora=no: adapters are written as safetensors");
+    char *tmp = xasprintf("%s.tmp", o->out), *from = xasprintf("%s/%s", o->checkpoint, ADAPTER_FILE), *to = xasprintf("%s/%s", tmp, ADAPTER_FILE);
+    Status s = path_exists(tmp) ? checkpoint_remove(tmp, err) : OK;
+    if (!s) s = dir_make(tmp, err);
+    if (!s) s = copy_text(o->checkpoint, "config.json", tmp, 1, err);
+    if (!s) s = copy_text(o->checkpoint, ADAPTER_CONFIG, tmp, 1, err);
+    if (!s) s = copy_texts(o->checkpoint, tmp, err);
+    if (!s && !(s = safetensors_open(&st, from, err))) {
+        s = file_write(to, st.data, st.size, err);
+        sum->tensors = st.n;
+        sum->files = 1;
+        sum->bytes = (int64_t)st.size;
+        safetensors_close(&st);
+    }
+    s = folder_end(s, tmp, o->out, err);
+    free(tmp);
+    free(from);
+    free(to);
+    return s;
+}
+
+static Status write_folder(const Tensor *list, int n, const ExportOptions *o, ExportSummary *sum, Err *err) {
     char *tmp = xasprintf("%s.tmp", o->out);
     for (int i = 0; i < n; i++) sum->bytes += encode_bytes(o->encoding, list[i].rows * list[i].cols);
     Status s = path_exists(tmp) ? checkpoint_remove(tmp, err) : OK;
     if (!s) s = dir_make(tmp, err);
     if (!s) s = write_config(o->checkpoint, tmp, o->encoding, err);
-    for (size_t i = 0; i < sizeof text / sizeof *text && !s; i++)
-        s = copy_text(o->checkpoint, text[i].name, tmp, text[i].needed, err);
+    if (!s) s = copy_texts(o->checkpoint, tmp, err);
     if (!s) s = write_weights(tmp, list, n, o, sum, err);
-    if (!s) s = checkpoint_commit(tmp, o->out, err);
-    if (s) {
-        Err quiet;
-        checkpoint_remove(tmp, &quiet);
-    }
+    s = folder_end(s, tmp, o->out, err);
     free(tmp);
     return s;
 }
@@ -333,13 +369,15 @@ Status export_run(const ExportOptions *o, ExportSummary *sum, Err *err) {
                        encode_name(o->encoding), encode_name(o->encoding));
     Status s = checkpoint_verify(o->checkpoint, 0, &listed, NULL, err);
     if (s) return s;
+    if (o->keep_apart) return write_adapter(o, sum, err);
+    sum->merged = adapter_there(o->checkpoint);
     Device *dev = device_open(DEVICE_CPU, 0, 1, why, sizeof why);
     if (!dev) return err_set(err, ERR_DEVICE, "%s", why);
-    s = checkpoint_load_model(o->checkpoint, &m, dev, DTYPE_F32, 1, err);
+    s = checkpoint_load_on(o->checkpoint, o->base, &m, dev, DTYPE_F32, 1, err);
     if (!s) {
         Tensor *list = tensors_list(&m, &n);
         sum->tensors = n;
-        s = checkpoint_model_sha256(o->checkpoint, sha, err);
+        s = adapter_there(o->checkpoint) ? adapter_sha256(o->checkpoint, o->base, sha, err) : checkpoint_model_sha256(o->checkpoint, sha, err);
         if (!s && o->format == EXPORT_SAFETENSORS) s = write_folder(list, n, o, sum, err);
         else if (!s) s = write_gguf(&m, list, n, sha, o, sum, err);
         free(list);

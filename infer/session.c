@@ -1,6 +1,7 @@
 /* session.c - see session.h. */
 #include "infer/session.h"
 #include "infer/parts.h"
+#include "model/adapter.h"
 #include "model/checkpoint.h"
 #include <errno.h>
 #include <limits.h>
@@ -71,9 +72,11 @@ Status session_open(Session *s, const char *path, const char *dataset, const Ses
         s->dataset_open = 1;
         if ((st = check_vocabulary(s, err))) return st;
     }
-    if ((st = checkpoint_load_model(s->checkpoint, &s->model, s->dev, computes_in, 1, err))) return st;
+    s->base = f->base;
+    if ((st = checkpoint_load_on(s->checkpoint, s->base, &s->model, s->dev, computes_in, 1, err))) return st;
     s->model_open = 1;
-    if (!s->model_sha256[0]) st = checkpoint_model_sha256(s->checkpoint, s->model_sha256, err);
+    if (adapter_there(s->checkpoint)) st = adapter_sha256(s->checkpoint, s->base, s->model_sha256, err);
+    else if (!s->model_sha256[0]) st = checkpoint_model_sha256(s->checkpoint, s->model_sha256, err);
     s->weights = !strcmp(f->weights, "int8")   ? DTYPE_I8
                  : !strcmp(f->weights, "bf16") ? DTYPE_BF16
                  : !strcmp(f->weights, "f32")  ? DTYPE_F32

@@ -8,6 +8,7 @@
 
 typedef struct {
     char       *checkpoint; /* folder, links resolved: ".../step-400" */
+    const char *base;       /* SessionFlags' */
     Device     *dev;
     char        why[512]; /* "": all is well; else why "auto" left a GPU that is there unused */
     Model       model;
@@ -26,16 +27,20 @@ typedef struct {
     const char *dtype;   /* "auto" (bf16 on a GPU, f32 on the CPU), "f32", "bf16" */
     const char *weights; /* "auto" (in dtype), "f32", "bf16", "int8" */
     int64_t     threads; /* of the CPU; 0 = all */
+    const char *base;    /* of an adapter: the model it changes; NULL: the one it names */
 } SessionFlags;
 #define SESSION_FLAGS_DEFAULT {.device = "auto", .dtype = "auto", .weights = "auto"}
 #define SESSION_FLAGS_PLAIN   {.device = "cpu", .dtype = "f32", .weights = "f32", .threads = 1}
 /* Rows of a command's table of flags; f is a SessionFlags. */
+#define SESSION_BASE_FLAG(f)                                                                                           \
+    {"--base", FLAG_STRING, &(f).base, 0, 0, NULL, "of a LoRA checkpoint: the model it changes, if it is elsewhere", 0}
 #define SESSION_FLAGS(f)                                                                                               \
     {"--threads", FLAG_INT, &(f).threads, 0, 4096, NULL, "CPU threads; 0 = all", 0},                                   \
     {"--device", FLAG_ENUM, &(f).device, 0, 0, "auto|cpu|cuda", "where to compute; auto: on a GPU if there is one", 0},\
     {"--dtype", FLAG_ENUM, &(f).dtype, 0, 0, "auto|f32|bf16", "to compute in; auto: bf16 on a GPU, f32 on the CPU", 0},\
     {"--weights", FLAG_ENUM, &(f).weights, 0, 0, "auto|f32|bf16|int8",                                                 \
-     "what matrices are kept in; int8 is fastest, and rounds", 0}
+     "what matrices are kept in; int8 is fastest, and rounds", 0},                                                     \
+    SESSION_BASE_FLAG(f)
 
 /* path: a checkpoint folder, or a run folder (its `latest` is taken).  dataset NULL: no dataset.  Refuses a file that
  * differs from its checksum, and a dataset whose vocabulary is not the checkpoint's. */

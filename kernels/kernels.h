@@ -25,7 +25,7 @@
 extern "C" {
 #endif
 
-enum { KV_PAGE = 64, SAMPLE_OUTCOMES_MAX = 32 };
+enum { KV_PAGE = 64, SAMPLE_OUTCOMES_MAX = 32, ADAPTER_BLOCKS_MAX = 3 };
 
 /* A matrix that multiplies activations: out (N, rows) = inp (N, cols) @ W^T. */
 typedef enum { WEIGHT_ROWS, WEIGHT_PACKED } WeightLayout;
@@ -72,6 +72,16 @@ typedef struct {
     const uint32_t *outcome_bits; /* (V) bit o set: this id is outcome o */
     int             n_outcomes;   /* at most SAMPLE_OUTCOMES_MAX */
 } SampleSpec;
+
+/* Low-rank adapters (Hu et al. 2021) of up to three projections whose weights lie one below the other in a matrix W (rows,
+ * cols): rows [row[i], row[i] + height[i]) of W have the adapter scale * b_i a_i.  Together they are b_wide @ a, where b_wide
+ * holds the scaled b_i on a block diagonal.
+ *   a (n * rank, cols): a_0, a_1, ...   b (sum of height, rank): b_0, b_1, ...   b_wide (rows, n * rank) */
+typedef struct {
+    int    n, rank, rows, cols;
+    int    row[ADAPTER_BLOCKS_MAX], height[ADAPTER_BLOCKS_MAX];
+    double scale;
+} AdapterBlocks;
 
 /* Upper bounds that size scratch memory. */
 typedef struct {
@@ -122,6 +132,11 @@ typedef struct {
     void (*swiglu_forward)(Device *dev, void *out, const void *gate_up, int N, int F);
     /* dgate_up (N,2F) = ; may be gate_up itself   dout (N,F) */
     void (*swiglu_backward)(Device *dev, void *dgate_up, const void *dout, const void *gate_up, int N, int F);
+
+    /* b_wide = scale * b_i on the diagonal, 0 elsewhere; a_turned (cols, n * rank) = a^T, unless it is NULL */
+    void (*adapter_spread)(Device *dev, void *b_wide, void *a_turned, const void *a, const void *b, const AdapterBlocks *s);
+    /* real *db += scale * the diagonal blocks of real *db_wide */
+    void (*adapter_gather)(Device *dev, void *db, const void *db_wide, const AdapterBlocks *s);
 
     /* Per-head RMSNorm on q and k, then RoPE in the rotate-half form (Su et al. 2021; Qwen3).
      *   qkv (N, (H+2G)*D): q heads, k heads, v heads   qk out (N, (H+G)*D)   q_weight, k_weight (D)

@@ -13,7 +13,8 @@ typedef struct {
     Element element;
     int c, hd, gd, f, h, g, one; /* columns per token = c*C + hd*H*D + gd*G*D + f*F + h*H + g*G + one */
     int drop_at;                 /* first recompute level that shares one buffer between layers */
-    int training;                /* 1: only there when training */
+    int training;                /* 1: only there when training; 2: or when there are adapters */
+    int lora;                    /* columns as wide as the adapters of a matrix */
 } ActRow;
 
 #define LAYER(field) #field, offsetof(LayerActs, field), 1
@@ -21,29 +22,31 @@ typedef struct {
 
 /* clang-format off */
 static const ActRow ROWS[] = {
-    /*                            C  HD GD F  H  G  1  shared from     training */
-    {LAYER(x),          OF_TABLE, 1, 0, 0, 0, 0, 0, 0, KEEP_ALWAYS,     0},
-    {LAYER(attn_rstd),  OF_REAL,  0, 0, 0, 0, 0, 0, 1, RECOMPUTE_BLOCK, 1},
-    {LAYER(qkv),        OF_TABLE, 0, 1, 2, 0, 0, 0, 0, RECOMPUTE_BLOCK, 0},
-    {LAYER(qk),         OF_TABLE, 0, 1, 1, 0, 0, 0, 0, RECOMPUTE_BLOCK, 0},
-    {LAYER(qk_rstd),    OF_REAL,  0, 0, 0, 0, 1, 1, 0, RECOMPUTE_BLOCK, 1},
-    {LAYER(attn),       OF_TABLE, 0, 1, 0, 0, 0, 0, 0, RECOMPUTE_BLOCK, 0},
-    {LAYER(lse),        OF_REAL,  0, 0, 0, 0, 1, 0, 0, RECOMPUTE_BLOCK, 1},
-    {LAYER(x_mid),      OF_TABLE, 1, 0, 0, 0, 0, 0, 0, RECOMPUTE_BLOCK, 0},
-    {LAYER(mlp_rstd),   OF_REAL,  0, 0, 0, 0, 0, 0, 1, RECOMPUTE_BLOCK, 1},
-    {LAYER(gate_up),    OF_TABLE, 0, 0, 0, 2, 0, 0, 0, RECOMPUTE_MLP,   1},
-    {PASS(norm),        OF_TABLE, 1, 0, 0, 0, 0, 0, 0, ONE_BUFFER,      0},
-    {PASS(act),         OF_TABLE, 0, 0, 0, 1, 0, 0, 0, ONE_BUFFER,      0},
-    {PASS(hidden),      OF_TABLE, 1, 0, 0, 0, 0, 0, 0, ONE_BUFFER,      0},
-    {PASS(final_rstd),  OF_REAL,  0, 0, 0, 0, 0, 0, 1, ONE_BUFFER,      1},
-    {PASS(losses),      OF_REAL,  0, 0, 0, 0, 0, 0, 1, ONE_BUFFER,      0},
-    {PASS(batch),       OF_INT32, 0, 0, 0, 0, 0, 0, 5, ONE_BUFFER,      0},
-    {PASS(incoming),    OF_INT32, 0, 0, 0, 0, 0, 0, 5, ONE_BUFFER,      0},
-    {PASS(dx),          OF_TABLE, 1, 0, 0, 0, 0, 0, 0, ONE_BUFFER,      1},
-    {PASS(dnorm),       OF_TABLE, 1, 0, 0, 0, 0, 0, 0, ONE_BUFFER,      1},
-    {PASS(dattn),       OF_TABLE, 0, 1, 0, 0, 0, 0, 0, ONE_BUFFER,      1},
-    {PASS(dqk),         OF_TABLE, 0, 1, 1, 0, 0, 0, 0, ONE_BUFFER,      1},
-    {PASS(dqkv),        OF_TABLE, 0, 1, 2, 0, 0, 0, 0, ONE_BUFFER,      1},
+    /*                            C  HD GD F  H  G  1  shared from     training, adapters */
+    {LAYER(x),          OF_TABLE, 1, 0, 0, 0, 0, 0, 0, KEEP_ALWAYS,     0, 0},
+    {LAYER(attn_rstd),  OF_REAL,  0, 0, 0, 0, 0, 0, 1, RECOMPUTE_BLOCK, 1, 0},
+    {LAYER(qkv),        OF_TABLE, 0, 1, 2, 0, 0, 0, 0, RECOMPUTE_BLOCK, 0, 0},
+    {LAYER(qk),         OF_TABLE, 0, 1, 1, 0, 0, 0, 0, RECOMPUTE_BLOCK, 0, 0},
+    {LAYER(qk_rstd),    OF_REAL,  0, 0, 0, 0, 1, 1, 0, RECOMPUTE_BLOCK, 1, 0},
+    {LAYER(attn),       OF_TABLE, 0, 1, 0, 0, 0, 0, 0, RECOMPUTE_BLOCK, 0, 0},
+    {LAYER(lse),        OF_REAL,  0, 0, 0, 0, 1, 0, 0, RECOMPUTE_BLOCK, 1, 0},
+    {LAYER(x_mid),      OF_TABLE, 1, 0, 0, 0, 0, 0, 0, RECOMPUTE_BLOCK, 0, 0},
+    {LAYER(mlp_rstd),   OF_REAL,  0, 0, 0, 0, 0, 0, 1, RECOMPUTE_BLOCK, 1, 0},
+    {LAYER(gate_up),    OF_TABLE, 0, 0, 0, 2, 0, 0, 0, RECOMPUTE_MLP,   2, 0},
+    {PASS(norm),        OF_TABLE, 1, 0, 0, 0, 0, 0, 0, ONE_BUFFER,      0, 0},
+    {PASS(act),         OF_TABLE, 0, 0, 0, 1, 0, 0, 0, ONE_BUFFER,      0, 0},
+    {PASS(hidden),      OF_TABLE, 1, 0, 0, 0, 0, 0, 0, ONE_BUFFER,      0, 0},
+    {PASS(final_rstd),  OF_REAL,  0, 0, 0, 0, 0, 0, 1, ONE_BUFFER,      1, 0},
+    {PASS(losses),      OF_REAL,  0, 0, 0, 0, 0, 0, 1, ONE_BUFFER,      0, 0},
+    {PASS(batch),       OF_INT32, 0, 0, 0, 0, 0, 0, 5, ONE_BUFFER,      0, 0},
+    {PASS(incoming),    OF_INT32, 0, 0, 0, 0, 0, 0, 5, ONE_BUFFER,      0, 0},
+    {PASS(dx),          OF_TABLE, 1, 0, 0, 0, 0, 0, 0, ONE_BUFFER,      1, 0},
+    {PASS(dnorm),       OF_TABLE, 1, 0, 0, 0, 0, 0, 0, ONE_BUFFER,      1, 0},
+    {PASS(dattn),       OF_TABLE, 0, 1, 0, 0, 0, 0, 0, ONE_BUFFER,      1, 0},
+    {PASS(dqk),         OF_TABLE, 0, 1, 1, 0, 0, 0, 0, ONE_BUFFER,      1, 0},
+    {PASS(dqkv),        OF_TABLE, 0, 1, 2, 0, 0, 0, 0, ONE_BUFFER,      1, 0},
+    {PASS(low),         OF_TABLE, 0, 0, 0, 0, 0, 0, 0, ONE_BUFFER,      0, 1},
+    {PASS(dlow),        OF_TABLE, 0, 0, 0, 0, 0, 0, 0, ONE_BUFFER,      1, 1},
 };
 /* clang-format on */
 enum { N_ROWS = sizeof ROWS / sizeof *ROWS };
@@ -53,7 +56,7 @@ enum { N_ROWS = sizeof ROWS / sizeof *ROWS };
 static int64_t columns(const ActRow *r, const ModelConfig *cfg) {
     const int64_t D = cfg->head_dim, H = cfg->n_heads, G = cfg->n_kv_heads;
     return r->c * (int64_t)cfg->d_model + r->hd * H * D + r->gd * G * D + r->f * (int64_t)cfg->d_ff + r->h * H +
-           r->g * G + r->one;
+           r->g * G + r->one + (r->lora ? lora_widest(cfg).width : 0);
 }
 
 /* cu_seqlens has N + 1 entries; rows of the batch start 256 bytes apart at least. */
@@ -67,7 +70,7 @@ DType dtype_real(DType t) {
 
 /* How many of a row there are: one a layer where it is kept for backward, otherwise one. */
 static int copies(const ActRow *r, const ModelConfig *cfg, int training, Recompute level) {
-    if (r->training && !training) return 0;
+    if (r->training && !training && !(r->training == 2 && cfg->lora.rank)) return 0;
     if (!training || (int)level >= r->drop_at) return 1;
     return r->drop_at == KEEP_ALWAYS ? cfg->n_layers + 1 : cfg->n_layers;
 }
@@ -89,7 +92,7 @@ void acts_report(const ModelConfig *cfg, DType t, int N, int training, Recompute
     fprintf(out, "  %-12s %14s %8s %12s\n", "activation", "columns/token", "copies", "MiB");
     for (int i = 0; i < N_ROWS; i++) {
         int n = copies(&ROWS[i], cfg, training, recompute);
-        if (!n) continue;
+        if (!n || !columns(&ROWS[i], cfg)) continue;
         fprintf(out, "  %-12s %14lld %8d %12.2f\n", ROWS[i].name, (long long)columns(&ROWS[i], cfg), n,
                 (double)n * (double)copy_bytes(&ROWS[i], cfg, t, N) / 1048576);
     }

@@ -36,6 +36,7 @@ typedef struct {
     void *dattn; /* (N, H*D) */
     void *dqk;   /* (N, (H+G)*D) */
     void *dqkv;  /* (N, (H+2G)*D) */
+    void *low, *dlow; /* (N, lora_widest().width) A inp of an adapter, and its gradient */
 } PassActs;
 
 /* The rows of `batch`. */

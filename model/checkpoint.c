@@ -3,6 +3,7 @@
  * The parameter table says where each file tensor lies in the padded arena (a run of rows).  Writing and reading
  * intersect arena ranges with those runs; nothing depends on who holds which range. */
 #include "model/checkpoint.h"
+#include "model/adapter.h"
 #include "model/hf_files.h"
 #include "model/safetensors.h"
 #include <dirent.h>
@@ -31,13 +32,14 @@ typedef struct {
     int64_t begin, count; /* elements of the arena */
 } FileTensor;
 
-/* prefix: "" for weights; "exp_avg." and "exp_avg_sq." list trainable parameters only.  Appends to *list. */
+/* prefix: "" for weights (of adapters, what is trained); "exp_avg." and "exp_avg_sq." list trainable parameters only.
+ * Appends to *list. */
 static void list_tensors(const ParamTable *table, const char *prefix, FileTensor **list, int *n) {
     *list = xrealloc(*list, ((size_t)*n + (size_t)table->n * PARAM_SLICES_MAX) * sizeof **list);
     for (int i = 0; i < table->n; i++) {
         const ParamSpec *s = &table->spec[i];
         int64_t at = s->offset;
-        if (prefix[0] && !s->trainable) continue;
+        if ((prefix[0] || table->adapter) && !s->trainable) continue;
         for (int k = 0; k < s->n_slices; k++) {
             FileTensor *t = &(*list)[(*n)++];
             *t = (FileTensor){.begin = at, .count = s->slice_rows[k] * s->cols};
@@ -61,11 +63,11 @@ static void list_all(const ParamTable *table, const char *what, FileTensor **lis
 
 /* ---- begin ------------------------------------------------------------------------------------------------------- */
 
-static Status create_file(const char *dir, const char *name, const FileTensor *list, int n, Err *err) {
+static Status create_file(const char *dir, const char *name, const char *metadata, const FileTensor *list, int n, Err *err) {
     TensorInfo *info = xcalloc((size_t)n, sizeof *info);
     for (int i = 0; i < n; i++) info[i] = list[i].info;
     char *path = xasprintf("%s/%s", dir, name);
-    Status s = safetensors_create(path, info, n, METADATA, err);
+    Status s = safetensors_create(path, info, n, metadata, err);
     free(path);
     free(info);
     return s;
@@ -89,7 +91,7 @@ static Status create_optimizer_files(const char *dir, const ParamTable *table, i
         char name[64];
         end = file_end(list, n, i, max_bytes);
         snprintf(name, sizeof name, "optimizer-%05d-of-%05d.safetensors", file, files);
-        s = create_file(dir, name, list + i, end - i, err);
+        s = create_file(dir, name, METADATA, list + i, end - i, err);
     }
     free(list);
     return s;
@@ -111,12 +113,15 @@ Status checkpoint_begin(const char *dir, const ModelConfig *cfg, const ParamTabl
     if (!s) s = config_write(dir, cfg, ids.pad, ids.bos, ids.eos, err);
     if (!s) s = write_text(dir, "vocabulary.json", vocabulary_json, err);
     if (!s) s = write_text(dir, "trainer.json", trainer_json, err);
+    if (!s && table->adapter) s = adapter_config_write(dir, cfg, err);
     if (!s) {
         FileTensor *list;
         int n;
+        char *metadata = table->adapter ? adapter_metadata(&cfg->lora) : xstrdup(METADATA);
         list_all(table, "model", &list, &n);
-        s = create_file(dir, MODEL_FILE, list, n, err);
+        s = create_file(dir, table->adapter ? ADAPTER_FILE : MODEL_FILE, metadata, list, n, err);
         free(list);
+        free(metadata);
     }
     if (!s && with_optimizer)
         s = create_optimizer_files(dir, table, max_file_bytes > 0 ? max_file_bytes : (int64_t)4 << 30, err);
@@ -202,10 +207,13 @@ Status checkpoint_model_files(const char *dir, ModelFiles *files, Err *err) {
     return s;
 }
 
+/* what: "model", "adapter" or a moment. */
 static Status store_open(Store *st, const char *dir, const char *what, Err *err) {
     *st = (Store){0};
     Status s = OK;
-    if (!strcmp(what, "model")) {
+    if (!strcmp(what, "adapter")) {
+        s = store_add(st, dir, ADAPTER_FILE, err);
+    } else if (!strcmp(what, "model")) {
         ModelFiles files;
         s = checkpoint_model_files(dir, &files, err);
         for (int i = 0; i < files.n && !s; i++) s = store_add(st, dir, files.name[i], err);
@@ -223,6 +231,11 @@ static Status store_open(Store *st, const char *dir, const char *what, Err *err)
     }
     if (s) store_close(st);
     return s;
+}
+
+/* The files of `what` that a model with this table has. */
+static const char *files_of(const ParamTable *table, const char *what) {
+    return table->adapter && !strcmp(what, "model") ? "adapter" : what;
 }
 
 static const TensorInfo *store_find(const Store *st, const char *name, int *file) {
@@ -322,7 +335,7 @@ static Status write_kind(const char *dir, const ParamTable *table, const char *w
     FileTensor *list = NULL;
     Store st;
     int n = 0;
-    Status s = store_open(&st, dir, what, err);
+    Status s = store_open(&st, dir, files_of(table, what), err);
     if (s) return s;
     char prefix[16] = "";
     if (strcmp(what, "model")) snprintf(prefix, sizeof prefix, "%s.", what);
@@ -346,37 +359,15 @@ Status checkpoint_write_slices(const char *dir, const ParamTable *table, Device 
 
 /* ---- read -------------------------------------------------------------------------------------------------------- */
 
-/* Elements [from, from + count) of a tensor as floats; refuses what is not a number (a damaged file, or a run that
- * diverged). */
-static Status tensor_floats(const Safetensors *st, const TensorInfo *t, int64_t from, int64_t count, float *out,
-                            Err *err) {
-    const char *data = safetensors_data(st, t);
-    if (t->dtype == DTYPE_F32) {
-        memcpy(out, data + from * 4, (size_t)count * 4);
-    } else {
-        for (int64_t i = 0; i < count; i++) {
-            uint16_t half;
-            memcpy(&half, data + (from + i) * 2, 2);
-            const uint32_t bits = (uint32_t)half << 16;
-            memcpy(&out[i], &bits, 4);
-        }
-    }
-    for (int64_t i = 0; i < count; i++)
-        if (!isfinite(out[i]))
-            return err_set(err, ERR_FORMAT, "%s: element %lld of tensor %s is not a finite number: the file is damaged",
-                           st->path, (long long)(from + i), t->name);
-    return OK;
-}
-
 /* Elements [from, from + count) of a tensor to device memory. */
 static Status read_device(const Safetensors *st, const TensorInfo *t, int64_t from, int64_t count, Device *dev, float *out,
                           Err *err) {
-    if (device_kind(dev) == DEVICE_CPU) return tensor_floats(st, t, from, count, out, err);
+    if (device_kind(dev) == DEVICE_CPU) return safetensors_floats(st, t, from, count, out, err);
     float *piece = xmalloc((size_t)min64(count, PIECE) * sizeof *piece);
     Status s = OK;
     for (int64_t at = 0; at < count && !s; at += PIECE) {
         const int64_t n = min64(PIECE, count - at);
-        s = tensor_floats(st, t, from + at, n, piece, err);
+        s = safetensors_floats(st, t, from + at, n, piece, err);
         if (!s) device_upload(dev, out + at, piece, (size_t)n * sizeof *piece);
     }
     free(piece);
@@ -389,7 +380,7 @@ Status checkpoint_read_slice(const char *dir, const ParamTable *table, const cha
     FileTensor *list;
     Store st;
     int n;
-    Status s = store_open(&st, dir, what, err);
+    Status s = store_open(&st, dir, files_of(table, what), err);
     if (s) return s;
     list_all(table, what, &list, &n);
     s = store_check(&st, dir, list, n, err);
@@ -457,7 +448,8 @@ static Status check_tensors(const char *dir, const ModelConfig *cfg, const Store
     return s;
 }
 
-static Status load_weights(Model *m, const Store *st, Err *err) {
+/* adapter: merged into the tensors of its base, which may have fewer rows of the vocabulary; NULL: they are loaded as they are. */
+static Status load_weights(Model *m, const Store *st, Adapter *adapter, Err *err) {
     FileTensor *list;
     int n;
     Status s = OK;
@@ -465,10 +457,13 @@ static Status load_weights(Model *m, const Store *st, Err *err) {
     float *buffer = xmalloc(PIECE * sizeof *buffer);
     for (int i = 0; i < n && !s; i++) {
         int file;
-        const TensorInfo *info = store_find(st, list[i].info.name, &file);
+        const TensorInfo *want = &list[i].info, *info = store_find(st, want->name, &file);
+        const int64_t have = info->dim[0] * (info->ndim > 1 ? info->dim[1] : 1);
         for (int64_t at = 0; at < list[i].count && !s; at += PIECE) {
-            const int64_t count = min64(PIECE, list[i].count - at);
-            s = tensor_floats(&st->file[file], info, at, count, buffer, err);
+            const int64_t count = min64(PIECE, list[i].count - at), there = max64(0, min64(count, have - at));
+            memset(buffer + there, 0, (size_t)(count - there) * sizeof *buffer);
+            s = safetensors_floats(&st->file[file], info, at, there, buffer, err);
+            if (!s && adapter && want->ndim == 2) s = adapter_merge(adapter, want->name, want->dim[0], want->dim[1], at, count, buffer, err);
             if (!s) model_set_weights(m, buffer, list[i].begin + at, count);
         }
     }
@@ -477,20 +472,76 @@ static Status load_weights(Model *m, const Store *st, Err *err) {
     return s;
 }
 
-Status checkpoint_load_model(const char *dir, Model *m, Device *dev, DType dtype, int64_t param_pad, Err *err) {
+Status checkpoint_load_weights(const char *dir, Model *m, Err *err) {
+    FileTensor *list;
+    Store st;
+    int n;
+    Status s = store_open(&st, dir, files_of(&m->table, "model"), err);
+    if (s) return s;
+    list_all(&m->table, "model", &list, &n);
+    s = store_check(&st, dir, list, n, err);
+    if (!s) s = load_weights(m, &st, NULL, err);
+    store_close(&st);
+    free(list);
+    return s;
+}
+
+/* The shape of a model and of the base that its adapter changes: all but the vocabulary and the longest sequence. */
+static Status check_base_shape(const char *dir, const ModelConfig *cfg, Adapter *a, const ModelConfig *base, Err *err) {
+    ModelConfig like = *base;
+    like.vocab_size = cfg->vocab_size;
+    like.vocab_padded = cfg->vocab_padded;
+    like.seq_len = cfg->seq_len;
+    like.init_std = cfg->init_std;
+    if (memcmp(&like, cfg, offsetof(ModelConfig, lora)))
+        return err_set(err, ERR_FORMAT, "%s, the base of the adapter %s, has another shape than config.json there", a->base, dir);
+    const int whole = adapter_whole(a, "model.embed_tokens.weight") && (cfg->tied || adapter_whole(a, "lm_head.weight"));
+    if (cfg->vocab_size == base->vocab_size || (whole && cfg->vocab_size > base->vocab_size)) return OK;
+    return err_set(err, ERR_FORMAT, "%s is an adapter for %d tokens, its base %s has %d", dir, cfg->vocab_size, a->base, base->vocab_size);
+}
+
+static Status load_merged(const char *dir, const char *base, const ModelConfig *cfg, Model *m, Device *dev, DType dtype,
+                          int64_t param_pad, Err *err) {
+    Adapter a;
+    ModelConfig base_cfg;
+    Store st = {0};
+    Status s = adapter_open(&a, dir, base, err);
+    if (s) return s;
+    s = config_read(a.base, &base_cfg, err);
+    if (!s) s = check_base_shape(dir, cfg, &a, &base_cfg, err);
+    if (!s) s = store_open(&st, a.base, "model", err);
+    if (!s) s = check_tensors(a.base, &base_cfg, &st, err);
+    if (!s) s = model_open(m, cfg, dev, dtype, param_pad, err);
+    if (!s) {
+        s = load_weights(m, &st, &a, err);
+        if (!s) s = adapter_check_used(&a, err);
+        if (s) model_close(m);
+    }
+    store_close(&st);
+    adapter_close(&a);
+    return s;
+}
+
+Status checkpoint_load_on(const char *dir, const char *base, Model *m, Device *dev, DType dtype, int64_t param_pad, Err *err) {
     ModelConfig cfg;
     Store st;
     char *config = xasprintf("%s/config.json", dir);
-    const int there = path_exists(config);
+    const int there = path_exists(config), adapter = adapter_there(dir);
     free(config);
     *m = (Model){0};
     if (!there) return not_a_checkpoint(dir, err);
+    if (base && !adapter) return err_set(err, ERR_USAGE, "--base belongs to an adapter; %s holds a whole model: leave it out", dir);
     Status s = config_read(dir, &cfg, err);
     if (!s) s = check_vocabulary(dir, cfg.vocab_size, err);
+    if (!s && adapter) return load_merged(dir, base, &cfg, m, dev, dtype, param_pad, err);
     if (s || (s = store_open(&st, dir, "model", err))) return s;
     s = check_tensors(dir, &cfg, &st, err);
     if (!s) s = model_open(m, &cfg, dev, dtype, param_pad, err);
-    if (!s && (s = load_weights(m, &st, err))) model_close(m);
+    if (!s && (s = load_weights(m, &st, NULL, err))) model_close(m);
     store_close(&st);
     return s;
+}
+
+Status checkpoint_load_model(const char *dir, Model *m, Device *dev, DType dtype, int64_t param_pad, Err *err) {
+    return checkpoint_load_on(dir, NULL, m, dev, dtype, param_pad, err);
 }

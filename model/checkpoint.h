@@ -1,6 +1,9 @@
 /* checkpoint.h - a checkpoint is a Hugging Face model folder:
  *   step-N/config.json  model.safetensors (fp32 master)  tokenizer.json  generation_config.json  vocabulary.json
  *          optimizer-NNNNN-of-MMMMM.safetensors  trainer.json  SHA256SUMS
+ * Of adapters (ehr-train --lora-rank) it is a peft folder: adapter_config.json and adapter_model.safetensors in place of
+ * model.safetensors.  The base model stays where it is: of a model of 1 B parameters a checkpoint takes 30 MB instead of
+ * 4 GB, and two folders never hold the same weights.  Whoever loads one gets the two merged (adapter.h).
  * Every rank writes its element ranges at computed offsets into step-N.tmp; all fsync, all agree, rank 0 renames: a
  * name without .tmp is whole, and its bytes do not depend on the number of ranks. */
 #ifndef EHR_MODEL_CHECKPOINT_H
@@ -47,7 +50,8 @@ Status checkpoint_sums_write(const char *dir, Err *err);
  * told by its reader. */
 Status checkpoint_verify(const char *dir, int with_optimizer, int *listed, char model_sha256[65], Err *err);
 
-/* What names the weights: the SHA-256 of model.safetensors; of several files, that of their digests in order. */
+/* What names the weights: the SHA-256 of model.safetensors; of several files, that of their digests in order; of an
+ * adapter, adapter_sha256(). */
 Status checkpoint_model_sha256(const char *dir, char hex[65], Err *err);
 
 /* Files that hold the weights in dir: model.safetensors, or those that model.safetensors.index.json lists. */
@@ -58,9 +62,13 @@ typedef struct {
 Status checkpoint_model_files(const char *dir, ModelFiles *files, Err *err);
 void model_files_free(ModelFiles *files);
 
-/* Opens a model from a checkpoint folder.  Refuses missing, extra or misshaped tensors and says which; takes F32 and
- * BF16 files. */
+/* Opens a model from a checkpoint folder; an adapter merged into its base.  Refuses missing, extra or misshaped tensors
+ * and says which; takes F32 and BF16 files. */
 Status checkpoint_load_model(const char *dir, Model *m, Device *dev, DType dtype, int64_t param_pad, Err *err);
+/* base: of an adapter, the folder of the model that it changes; NULL: the one it names. */
+Status checkpoint_load_on(const char *dir, const char *base, Model *m, Device *dev, DType dtype, int64_t param_pad, Err *err);
+/* The weights of dir into a model that is open; with adapters (m->cfg.lora) theirs alone. */
+Status checkpoint_load_weights(const char *dir, Model *m, Err *err);
 /* Elements [begin, begin+count) of the padded arena from the files to out in the memory of dev, 0 where the files hold
  * nothing (padding, moments of frozen parameters): what = "model", "exp_avg" or "exp_avg_sq". */
 Status checkpoint_read_slice(const char *dir, const ParamTable *table, const char *what, Device *dev, float *out,

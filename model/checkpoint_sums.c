@@ -1,5 +1,6 @@
 /* checkpoint_sums.c - SHA256SUMS of a checkpoint, as `sha256sum` writes it and `sha256sum -c` checks it: a bit flipped
  * inside a weight leaves a valid file, so only a checksum tells. */
+#include "model/adapter.h"
 #include "model/checkpoint.h"
 #include "model/sha256.h"
 #include <dirent.h>
@@ -130,6 +131,7 @@ Status checkpoint_verify(const char *dir, int with_optimizer, int *listed, char 
 
 Status checkpoint_model_sha256(const char *dir, char hex[65], Err *err) {
     ModelFiles files;
+    if (adapter_there(dir)) return adapter_sha256(dir, NULL, hex, err);
     Status s = checkpoint_model_files(dir, &files, err);
     if (s) return s;
     char *all = xcalloc((size_t)files.n + 1, HEX);

@@ -2,6 +2,7 @@
  * two cannot drift apart; whatever else a Qwen3 config may switch on (biases, sliding windows, rope scaling) is refused
  * on reading, because our block does not have it. */
 #include "model/config.h"
+#include "model/lora.h"
 #include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
@@ -42,6 +43,7 @@ Status config_preset(ModelConfig *cfg, const char *name, Err *err) {
         cfg->rope_theta = 10000;
         cfg->rms_eps = 1e-6;
         cfg->init_std = config_init_std(cfg->d_model);
+        cfg->lora = (LoraConfig){0};
         return OK;
     }
     return err_set(err, ERR_USAGE, "no model preset '%s'; there are %s", name, config_presets());
@@ -88,7 +90,7 @@ Status config_check(ModelConfig *cfg, Err *err) {
     if (!(cfg->init_std > 0) || cfg->init_std > 10)
         return err_set(err, ERR_USAGE, "init_std is %g, it must be above 0 and at most 10", cfg->init_std);
     cfg->vocab_padded = (cfg->vocab_size + 63) / 64 * 64;
-    return OK;
+    return lora_check(cfg, err);
 }
 
 static json_t *id_or_null(int id) {

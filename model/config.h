@@ -5,6 +5,20 @@
 #define EHR_MODEL_CONFIG_H
 #include "model/base.h"
 
+/* The projections that low-rank adapters may be put on. */
+typedef enum { LORA_Q, LORA_K, LORA_V, LORA_O, LORA_GATE, LORA_UP, LORA_DOWN, LORA_PROJECTIONS } LoraProjection;
+enum { LORA_ALL = (1 << LORA_PROJECTIONS) - 1 };
+
+/* Low-rank adapters (Hu et al. 2021): y = W x + alpha / rank * B (A x) with W frozen.  All zero: there are none. */
+typedef struct {
+    int rank;
+    unsigned targets; /* bit p: projection p has one */
+    double alpha;
+    int embeddings;       /* embedding and head are trained whole beside them */
+    char base[512];       /* folder of the model that they change, as adapter_config.json names it */
+    char base_sha256[65]; /* its weights', checkpoint_model_sha256() */
+} LoraConfig;
+
 typedef struct {
     int n_layers, d_model, n_heads, n_kv_heads, head_dim, d_ff;
     int vocab_size;   /* V: ids in use */
@@ -12,6 +26,7 @@ typedef struct {
     int seq_len;      /* longest sequence, max_position_embeddings */
     int tied;         /* 1: the head is the embedding */
     double rope_theta, rms_eps, init_std;
+    LoraConfig lora; /* while they are being trained; config.json does not hold it */
 } ModelConfig;
 
 /* "nano" ... "large"; ERR_USAGE lists the presets.  Sets everything but vocab_size, vocab_padded and seq_len. */

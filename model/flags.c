@@ -109,8 +109,7 @@ static Status parse_value(Flag *f, const char *text, Err *err) {
 
 /* ---- names ------------------------------------------------------------------------------------------------------- */
 
-/* Levenshtein distance, for "did you mean". */
-static int distance(const char *a, const char *b) {
+int text_distance(const char *a, const char *b) {
     enum { MAX = 64 };
     int row[MAX + 1];
     size_t na = strlen(a), nb = strlen(b);
@@ -134,7 +133,7 @@ static Status unknown_flag(const Flag *flags, int n, const char *name, Err *err)
     const char *near = NULL;
     int best = 1 << 20;
     for (int i = 0; i < n; i++) {
-        int d = distance(flags[i].name, name);
+        int d = text_distance(flags[i].name, name);
         if (d < best) {
             best = d;
             near = flags[i].name;
@@ -289,7 +288,7 @@ int command_main(const Command *commands, int n, const char *program, const char
             }
             return s == OK ? 0 : s == ERR_USAGE ? 2 : 1;
         }
-        if (distance(commands[i].name, name) < distance(commands[best].name, name)) best = i;
+        if (text_distance(commands[i].name, name) < text_distance(commands[best].name, name)) best = i;
     }
     fprintf(stderr, "%s: unknown command '%s': did you mean '%s'? (--help lists all)\n", program, name, commands[best].name);
     return 2;

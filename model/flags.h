@@ -40,6 +40,8 @@ void   flags_help(const Flag *flags, int n, const char *usage, const char *about
 void   flags_print(const Flag *flags, int n, FILE *out); /* banner, one aligned line each; marks what is not default */
 char  *flags_json(const Flag *flags, int n);             /* {"seq-len": 512, ...}; free() it */
 
+int text_distance(const char *a, const char *b); /* Levenshtein's, for "did you mean" */
+
 /* One row per command of a program, for programs with commands. */
 typedef struct {
     const char *name, *about;

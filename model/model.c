@@ -5,6 +5,9 @@
  *          x'    = x_mid + W_down swiglu(W_gate_up rmsnorm(x_mid))
  *   losses = classifier(rmsnorm(x), head)
  *
+ * W x is W x + alpha/rank B (A x) where W has an adapter (Hu et al. 2021), which only training knows: inference has them
+ * merged into W.
+ *
  * Training, scoring, activation recompute and decoding run the same block; they differ in where attention finds its
  * keys (Context) and in which activations have a buffer per layer (activations.h). */
 #include "model/activations.h"
@@ -12,7 +15,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { W_QKV, W_ATTN_OUT, W_GATE_UP, W_DOWN, W_PER_LAYER };
 struct PreparedWeights {
     Weight head;
     Weight *layer; /* (n_layers * W_PER_LAYER) */
@@ -58,6 +60,18 @@ static Status upload_rope(Model *m, Err *err) {
     return OK;
 }
 
+/* The largest b_wide, a_turned and gradient of b_wide of any matrix (AdapterBlocks). */
+static Status open_adapters(Model *m, Err *err) {
+    const LoraWidest most = lora_widest(&m->cfg);
+    if (!most.width) return OK;
+    const size_t b = (size_t)most.rows * (size_t)most.width, a = (size_t)most.cols * (size_t)most.width;
+    m->b_wide = device_alloc(m->dev, b * dtype_size(m->dtype));
+    m->a_turned = device_alloc(m->dev, a * dtype_size(m->dtype));
+    m->db_wide = device_alloc(m->dev, b * dtype_size(dtype_real(m->dtype)));
+    if (m->b_wide && m->a_turned && m->db_wide) return OK;
+    return err_set(err, ERR_NOMEM, "%s has no memory for adapters: lower --lora-rank", device_name(m->dev));
+}
+
 Status model_open(Model *m, const ModelConfig *cfg, Device *dev, DType dtype, int64_t param_pad, Err *err) {
     *m = (Model){.cfg = *cfg, .dev = dev, .dtype = dtype, .graphs = 1};
     Status s = config_check(&m->cfg, err);
@@ -75,6 +89,7 @@ Status model_open(Model *m, const ModelConfig *cfg, Device *dev, DType dtype, in
                     device_name(dev), (double)m->table.n_params * 1e-6, (double)bytes / 1048576);
     if (!s) s = params_bind(&m->w, &m->table, &m->cfg, m->w_arena, dtype, err);
     if (!s) s = upload_rope(m, err);
+    if (!s) s = open_adapters(m, err);
     if (s) model_close(m);
     return s;
 }
@@ -84,6 +99,9 @@ void model_close(Model *m) {
     free(m->prepared_weights);
     if (m->prepared) device_free(m->dev, m->prepared);
     if (m->rope) device_free(m->dev, m->rope);
+    void *of_adapters[] = {m->b_wide, m->a_turned, m->db_wide};
+    for (int i = 0; i < 3; i++)
+        if (of_adapters[i]) device_free(m->dev, of_adapters[i]);
     if (m->w_arena) device_free(m->dev, m->w_arena);
     params_unbind(&m->w);
     param_table_free(&m->table);
@@ -200,7 +218,68 @@ double model_flops_per_token(const ModelConfig *cfg, double mean_context) {
     const double C = cfg->d_model, HD = (double)cfg->n_heads * cfg->head_dim,
                  GD = (double)cfg->n_kv_heads * cfg->head_dim;
     const double block = C * (HD + 2 * GD) + HD * C + 3 * C * (double)cfg->d_ff;
-    return 6 * (cfg->n_layers * block + C * cfg->vocab_size) + 6 * cfg->n_layers * HD * mean_context;
+    const double head = C * cfg->vocab_size, attention = 6 * cfg->n_layers * HD * mean_context;
+    if (!cfg->lora.rank) return 6 * (cfg->n_layers * block + head) + attention;
+    double adapters = 0;
+    for (int p = 0; p < LORA_PROJECTIONS; p++) {
+        int rows, cols;
+        lora_projection_shape(cfg, (LoraProjection)p, &rows, &cols);
+        if (cfg->lora.targets >> p & 1) adapters += (double)cfg->lora.rank * (rows + cols);
+    }
+    return cfg->n_layers * (4 * block + 6 * adapters) + (cfg->lora.embeddings ? 6 : 4) * head + attention;
+}
+
+/* ---- adapters ---------------------------------------------------------------------------------------------------- */
+
+static int has_adapter(const Model *m, int l, int which) {
+    return m->w.layer[l].lora_a[which] != NULL;
+}
+
+/* The two factors of a matrix's adapters, as products take them; b_wide is made by adapter_spread. */
+static AdapterBlocks adapter_of(const Model *m, int l, int which, Weight *a, Weight *b_wide) {
+    LoraProjection names[ADAPTER_BLOCKS_MAX];
+    const AdapterBlocks s = lora_blocks(&m->cfg, which, names);
+    *a = (Weight){.data = m->w.layer[l].lora_a[which], .dtype = m->dtype, .rows = s.n * s.rank, .cols = s.cols};
+    *b_wide = (Weight){.data = m->b_wide, .dtype = m->dtype, .rows = s.rows, .cols = s.n * s.rank};
+    return s;
+}
+
+/* out += alpha/rank B (A inp) */
+static void adapter_forward(Model *m, int l, int which, const PassActs *p, void *out, const void *inp, int N) {
+    Weight a, b;
+    if (!has_adapter(m, l, which)) return;
+    const AdapterBlocks s = adapter_of(m, l, which, &a, &b);
+    m->k->matmul_forward(m->dev, p->low, inp, &a, N);
+    m->k->adapter_spread(m->dev, m->b_wide, NULL, a.data, m->w.layer[l].lora_b[which], &s);
+    m->k->matmul_add_forward(m->dev, out, out, p->low, &b, N);
+}
+
+/* Gradients of A and B; leaves in dlow what adapter_backward_input() goes on with, so that the caller may overwrite inp in
+ * between. */
+static void adapter_backward(Model *m, int l, int which, const PassActs *p, const LayerParams *grad, const void *dout,
+                             const void *inp, int N) {
+    const KernelOps *k = m->k;
+    Weight a, b;
+    if (!has_adapter(m, l, which)) return;
+    const AdapterBlocks s = adapter_of(m, l, which, &a, &b);
+    k->matmul_forward(m->dev, p->low, inp, &a, N);
+    k->adapter_spread(m->dev, m->b_wide, m->a_turned, a.data, m->w.layer[l].lora_b[which], &s);
+    if (grad->lora_b[which]) {
+        device_zero(m->dev, m->db_wide, (size_t)b.rows * (size_t)b.cols * dtype_size(dtype_real(m->dtype)));
+        k->matmul_wgrad(m->dev, m->db_wide, dout, p->low, N, b.rows, b.cols);
+        k->adapter_gather(m->dev, grad->lora_b[which], m->db_wide, &s);
+    }
+    k->matmul_dgrad(m->dev, p->dlow, dout, &b, N);
+    if (grad->lora_a[which]) k->matmul_wgrad(m->dev, grad->lora_a[which], p->dlow, inp, N, a.rows, a.cols);
+}
+
+/* dinp += A^T dlow */
+static void adapter_backward_input(Model *m, int l, int which, const PassActs *p, void *dinp, int N) {
+    Weight a, b;
+    if (!has_adapter(m, l, which)) return;
+    adapter_of(m, l, which, &a, &b);
+    const Weight turned = {.data = m->a_turned, .dtype = m->dtype, .rows = a.cols, .cols = a.rows};
+    m->k->matmul_add_forward(m->dev, dinp, dinp, p->dlow, &turned, N);
 }
 
 /* ---- one block, forward ------------------------------------------------------------------------------------------ */
@@ -214,6 +293,7 @@ static void attention_half(Model *m, int l, const LayerActs *a, const PassActs *
     const float eps = (float)c->rms_eps;
     k->rmsnorm_forward(m->dev, pass->norm, a->attn_rstd, a->x, w->attn_norm, eps, N, c->d_model);
     k->matmul_forward(m->dev, a->qkv, pass->norm, &w_qkv, N);
+    adapter_forward(m, l, W_QKV, pass, a->qkv, pass->norm, N);
     k->qk_norm_rope_forward(m->dev, a->qk, a->qk_rstd, a->qkv, w->q_norm, w->k_norm, ctx->positions, m->rope, eps, N, H,
                             G, D);
     if (ctx->pages) {
@@ -225,6 +305,7 @@ static void attention_half(Model *m, int l, const LayerActs *a, const PassActs *
         k->attention_forward(m->dev, a->attn, a->lse, a->qk, a->qkv, ctx->cu_seqlens, ctx->n_seq, N, H, G, D);
     }
     k->matmul_add_forward(m->dev, a->x_mid, a->x, a->attn, &w_out, N);
+    adapter_forward(m, l, W_ATTN_OUT, pass, a->x_mid, a->attn, N);
 }
 
 /* x_out = NULL: recompute, where only what leads to it is needed. */
@@ -232,8 +313,17 @@ static void mlp_half(Model *m, int l, const LayerActs *a, const PassActs *pass, 
     const Weight w_gate_up = layer_weight(m, l, W_GATE_UP), w_down = layer_weight(m, l, W_DOWN);
     m->k->rmsnorm_forward(m->dev, pass->norm, a->mlp_rstd, a->x_mid, m->w.layer[l].mlp_norm, (float)m->cfg.rms_eps, N,
                           m->cfg.d_model);
-    m->k->matmul_swiglu_forward(m->dev, pass->act, a->gate_up, pass->norm, &w_gate_up, N);
-    if (x_out) m->k->matmul_add_forward(m->dev, x_out, a->x_mid, pass->act, &w_down, N);
+    if (has_adapter(m, l, W_GATE_UP)) {
+        REQUIRE(a->gate_up);
+        m->k->matmul_forward(m->dev, a->gate_up, pass->norm, &w_gate_up, N);
+        adapter_forward(m, l, W_GATE_UP, pass, a->gate_up, pass->norm, N);
+        m->k->swiglu_forward(m->dev, pass->act, a->gate_up, N, m->cfg.d_ff);
+    } else {
+        m->k->matmul_swiglu_forward(m->dev, pass->act, a->gate_up, pass->norm, &w_gate_up, N);
+    }
+    if (!x_out) return;
+    m->k->matmul_add_forward(m->dev, x_out, a->x_mid, pass->act, &w_down, N);
+    adapter_forward(m, l, W_DOWN, pass, x_out, pass->act, N);
 }
 
 static void blocks_forward(Model *m, Acts *a, const int32_t *tokens, const Context *ctx) {
@@ -299,10 +389,14 @@ static void mlp_backward(Model *m, Acts *a, int l, const LayerParams *grad) {
     const Weight w_gate_up = layer_weight(m, l, W_GATE_UP), w_down = layer_weight(m, l, W_DOWN);
     const int N = a->shape.rows, C = m->cfg.d_model, F = m->cfg.d_ff;
     if (grad->down) k->matmul_wgrad(m->dev, grad->down, p->dx, p->act, N, C, F);
+    adapter_backward(m, l, W_DOWN, p, grad, p->dx, p->act, N);
     k->matmul_dgrad(m->dev, p->act, p->dx, &w_down, N);
+    adapter_backward_input(m, l, W_DOWN, p, p->act, N);
     k->swiglu_backward(m->dev, la->gate_up, p->act, la->gate_up, N, F);
     if (grad->gate_up) k->matmul_wgrad(m->dev, grad->gate_up, la->gate_up, p->norm, N, 2 * F, C);
+    adapter_backward(m, l, W_GATE_UP, p, grad, la->gate_up, p->norm, N);
     k->matmul_dgrad(m->dev, p->dnorm, la->gate_up, &w_gate_up, N);
+    adapter_backward_input(m, l, W_GATE_UP, p, p->dnorm, N);
     k->rmsnorm_backward(m->dev, p->dx, grad->mlp_norm, p->dnorm, la->x_mid, m->w.layer[l].mlp_norm, la->mlp_rstd, N, C);
 }
 
@@ -315,16 +409,19 @@ static void attention_half_backward(Model *m, Acts *a, int l, const LayerParams 
     const Weight w_qkv = layer_weight(m, l, W_QKV), w_out = layer_weight(m, l, W_ATTN_OUT);
     const int N = a->shape.rows, C = c->d_model, H = c->n_heads, G = c->n_kv_heads, D = c->head_dim;
     if (grad->attn_out) k->matmul_wgrad(m->dev, grad->attn_out, p->dx, la->attn, N, C, H * D);
+    adapter_backward(m, l, W_ATTN_OUT, p, grad, p->dx, la->attn, N);
     k->matmul_dgrad(m->dev, p->dattn, p->dx, &w_out, N);
+    adapter_backward_input(m, l, W_ATTN_OUT, p, p->dattn, N);
     k->attention_backward(m->dev, p->dqk, p->dqkv, p->dattn, la->qk, la->qkv, la->attn, la->lse,
                           acts_batch(a, BATCH_CU_SEQLENS), a->shape.n_seq, N, H, G, D);
     k->qk_norm_rope_backward(m->dev, p->dqkv, grad->q_norm, grad->k_norm, p->dqk, la->qkv, w->q_norm, w->k_norm,
                              la->qk_rstd, acts_batch(a, BATCH_POSITIONS), m->rope, N, H, G, D);
-    if (grad->qkv) {
+    if (grad->qkv || has_adapter(m, l, W_QKV))
         k->rmsnorm_forward(m->dev, p->norm, la->attn_rstd, la->x, w->attn_norm, (float)c->rms_eps, N, C);
-        k->matmul_wgrad(m->dev, grad->qkv, p->dqkv, p->norm, N, (H + 2 * G) * D, C);
-    }
+    if (grad->qkv) k->matmul_wgrad(m->dev, grad->qkv, p->dqkv, p->norm, N, (H + 2 * G) * D, C);
+    adapter_backward(m, l, W_QKV, p, grad, p->dqkv, p->norm, N);
     k->matmul_dgrad(m->dev, p->dnorm, p->dqkv, &w_qkv, N);
+    adapter_backward_input(m, l, W_QKV, p, p->dnorm, N);
     k->rmsnorm_backward(m->dev, p->dx, grad->attn_norm, p->dnorm, la->x, w->attn_norm, la->attn_rstd, N, C);
 }
 

@@ -18,6 +18,7 @@ typedef struct {
     void *w_arena; /* (table.total) of dtype, on the device */
     Params w;
     void *rope;     /* real (seq_len, D) cos, sin */
+    void *b_wide, *a_turned, *db_wide; /* of one matrix's adapters at a time (AdapterBlocks); NULL without any */
     int graphs;     /* 1: model_pass() records a pass and replays it, where the device can; model_open's default */
     void *prepared; /* weights re-laid for inference, NULL while training */
     struct PreparedWeights *prepared_weights;
@@ -41,7 +42,8 @@ DType dtype_real(DType t);
  * matrices of the blocks become, m->dtype, DTYPE_BF16 or DTYPE_I8 (kernels.h); embedding, head and norms stay m->dtype. */
 Status model_prepare(Model *m, DType weights, Err *err);
 
-/* 6 x parameters that multiply activations + 6 x L x H x D x mean context: forward + backward, causal, no recompute.
+/* 6 x parameters that multiply activations + 6 x L x H x D x mean context: forward + backward, causal, no recompute; with
+ * adapters 4 x those parameters, whose gradient nobody asks for, + 6 x the adapters'.
  * mean_context: mean over tokens of the length of their own sequence. */
 double model_flops_per_token(const ModelConfig *cfg, double mean_context);
 

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ALIGN = 16, ROWS_PER_LAYER = 8 };
+enum { ALIGN = 16, ROWS_PER_LAYER = 8 + 2 * W_PER_LAYER };
 
 static int64_t round_up(int64_t x, int64_t to) {
     return (x + to - 1) / to * to;
@@ -38,16 +38,41 @@ static ParamSpec *add(ParamTable *t, int layer, int bucket, size_t field, const 
 static void add_slice(ParamSpec *s, const char *hf_name, int64_t rows) {
     REQUIRE(s->n_slices < PARAM_SLICES_MAX);
     char *name = s->slice_name[s->n_slices];
+    const char *prefix = s->init >= INIT_LORA_A ? "base_model.model." : "";
     if (s->layer < 0)
         snprintf(name, sizeof s->slice_name[0], "%s", hf_name);
     else
-        snprintf(name, sizeof s->slice_name[0], "model.layers.%d.%s", s->layer, hf_name);
+        snprintf(name, sizeof s->slice_name[0], "%smodel.layers.%d.%s", prefix, s->layer, hf_name);
     s->slice_rows[s->n_slices++] = rows;
 }
 
 static void add_vector(ParamTable *t, int layer, int bucket, size_t field, const char *name, const char *hf_name,
                        int64_t n) {
     add_slice(add(t, layer, bucket, field, name, n, 1, INIT_ONE), hf_name, n);
+}
+
+/* The adapters of one matrix, as peft names them. */
+static void add_adapter(ParamTable *t, const ModelConfig *cfg, int l, int matrix, const char *name) {
+    LoraProjection which[ADAPTER_BLOCKS_MAX];
+    const AdapterBlocks b = lora_blocks(cfg, matrix, which);
+    int height = 0;
+    char text[32], slice[64];
+    if (!b.n) return;
+    for (int i = 0; i < b.n; i++) height += b.height[i];
+    snprintf(text, sizeof text, "%s.lora_a", name);
+    const size_t a_field = offsetof(LayerParams, lora_a) + (size_t)matrix * sizeof(void *);
+    ParamSpec *s = add(t, l, l + 1, a_field, text, b.n * b.rank, b.cols, INIT_LORA_A);
+    for (int i = 0; i < b.n; i++) {
+        snprintf(slice, sizeof slice, "%s.lora_A.weight", lora_projection_module(which[i]));
+        add_slice(s, slice, b.rank);
+    }
+    snprintf(text, sizeof text, "%s.lora_b", name);
+    const size_t b_field = offsetof(LayerParams, lora_b) + (size_t)matrix * sizeof(void *);
+    s = add(t, l, l + 1, b_field, text, height, b.rank, INIT_LORA_B);
+    for (int i = 0; i < b.n; i++) {
+        snprintf(slice, sizeof slice, "%s.lora_B.weight", lora_projection_module(which[i]));
+        add_slice(s, slice, b.height[i]);
+    }
 }
 
 static void add_block(ParamTable *t, const ModelConfig *cfg, int l) {
@@ -68,6 +93,10 @@ static void add_block(ParamTable *t, const ModelConfig *cfg, int l) {
     add_slice(s, "mlp.up_proj.weight", F);
     s = add(t, l, l + 1, offsetof(LayerParams, down), "mlp.down", C, F, INIT_NORMAL_RESIDUAL);
     add_slice(s, "mlp.down_proj.weight", C);
+    add_adapter(t, cfg, l, W_QKV, "attn.qkv");
+    add_adapter(t, cfg, l, W_ATTN_OUT, "attn.out");
+    add_adapter(t, cfg, l, W_GATE_UP, "mlp.gate_up");
+    add_adapter(t, cfg, l, W_DOWN, "mlp.down");
 }
 
 static void add_vocabulary_matrix(ParamTable *t, const ModelConfig *cfg, int bucket, size_t field, const char *name,
@@ -77,23 +106,45 @@ static void add_vocabulary_matrix(ParamTable *t, const ModelConfig *cfg, int buc
     add_slice(s, hf_name, cfg->vocab_size);
 }
 
-/* Offsets: rows 16 elements apart at least, buckets a multiple of `pad`. */
+/* With adapters the rest is frozen, but for the vocabulary's matrices if they are asked for: peft then saves them whole, under
+ * its own prefix. */
+static void freeze(ParamTable *t, const LoraConfig *lora) {
+    for (int i = 0; i < t->n; i++) {
+        ParamSpec *s = &t->spec[i];
+        const int vocabulary = s->layer < 0 && s->ndim == 2;
+        s->trainable = s->init >= INIT_LORA_A || (vocabulary && lora->embeddings);
+        if (!vocabulary || !s->trainable) continue;
+        char *name = xstrdup(s->slice_name[0]);
+        snprintf(s->slice_name[0], sizeof s->slice_name[0], "base_model.model.%s", name);
+        free(name);
+    }
+}
+
+/* Offsets: rows 16 elements apart at least, buckets a multiple of `pad`, frozen rows behind them. */
 static void lay_out(ParamTable *t, int64_t pad) {
     int64_t at = 0;
     int bucket = 0;
     for (int i = 0; i < t->n; i++) {
         ParamSpec *s = &t->spec[i];
-        if (s->bucket != bucket) {
-            REQUIRE(s->bucket == bucket + 1);
+        for (; bucket < s->bucket; t->bucket_offset[bucket] = at) {
             at = round_up(at, pad);
-            t->bucket_offset[++bucket] = at;
+            bucket++;
         }
+        t->n_params += s->file_rows * s->cols;
+        if (!s->trainable) continue;
         s->offset = at;
         at = round_up(at + s->count, ALIGN);
-        t->n_params += s->file_rows * s->cols;
-        t->n_trainable += s->trainable ? s->file_rows * s->cols : 0;
+        t->n_trainable += s->file_rows * s->cols;
     }
-    t->total = t->bucket_offset[t->n_buckets] = round_up(at, pad);
+    REQUIRE(bucket == t->n_buckets - 1);
+    at = t->trained = t->bucket_offset[t->n_buckets] = round_up(at, pad);
+    for (int i = 0; i < t->n; i++) {
+        ParamSpec *s = &t->spec[i];
+        if (s->trainable) continue;
+        s->offset = at;
+        at = round_up(at + s->count, ALIGN);
+    }
+    t->total = at;
 }
 
 Status param_table_build(ParamTable *table, const ModelConfig *cfg, int64_t pad, Err *err) {
@@ -110,6 +161,8 @@ Status param_table_build(ParamTable *table, const ModelConfig *cfg, int64_t pad,
     for (int l = 0; l < L; l++) add_block(table, &checked, l);
     add_vector(table, -1, L + 1, offsetof(Params, final_norm), "final_norm", "model.norm.weight", cfg->d_model);
     if (!cfg->tied) add_vocabulary_matrix(table, &checked, L + 1, offsetof(Params, head), "head", "lm_head.weight");
+    table->adapter = checked.lora.rank > 0;
+    if (table->adapter) freeze(table, &checked.lora);
     lay_out(table, round_up(pad, ALIGN));
     return OK;
 }
@@ -201,6 +254,8 @@ void params_init_part(float *host, const ParamTable *table, const ModelConfig *c
         float *out = host + (s->offset + from - begin);
         double std = cfg->init_std;
         if (s->init == INIT_NORMAL_RESIDUAL) std /= sqrt(2.0 * cfg->n_layers);
+        if (s->init == INIT_LORA_A) std = 1 / sqrt(3.0 * (double)s->cols);
+        if (s->init == INIT_LORA_B) continue;
         if (s->init == INIT_ONE)
             for (int64_t k = 0; k < to - from; k++) out[k] = 1;
         else

@@ -4,9 +4,11 @@
 #define EHR_MODEL_PARAMS_H
 #include "kernels/device.h"
 #include "model/base.h"
-#include "model/config.h"
+#include "model/lora.h"
 
-typedef enum { INIT_ONE, INIT_NORMAL, INIT_NORMAL_RESIDUAL } InitKind; /* residual: std / sqrt(2 * n_layers) */
+/* residual: std / sqrt(2 * n_layers).  A and B of adapters: of A, what peft draws has the same variance, 1 / (3 cols); B is
+ * zero, so that training starts from the parent. */
+typedef enum { INIT_ONE, INIT_NORMAL, INIT_NORMAL_RESIDUAL, INIT_LORA_A, INIT_LORA_B } InitKind;
 
 enum { PARAM_SLICES_MAX = 3 };
 typedef struct {
@@ -34,6 +36,9 @@ typedef struct {
     int n_buckets;
     int64_t *bucket_offset; /* (n_buckets+1) elements; every bucket is a multiple of `pad` elements long */
     int64_t total;          /* elements of the arena, padding included */
+    int64_t trained;        /* of these, the buckets: gradients and moments are so long.  What is frozen from the start
+                               (everything but adapters) lies behind them */
+    int adapter;            /* checkpoints hold what is trained alone, as peft's adapter_model.safetensors */
     int64_t n_params;       /* elements in files */
     int64_t n_trainable;
 } ParamTable;
@@ -47,6 +52,7 @@ typedef struct {
     void *mlp_norm;        /* (C) */
     void *gate_up;         /* (2F, C) */
     void *down;            /* (C, F) */
+    void *lora_a[W_PER_LAYER], *lora_b[W_PER_LAYER]; /* AdapterBlocks a, b; NULL: no adapter */
 } LayerParams;
 typedef struct {
     void *embedding;    /* (Vp, C) */
@@ -62,7 +68,9 @@ void param_table_free(ParamTable *table);
 int param_find(const ParamTable *table, const char *name); /* -1: none */
 Status params_bind(Params *p, const ParamTable *table, const ModelConfig *cfg, void *arena, DType t, Err *err);
 void params_unbind(Params *p);
-/* Gradient pointers with NULL where the parameter is frozen: of one block, and of what lies outside blocks. */
+/* For gradients the arena has table->trained elements; what is frozen from the start is bound beyond it and never touched.
+ *
+ * Gradient pointers with NULL where the parameter is frozen: of one block, and of what lies outside blocks. */
 LayerParams params_layer_trainable(const Params *p, const ParamTable *table, int layer);
 Params params_top_trainable(const Params *p, const ParamTable *table);
 /* (seed, hash of the parameter's name, element) -> value: the same whatever the padding or the rank count. */

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <jansson.h>
 #include <limits.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -188,6 +189,27 @@ const TensorInfo *safetensors_find(const Safetensors *st, const char *name) {
 
 const void *safetensors_data(const Safetensors *st, const TensorInfo *t) {
     return (const char *)st->data + t->begin;
+}
+
+Status safetensors_floats(const Safetensors *st, const TensorInfo *t, int64_t from, int64_t count, float *out, Err *err) {
+    if (t->dtype != DTYPE_F32 && t->dtype != DTYPE_BF16)
+        return err_set(err, ERR_FORMAT, "%s: tensor %s is %s; F32 and BF16 can be loaded", st->path, t->name, dtype_name(t->dtype));
+    const char *data = safetensors_data(st, t);
+    if (t->dtype == DTYPE_F32) {
+        memcpy(out, data + from * 4, (size_t)count * 4);
+    } else {
+        for (int64_t i = 0; i < count; i++) {
+            uint16_t half;
+            memcpy(&half, data + (from + i) * 2, 2);
+            const uint32_t bits = (uint32_t)half << 16;
+            memcpy(&out[i], &bits, 4);
+        }
+    }
+    for (int64_t i = 0; i < count; i++)
+        if (!isfinite(out[i]))
+            return err_set(err, ERR_FORMAT, "%s: element %lld of tensor %s is not a finite number: the file is damaged",
+                           st->path, (long long)(from + i), t->name);
+    return OK;
 }
 
 void safetensors_shape(const TensorInfo *t, char *out, size_t size) {

@@ -32,6 +32,10 @@ Status safetensors_parse(Safetensors *st, const void *data, size_t size, const c
 const TensorInfo *safetensors_find(const Safetensors *st, const char *name); /* NULL: none */
 const void *safetensors_data(const Safetensors *st, const TensorInfo *t);
 
+/* Elements [from, from + count) of a tensor as floats, of F32 or BF16; refuses what is not a number (a damaged file, or a
+ * run that diverged). */
+Status safetensors_floats(const Safetensors *st, const TensorInfo *t, int64_t from, int64_t count, float *out, Err *err);
+
 /* "[512, 128]", for messages. */
 void safetensors_shape(const TensorInfo *t, char *out, size_t size);
 

@@ -24,6 +24,8 @@
 #define reference_matmul_wgrad naive_matmul_wgrad
 #define reference_swiglu_forward naive_swiglu_forward
 #define reference_swiglu_backward naive_swiglu_backward
+#define reference_adapter_spread naive_adapter_spread
+#define reference_adapter_gather naive_adapter_gather
 #define reference_embedding_forward naive_embedding_forward
 #define reference_embedding_backward naive_embedding_backward
 #define reference_rmsnorm_forward naive_rmsnorm_forward
@@ -41,6 +43,7 @@
 #define reference_sample naive_sample
 #define weight_usable naive_weight_usable
 
+#include "kernels/reference/adapter.c"
 #include "kernels/reference/attention.c"
 #include "kernels/reference/classifier.c"
 #include "kernels/reference/optimizer.c"
@@ -69,6 +72,8 @@ static const KernelOps naive_kernels = {
     .matmul_wgrad = naive_matmul_wgrad,
     .swiglu_forward = naive_swiglu_forward,
     .swiglu_backward = naive_swiglu_backward,
+    .adapter_spread = naive_adapter_spread,
+    .adapter_gather = naive_adapter_gather,
     .qk_norm_rope_forward = naive_qk_norm_rope_forward,
     .qk_norm_rope_backward = naive_qk_norm_rope_backward,
     .attention_forward = naive_attention_forward,

@@ -1,211 +1,8 @@
 /* test_model.c - the transformer against itself: gradients against finite differences in double, recompute levels and
  * micro-batches against each other, packing and the future against leaks, cached decoding against the full pass. */
-#include "kernels/philox.h"
-#include "model/model.h"
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdlib.h>
-#include <string.h>
-#include <cmocka.h>
-
-/* ---- fixtures ---------------------------------------------------------------------------------------------------- */
-
-static const ModelConfig TINY = {.n_layers = 2,
-                                 .d_model = 24,
-                                 .n_heads = 4,
-                                 .n_kv_heads = 2,
-                                 .head_dim = 8,
-                                 .d_ff = 40,
-                                 .vocab_size = 70,
-                                 .seq_len = 256,
-                                 .rope_theta = 100,
-                                 .rms_eps = 1e-6,
-                                 .init_std = 0.3};
-static const ModelConfig FAST = {.n_layers = 2,
-                                 .d_model = 96,
-                                 .n_heads = 4,
-                                 .n_kv_heads = 2,
-                                 .head_dim = 64,
-                                 .d_ff = 160,
-                                 .vocab_size = 300,
-                                 .seq_len = 256,
-                                 .rope_theta = 10000,
-                                 .rms_eps = 1e-6,
-                                 .init_std = 0.1};
-
-static Device *open_device(int threads) {
-    char msg[256] = "";
-    Device *dev = device_open(DEVICE_CPU, 0, threads, msg, sizeof msg);
-    if (!dev) fail_msg("%s", msg);
-    return dev;
-}
-
-static void check_device(Device *dev) {
-    if (device_sync(dev)) fail_msg("%s", device_error(dev));
-}
-
-static double uniform(uint64_t seed, uint64_t i) {
-    return philox_uniform(philox4x32(seed, i, 0), 0);
-}
-
-/* Random weights, norms included: at their initial 1 a wrong norm gradient could hide. */
-static void open_model(Model *m, Device *dev, const ModelConfig *shape, int tied, DType dtype) {
-    Err err = {OK, ""};
-    ModelConfig cfg = *shape;
-    cfg.tied = tied;
-    if (model_open(m, &cfg, dev, dtype, 16, &err)) fail_msg("%s", err.msg);
-    float *w = xmalloc((size_t)m->table.total * sizeof *w);
-    params_init(w, &m->table, &m->cfg, 7);
-    for (int i = 0; i < m->table.n; i++) {
-        const ParamSpec *s = &m->table.spec[i];
-        for (int64_t k = 0; s->init == INIT_ONE && k < s->count; k++)
-            w[s->offset + k] = (float)(0.6 + 0.8 * uniform(philox_hash(s->name), (uint64_t)k));
-    }
-    model_set_weights(m, w, 0, m->table.total);
-    free(w);
-}
-
-static Acts *open_acts(const Model *m, int N, int training, Recompute level) {
-    Err err = {OK, ""};
-    Acts *a;
-    if (acts_open(&a, m, N, training, level, &err)) fail_msg("%s", err.msg);
-    return a;
-}
-
-/* Packed sequences of the given lengths; every fifth target a range, one in seven absent. */
-static Batch make_batch(const int *length, int n_seq, int vocab_size, uint64_t seed) {
-    Batch b = {.n_seq = n_seq, .rows = 1};
-    for (int s = 0; s < n_seq; s++) b.N += length[s];
-    b.T = b.N;
-    int32_t **arrays[] = {&b.tokens, &b.positions, &b.target_lo, &b.target_hi, &b.cu_seqlens};
-    for (int i = 0; i < 5; i++) *arrays[i] = xcalloc((size_t)b.N + 1, sizeof(int32_t));
-    for (int s = 0, n = 0; s < n_seq; s++) {
-        for (int t = 0; t < length[s]; t++, n++) {
-            b.tokens[n] = (int)(uniform(seed, (uint64_t)n) * vocab_size);
-            b.positions[n] = t;
-            b.target_lo[n] = n % 7 == 3 ? -1 : (int)(uniform(seed + 1, (uint64_t)n) * (vocab_size - 10));
-            b.target_hi[n] = b.target_lo[n] + (n % 5 ? 1 : 9);
-            b.n_targets += b.target_lo[n] >= 0;
-        }
-        b.cu_seqlens[s + 1] = n;
-    }
-    return b;
-}
-
-static void free_batch(Batch *b) {
-    free(b->tokens);
-    free(b->positions);
-    free(b->target_lo);
-    free(b->target_hi);
-    free(b->cu_seqlens);
-}
-
-static size_t real_size(const Model *m) {
-    return m->dtype == DTYPE_F64 ? 8 : 4;
-}
-
-/* Gradient arena on the device, bound to *grad; free with close_grad. */
-static void *open_grad(const Model *m, Params *grad) {
-    Err err;
-    void *arena = device_alloc(m->dev, (size_t)m->table.total * real_size(m));
-    assert_non_null(arena);
-    assert_int_equal(params_bind(grad, &m->table, &m->cfg, arena, m->dtype, &err), OK);
-    return arena;
-}
-
-static void close_grad(const Model *m, Params *grad, void *arena) {
-    params_unbind(grad);
-    device_free(m->dev, arena);
-}
-
-static void *download(const Model *m, const void *src, size_t bytes) {
-    void *out = xmalloc(bytes);
-    device_download(m->dev, out, src, bytes);
-    check_device(m->dev);
-    return out;
-}
-
-static double *losses(Model *m, Acts *a, const Batch *b) {
-    model_upload(m, a, b);
-    model_forward(m, a);
-    model_loss(m, a, NULL);
-    double *out = xmalloc((size_t)b->N * sizeof *out);
-    void *raw = download(m, acts_losses(a), (size_t)b->N * real_size(m));
-    for (int n = 0; n < b->N; n++) out[n] = m->dtype == DTYPE_F64 ? ((double *)raw)[n] : ((float *)raw)[n];
-    free(raw);
-    return out;
-}
-
-static double loss_sum(Model *m, Acts *a, const Batch *b) {
-    double *l = losses(m, a, b), sum = 0;
-    for (int n = 0; n < b->N; n++) sum += l[n];
-    free(l);
-    return sum;
-}
-
-/* Gradient of the sum of losses of one batch, on the host (bytes of the whole arena). */
-static void *gradient(Model *m, const Batch *b, Recompute level) {
-    Params grad;
-    Acts *a = open_acts(m, b->N, 1, level);
-    void *arena = open_grad(m, &grad);
-    model_upload(m, a, b);
-    model_forward(m, a);
-    model_loss(m, a, &grad);
-    model_backward(m, a, &grad, NULL, NULL);
-    void *out = download(m, arena, (size_t)m->table.total * real_size(m));
-    close_grad(m, &grad, arena);
-    acts_close(a);
-    return out;
-}
+#include "tests/model_check.h"
 
 /* ---- gradients --------------------------------------------------------------------------------------------------- */
-
-/* d loss / d (step along `direction` of row s), by a central difference of fourth order. */
-static double slope(Model *m, Acts *a, const Batch *b, const ParamSpec *s, const double *direction, double h) {
-    static const double at[4] = {1, -1, 2, -2}, weight[4] = {8, -8, -1, 1};
-    double *w = download(m, (double *)m->w_arena + s->offset, (size_t)s->count * 8);
-    double *moved = xmalloc((size_t)s->count * 8), sum = 0;
-    for (int i = 0; i < 4; i++) {
-        for (int64_t k = 0; k < s->count; k++) moved[k] = w[k] + at[i] * h * direction[k];
-        device_upload(m->dev, (double *)m->w_arena + s->offset, moved, (size_t)s->count * 8);
-        sum += weight[i] * loss_sum(m, a, b);
-    }
-    device_upload(m->dev, (double *)m->w_arena + s->offset, w, (size_t)s->count * 8);
-    free(moved);
-    free(w);
-    return sum / (12 * h);
-}
-
-/* Along a random direction through the whole row, and along its largest and three random elements. */
-static void check_row(Model *m, Acts *a, const Batch *b, const ParamSpec *s, const double *grad) {
-    enum { DIRECTIONS = 5 };
-    double *d = xmalloc((size_t)s->count * sizeof *d);
-    const int64_t used = s->file_rows * s->cols;
-    int64_t largest = 0;
-    for (int64_t k = 0; k < used; k++)
-        if (fabs(grad[k]) > fabs(grad[largest])) largest = k;
-    assert_true(fabs(grad[largest]) > 1e-3); /* a gradient is there at all */
-    for (int64_t k = used; k < s->count; k++) assert_true(grad[k] == 0);
-    for (int i = 0; i < DIRECTIONS; i++) {
-        double analytic = 0, size = 0;
-        memset(d, 0, (size_t)s->count * sizeof *d);
-        if (i == 0)
-            for (int64_t k = 0; k < used; k++) d[k] = uniform(philox_hash(s->name) + 1, (uint64_t)k) < 0.5 ? -1 : 1;
-        else
-            d[i == 1 ? largest : (int64_t)(uniform(philox_hash(s->name) + 2, (uint64_t)i) * (double)used)] = 1;
-        for (int64_t k = 0; k < used; k++) {
-            analytic += grad[k] * d[k];
-            size += d[k] * d[k];
-        }
-        const double numeric = slope(m, a, b, s, d, 1e-3 / sqrt(size));
-        const double error = fabs(numeric - analytic) / fmax(fabs(analytic), 1e-3 * fabs(grad[largest]));
-        if (!(error < 1e-6))
-            fail_msg("%s, direction %d: analytic %.12g, numeric %.12g, relative error %.2g", s->name, i, analytic,
-                     numeric, error);
-    }
-    free(d);
-}
 
 static void check_gradients(int tied) {
     static const int length[] = {7, 1, 13, 5};
@@ -240,7 +37,7 @@ static void test_recompute(void **state) {
     for (int f64 = 0; f64 < 2; f64++) {
         Model m;
         Device *dev = open_device(2);
-        open_model(&m, dev, f64 ? &TINY : &FAST, 1, f64 ? DTYPE_F64 : DTYPE_F32);
+        open_model(&m, dev, f64 ? &TINY : &WIDE, 1, f64 ? DTYPE_F64 : DTYPE_F32);
         Batch b = make_batch(length, 3, 70, 5);
         const size_t bytes = (size_t)m.table.total * real_size(&m);
         void *none = gradient(&m, &b, RECOMPUTE_NONE), *mlp = gradient(&m, &b, RECOMPUTE_MLP);
@@ -379,7 +176,7 @@ static void test_f32_against_f64(void **state) {
     float *g32;
     double *g64;
     for (int i = 0; i < 2; i++) {
-        open_model(&m[i], dev, &FAST, 0, i ? DTYPE_F64 : DTYPE_F32);
+        open_model(&m[i], dev, &WIDE, 0, i ? DTYPE_F64 : DTYPE_F32);
         Acts *a = open_acts(&m[i], b.N, 0, RECOMPUTE_NONE);
         l[i] = losses(&m[i], a, &b);
         acts_close(a);
@@ -413,7 +210,7 @@ static void test_many_sequences(void **state) {
     int length[N];
     Model m;
     Device *dev = open_device(2);
-    open_model(&m, dev, &FAST, 1, DTYPE_F32);
+    open_model(&m, dev, &WIDE, 1, DTYPE_F32);
     for (int i = 0; i < N; i++) length[i] = 1;
     Batch b = make_batch(length, N, 300, 4), one = make_batch(length, 1, 300, 4);
     Acts *a = open_acts(&m, N, 0, RECOMPUTE_NONE);
@@ -468,7 +265,7 @@ static void test_threads(void **state) {
     Model m;
     for (int i = 0; i < 2; i++) {
         Device *dev = open_device(i + 1);
-        open_model(&m, dev, &FAST, 1, DTYPE_F32);
+        open_model(&m, dev, &WIDE, 1, DTYPE_F32);
         o[i] = outputs(&m, &b);
         if (i) assert_true(same_rows(&m, &o[0], 0, &o[1], 0, b.N));
         model_close(&m);
@@ -486,7 +283,7 @@ static void check_no_leaks(DType dtype) {
     enum { CHANGED = 1, AT = 50 };
     Model m;
     Device *dev = open_device(2);
-    open_model(&m, dev, &FAST, 1, dtype);
+    open_model(&m, dev, &WIDE, 1, dtype);
     Batch b = make_batch(length, 4, 300, 4);
     Outputs before = outputs(&m, &b);
     for (int s = 0; s < 4; s++) {
@@ -605,7 +402,7 @@ static void check_decode(DType dtype, DType weights) {
     Model m;
     Err err;
     Device *dev = open_device(2);
-    open_model(&m, dev, &FAST, 1, dtype);
+    open_model(&m, dev, &WIDE, 1, dtype);
     if (weights != dtype) assert_int_equal(model_prepare(&m, weights, &err), OK);
     const int length[SEQ] = {LEN, LEN}, everything[SEQ] = {LEN, LEN}, one[SEQ] = {1, 1};
     const size_t bytes = (size_t)SEQ * LEN * (size_t)m.cfg.vocab_padded * real_size(&m);
@@ -664,7 +461,7 @@ static void test_refusals(void **state) {
         {offsetof(ModelConfig, head_dim), 32, "64 or 128"},   {offsetof(ModelConfig, vocab_size), -5, "vocabulary"},
         {offsetof(ModelConfig, seq_len), 1 << 30, "seq_len"}, {offsetof(ModelConfig, d_ff), -1, "d_ff"}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        ModelConfig cfg = FAST;
+        ModelConfig cfg = WIDE;
         *(int *)((char *)&cfg + bad[i].field) = bad[i].value;
         assert_int_equal(model_open(&m, &cfg, dev, DTYPE_F32, 16, &err), ERR_USAGE);
         if (!strstr(err.msg, bad[i].says)) fail_msg("%s", err.msg);

@@ -89,12 +89,21 @@ Status dry_run(const TrainOptions *o, const ModelConfig *cfg, Dataset *d, const 
     fprintf(out, "%s: %.2f M parameters, vocabulary %d; %d ranks x %lld passes x %lld rows of %lld tokens, on %s\n", o->preset,
             1e-6 * (double)table.n_params, cfg->vocab_size, world, (long long)(o->batch / world / o->micro_batch),
             (long long)o->micro_batch, (long long)o->seq_len, device_name(place->dev));
+    if (o->lora_rank)
+        fprintf(out, "adapters of rank %lld on %s%s: %.3f M of them are trained; gradients, moments and master are of these alone\n",
+                (long long)o->lora_rank, o->lora_targets, o->train_embeddings ? ", embeddings whole" : "", 1e-6 * (double)table.n_trainable);
+    double everything = 0; /* parameters, without adapters */
+    for (int i = 0; i < table.n; i++)
+        if (table.spec[i].init < INIT_LORA_A) everything += (double)(table.spec[i].file_rows * table.spec[i].cols);
     param_table_free(&table);
     print_memory(&plan, o, place, world, out);
+    if (o->lora_rank)
+        fprintf(out, "optimizer of the adapters: %.2f MB of moments and gradients, where all parameters would have %.2f MB\n",
+                12 * MB * plan.trained, 12 * MB * everything);
     acts_report(cfg, place->dtype, N, 1, level, out);
     double others = 1 - 1.0 / world;
     fprintf(out, "sent by a rank each step: %.1f MB (gradients) + %.1f MB (weights)\n", MB * plan.gradients * others,
-            MB * plan.weights * others);
+            MB * plan.trained * (double)dtype_size(place->dtype) * others);
     double rate = matmul_rate(place), flops = model_flops_per_token(cfg, context) * tokens_per_row * (double)o->batch / world;
     fprintf(out, "a step: %.0f tokens (rows %.0f%% full, mean context %.0f), %.1f GFLOP a rank", tokens_per_row * (double)o->batch,
             100 * tokens_per_row / (double)o->seq_len, context, 1e-9 * flops);

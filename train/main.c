@@ -1,5 +1,6 @@
 /* main.c - ehr-train: from a dataset to a trained model.  The order of steps; each lives in a file of its own. */
 #include "data/deidentify_record.h"
+#include "model/adapter.h"
 #include "train/dryrun.h"
 #include "train/memory.h"
 #include "train/metrics.h"
@@ -53,13 +54,33 @@ static Status count_epoch_rows(Run *r, int64_t *rows, Err *err) {
     return s;
 }
 
-/* On resuming, what was begun decides the shape, and the parent may be gone. */
+/* With adapters, what a start from scratch and a resumed run need of the parent. */
+static Status check_adapted(const Run *r, Err *err) {
+    const TrainOptions *o = &r->options;
+    const Parent *p = &r->parent;
+    LoraConfig before;
+    if (r->start_dir[0]) {
+        if (!adapter_there(r->start_dir)) return OK; /* state_read says what is wrong */
+        Status s = adapter_read(r->start_dir, &before, err);
+        if (s || !strcmp(before.base_sha256, p->sha256)) return s;
+        return err_set(err, ERR_USAGE, "--init %s has weights with sha256 %.12s..., the adapters in %s were begun on %.12s...: give the folder "
+                                       "they were begun on", o->init, p->sha256, r->start_dir, before.base_sha256);
+    }
+    if (r->data.vocabulary.n == p->cfg.vocab_size || o->train_embeddings) return OK;
+    return err_set(err, ERR_USAGE, "--data %s has %d tokens that --init %s does not have, and with --lora-rank nothing would be learnt of them: add "
+                                   "--train-embeddings", o->data, r->data.vocabulary.n - p->cfg.vocab_size, o->init);
+}
+
+/* On resuming, what was begun decides the shape, and the parent may be gone; adapters are nothing without it. */
 static Status open_parent(Run *r, Err *err) {
     TrainOptions *o = &r->options;
-    Status s = parent_open(&r->parent, r->start_dir[0] ? r->start_dir : o->init, r->main_rank && !r->start_dir[0], err);
+    const int from_parent = !r->start_dir[0] || o->lora_rank;
+    Status s = parent_open(&r->parent, from_parent ? o->init : r->start_dir, r->main_rank && !r->start_dir[0], err);
+    if (!s && from_parent && adapter_there(r->parent.dir))
+        s = err_set(err, ERR_USAGE, "--init %s holds adapters: merge them first, ehr-infer export %s --dtype f32 --out FOLDER", o->init, o->init);
     if (!s) s = options_take_shape(o, &r->parent.cfg, o->init, err);
     if (!s && !r->start_dir[0]) s = parent_check(&r->parent, &r->data, err);
-    return s;
+    return s || !o->lora_rank ? s : check_adapted(r, err);
 }
 
 static Status open_data(Run *r, Err *err) {
@@ -82,6 +103,8 @@ static Status open_data(Run *r, Err *err) {
     if (!s && o->init) {
         r->cfg.rope_theta = r->parent.cfg.rope_theta;
         r->cfg.rms_eps = r->parent.cfg.rms_eps;
+        snprintf(r->cfg.lora.base, sizeof r->cfg.lora.base, "%s", r->parent.path);
+        snprintf(r->cfg.lora.base_sha256, sizeof r->cfg.lora.base_sha256, "%s", r->parent.sha256);
     }
     if (!s) s = options_split_batch(o, world, gpu ? 32768 : 1024, err);
     if (!s && o->epochs > 0) s = count_epoch_rows(r, &epoch_rows, err);
@@ -100,15 +123,18 @@ static Status open_model(Run *r, Err *err) {
     if (r->start_dir[0]) {
         if (r->main_rank) s = checkpoint_verify(r->start_dir, 1, &r->start_checked, NULL, err);
         if (!s) s = state_read(&r->state, r->start_dir, o, &r->data, err);
-        if (!s) s = checkpoint_load_model(r->start_dir, &r->model, r->place.dev, r->place.dtype, pad, err);
-    } else {
+        if (!s && !o->lora_rank) s = checkpoint_load_model(r->start_dir, &r->model, r->place.dev, r->place.dtype, pad, err);
+    }
+    if (!s && (!r->start_dir[0] || o->lora_rank)) {
         s = model_open(&r->model, &r->cfg, r->place.dev, r->place.dtype, pad, err);
         if (!s) model_init(&r->model, (uint64_t)o->seed);
     }
     r->model.graphs = o->graphs;
     if (!s) s = optimizer_open(&r->optimizer, &r->model, r->dist, &adamw, err);
-    if (!s && !r->start_dir[0] && o->init) {
+    if (!s && o->init && (!r->start_dir[0] || o->lora_rank))
         s = parent_weights(&r->parent, &r->model, &r->optimizer, (uint64_t)o->seed, err);
+    if (!s && r->start_dir[0] && o->lora_rank) s = checkpoint_load_weights(r->start_dir, &r->model, err);
+    if (!s && !r->start_dir[0] && o->init) {
         r->state.parent = xstrdup(r->parent.name);
         if (r->parent.provenance) r->state.parent_provenance = xstrdup(r->parent.provenance);
     } else if (!s && !r->start_dir[0]) {
@@ -132,10 +158,10 @@ static Status open_training(Run *r, Err *err) {
 
 static json_t *run_json(const Run *r) {
     char *flags = options_json(&r->options);
-    json_t *o = json_pack("{s:o, s:s, s:i, s:i, s:s, s:s, s:s, s:I, s:i, s:s, s:s}", "flags", json_loads(flags, 0, NULL), "transport",
+    json_t *o = json_pack("{s:o, s:s, s:i, s:i, s:s, s:s, s:s, s:I, s:I, s:i, s:s, s:s}", "flags", json_loads(flags, 0, NULL), "transport",
                           dist_transport(r->dist), "world", dist_world(r->dist), "threads", device_threads(r->place.dev), "device",
                           device_name(r->place.dev), "dtype", dtype_name(r->place.dtype), "commit", state_commit(), "parameters",
-                          (json_int_t)r->model.table.n_params, "vocabulary", r->cfg.vocab_size, "dataset_sha256", r->data.sha256, "vocabulary_sha256",
+                          (json_int_t)r->model.table.n_params, "trained_parameters", (json_int_t)r->model.table.n_trainable, "vocabulary", r->cfg.vocab_size, "dataset_sha256", r->data.sha256, "vocabulary_sha256",
                           r->data.vocabulary.sha256);
     REQUIRE(o != NULL);
     free(flags);
@@ -151,6 +177,10 @@ static void print_banner(const Run *r) {
     fprintf(stderr, "model   %s: %.2f M parameters; computes in %s; activations %.0f MB a rank\n", o->preset,
             1e-6 * (double)r->model.table.n_params, dtype_name(r->place.dtype),
             1e-6 * (double)acts_bytes(&r->cfg, r->place.dtype, (int)(o->micro_batch * o->seq_len), 1, options_recompute(o)));
+    if (o->lora_rank)
+        fprintf(stderr, "lora    rank %lld, alpha %g, on %s%s: %.3f M parameters are trained; gradients and moments take %.1f MB\n",
+                (long long)o->lora_rank, o->lora_alpha, o->lora_targets, o->train_embeddings ? ", embeddings whole" : "",
+                1e-6 * (double)r->model.table.n_trainable, 12e-6 * (double)r->model.table.trained);
     fprintf(stderr, "ranks   %d on %s, transport %s; a step = %d x %d passes x %lld rows of %lld tokens\n", dist_world(r->dist),
             device_name(r->place.dev), dist_transport(r->dist), dist_world(r->dist), r->stepper.passes, (long long)o->micro_batch,
             (long long)o->seq_len);

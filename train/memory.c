@@ -10,10 +10,12 @@ Status memory_plan(MemoryPlan *p, const TrainOptions *o, const ModelConfig *cfg,
     Status s = param_table_build(&table, cfg, 16 * (int64_t)world, err);
     if (s) return s;
     const KernelOps *k = kernels_get(place->dev, dtype);
-    const double elements = (double)table.total, arena = 4 * elements, share = arena / world;
+    const double elements = (double)table.total, arena = 4 * (double)table.trained, share = arena / world;
     const int N = (int)(pass.micro_batch * o->seq_len),
               host = device_kind(place->dev) == DEVICE_CPU && dtype == DTYPE_F32;
-    *p = (MemoryPlan){.weights = (double)dtype_size(dtype) * elements,
+    const LoraWidest wide = lora_widest(cfg);
+    const double adapters = (double)wide.width * (wide.rows + wide.cols) * (double)dtype_size(dtype) + 4.0 * wide.width * wide.rows;
+    *p = (MemoryPlan){.weights = (double)dtype_size(dtype) * elements + adapters,
                       .gradients = arena,
                       .master = dtype == DTYPE_F32 ? 0 : share,
                       .moments = 2 * share,
@@ -22,6 +24,7 @@ Status memory_plan(MemoryPlan *p, const TrainOptions *o, const ModelConfig *cfg,
                                              : share,
                       .activations = (double)acts_bytes(cfg, dtype, N, 1, pass.level),
                       .scratch = k ? (double)acts_scratch_bytes(cfg, place->dev, k, N) : 0};
+    p->trained = arena / 4;
     p->all = p->weights + p->gradients + p->master + p->moments + p->exchange + p->activations + p->scratch;
     param_table_free(&table);
     return OK;

@@ -15,6 +15,7 @@ typedef struct {
     double activations; /* of one pass */
     double scratch;     /* of operations; 0 where the device is not at hand */
     double all;
+    double trained; /* elements, whole: what gradients and moments are of */
 } MemoryPlan;
 
 typedef struct {

@@ -50,7 +50,7 @@ Status optimizer_open(Optimizer *o, Model *model, Dist *dist, const OptimizerOpt
     int world = dist_world(dist), own_master = model->dtype != DTYPE_F32;
     REQUIRE(model->dtype == DTYPE_F32 || model->dtype == DTYPE_BF16);
     *o = (Optimizer){.options = *options, .model = model, .dist = dist};
-    size_t total = (size_t)t->total * sizeof(float), part = total / (size_t)world;
+    size_t total = (size_t)t->trained * sizeof(float), part = total / (size_t)world;
     o->grad = device_alloc(model->dev, total);
     o->grad_part = world == 1 ? o->grad : device_alloc(model->dev, part);
     o->m = device_alloc(model->dev, part);
@@ -118,13 +118,13 @@ void optimizer_init(Optimizer *o, uint64_t seed) {
 }
 
 void optimizer_zero_grad(Optimizer *o) {
-    device_zero(o->model->dev, o->grad, (size_t)o->model->table.total * sizeof *o->grad);
+    device_zero(o->model->dev, o->grad, (size_t)o->model->table.trained * sizeof *o->grad);
 }
 
 void optimizer_reduce_bucket(void *optimizer, int bucket) {
     Optimizer *o = optimizer;
     const int64_t *offset = o->model->table.bucket_offset;
-    if (dist_world(o->dist) == 1) return;
+    if (dist_world(o->dist) == 1 || offset[bucket] == offset[bucket + 1]) return; /* all of it may be frozen */
     dist_reduce_scatter(o->dist, o->grad_part + part_start(o, bucket), o->grad + offset[bucket],
                         offset[bucket + 1] - offset[bucket]);
     dist_progress(o->dist);
@@ -133,7 +133,7 @@ void optimizer_reduce_bucket(void *optimizer, int bucket) {
 void optimizer_queue_norm(Optimizer *o) {
     Model *m = o->model;
     device_zero(m->dev, o->norm, sizeof *o->norm);
-    m->k->sum_squares(m->dev, o->norm, o->grad_part, m->table.total / dist_world(o->dist));
+    m->k->sum_squares(m->dev, o->norm, o->grad_part, m->table.trained / dist_world(o->dist));
 }
 
 double optimizer_norm(Optimizer *o) {
@@ -157,6 +157,7 @@ void optimizer_update(Optimizer *o, double learning_rate, double grad_scale, int
     for (int b = 0; b < m->table.n_buckets; b++) {
         int64_t begin, count, at = part_start(o, b);
         optimizer_part(o, b, &begin, &count);
+        if (!count) continue;
         char *weights = m->w_arena;
         m->k->adamw(m->dev, master_part(o, b), o->master ? weights + (size_t)begin * element : NULL, o->m + at, o->v + at,
                     o->grad_part + at, o->ranges[b], o->n_ranges[b], o->step_scalars);

@@ -19,9 +19,9 @@ typedef struct {
     Model           *model; /* borrowed */
     Dist            *dist;  /* borrowed */
     /* Device memory. */
-    float           *grad;  /* (table.total) this rank's sums over its passes */
+    float           *grad;  /* (table.trained) this rank's sums over its passes */
     Params           grads; /* into grad */
-    /* Own parts, bucket after bucket (table.total / world); part b starts at bucket_offset[b] / world. */
+    /* Own parts, bucket after bucket (table.trained / world); part b starts at bucket_offset[b] / world. */
     float           *grad_part; /* summed over ranks; grad itself with one rank */
     float           *m, *v;
     float           *master; /* NULL: the weights themselves */

@@ -45,6 +45,10 @@ static void recipe_flags(TrainOptions *o) {
     add(o, "--beta1", FLAG_FLOAT, &o->beta1, 0, 0.999999, NULL, "AdamW, first moment");
     add(o, "--beta2", FLAG_FLOAT, &o->beta2, 0, 0.999999, NULL, "AdamW, second moment");
     add(o, "--clip", FLAG_FLOAT, &o->clip, 0, 1e9, NULL, "largest norm of the gradient; 0 = no limit");
+    add(o, "--lora-rank", FLAG_INT, &o->lora_rank, 1, 65536, NULL, "train low-rank adapters of --init, and leave its weights as they are");
+    add(o, "--lora-alpha", FLAG_FLOAT, &o->lora_alpha, 1e-6, 1e6, NULL, "adapters count alpha / rank; twice the rank if left out");
+    add(o, "--lora-targets", FLAG_STRING, &o->lora_targets, 0, 0, NULL, "projections that get one, of q,k,v,o,gate,up,down");
+    add(o, "--train-embeddings", FLAG_BOOL, &o->train_embeddings, 0, 0, NULL, "with --lora-rank: train embedding and head whole, for new codes");
     add(o, "--seed", FLAG_INT, &o->seed, 0, 9e15, NULL, "of the initial weights and the order of patients");
     add(o, "--note", FLAG_STRING, &o->note, 0, 0, NULL, "free text kept with the checkpoints");
     o->n_recipe = o->n_flags;
@@ -82,6 +86,18 @@ static const Flag *flag(const TrainOptions *o, const void *value) {
 }
 static int seen(const TrainOptions *o, const void *value) { return flag(o, value)->seen; }
 
+/* What adapters need, and what belongs to them. */
+static Status check_lora(TrainOptions *o, Err *err) {
+    const void *theirs[] = {&o->lora_alpha, &o->lora_targets, &o->train_embeddings};
+    for (int i = 0; i < 3 && !o->lora_rank; i++)
+        if (seen(o, theirs[i])) return err_set(err, ERR_USAGE, "%s belongs to --lora-rank: give that, too", flag(o, theirs[i])->name);
+    if (!o->lora_rank) return OK;
+    if (!o->init)
+        return err_set(err, ERR_USAGE, "--lora-rank needs --init: the folder of the model that the adapters are to change");
+    if (o->lora_alpha == 0) o->lora_alpha = 2 * (double)o->lora_rank;
+    return lora_targets_parse(o->lora_targets, "--lora-targets", &o->lora_mask, err);
+}
+
 static Status preset_values(TrainOptions *o, Err *err) {
     ModelConfig cfg;
     Status s = config_preset(&cfg, o->preset, err);
@@ -107,7 +123,7 @@ Status options_parse(TrainOptions *o, int argc, char **argv, Err *err) {
                         .graphs = 1, .transport = "auto",
                         .recompute = "none", .min_lr_ratio = 0.1, .weight_decay = 0.1, .beta1 = 0.9, .beta2 = 0.95,
                         .clip = 1, .seed = 1, .steps = 1000, .warmup_steps = -1, .decay_steps = -1, .keep = 3, .eval_tokens = 131072,
-                        .max_skipped = 10, .timeout = 120};
+                        .max_skipped = 10, .timeout = 120, .lora_targets = "q,k,v,o,gate,up,down"};
     recipe_flags(o);
     circumstance_flags(o);
     const char *stray[1];
@@ -121,7 +137,7 @@ Status options_parse(TrainOptions *o, int argc, char **argv, Err *err) {
     if (seen(o, &o->world) && !o->dry_run) return err_set(err, ERR_USAGE, "--world belongs to --dry-run; ranks come from mpirun -np N");
     if (seen(o, &o->decay_steps) && strcmp(o->schedule, "wsd"))
         return err_set(err, ERR_USAGE, "--decay-steps belongs to --schedule wsd, not %s", o->schedule);
-    return OK;
+    return check_lora(o, err);
 }
 
 void options_help(const TrainOptions *o, FILE *out) {
@@ -193,6 +209,8 @@ Status options_model(const TrainOptions *o, int vocab_size, ModelConfig *cfg, Er
     cfg->tied = o->tied;
     cfg->seq_len = (int)o->seq_len;
     cfg->vocab_size = vocab_size;
+    if (o->lora_rank)
+        cfg->lora = (LoraConfig){.rank = (int)o->lora_rank, .alpha = o->lora_alpha, .targets = o->lora_mask, .embeddings = o->train_embeddings};
     return config_check(cfg, err);
 }
 

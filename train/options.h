@@ -3,6 +3,7 @@
 #define EHR_TRAIN_OPTIONS_H
 #include "model/config.h"
 #include "model/flags.h"
+#include "model/lora.h"
 #include "model/model.h"
 #include "train/optimizer.h"
 #include "train/schedule.h"
@@ -10,11 +11,14 @@
 enum { TRAIN_FLAGS_MAX = 64 };
 typedef struct {
     /* The recipe: decides the weights that come out; stored in checkpoints. */
-    const char *preset, *schedule, *note;
+    const char *preset, *schedule, *note, *lora_targets;
     int64_t layers, d_model, heads, kv_heads, head_dim, d_ff;
     int     tied;
     int64_t seq_len, batch, steps, warmup_steps, decay_steps, seed;
-    double  epochs, learning_rate, min_lr_ratio, weight_decay, beta1, beta2, clip;
+    double  epochs, learning_rate, min_lr_ratio, weight_decay, beta1, beta2, clip, lora_alpha;
+    int64_t lora_rank; /* 0: every weight is trained */
+    int     train_embeddings;
+    unsigned lora_mask; /* of lora_targets */
     /* The circumstances. */
     const char *data, *out, *init, *resume, *device, *dtype, *matmul, *transport, *recompute;
     int64_t micro_batch, checkpoint_every, keep, eval_every, eval_tokens, threads, max_skipped, world;

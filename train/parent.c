@@ -5,14 +5,29 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 enum { PIECE = 1 << 22 }; /* elements in host memory at a time */
 
 void parent_close(Parent *p) {
     free(p->dir);
     free(p->name);
+    free(p->path);
     free(p->provenance);
     *p = (Parent){0};
+}
+
+/* folder, a link at its end replaced by the name of what it points at: `latest` will point elsewhere tomorrow. */
+static char *recorded_path(const char *folder, const char *real) {
+    struct stat st;
+    char *path = xstrdup(folder), *slash;
+    for (size_t n = strlen(path); n > 1 && path[n - 1] == '/'; n--) path[n - 1] = 0;
+    if (lstat(path, &st) || !S_ISLNK(st.st_mode)) return path;
+    const char *name = strrchr(real, '/');
+    if ((slash = strrchr(path, '/'))) *slash = 0;
+    char *out = xasprintf("%s%s%s", slash ? path : "", slash ? "/" : "", name ? name + 1 : real);
+    free(path);
+    return out;
 }
 
 static Status find_folder(Parent *p, const char *dir, Err *err) {
@@ -21,6 +36,7 @@ static Status find_folder(Parent *p, const char *dir, Err *err) {
         char *folder = xasprintf("%s%s", dir, at[i]), *config = xasprintf("%s/config.json", folder), real[PATH_MAX];
         const int there = path_exists(config);
         if (there) p->dir = xstrdup(realpath(folder, real) ? real : folder);
+        if (there) p->path = recorded_path(folder, p->dir);
         free(folder);
         free(config);
         if (there) return OK;
@@ -41,18 +57,17 @@ static void read_provenance(Parent *p) {
 }
 
 Status parent_open(Parent *p, const char *dir, int verify, Err *err) {
-    char sha[65];
     *p = (Parent){0};
     Status s = find_folder(p, dir, err);
     if (!s && verify) s = checkpoint_verify(p->dir, 0, &p->checked, NULL, err);
     if (!s) s = config_read(p->dir, &p->cfg, err);
-    if (!s) s = checkpoint_model_sha256(p->dir, sha, err);
+    if (!s) s = checkpoint_model_sha256(p->dir, p->sha256, err);
     if (s) {
         parent_close(p);
         return s;
     }
     const char *slash = strrchr(p->dir, '/');
-    p->name = xasprintf("%s sha256:%.16s", slash ? slash + 1 : p->dir, sha);
+    p->name = xasprintf("%s sha256:%.16s", slash ? slash + 1 : p->dir, p->sha256);
     read_provenance(p);
     return OK;
 }
@@ -109,9 +124,11 @@ Status parent_check(Parent *p, const Dataset *d, Err *err) {
 /* Elements [begin, begin + n) of the arena of m, of parameter `spec`: what the parent has of it over fresh ones. */
 static Status fill(const Parent *p, const ParamTable *theirs, const ParamSpec *spec, const Model *m, uint64_t seed, Device *host,
                    float *out, int64_t begin, int64_t n, Err *err) {
-    const ParamSpec *from = &theirs->spec[param_find(theirs, spec->name)];
-    const int64_t at = begin - spec->offset, have = from->file_rows * from->cols - at;
+    const int row = param_find(theirs, spec->name);
     params_init_part(out, &m->table, &m->cfg, seed, begin, n);
+    if (row < 0) return OK; /* an adapter */
+    const ParamSpec *from = &theirs->spec[row];
+    const int64_t at = begin - spec->offset, have = from->file_rows * from->cols - at;
     return have > 0 ? checkpoint_read_slice(p->dir, theirs, "model", host, out, from->offset + at, have < n ? have : n, err) : OK;
 }
 

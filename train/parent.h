@@ -8,6 +8,8 @@
 
 typedef struct {
     char *dir, *name; /* "step-20 sha256:..." for provenance: no folder names of the machine */
+    char *path;       /* as --init names it, with the folder that `latest` stood for: what adapters record */
+    char sha256[65];  /* of its weights */
     ModelConfig cfg;
     int compared;     /* its codes were compared; 0: the folder has no vocabulary.json */
     int checked;      /* its files were compared with SHA256SUMS */

@@ -85,6 +85,28 @@ static Status same_number(const json_t *flags, const char *key, int64_t here, co
                    (long long)there, (long long)here);
 }
 
+/* Checkpoints from before adapters do not mention them. */
+static Status same_adapters(const json_t *flags, const TrainOptions *o, const char *path, Err *err) {
+    const int64_t rank = json_integer_value(json_object_get(flags, "lora-rank"));
+    const double alpha = json_number_value(json_object_get(flags, "lora-alpha"));
+    const char *targets = json_string_value(json_object_get(flags, "lora-targets"));
+    unsigned mask = 0;
+    if (rank != o->lora_rank)
+        return err_set(err, ERR_USAGE, "cannot resume from %s: it was trained %s --lora-rank %lld, this command says %lld%s", path,
+                       rank ? "with" : "without adapters,", (long long)rank, (long long)o->lora_rank,
+                       rank && !o->lora_rank ? " (none)" : "");
+    if (!rank) return OK;
+    Status s = lora_targets_parse(targets ? targets : "", path, &mask, err);
+    if (s) return s;
+    if (mask != o->lora_mask)
+        return err_set(err, ERR_USAGE, "cannot resume from %s: it was trained with --lora-targets %s, this command says %s", path, targets,
+                       o->lora_targets);
+    if (alpha != o->lora_alpha)
+        return err_set(err, ERR_USAGE, "cannot resume from %s: it was trained with --lora-alpha %g, this command says %g", path, alpha,
+                       o->lora_alpha);
+    return same_number(flags, "train-embeddings", o->train_embeddings, path, err);
+}
+
 static Status same_run(const json_t *j, const TrainOptions *o, const Dataset *d, const char *path, Err *err) {
     const json_t *from = json_object_get(j, "provenance"), *flags = json_object_get(j, "flags");
     const struct {
@@ -95,7 +117,7 @@ static Status same_run(const json_t *j, const TrainOptions *o, const Dataset *d,
     Status s = same_text(from, "dataset_sha256", d->sha256, "dataset", path, err);
     if (!s) s = same_text(from, "vocabulary_sha256", d->vocabulary.sha256, "vocabulary", path, err);
     for (size_t i = 0; !s && i < sizeof same / sizeof *same; i++) s = same_number(flags, same[i].key, same[i].value, path, err);
-    return s;
+    return s ? s : same_adapters(flags, o, path, err);
 }
 
 /* The run folder that a checkpoint folder lies in is the one we write to: then it is no parent but ourselves. */

@@ -166,6 +166,8 @@ void cpu_rmsnorm_forward(Device *dev, void *out, void *rstd, const void *inp, co
                          int C);
 void cpu_rmsnorm_backward(Device *dev, void *dinp_acc, void *dweight, const void *dout, const void *inp,
                           const void *weight, const void *rstd, int N, int C);
+void cpu_adapter_spread(Device *dev, void *b_wide, void *a_turned, const void *a, const void *b, const AdapterBlocks *s);
+void cpu_adapter_gather(Device *dev, void *db, const void *db_wide, const AdapterBlocks *s);
 void cpu_qk_norm_rope_forward(Device *dev, void *qk, void *rstd, const void *qkv, const void *q_weight,
                               const void *k_weight, const int32_t *positions, const void *rope, float eps, int N, int H,
                               int G, int D);

@@ -90,6 +90,11 @@ template <typename T> void cuda_kv_copy_page(Device *dev, void *pool, int dst, i
 template <typename T>
 void cuda_attention_paged(Device *dev, void *out, const void *qk, const PagedBatch *batch, int N, int H, int G, int D);
 
+/* adapter.cu */
+template <typename T>
+void cuda_adapter_spread(Device *dev, void *b_wide, void *a_turned, const void *a, const void *b, const AdapterBlocks *s);
+void cuda_adapter_gather(Device *dev, void *db, const void *db_wide, const AdapterBlocks *s);
+
 /* embedding.cu, rmsnorm.cu, rope.cu, swiglu.cu, optimizer.cu, sample.cu */
 template <typename T> size_t cuda_rows_workspace(const Device *dev, const KernelLimits *limits);
 template <typename T>

@@ -28,6 +28,8 @@ template <typename T> constexpr KernelOps table_of() {
     k.matmul_wgrad = cuda_matmul_wgrad<T>;
     k.swiglu_forward = cuda_swiglu_forward<T>;
     k.swiglu_backward = cuda_swiglu_backward<T>;
+    k.adapter_spread = cuda_adapter_spread<T>;
+    k.adapter_gather = cuda_adapter_gather;
     k.qk_norm_rope_forward = cuda_qk_norm_rope_forward<T>;
     k.qk_norm_rope_backward = cuda_qk_norm_rope_backward<T>;
     k.attention_forward = cuda_attention_forward<T>;

@@ -18,6 +18,10 @@ void   reference_matmul_wgrad(Device *dev, void *dweight, const void *dout, cons
 void   reference_swiglu_forward(Device *dev, void *out, const void *gate_up, int N, int F);
 void   reference_swiglu_backward(Device *dev, void *dgate_up, const void *dout, const void *gate_up, int N, int F);
 
+/* adapter.c */
+void reference_adapter_spread(Device *dev, void *b_wide, void *a_turned, const void *a, const void *b, const AdapterBlocks *s);
+void reference_adapter_gather(Device *dev, void *db, const void *db_wide, const AdapterBlocks *s);
+
 /* rows.c */
 void reference_embedding_forward(Device *dev, void *out, const int32_t *tokens, const void *weight, int N, int C);
 void reference_embedding_backward(Device *dev, void *dweight, const void *dout, const int32_t *tokens, int N, int C,
