@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import metrics
+import outcome
 
 matplotlib.rcParams["svg.hashsalt"] = "ehr.c"  # same figures, same bytes
 
@@ -90,6 +91,22 @@ def draw_calibration(outcomes):
     return picture(figure)
 
 
+def wilson(hits, n, z=1.96):
+    """95% interval of a share (Wilson 1927)."""
+    middle, half = hits + z * z / 2, z * np.sqrt(hits * (n - hits) / n + z * z / 4)
+    return (middle - half) / (n + z * z), (middle + half) / (n + z * z)
+
+
+LEAST_DRAWN = 5  # positives, and negatives, of a calibration plot: fewer say nothing in a picture
+
+
+def calibration_points(risk, y):
+    """Bins of equal size, as many as leave five of the rarer class to each: mean risk, share, its interval, rows."""
+    rarer = min(y.sum(), (1 - y).sum())
+    rows, _ = metrics.calibration_bins(risk, y, int(np.clip(rarer // LEAST_DRAWN, 2, 10)))
+    return [(r["risk"], r["outcome"], *wilson(r["outcome"] * r["n"], r["n"]), r["n"]) for r in rows]
+
+
 def draw_one_calibration(o):
     """Bins and the smooth curve, raw and recalibrated, of one outcome."""
     study = o["_study"]
@@ -98,17 +115,20 @@ def draw_one_calibration(o):
     for label, risk, color in [("as the model says", study.raw, "#08519c"), ("recalibrated", study.mapped, "#d94801")]:
         if label == "recalibrated" and not study.record:
             continue
-        bins, _ = metrics.calibration_bins(risk, study.y)
-        ax.plot([b["risk"] for b in bins], [b["outcome"] for b in bins], "o", ms=4, color=color)
+        points = np.array(calibration_points(risk, study.y))
+        x, y, low, high = points[:, 0], points[:, 1], points[:, 2], points[:, 3]
+        ax.errorbar(x, y, [np.maximum(y - low, 0), np.maximum(high - y, 0)], fmt="o", ms=4, lw=0.8, color=color)
         order = np.argsort(risk)
         if not metrics.separated(risk, study.y) and np.ptp(metrics.logit(risk)) > 1e-9:
             curve = metrics.calibration_curve(risk, study.y, np.ones((1, risk.size)))[0]
             ax.plot(risk[order], curve[order], color=color, lw=1.2, label=label)
-        top = max([top] + [b["risk"] for b in bins] + [b["outcome"] for b in bins])
+        top = max(top, x.max(), high.max())
     ax.plot([0, top], [0, top], color="#cccccc", lw=0.8, label="perfect")
+    shown = study.raw[study.raw <= 1.15 * top]  # one mark a patient
+    ax.plot(shown, np.full(shown.size, -0.02 * top), "|", ms=5, mew=0.6, alpha=0.3, color="#08519c")
     ax.set_xlim(0, 1.15 * top)
-    ax.set_ylim(0, 1.15 * top)
-    legend(ax)
+    ax.set_ylim(-0.03 * top, 1.15 * top)
+    legend(ax, loc="upper left")
     return picture(figure)
 
 
@@ -148,28 +168,58 @@ def table(head, rows):
     return '<div class="wide"><table>' + row(head, "th") + "".join(row(r) for r in rows) + "</table></div>"
 
 
-def outcome_table(outcomes, truth):
+def outcome_name(o):
+    days = o["horizon_days"]
+    horizon = f"<br><small>within {days:g} days</small>" if days is not None and np.isfinite(days) else ""
+    return html.escape(o["name"]) + horizon
+
+
+def outcome_tables(outcomes, truth):
     """truth: some outcome has true risks; without them their columns are left out."""
 
     def if_truth(cell):
         return cell if truth else None
 
-    head = ["outcome", "rows", "positive", "censored", "mean risk", if_truth("mean true risk"), "AUROC",
-            if_truth("AUROC of the true risk"), "AUPRC", "Brier", "observed / expected", "calibration slope",
-            if_truth("RMSE to true risk"), "sampling error"]  # fmt: skip
-    rows = []
+    told, right = [], []
     for o in outcomes:
         block = o.get("expected") or o["observed"]
-        days = o["horizon_days"]
-        horizon = f"<br><small>within {days:g} days</small>" if days is not None and np.isfinite(days) else ""
-        rows.append([
-            html.escape(o["name"]) + horizon, o["n"], o["positive"], o["censored"], number(o["mean_risk"]),
-            if_truth(number(o.get("mean_true_risk"))), number(o["auroc"]) + interval(o["auroc_interval"]),
-            if_truth(number(o["auroc_true_risk"])), number(block["auprc"]), number(block["brier"], 4),
-            figure_of(block, "oe", 2), number(o["slope"], 2) + interval(block["interval"].get("slope"), 2),
+        told.append([
+            outcome_name(o), o["n"], o["positive"], o["censored"], number(o["auroc"]) + interval(o["auroc_interval"]),
+            if_truth(number(o["auroc_true_risk"])), number(block["auprc"]), number(o["positive"] / max(o["n"] - o["censored"], 1)),
+        ])  # fmt: skip
+        right.append([
+            outcome_name(o), number(o["mean_risk"]), if_truth(number(o.get("mean_true_risk"))), figure_of(block, "oe", 2),
+            number(o["slope"], 2) + interval(block["interval"].get("slope"), 2), number(block["brier"], 4),
             if_truth(number(o["rmse"], 4)), number(o["mean_mc_se"], 4),
         ])  # fmt: skip
-    return table(head, rows)
+    return (
+        table(["can it tell patients apart?", "rows", "had it", "followed too short", "AUROC", if_truth("the highest there is"), "AUPRC",
+               "AUPRC without skill"], told)
+        + "<p></p>"
+        + table(["are its risks right?", "mean risk", if_truth("mean true risk"), "observed / expected", "calibration slope", "Brier",
+                 if_truth("RMSE to true risk"), "sampling error"], right)
+    )  # fmt: skip
+
+
+def in_short(o):
+    """One outcome in a sentence or two that need no statistics."""
+    b = o["observed"]
+    if b["auroc"] is None or not o["positive"]:
+        return f"<li><b>{html.escape(o['name'])}</b>: {o['positive']} of {o['n']} patients had it; that is too few to say anything.</li>"
+    known = o["n"] - o["censored"]
+    text = (
+        f"<li><b>{html.escape(o['name'])}</b>: of {known} patients {o['positive']} had it; by the model's risks "
+        f"{number(o['positive'] / b['oe'], 1) if b['oe'] else '-'} were expected. Of one who had it and one who did not, the first was given "
+        f"the higher risk in {100 * b['auroc']:.0f}% of all such pairs (a coin: 50%"
+    )
+    best = max([x for x in o["baselines"] if x["auroc"] is not None], key=lambda x: x["auroc"], default=None)
+    text += f"; {html.escape(best['name'])}: {100 * best['auroc']:.0f}%" if best else ""
+    text += f"; the best possible, on average: {100 * o['auroc_true_risk']:.0f}%" if o["auroc_true_risk"] else ""
+    alarms = [s for s in o["subgroups"] if any(t["alarm"] for t in s.get("tests", []))]
+    text += ")."
+    if alarms:
+        text += f' <b class="alarm">Its risks are wrong in another way for {", ".join(html.escape(s["label"]) for s in alarms)}.</b>'
+    return text + "</li>"
 
 
 def baseline_table(o):
@@ -201,20 +251,23 @@ def budget_table(o):
 
 
 def subgroup_table(o):
-    head = ["group", "rows", "positive", "observed share", "mean risk", "AUROC", "observed / expected", "calibration slope",
-            "found at the threshold", "alarm"]  # fmt: skip
+    judged = [s for s in o["subgroups"] if "tests" in s]
+    threshold = any(s.get("tpr") is not None for s in judged)
     rows = []
-    for s in o["subgroups"]:
+    for s in judged:
         label = f"{html.escape(s['group'].lower())}: {html.escape(s['label'])}"
-        if "tests" not in s:
-            rows.append([label, s["n"], s["positive"], number(s["prevalence"]), number(s["mean_risk"]),
-                         f"<small>{s['note']}</small>", "", "", "", ""])  # fmt: skip
-            continue
         alarms = [STATISTIC[t["statistic"]] for t in s["tests"] if t["alarm"]]
         mark = f'<b class="alarm">{"; ".join(alarms)}</b>' if alarms else "none"
         rows.append([label, s["n"], s["positive"], number(s["prevalence"]), number(s["mean_risk"]), figure_of(s, "auroc"),
-                     figure_of(s, "oe", 2), figure_of(s, "slope", 2), figure_of(s, "tpr", 2), mark])  # fmt: skip
-    return table(head, rows)
+                     figure_of(s, "oe", 2), figure_of(s, "slope", 2), figure_of(s, "tpr", 2) if threshold else None, mark])  # fmt: skip
+    head = ["group", "rows", "had it", "share", "mean risk", "AUROC", "observed / expected", "calibration slope",
+            "found at the threshold" if threshold else None, "alarm"]  # fmt: skip
+    text = table(head, rows) if rows else ""
+    few = [f"{html.escape(s['group'].lower())} {html.escape(s['label'])} ({s['positive']} of {s['n']})"
+           for s in o["subgroups"] if "tests" not in s and s["note"] != "everybody"]  # fmt: skip
+    if few:
+        text += f"<p>Not judged, fewer than {outcome.LEAST_POSITIVES} had it: {', '.join(few)}.</p>"
+    return text
 
 
 # ---- pages ---------------------------------------------------------------------------------------------------------
@@ -261,7 +314,10 @@ def outcome_section(o):
     counts = o.get("counts", {}).get("excluded", {})
     left = ", ".join(f"{n} {html.escape(k)}" for k, n in counts.items() if n)
     text += f"<p><small>Left out when labels were made: {left}.</small></p>" if left else ""
-    if o["observed"]["auroc"] is not None:
+    rarer = min(o["positive"], o["n"] - o["censored"] - o["positive"])
+    if rarer < LEAST_DRAWN:
+        text += f"<p>{o['positive']} of {o['n'] - o['censored']} patients had it: too few to draw how right the risks are.</p>"
+    elif o["observed"]["auroc"] is not None:
         text += f'<div><img alt="calibration" src="{draw_one_calibration(o)}">'
         text += f' <img alt="decision curve" src="{draw_decision(o)}">' if "decision_curve" in o else ""
         text += "</div>"
@@ -307,19 +363,21 @@ def risks_section(outcomes):
     truth = any(o.get("expected") for o in outcomes)
     basis = (
         "These patients are synthetic and their true risks are known: AUROC, slope and error are taken against the truth "
-        "in expectation where there is one. No model can have a higher AUROC than the column beside it."
+        "in expectation where there is one. No model can have a higher AUROC than the column beside it, but by chance."
         if truth
         else "Outcomes are those recorded; patients whose follow-up ended before the horizon are left out and counted."
     )
     return (
         f"<h2>How well risks are told apart, and whether they are right</h2><p>{basis} Intervals: 95%, resampling patients.</p>"
-        + outcome_table(outcomes, truth)
+        + "<ul>" + "".join(in_short(o) for o in outcomes) + "</ul>"
+        + '<p>The figures below are explained at the <a href="#reading">end of this page</a>.</p>'
+        + outcome_tables(outcomes, truth)
         + f'<div><img alt="ROC" src="{draw_roc(outcomes)}"> <img alt="calibration" src="{draw_calibration(outcomes)}"></div>'
         + "".join(outcome_section(o) for o in outcomes)
     )
 
 
-READING = """<h2>How to read this</h2>
+READING = """<h2 id="reading">How to read this</h2>
 <p>AUROC: the chance that a patient who has the outcome was given a higher risk than one who has not; 0.5 is a coin.
 AUPRC: the precision at each depth of the ranking, averaged; without any skill it is the share of positives. Brier: the mean
 squared error against what happened. Observed / expected: the number who had the outcome over the sum of the risks; above 1
