@@ -26,6 +26,7 @@ import privacy
 import recalibrate
 import report_page
 import report_privacy
+import report_probe
 import report_tokens
 import sequential
 import sequential_page
@@ -34,8 +35,8 @@ import suite
 import token_quality
 
 SUITES = {
-    "standard": {"samples": 8, "limit": 400, "bootstrap": 1000, "score": 2000, "futures": 100},
-    "quick": {"samples": 4, "limit": 100, "bootstrap": 200, "score": 300, "futures": 20},
+    "standard": {"samples": 8, "limit": 400, "bootstrap": 1000, "score": 2000, "futures": 100, "probe": 800},
+    "quick": {"samples": 4, "limit": 100, "bootstrap": 200, "score": 300, "futures": 20, "probe": 200},
     "privacy": {"samples": 10, "limit": 2000, "bootstrap": 1000},
     "sequential": {"samples": 32, "limit": 300, "bootstrap": 1000},
 }
@@ -123,6 +124,8 @@ def from_tables(args, dataset):
 
 
 def from_checkpoint(args, dataset, s, files):
+    import probe  # scikit-learn takes seconds to load: not for reports on tables
+
     outcomes, records = [], []
     for tested, development in files:
         name, fitted = tested.stem, development or tested
@@ -137,6 +140,9 @@ def from_checkpoint(args, dataset, s, files):
         started = time.time()
         suite.say(f"{name}: figures")
         outcomes.append(one_outcome(args, dataset, name, columns, attributes, record, risks, settings))
+        outcomes[-1]["probe"] = probe.measure(s, name, fitted, tested, columns, SUITES[args.suite]["probe"], attributes)
+        if outcomes[-1]["probe"]:
+            outcomes[-1]["_probe"] = report_probe.section(outcomes[-1])
         outcomes[-1]["labels_sha256"] = shards.sha256(tested)
         outcomes[-1]["task"] = json.loads(attributes.get("task", "{}"))
         outcomes[-1]["counts"] = json.loads(labels_counts(tested))

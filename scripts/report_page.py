@@ -331,6 +331,7 @@ def outcome_section(o):
             "<h3>Against simpler models</h3><p>Trained on the same patients and labels. A difference whose interval "
         )
         text += "holds 0 is none that these patients can show.</p>" + baseline_table(o)
+    text += o.get("_probe", "")
     if o.get("censoring_weighted"):
         c = o["censoring_weighted"]
         text += (f"<p>{o['censored']} rows were not followed for {days:g} days and are left out. With the others standing in for "
