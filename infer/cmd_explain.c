@@ -9,7 +9,8 @@ typedef struct {
     SessionFlags session;
     PatientFlags patient;
     const char *data, *outcome;
-    int64_t samples, batch, seed, horizon, max_tokens, events, top, gradient;
+    int64_t samples, most, batch, seed, horizon, max_tokens, events, top, gradient;
+    double target_se;
     int json;
 } ExplainFlags;
 
@@ -67,6 +68,7 @@ static void print_json(const Session *s, const RolloutJob *job, const ExplainFla
                       s->dataset.vocabulary.token[patient_token(p, q->index[0])].code, "event", what, "token",
                       (json_int_t)q->index[0], "days", (p->minutes[q->index[0]] - (double)job->index_minutes) / 1440,
                       "change", q->change, "se", q->se, "lo", q->lo, "hi", q->hi);
+        json_object_set_new(o, "samples", json_integer(q->n_samples));
         json_object_set_new(o, "age_years", number(age_at(p, q->index[0])));
         if (f->gradient) json_object_set_new(o, "gradient_x_input", number(q->gradient));
         json_array_append_new(list, o);
@@ -96,7 +98,7 @@ static Status explain(Session *s, const ExplainFlags *f, Err *err) {
         st =
             err_set(err, ERR_USAGE, "--at %s: nothing is known of the patient then, so nothing can be left out",
                     f->patient.at);
-    ExplainOptions o = {.max_events = (int)f->events, .gradient_samples = (int)f->gradient};
+    ExplainOptions o = {.target_se = f->target_se, .samples_most = (int)f->most, .max_events = (int)f->events, .gradient_samples = (int)f->gradient};
     o.rollout = (RolloutOptions){.n_samples = (int)f->samples,
                                  .batch = (int)f->batch,
                                  .max_tokens = (int)f->max_tokens,
@@ -126,6 +128,7 @@ Status cmd_explain(int argc, char **argv, Err *err) {
                       .patient = PATIENT_FLAGS_DEFAULT,
                       .outcome = "MEDS_DEATH",
                       .samples = 64,
+                      .most = 1024,
                       .batch = 256,
                       .seed = 1,
                       .horizon = 525600,
@@ -141,6 +144,9 @@ Status cmd_explain(int argc, char **argv, Err *err) {
          "newest events to leave out in turn; 0 = all that the model sees", 0},
         {"--top", FLAG_INT, &f.top, 1, 1e6, NULL, "how many to list", 0},
         {"--samples", FLAG_INT, &f.samples, 2, 1e6, NULL, "simulated futures of each history", 0},
+        {"--target-se", FLAG_FLOAT, &f.target_se, 0, 1, NULL,
+         "more futures for events whose change has a larger standard error, twice as many each time; 0 = no", 0},
+        {"--samples-most", FLAG_INT, &f.most, 2, 1e6, NULL, "futures of a history at most, with --target-se", 0},
         {"--gradient", FLAG_INT, &f.gradient, 0, 1e6, NULL, "also gradient x input, along so many of the futures; a rough guide: norms hide how long an embedding is", 0},
         {"--max-tokens", FLAG_INT, &f.max_tokens, 1, 1e6, NULL, "longest future, in tokens", 0},
         {"--seed", FLAG_INT, &f.seed, 0, 0, NULL, "key of all random numbers", 0},

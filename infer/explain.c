@@ -12,6 +12,7 @@
  * each is the one of least variance among these pairs. */
 #include "infer/explain.h"
 #include "infer/rollout_window.h"
+#include "kernels/philox.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -201,6 +202,7 @@ static void item_take(ExplainRun *r, int64_t i) {
     mix(d, plain, n);
     RiskEstimate e = mean_estimate(d, (int)n, 1);
     ExplainItem *x = &r->out->item[i];
+    x->n_samples = (int)n;
     x->change = e.risk;
     x->se = e.mc_se;
     x->lo = e.lo;
@@ -232,8 +234,8 @@ static void run_free(ExplainRun *r) {
     free(r->first);
 }
 
-Status explain_run(Session *s, const RolloutJob *job, const ExplainOptions *o, FILE *progress, Explanation *out,
-                   Err *err) {
+static Status explain_round(Session *s, const RolloutJob *job, const ExplainOptions *o, FILE *progress, Explanation *out,
+                            Err *err) {
     const int n = o->rollout.n_samples;
     ExplainRun r = {.s = s, .job = job, .o = o, .out = out, .n = n};
     RolloutOptions rollout = o->rollout;
@@ -262,6 +264,42 @@ Status explain_run(Session *s, const RolloutJob *job, const ExplainOptions *o, F
     if (!st && o->gradient_samples)
         st = explain_gradient(s, job, o, r.drawn, o->gradient_samples < n ? o->gradient_samples : n, out, err);
     run_free(&r);
+    if (st) explain_free(out);
+    return st;
+}
+
+/* The two rounds drew independent futures. */
+static void item_pool(ExplainItem *x, const ExplainItem *more) {
+    const double n = x->n_samples, m = more->n_samples, half = 1.959963984540054;
+    x->change = (n * x->change + m * more->change) / (n + m);
+    x->without = (n * x->without + m * more->without) / (n + m);
+    x->se = sqrt(n * x->se * n * x->se + m * more->se * m * more->se) / (n + m);
+    x->lo = x->change - half * x->se;
+    x->hi = x->change + half * x->se;
+    x->n_samples += more->n_samples;
+}
+
+Status explain_run(Session *s, const RolloutJob *job, const ExplainOptions *o, FILE *progress, Explanation *out,
+                   Err *err) {
+    Status st = explain_round(s, job, o, progress, out, err);
+    uint8_t *only = xcalloc((size_t)job->n_known + 1, 1);
+    ExplainOptions more = *o;
+    more.gradient_samples = more.max_events = 0;
+    more.only = only;
+    for (int n = o->rollout.n_samples; !st && o->target_se > 0 && 2 * n <= o->samples_most; n *= 2) {
+        Explanation x;
+        int left = 0;
+        for (int i = 0; i < out->n; i++) left += only[out->item[i].index[0]] = out->item[i].se > o->target_se;
+        if (!left) break;
+        more.rollout.n_samples = n; /* as many again as there are */
+        more.rollout.seed = philox_mix(o->rollout.seed, (uint64_t)n);
+        if ((st = explain_round(s, job, &more, progress, &x, err))) break;
+        for (int i = 0, k = 0; i < out->n && k < x.n; i++)
+            if (out->item[i].index[0] == x.item[k].index[0]) item_pool(&out->item[i], &x.item[k++]);
+        stats_add(&out->stats, &x.stats);
+        explain_free(&x);
+    }
+    free(only);
     if (st) explain_free(out);
     return st;
 }

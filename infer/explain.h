@@ -8,6 +8,7 @@
 typedef struct {
     int64_t index[2]; /* tokens of the event in the record: itself, and its separate value */
     int n_index;
+    int n_samples;     /* futures of each history */
     double change, se; /* of the risk: with the event less without it; positive: it raised the risk */
     double lo, hi;     /* 95%, sampling of futures only */
     double without;    /* mean risk of the futures that were drawn without it: noisier than the change tells */
@@ -28,6 +29,9 @@ typedef struct {
     RolloutOptions rollout; /* samples, batch, seed, horizon, outcome_bits with n_outcomes = 1 */
     int max_events;         /* 0: all within the model's sequence */
     const uint8_t *only;    /* (known tokens) 1: this event is looked at; NULL: all */
+    double target_se;       /* > 0: events whose change has a larger standard error get more futures, twice as many each
+                             * time, up to samples_most */
+    int samples_most;
     int gradient_samples;   /* futures that the gradient is taken along, 0 = no gradient */
 } ExplainOptions;
 

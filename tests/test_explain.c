@@ -325,6 +325,14 @@ static void test_change_is_that_of_the_law(void **state) {
     assert_true(x.item[1].change == 0 && x.item[1].se == 0); /* a B: the law does not mind */
     const double change = x.item[0].change, se = x.item[0].se, plain_se = x.risk.mc_se;
     explain_free(&x);
+    o.rollout.n_samples = 250;
+    o.target_se = se;
+    o.samples_most = 4000;
+    assert_int_equal(explain_run(&s, &job, &o, NULL, &x, &err), OK);
+    const ExplainItem more = x.item[0];
+    assert_true(more.n_samples > 250 && more.n_samples <= 4000 && more.se <= se && x.item[1].n_samples == 250);
+    explain_free(&x);
+    o.target_se = 0;
     double risk[2], risk_se[2];
     o.rollout.n_samples = 20000;
     for (int without = 0; without < 2; without++) {
@@ -339,6 +347,8 @@ static void test_change_is_that_of_the_law(void **state) {
     assert_true(truth > 0.02);
     const double z = (change - truth) / sqrt(se * se + risk_se[0] * risk_se[0] + risk_se[1] * risk_se[1]);
     if (!(fabs(z) < 4)) fail_msg("change %g, truth %g, z %.1f", change, truth, z);
+    const double z_more = (more.change - truth) / sqrt(more.se * more.se + risk_se[0] * risk_se[0] + risk_se[1] * risk_se[1]);
+    if (!(fabs(z_more) < 4)) fail_msg("change by rounds %g, truth %g, z %.1f", more.change, truth, z_more);
     assert_true(se < plain_se);
 }
 

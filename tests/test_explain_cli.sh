@@ -19,7 +19,7 @@ verdict $? "make a dataset and a checkpoint" made.log
 "$build/tests/check_explain" d - 2 64 20 MEDS_DEATH > law.log 2>&1
 verdict $? "by the oracle's law, leaving an event out changes risks as the law says" law.log
 explain() { "$infer" explain r --data d --patient 2 --events 12 --samples 16 "$@"; }
-explain > one.txt 2> explain.log && explain --batch 3 > two.txt 2>> explain.log && cmp one.txt two.txt && grep -q '^What moved the forecast' one.txt &&
+explain > one.txt 2> explain.log && explain --batch 3 > two.txt 2>> explain.log && cmp one.txt two.txt && grep -q "change *s.e." one.txt && grep -q '^What moved the forecast' one.txt &&
     ! grep -qi 'because\|effect of' one.txt && grep -q 'were shared' explain.log
 verdict $? "explain: the same text twice, and no word of causes" explain.log
 if [ -x "$python" ]; then
@@ -30,7 +30,7 @@ e = x["events"]
 assert len(e) == 12 and "not a cause" in x["note"] and 0 < x["risk"] < 1
 assert [abs(q["change"]) for q in e] == sorted((abs(q["change"]) for q in e), reverse=True) and any(q["change"] for q in e)
 assert all(q["days"] <= 0 and 20 <= q["age_years"] < 130 and q["lo"] <= q["change"] <= q["hi"] for q in e)
-assert any(q["gradient_x_input"] for q in e)
+assert any(q["gradient_x_input"] for q in e) and all(q["samples"] == 16 and q["se"] >= 0 for q in e)
 # Of the same futures; the model itself also gives a little to ids that are never drawn.
 assert abs(x["risk_along_gradient"] / x["risk"] - 1) < 0.05, (x["risk_along_gradient"], x["risk"])
 END

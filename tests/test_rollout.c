@@ -247,6 +247,31 @@ static void test_exact_window_beyond_the_context(void **state) {
     assert_true(st.refills > 4 * block.refills && block.refills > 0);
 }
 
+/* A record of more than 8,192 tokens, prefilled as one, and futures behind it. */
+static void test_long_record(void **state) {
+    (void)state;
+    enum { LONG = 8200, CONTEXT = 11000 };
+    char why[256];
+    static uint16_t tokens[LONG];
+    static int32_t minutes[LONG];
+    Device *dev = device_open(DEVICE_CPU, 0, 2, why, sizeof why);
+    assert_non_null(dev);
+    Model m = open_model(dev, CONTEXT);
+    Vocabulary v = make_vocabulary();
+    uint32_t mark[N_TOKENS] = {0};
+    mark[DEATH] = 1;
+    Law law = {.model = &m, .seq_len = CONTEXT};
+    Collected c = {.patient = {make_patient(1, LONG, tokens, minutes)}};
+    RolloutOptions o = {.n_samples = 2, .batch = 2, .max_tokens = 12, .seed = 11, .horizon_minutes = 4000 * 1440.0,
+                        .estimator = ESTIMATOR_REACH, .outcome_bits = mark, .n_outcomes = 1, .temperature = 1, .keep_paths = 1};
+    RolloutStats st = run(&law, &v, o, 1, &c);
+    assert_true(st.prefill_tokens == LONG + 3 && st.samples == 2 && c.tokens[0] == 12 && c.tokens[1] == 12);
+    assert_true(c.risk[0] > 0 && c.risk[0] < 1 && c.risk[1] > 0 && c.risk[1] < 1 && c.risk[0] != c.risk[1]);
+    collected_free(&c);
+    model_close(&m);
+    device_close(dev);
+}
+
 /* ---- jobs of one patient ---------------------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -407,6 +432,7 @@ int main(void) {
         cmocka_unit_test(test_cache_forks_share_and_return_pages),
         cmocka_unit_test(test_batch_and_threads_change_nothing),
         cmocka_unit_test(test_refill_beyond_the_context),
+        cmocka_unit_test(test_long_record),
         cmocka_unit_test(test_exact_window_beyond_the_context),
         cmocka_unit_test(test_jobs_of_one_patient_share_pages),
     };
