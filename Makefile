@@ -21,7 +21,7 @@ CFLAGS_OPT    := $(if $(SAN),-O1 -fsanitize=address$(comma)undefined -fno-omit-f
 
 # ---- what is there -------------------------------------------------------------------------------------------------
 DETECT := $(BUILD)/detect.mk
-ifeq ($(filter clean help setup quickstart test format test-parity bundle,$(MAKECMDGOALS)),)
+ifeq ($(filter clean help setup quickstart test fuzz format test-parity bundle,$(MAKECMDGOALS)),)
 -include $(DETECT)
 endif
 
@@ -201,6 +201,12 @@ quickstart: setup
 test: setup
 	@$(MAKE) --no-print-directory all tests SAN=$(SAN)
 	@bash tests/run.sh $(BUILD)
+# Longer than in `make test`, from a seed that is new each time and printed, under the sanitizers.
+.PHONY: fuzz
+fuzz: setup
+	@$(MAKE) --no-print-directory SAN=1 $(patsubst tests/%.c,build-san/tests/%,$(wildcard tests/fuzz_*.c))
+	@export FUZZ_SECONDS=$(or $(FUZZ_SECONDS),300) FUZZ_SEED=$(or $(FUZZ_SEED),$$(date +%s)); echo "FUZZ_SEED=$$FUZZ_SEED, $$FUZZ_SECONDS s each"; \
+	    bash tests/run.sh build-san $(basename $(notdir $(wildcard tests/fuzz_*.c)))
 test-parity: setup
 	@$(MAKE) --no-print-directory all
 	@bash tests/parity.sh
@@ -220,6 +226,7 @@ help:
 	@echo 'make quickstart   install what is missing, build, and go from synthetic records to forecasts and a report'
 	@echo '                  QUICK=1 short form; DATA=omop:PATH from your own OMOP export'
 	@echo 'make test         everything a machine without a GPU can check'
+	@echo 'make fuzz         every fuzzer for FUZZ_SECONDS=300 under the sanitizers, from a new seed'
 	@echo 'make test-parity  a checkpoint in transformers gives our logits (installs torch)'
 	@echo 'make cuda         everything with the CUDA kernels, and a table of their registers and spills (needs nvcc)'
 	@echo 'make emulator     the CUDA backend on the CPU, into build/emulator/ (needs the CUDA headers)'

@@ -1,5 +1,6 @@
 /* cmd_info.c - ehr-infer info. */
 #include "infer/commands.h"
+#include "infer/gguf_read.h"
 #include "infer/session.h"
 #include "model/adapter.h"
 #include "model/checkpoint.h"
@@ -70,10 +71,13 @@ Status cmd_info(int argc, char **argv, Err *err) {
     Status st = flags_parse(flags, 1, argc, argv, pos, 1, &n_pos, &help, err);
     if (st) return st;
     if (help) {
-        flags_help(flags, 1, "ehr-infer info CHECKPOINT", "Shape, parameters, vocabulary and provenance of a checkpoint.", stdout);
+        flags_help(flags, 1, "ehr-infer info CHECKPOINT|FILE.gguf",
+                   "Shape, parameters, vocabulary and provenance of a checkpoint; keys and tensors of a GGUF file.", stdout);
         return OK;
     }
-    if (n_pos != 1) return err_set(err, ERR_USAGE, "needs a CHECKPOINT (--help)");
+    if (n_pos != 1) return err_set(err, ERR_USAGE, "needs a CHECKPOINT or a GGUF file (--help)");
+    const size_t length = strlen(pos[0]);
+    if (length > 5 && !strcmp(pos[0] + length - 5, ".gguf")) return gguf_print(pos[0], stdout, err);
     Session s;
     st = session_open(&s, pos[0], NULL, &f, err);
     if (!st) st = checkpoint_verify(s.checkpoint, 1, &s.checked, NULL, err);

@@ -28,7 +28,8 @@ struct Second {
     int n_waiting;
     atomic_int closing, stopped;
     /* Millionths, for sums of what is no count. */
-    atomic_llong offered, dropped, failed, risks, scores, agree, alerts[2][2], difference[SECOND_BINS + 1], sum, loss_sum;
+    atomic_llong offered, dropped, failed, risks, scores, agree, alerts[2][2], difference[SECOND_BINS + 1], sum,
+        loss_sum;
 };
 
 /* ---- the answering side ------------------------------------------------------------------------------------------ */
@@ -206,8 +207,10 @@ static void one(FILE *f, const char *name, const char *type, const char *help, d
 
 void second_metrics(Second *x, FILE *f) {
     long long n = 0;
-    fprintf(f, "# HELP ehr_second_info The checkpoint that is compared.\n# TYPE ehr_second_info gauge\n"
-               "ehr_second_info{hash=\"%s\",mode=\"%s\"} 1\n", x->session.model_sha256, x->o.mode);
+    fprintf(f,
+            "# HELP ehr_second_info The checkpoint that is compared.\n# TYPE ehr_second_info gauge\n"
+            "ehr_second_info{hash=\"%s\",mode=\"%s\"} 1\n",
+            x->session.model_sha256, x->o.mode);
     one(f, "running", "gauge", "0: it failed or was revoked, and is asked nothing more.", !x->stopped);
     one(f, "offered_total", "counter", "Risks and scores answered by the first, of its patients.", (double)x->offered);
     one(f, "dropped_total", "counter", "Of those, not asked: its queue was full.", (double)x->dropped);
@@ -216,8 +219,10 @@ void second_metrics(Second *x, FILE *f) {
     for (int b = 0; b < SECOND_BINS; b++)
         fprintf(f, "ehr_second_difference_bucket{le=\"%g\"} %lld\n", EDGE[b], n += x->difference[b]);
     n += x->difference[SECOND_BINS];
-    fprintf(f, "ehr_second_difference_bucket{le=\"+Inf\"} %lld\nehr_second_difference_sum %.9g\n"
-               "ehr_second_difference_count %lld\n", n, (double)x->sum / 1e6, n);
+    fprintf(f,
+            "ehr_second_difference_bucket{le=\"+Inf\"} %lld\nehr_second_difference_sum %.9g\n"
+            "ehr_second_difference_count %lld\n",
+            n, (double)x->sum / 1e6, n);
     one(f, "agree_total", "counter", "Risks that differ by no more than sampling explains, 95 of 100 times.",
         (double)x->agree);
     fprintf(f, "# HELP ehr_second_alerts_total Risks with a threshold, by who would have raised an alert.\n"

@@ -3,6 +3,7 @@
  * seconds: fuzz_safetensors [seconds = 2] [seed = 1] */
 #include "kernels/philox.h"
 #include "model/safetensors.h"
+#include "tests/fuzz_corpus.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -129,13 +130,19 @@ int main(int argc, char **argv) {
     const uint64_t key = argc > 2 ? strtoull(argv[2], NULL, 10) : 1;
     uint8_t *file = xmalloc(FILE_MAX);
     int64_t runs = 0;
+    Corpus c;
+    corpus_open(&c, "safetensors");
+    for (int i = 0; i < c.n; i++) LLVMFuzzerTestOneInput((const uint8_t *)c.file[i].data, c.file[i].size);
     for (; runs % 64 || clock_s() < end; runs++) {
         Draw d = {philox_mix(key, (uint64_t)runs), 0};
-        size_t n = make_seed(file, (int)below(&d, N_SEEDS));
+        const int kept = (int)below(&d, N_SEEDS + (uint32_t)c.n) - N_SEEDS;
+        size_t n = kept < 0 || c.file[kept].size > FILE_MAX ? make_seed(file, (int)below(&d, N_SEEDS)) : c.file[kept].size;
+        if (kept >= 0 && c.file[kept].size <= FILE_MAX) memcpy(file, c.file[kept].data, n);
         for (uint32_t i = below(&d, 6); i > 0; i--) n = mutate(file, n, &d);
         LLVMFuzzerTestOneInput(file, n);
     }
-    printf("fuzz_safetensors: %lld inputs, no crash\n", (long long)runs);
+    printf("fuzz_safetensors: %d kept and %lld mutated inputs, no crash\n", c.n, (long long)runs);
+    corpus_close(&c);
     free(file);
     return 0;
 }

@@ -2,6 +2,7 @@
  * the rollout engine takes for granted: ids of the vocabulary, times that do not descend, limits. */
 #include "infer/serve_ask.h"
 #include "kernels/philox.h"
+#include "tests/fuzz_corpus.h"
 #include "tests/make_dataset.h"
 #include <math.h>
 
@@ -132,11 +133,14 @@ int main(int argc, char **argv) {
     if (vocabulary_parse(&v, json, strlen(json), "made", &err)) return fail(err.msg, "", 0);
     int bad = 0;
     int64_t runs = 0, accepted = 0;
-    for (; !bad && clock_s() - start < limit; runs++) {
+    Corpus c;
+    corpus_open(&c, "serve");
+    for (; !bad && (runs < c.n || clock_s() - start < limit); runs++) {
         const char *body = BODY[draw(sizeof BODY / sizeof *BODY)];
-        size_t n = strlen(body);
-        memcpy(text, body, n);
-        if (draw(8)) n = mutate(text, n);
+        const int kept = runs < c.n ? (int)runs : draw(3) ? -1 : (int)draw((uint64_t)c.n);
+        size_t n = kept < 0 ? strlen(body) : c.file[kept].size;
+        memcpy(text, kept < 0 ? body : c.file[kept].data, n);
+        if (runs >= c.n && draw(8)) n = mutate(text, n);
         char *exact = xmalloc(n + 1); /* so that reading past the end is seen */
         memcpy(exact, text, n);
         exact[n] = 0;
@@ -158,9 +162,10 @@ int main(int argc, char **argv) {
     }
     if (!bad && !accepted) bad = fail("nothing was accepted", "", 0);
     vocabulary_free(&v);
+    corpus_close(&c);
     free(json);
     free(text);
-    printf("fuzz_serve: %lld inputs, %lld accepted, seed %llu: %s\n", (long long)runs, (long long)accepted,
+    printf("fuzz_serve: %lld inputs (%d kept), %lld accepted, seed %llu: %s\n", (long long)runs, c.n, (long long)accepted,
            (unsigned long long)seed, bad ? "failed" : "ok");
     return bad;
 }

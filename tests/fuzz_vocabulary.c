@@ -2,6 +2,7 @@
  * promises of vocabulary.h that others index by. */
 #include "data/vocabulary.h"
 #include "kernels/philox.h"
+#include "tests/fuzz_corpus.h"
 #include "tests/make_dataset.h"
 #include <math.h>
 
@@ -82,9 +83,14 @@ int main(int argc, char **argv) {
     size_t size = strlen(base), capacity = size + 4096;
     char *text = malloc(capacity);
     int64_t tried = 0, accepted = 0;
-    for (; clock_s() < until; tried++) {
-        memcpy(text, base, size);
-        size_t n = mutate(text, size, capacity);
+    Corpus c;
+    corpus_open(&c, "vocabulary");
+    /* The kept ones as they are, then the well-formed one, and sometimes a kept one, mutated. */
+    for (; tried < c.n || clock_s() < until; tried++) {
+        const int kept = tried < c.n ? (int)tried : draw(8) ? -1 : (int)draw((uint64_t)c.n);
+        size_t n = kept < 0 || c.file[kept].size > size ? size : c.file[kept].size;
+        memcpy(text, n == size ? base : c.file[kept].data, n);
+        if (tried >= c.n && n > 1) n = mutate(text, n, capacity);
         char *exact = malloc(n); /* so that a read past the end is seen */
         memcpy(exact, text, n);
         Vocabulary v;
@@ -98,6 +104,7 @@ int main(int argc, char **argv) {
         }
         free(exact);
     }
+    corpus_close(&c);
     free(text);
     free(base);
     printf("%lld mutations, %lld still vocabularies\n", (long long)tried, (long long)accepted);

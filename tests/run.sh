@@ -1,7 +1,7 @@
 #!/bin/bash
 # run.sh BUILD [NAME...] - runs the test programs and test scripts (all, or those named: `test_model`, `test_train_cli.sh`),
 # prints a line for each and closes with "N passed, N failed, N skipped".  Logs: BUILD/tests/logs/.
-# FUZZ_SECONDS: time for each fuzzer (default 2).
+# FUZZ_SECONDS: time for each fuzzer (default 2); FUZZ_SEED: what it draws from.
 cd "$(dirname "$0")/.." || exit 1
 build=${1:-build}
 shift
@@ -86,7 +86,7 @@ for program in tests/fuzz_*.c; do
     name=$(basename "$program" .c)
     wanted "$name" "$@" || continue
     log=$logs/$name.log start=$(date +%s.%N)
-    if timeout 300 "$build/tests/$name" "${FUZZ_SECONDS:-2}" > "$log" 2>&1; then ok=1 bad=0; else ok=0 bad=1; fi
+    if timeout $((300 + ${FUZZ_SECONDS:-2})) "$build/tests/$name" "${FUZZ_SECONDS:-2}" ${FUZZ_SEED:+"$FUZZ_SEED"} > "$log" 2>&1; then ok=1 bad=0; else ok=0 bad=1; fi
     report "$name" $ok $bad 0 "$(seconds "$start")" "$log"
 done
 

@@ -2,6 +2,7 @@
  * and what is refused. */
 #include "infer/export.h"
 #include "infer/gguf.h"
+#include "infer/gguf_read.h"
 #include "model/checkpoint.h"
 #include "tests/temp_files.h"
 #include <jansson.h>
@@ -275,6 +276,14 @@ static void test_gguf(void **state) {
         ok(export_to(name, EXPORT_GGUF, e, 0, &sum));
         assert_int_equal(sum.wider, e == ENCODE_Q8_0 ? 2 : 0); /* down, of two blocks */
         char *bytes = slurp(dir, name, &size);
+        GgufFile g;
+        Err err;
+        assert_int_equal(gguf_parse(&g, bytes, size, name, &err), OK);
+        assert_int_equal(g.n_tensors, 3 + 2 * 11);
+        for (int64_t i = 1; i < g.n_tensors; i++) assert_true(g.tensor[i].begin >= g.tensor[i - 1].end);
+        assert_true(size - g.tensor[g.n_tensors - 1].end < 32);
+        gguf_file_free(&g);
+        assert_int_equal(gguf_parse(&g, bytes, size - 32, name, &err), ERR_FORMAT);
         Reader r = {bytes, bytes + size};
         assert_memory_equal(bytes, "GGUF", 4);
         r.p += 4;
