@@ -157,6 +157,8 @@ def events(path, out):
                 fail(f"{path} is not an events file; ehr-data import makes one")
             if "oracle_risk" in f:
                 print(f"{path} is an oracle cohort: what the oracle knows of it has no place in MEDS and is left out")
+            if "note_event" in f:
+                print(f"the texts of {len(f['note_event'])} notes are left out: they stay in {path}")
             subject, split = write_shards(f, out)
             write_metadata(f, out, subject, split)
     except (OSError, KeyError) as e:
@@ -195,7 +197,7 @@ def levels_read(data):
 
 def futures(path, out, data, linkage):
     """One folder a sample; a line "history" comes before the lines of its futures."""
-    who, samples, key, index = linkage_read(linkage), {}, None, None
+    who, samples, key, index, notes = linkage_read(linkage), {}, None, None, 0
     levels = levels_read(data)
     day = datetime.timedelta(days=1) // datetime.timedelta(microseconds=1)
     with open(path, encoding="utf-8") as lines:
@@ -211,6 +213,9 @@ def futures(path, out, data, linkage):
                         raise ValueError("a future without a history before it")
                     rows = samples.setdefault(line["sample"], [])
                     for e in line["events"]:
+                        if e.get("kind") == "text":
+                            notes += 1  # the words of a simulated note: nobody wrote them
+                            continue
                         rows.append((subject, index, index + round(e["days"] * day), *levels.get(e["code"], (e["code"], None, None))))
             except (ValueError, KeyError, TypeError) as e:
                 fail(f"{path}, line {number}: not what ehr-infer generate --json writes: {e!r}")
@@ -234,6 +239,8 @@ def futures(path, out, data, linkage):
             ),
             folder / "0.parquet",
         )
+    if notes:
+        print(f"the words of {notes} simulated notes are left out; the notes' own events are there")
     print(f"{out}: {len(samples)} samples")
 
 

@@ -65,15 +65,16 @@ PY
 verdict $? "time is when it was known, event_time when it happened" columns.log
 
 # ---- other people's data ---------------------------------------------------------------------------------------------
-chain() { # chain NAME: NAME.h5 -> tokenize -> validate -> label -> train
-    "$data" tokenize "$1.h5" --out "$1.d" >> "$1.log" 2>&1 && "$data" validate "$1.h5" >> "$1.log" 2>&1 && "$data" validate "$1.d" >> "$1.log" 2>&1 &&
-        "$data" label "$1.h5" --data "$1.d" --outcome "$2" --horizon 365d --index visit-end >> "$1.log" 2>&1 &&
-        "$train" --data "$1.d" --model nano --layers 1 --seq-len 128 --batch 4 --steps 20 --out "$1.run" >> "$1.log" 2>&1
+chain() { # chain NAME OUTCOME: NAME.h5 -> deidentify -> tokenize -> validate --strict -> label -> train
+    "$data" validate "$1.h5" >> "$1.log" 2>&1 && "$data" deidentify "$1.h5" --out "$1.r.h5" --linkage "$1.who.h5" --min-patients 2 >> "$1.log" 2>&1 &&
+        "$data" tokenize "$1.r.h5" --out "$1.d" >> "$1.log" 2>&1 && "$data" validate "$1.r.h5" --strict >> "$1.log" 2>&1 && "$data" validate "$1.d" --strict >> "$1.log" 2>&1 &&
+        "$data" label "$1.r.h5" --data "$1.d" --outcome "$2" --horizon 365d --index visit-end >> "$1.log" 2>&1 &&
+        "$train" --data "$1.d" --model nano --layers 1 --seq-len 128 --batch 4 --steps 20 --out "$1.run" --require-deidentified >> "$1.log" 2>&1
 }
 if [ -e "$samples/meds" ]; then
     $to_events "$samples/meds/aces_random" --out aces.h5 --quiet > aces.log 2>&1 && grep -q '^events  *77542  *77542  *0 ' aces.log &&
         grep -q '100 patients, 77542 events; 0 exact duplicates' aces.log && chain aces again=ADMISSION
-    verdict $? "MEDS of ACES: all 77,542 rows; tokenize, validate, label, train 20 steps" aces.log
+    verdict $? "MEDS of ACES: all 77,542 rows; deidentify, tokenize, validate --strict, label, train 20 steps" aces.log
     "$data" inspect aces.d > aces.inspect 2>&1 && "$python" - << 'PY' >> aces.inspect 2>&1
 import h5py, numpy as np
 with h5py.File("aces.h5") as f:
@@ -173,6 +174,9 @@ for line in lines:
 assert n > 30 and values > 5, (n, values)
 PY
 verdict $? "simulated futures as MEDS trajectories, with the steward's ids and times" futures.log
+sed 's/"events":\[{/"events":[{"days":1.5,"kind":"text","text":"cough"},{/' futures.jsonl > worded.jsonl
+$to_meds --futures worded.jsonl --data d --out worded --linkage omop.linkage.h5 > worded.log 2>&1 && grep -q 'the words of [1-9]' worded.log && diff -r futures worded > diff.log
+verdict $? "words of simulated notes have no place in MEDS's columns and are left out" worded.log
 echo '{"kind": "future", "sample": 0, "events": []}' > odd.jsonl
 refused 1 'line 1' $to_meds --futures odd.jsonl --data d --out odd && refused 1 'no dataset' $to_meds --futures futures.jsonl --data aces --out odd2 && refused 2 'needs --data' $to_meds --futures futures.jsonl --out odd3
 verdict $? "futures that are none" refused.log

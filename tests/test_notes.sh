@@ -45,6 +45,10 @@ verdict $? "the same bytes in little memory" import2.log
 "$data" inspect e.h5 --patient 69 > inspect.log 2>&1 && grep -q 'na.*ve .\[31mred' inspect.log && ! grep -q $'\033' inspect.log && grep -q 'a b$' inspect.log && "$data" inspect e.h5 | grep -q '^notes  *163 with'
 verdict $? "inspect prints them, and nothing that a terminal obeys" inspect.log
 
+(ulimit -f 2000 && trap '' XFSZ && "$data" import omop omop --out full.h5 --notes --quiet) > full.log 2>&1
+[ $? = 1 ] && [ ! -e full.h5 ] && [ -z "$(ls full.h5* 2> /dev/null)" ] && grep -q 'for texts beside\|disk' full.log
+verdict $? "a disk that fills up leaves nothing" full.log
+
 # ---- without anybody's word ----------------------------------------------------------------------------------------------
 "$data" deidentify e.h5 --out r.h5 --linkage who.h5 --min-patients 2 > page.log 2>&1 && ! holds r.h5 && grep -q 'notes  *163  *0' page.log && grep -q 'LOINC//18842-5' <(strings -a r.h5)
 verdict $? "deidentify without an attestation leaves no text, and what was planted is gone" page.log
