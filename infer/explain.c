@@ -56,7 +56,7 @@ void explain_find(const Session *s, const RolloutJob *job, const ExplainOptions 
     x->item = xcalloc((size_t)job->n_known + 1, sizeof *x->item);
     for (int64_t i = 0; i < job->n_known; i++) {
         int id = (int)patient_token(p, i);
-        if (is_gap(v, id)) continue;
+        if (is_gap(v, id) || v->token[id].kind == TOKEN_TEXT) continue; /* of a note, its event is asked about */
         if (v->token[id].kind == TOKEN_VALUE && x->n && x->item[x->n - 1].index[0] == i - 1) {
             x->item[x->n - 1].index[x->item[x->n - 1].n_index++] = i;
             continue;

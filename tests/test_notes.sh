@@ -45,7 +45,7 @@ verdict $? "the same bytes in little memory" import2.log
 "$data" inspect e.h5 --patient 69 > inspect.log 2>&1 && grep -q 'na.*ve .\[31mred' inspect.log && ! grep -q $'\033' inspect.log && grep -q 'a b$' inspect.log && "$data" inspect e.h5 | grep -q '^notes  *163 with'
 verdict $? "inspect prints them, and nothing that a terminal obeys" inspect.log
 
-(ulimit -f 2000 && trap '' XFSZ && "$data" import omop omop --out full.h5 --notes --quiet) > full.log 2>&1
+(ulimit -f 500 && trap '' XFSZ && "$data" import omop omop --out full.h5 --notes --quiet) > full.log 2>&1
 [ $? = 1 ] && [ ! -e full.h5 ] && [ -z "$(ls full.h5* 2> /dev/null)" ] && grep -q 'for texts beside\|disk' full.log
 verdict $? "a disk that fills up leaves nothing" full.log
 
