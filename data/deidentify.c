@@ -5,6 +5,7 @@
 #include "data/deidentify_record.h"
 #include "data/linkage.h"
 #include "data/oracle_file.h"
+#include "data/phi_scan.h"
 #include "model/sha256.h"
 #include <errno.h>
 #include <math.h>
@@ -376,6 +377,21 @@ static Status text_attested(Run *run, Err *err) {
     return OK;
 }
 
+static Status names_take(Run *run, Err *err) {
+    const DeidentifyOptions *o = run->d.o;
+    if (!run->d.phi)
+        return err_set(err, ERR_USAGE, "--mask-names: no free text is released here (%s)",
+                       o->text_attestation ? "the events file has none" : "--text-attestation is missing");
+    Status status = phi_names_read(run->d.phi, o->names, err);
+    run->r->names = phi_names_count(run->d.phi);
+    if (!status && !run->r->names)
+        status = err_set(err, ERR_USAGE,
+                         "--mask-names %s: no names are told there (columns FIRST, LAST, ... of CSV, keys family, given of "
+                         "JSON were expected)",
+                         o->names);
+    return status;
+}
+
 static Status prepare(Run *run, Err *err) {
     const DeidentifyOptions *o = run->d.o;
     Deid *d = &run->d;
@@ -388,6 +404,7 @@ static Status prepare(Run *run, Err *err) {
     json_decref(done);
     if (!status) status = text_attested(run, err);
     if (!status && run->text_attestation && d->f.n_notes) status = phi_patterns_open(&d->phi, err);
+    if (!status && o->names) status = names_take(run, err);
     if (!status && o->key_file) status = split_key_read(o->key_file, &run->split_key, &run->split_key_size, err);
     if (!status && o->exclude_file) status = excluded_read(o->exclude_file, &run->excluded, &run->n_excluded, err);
     CohortOptions co = {o->split, run->split_key, run->split_key_size, 0, run->excluded, run->n_excluded};

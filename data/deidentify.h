@@ -18,6 +18,7 @@ typedef struct {
     const char *linkage;                         /* NULL in a dry run */
     const char *split, *key_file, *exclude_file; /* as for tokenize */
     const char *text_attestation;                /* attestation.json of level text-scrubbed, NULL: texts are dropped */
+    const char *names;                           /* a source whose people's names are masked in texts, NULL: none */
     const char *statics;                         /* further static columns to keep */
     int64_t min_patients, blur_end_minutes, memory;
     int keep_state;
@@ -37,6 +38,7 @@ typedef struct {
     int64_t after_death;                               /* events told after death */
     int64_t values_of_units;                           /* values whose unit too few patients have */
     int64_t values_rolled;                             /* values of codes that rolled up */
+    int64_t names;                                     /* words of names that were looked for in texts */
     int64_t notes_before, notes_after, masked[PHI_COUNT + 1]; /* free texts; what was masked in them by kind, ages last */
     int64_t repetitions;                               /* events that became the same as another of the patient */
     int64_t before_birth;                              /* times moved to the (coarsened) birth */

@@ -66,6 +66,7 @@ static const char *notes_what(const DeidentifyReport *r, const json_t *text_atte
 
 static json_t *notes_figures(const DeidentifyReport *r) {
     json_t *o = json_pack("{s:I, s:I}", "before", (json_int_t)r->notes_before, "after", (json_int_t)r->notes_after);
+    if (r->names) json_object_set_new(o, "words_of_names_masked", json_integer((json_int_t)r->names));
     json_t *masked = json_array(); /* not keys: "ssn": would look like one */
     for (int k = 0; k <= PHI_COUNT; k++)
         if (r->masked[k])

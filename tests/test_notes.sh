@@ -73,6 +73,11 @@ verdict $? "a statement about another source is refused" refused.log
 verdict $? "with one about this source texts stay" page.log
 ! grep -aEq '123-45-6789|555-0134|example\.org|1961-07-23|00482913|10\.4\.77\.12|97 years' rt.h5 && grep -aq '\[SSN\]' rt.h5 && grep -aq '\[AGE\]' rt.h5 && "$data" phi-scan rt.h5 > scan.log 2>&1
 verdict $? "what still looked like an identifier is masked, and phi-scan finds none" scan.log
+"$data" deidentify e.h5 --out named.h5 --linkage who.named.h5 --min-patients 2 --text-attestation said.json --mask-names names.csv > page.log 2>&1 && ! holds named.h5 && ! grep -aq Zebulon named.h5 && grep -aq '\[NAME\] \[NAME\]' named.h5 &&
+    "$data" phi-scan named.h5 --names names.csv > scan.log 2>&1 && refused 1 'possible identifiers' "$data" phi-scan rt.h5 --names names.csv
+verdict $? "--mask-names: not even a name is left of what was planted" page.log
+refused 2 'no free text is released' "$data" deidentify e.h5 --out x.h5 --linkage x.who.h5 --mask-names names.csv && refused 2 'no names are told' "$data" deidentify e.h5 --out x.h5 --linkage x.who.h5 --text-attestation said.json --mask-names omop/PERSON.csv && [ ! -e x.h5 ]
+verdict $? "--mask-names with nothing to mask, or no names" refused.log
 "$data" validate rt.h5 --strict > validate.log 2>&1 && "$data" tokenize rt.h5 --out d --notes --notes-tokens 300 --notes-max 60 > tokenize.log 2>&1 && "$data" validate d --strict >> validate.log 2>&1 &&
     grep -q 'cut (--notes-max)' tokenize.log && ! grep -q 'warning: nobody attested' tokenize.log && grep -q '"merges": [1-9]' d/dataset.json
 verdict $? "tokenize --notes: a valid dataset" validate.log
@@ -125,6 +130,14 @@ for x in text:
     assert x["code"].split() == [x["code"]] and made["model"]["vocab"][x["code"]] == x["id"], x
 PY
 verdict $? "in the Hugging Face tokenizer every token of texts is a word of its own" hf.log
+
+# ---- findings as codes ---------------------------------------------------------------------------------------------------
+mkdir genomic && printf 'person_id,gender_concept_id,year_of_birth\n1,8507,1950\n' > genomic/person.csv
+printf 'person_id,measurement_concept_id,measurement_datetime,value_as_number,value_as_concept_id\n1,35961001,2015-01-01 10:00:00,,9191\n' > genomic/measurement.csv
+printf 'person_id,condition_concept_id,condition_start_date\n1,36529001,2015-01-02\n' > genomic/condition_occurrence.csv
+printf 'concept_id\tconcept_name\tdomain_id\tvocabulary_id\tconcept_class_id\tstandard_concept\tconcept_code\n35961001\tBRCA1 c.68_69del\tMeasurement\tOMOP Genomic\tDNA Variant\tS\tOMG12345\n9191\tPositive\tMeas Value\tSNOMED\tQualifier Value\tS\t10828004\n36529001\tInvasive carcinoma of breast\tCondition\tICDO3\tICDO Condition\tS\t8500/3-C50.9\n' > genomic/concept.csv
+"$data" import omop genomic --out g.h5 --quiet > genomic.log 2>&1 && "$data" inspect g.h5 --patient 0 > inspect.log && grep -q 'OMOP Genomic//OMG12345=SNOMED//10828004  BRCA1 c.68_69del: Positive' inspect.log && grep -q 'ICDO3//8500/3-C50.9  Invasive' inspect.log
+verdict $? "OMOP: variants and pathology by their concepts" inspect.log
 
 # ---- other formats -------------------------------------------------------------------------------------------------------
 mkdir -p mimic/hosp mimic/note && printf 'subject_id,gender,anchor_age,anchor_year,dod\n1,F,50,2150,\n' > mimic/hosp/patients.csv
