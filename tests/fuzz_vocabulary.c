@@ -1,9 +1,11 @@
 /* fuzz_vocabulary.c SECONDS [SEED] - mutated vocabulary.json never crashes the parser, and whatever it accepts keeps the
  * promises of vocabulary.h that others index by. */
+#include "data/note_text.h"
 #include "data/vocabulary.h"
 #include "kernels/philox.h"
 #include "tests/fuzz_corpus.h"
 #include "tests/make_dataset.h"
+#include <jansson.h>
 #include <math.h>
 
 static uint64_t counter, seed = 1;
@@ -14,7 +16,8 @@ static uint64_t draw(uint64_t below) {
 
 static size_t mutate(char *text, size_t n, size_t capacity) {
     static const char *const token[] = {"null", "-1", "1e999", "99999999999999999999", "\"\"", "[]", "{}", "true", "0.5", "\"PAD\"",
-                                        "\"GAP//=6mt\"", "\"event\"", "\"age\"", "\"MEDS_DEATH\"", "\"level\": 3,", "64", "\\u0000"};
+                                        "\"GAP//=6mt\"", "\"event\"", "\"age\"", "\"MEDS_DEATH\"", "\"level\": 3,", "64", "\\u0000",
+                                        "[256, 101]", "[104, 101]", "\"text\"", "\"SPELL//he\"", "\"merges\": []", "255"};
     for (uint64_t k = 1 + draw(4); k > 0; k--) {
         size_t at = (size_t)draw(n), length;
         switch (draw(5)) {
@@ -71,25 +74,63 @@ static void check(const Vocabulary *v) {
             int level = edges_level(&v->edges[i], x);
             REQUIRE(level >= 1 && level <= v->edges[i].n + 1);
         }
+    NoteText note = {0};
+    for (int id = 0; id < v->n; id++) { /* a note of every token there is */
+        int n;
+        const char *bytes = vocabulary_text(v, id, &n);
+        REQUIRE(!bytes == !n && n <= BPE_WORD_MAX && (!bytes || v->token[id].kind == TOKEN_TEXT));
+        if (note_text_take(&note, v, id) == NOTE_WHOLE) REQUIRE(strlen(note.text) == note.n);
+    }
+    if (note.open) note_text_close(&note, 1);
+    note_text_free(&note);
+    uint32_t symbol[64];
+    int whole;
+    int64_t told = v->text_begin < 0 ? 0 : bpe_encode(&v->text, "the other then he \xff", 19, symbol, 64, &whole);
+    for (int64_t i = 0; i < told; i++) REQUIRE(v->text_begin + TEXT_FIRST + (int)symbol[i] < v->n);
     for (int i = 0; i < v->n_rollup; i++) REQUIRE(vocabulary_find(v, v->rollup_to[i]) >= 0);
     free(forbidden);
     free(mark);
 }
 
+/* The same with tokens of texts: two merges, "he" and "the". */
+static char *with_notes(const char *json) {
+    json_t *root = json_loads(json, 0, NULL), *tokens = json_object_get(root, "tokens");
+    int first = (int)json_array_size(tokens);
+    static const char *const markers[] = {"NOTE_BEGIN", "NOTE_END", "NOTE_CUT"};
+    for (int i = 0; i < 3 + 256 + 2; i++) {
+        char code[32] = "SPELL//", byte = (char)(i - 3);
+        if (i < 3) snprintf(code, sizeof code, "%s", markers[i]);
+        else if (i < 3 + 256) bpe_spell(&byte, 1, code + 7);
+        else snprintf(code, sizeof code, "SPELL//%s", i == 3 + 256 ? "he" : "the");
+        json_array_append_new(tokens, json_pack("{s:i, s:s, s:s}", "id", first + i, "code", code, "kind", "text"));
+    }
+    json_object_set_new(root, "notes", json_pack("{s:i, s:i, s:[[i, i], [i, i]]}", "begin", first, "max_tokens", 9, "merges",
+                                                 'h', 'e', 't', 256));
+    char *text = json_dumps(root, JSON_PRESERVE_ORDER);
+    json_decref(root);
+    return text;
+}
+
 int main(int argc, char **argv) {
     double until = clock_s() + (argc > 1 ? atof(argv[1]) : 2);
     if (argc > 2) seed = strtoull(argv[2], NULL, 10);
-    char *base = made_vocabulary_json();
-    size_t size = strlen(base), capacity = size + 4096;
+    char *plain = made_vocabulary_json(), *noted = with_notes(plain), *base = plain;
+    size_t size = strlen(noted), capacity = size + 4096;
     char *text = malloc(capacity);
     int64_t tried = 0, accepted = 0;
+    Vocabulary whole;
+    Err why;
+    REQUIRE(!vocabulary_parse(&whole, noted, size, "fuzz", &why) && whole.text_begin > 0);
+    vocabulary_free(&whole);
     Corpus c;
     corpus_open(&c, "vocabulary");
     /* The kept ones as they are, then the well-formed one, and sometimes a kept one, mutated. */
     for (; tried < c.n || clock_s() < until; tried++) {
+        base = tried & 1 ? noted : plain;
+        size = strlen(base);
         const int kept = tried < c.n ? (int)tried : draw(8) ? -1 : (int)draw((uint64_t)c.n);
         size_t n = kept < 0 || c.file[kept].size > size ? size : c.file[kept].size;
-        memcpy(text, n == size ? base : c.file[kept].data, n);
+        memcpy(text, kept < 0 || n == size ? base : c.file[kept].data, n);
         if (tried >= c.n && n > 1) n = mutate(text, n, capacity);
         char *exact = malloc(n); /* so that a read past the end is seen */
         memcpy(exact, text, n);
@@ -106,7 +147,8 @@ int main(int argc, char **argv) {
     }
     corpus_close(&c);
     free(text);
-    free(base);
+    free(noted);
+    free(plain);
     printf("%lld mutations, %lld still vocabularies\n", (long long)tried, (long long)accepted);
     return tried == 0;
 }
