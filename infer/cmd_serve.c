@@ -128,6 +128,7 @@ static Status listen_and_run(Server *sv, const ServeFlags *f, Err *err) {
                               .head = serve_head,
                               .handle = serve_handle,
                               .gone = serve_gone,
+                              .refused = serve_refused,
                               .done = serve_done,
                               .ctx = sv};
     Watch w = {.sv = sv};
@@ -175,6 +176,9 @@ static Status open_second(Server *sv, const ServeFlags *f, Err *err) {
                              .mode = f->shadow ? "shadow" : "canary"};
     char granted[65] = "", *checkpoint = NULL;
     Session s = {0};
+    /* Where nothing of it can get in the first one's way. */
+    flags.device = "cpu";
+    flags.dtype = "auto";
     flags.threads = f->second_threads;
     Status st = session_find(path, &checkpoint, err);
     if (!st && f->stage) st = check_stage(f, checkpoint, "research", granted, err);
@@ -316,7 +320,7 @@ Status cmd_serve(int argc, char **argv, Err *err) {
                    "FILE] [...]",
                    "HTTP: POST /v1/risk, /v1/completions, /v1/score, /v1/embeddings; GET /v1/models, /v1/vocabulary, /info, "
                    "/metrics, /health, /ready; a page for people at /.\n"
-                   "A shadow or canary runs on threads of the lowest priority behind a queue of 64: what it has no time "
+                   "A shadow or canary computes on the CPU, on threads of the lowest priority, behind a queue of 64: what it has no time "
                    "for is dropped and counted,\nnothing waits for it.  Neither ever answers anybody: to let a canary "
                    "answer, promote it and serve it.\n"
                    "Requests of many clients are computed together, each with the bits it would get alone: those of "

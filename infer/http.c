@@ -29,7 +29,8 @@ typedef struct Connection {
     int fd;
     Phase phase;
     double since;
-    uint64_t exchange; /* its last */
+    uint64_t exchange; /* its last; 0: nothing that is HTTP has come */
+    char from[48];
 } Connection;
 
 struct HttpExchange {
@@ -66,6 +67,16 @@ static void phase_set(HttpExchange *x, Phase phase) {
     pthread_mutex_unlock(&x->http->lock);
 }
 
+static void address_text(struct MHD_Connection *connection, char out[48]) {
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+    const struct sockaddr *a = info ? info->client_addr : NULL;
+    snprintf(out, 48, "unknown");
+    if (a && a->sa_family == AF_INET)
+        inet_ntop(AF_INET, &((const struct sockaddr_in *)(const void *)a)->sin_addr, out, 48);
+    if (a && a->sa_family == AF_INET6)
+        inet_ntop(AF_INET6, &((const struct sockaddr_in6 *)(const void *)a)->sin6_addr, out, 48);
+}
+
 static void on_connection(void *ctx, struct MHD_Connection *connection, void **socket_context,
                           enum MHD_ConnectionNotificationCode code) {
     Http *h = ctx;
@@ -76,15 +87,22 @@ static void on_connection(void *ctx, struct MHD_Connection *connection, void **s
         c = xcalloc(1, sizeof *c);
         *c = (Connection){.next = h->first, .link = &h->first, .fd = info ? info->connect_fd : -1, .since = clock_s()};
         if (c->next) c->next->link = &c->next;
+        address_text(connection, c->from);
         h->first = c;
         *socket_context = c;
     } else if (c) {
         *c->link = c->next;
         if (c->next) c->next->link = c->link;
-        free(c);
         *socket_context = NULL;
     }
     pthread_mutex_unlock(&h->lock);
+    if (code == MHD_CONNECTION_NOTIFY_STARTED || !c) return;
+    if (!c->exchange) {
+        HttpRequest r = {.method = "", .path = "", .body = ""};
+        memcpy(r.from, c->from, sizeof r.from);
+        h->o.refused(h->o.ctx, &r, 400);
+    }
+    free(c);
 }
 
 /* A closed connection shows while it is suspended only to who asks. */
@@ -108,16 +126,6 @@ void http_tick(Http *h) {
 }
 
 /* ---- exchanges --------------------------------------------------------------------------------------------------- */
-
-static void address_text(struct MHD_Connection *connection, char out[48]) {
-    const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
-    const struct sockaddr *a = info ? info->client_addr : NULL;
-    snprintf(out, 48, "unknown");
-    if (a && a->sa_family == AF_INET)
-        inet_ntop(AF_INET, &((const struct sockaddr_in *)(const void *)a)->sin_addr, out, 48);
-    if (a && a->sa_family == AF_INET6)
-        inet_ntop(AF_INET6, &((const struct sockaddr_in6 *)(const void *)a)->sin6_addr, out, 48);
-}
 
 static void answer_give(HttpExchange *x, int status, const char *type, struct MHD_Response *response, int retry_s) {
     MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, type);
@@ -263,6 +271,7 @@ static void too_long(HttpExchange *x) {
     char *text = xasprintf(
         "{\"error\":{\"code\":413,\"type\":\"too_large\",\"message\":\"the body is longer than %zu bytes\"}}\n",
         x->http->o.body_max);
+    x->http->o.refused(x->http->o.ctx, &x->r, 413);
     http_answer(x, MHD_HTTP_CONTENT_TOO_LARGE, "application/json", text, strlen(text), 0);
 }
 
@@ -340,6 +349,7 @@ static void on_completed(void *ctx, struct MHD_Connection *connection, void **co
     (void)why;
     if (!x) return;
     phase_set(x, PHASE_READING);
+    if (!x->answered) h->o.refused(h->o.ctx, &x->r, 408);
     h->o.done(h->o.ctx, &x->r);
     if (x->response) MHD_destroy_response(x->response);
     free(x->path);

@@ -32,6 +32,8 @@ typedef struct {
     void (*handle)(void *ctx, HttpExchange *x, HttpRequest *r);
     /* The other side of exchange `id` has closed, though its answer is not there yet, or not whole. */
     void (*gone)(void *ctx, uint64_t id);
+    /* Refused here: 400 what is no HTTP (r: only `from`), 408 a body that never came whole, 413 one too long. */
+    void (*refused)(void *ctx, const HttpRequest *r, int status);
     /* The exchange is over, answered or not. */
     void (*done)(void *ctx, HttpRequest *r);
     void *ctx;

@@ -122,6 +122,15 @@ void serve_gone(void *ctx, uint64_t id) {
     if (queued) engine_job_free(job);
 }
 
+/* By the library that reads HTTP, or by its limits. */
+void serve_refused(void *ctx, const HttpRequest *r, int status) {
+    Server *sv = ctx;
+    const Seen *seen = r->user;
+    const End end = seen ? seen->end : END_OTHER;
+    serve_metrics_answer(&sv->metrics, (int)end, status, 0);
+    serve_audit(sv, end, seen ? seen->who : "-", r->from, status, NULL, 0);
+}
+
 void serve_done(void *ctx, HttpRequest *r) {
     (void)ctx;
     free(r->user);

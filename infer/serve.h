@@ -78,6 +78,7 @@ void serve_close(Server *sv);
 int serve_head(void *ctx, HttpExchange *x, HttpRequest *r);
 void serve_handle(void *ctx, HttpExchange *x, HttpRequest *r);
 void serve_gone(void *ctx, uint64_t id);
+void serve_refused(void *ctx, const HttpRequest *r, int status);
 void serve_done(void *ctx, HttpRequest *r);
 /* Deadlines, kill switch, changed files; a few times a second. */
 void serve_tick(Server *sv);

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const int STATUS[METRIC_STATUSES] = {200, 400, 401, 403, 404, 405, 413, 429, 499, 500, 503, 504, 0};
+static const int STATUS[METRIC_STATUSES] = {200, 400, 401, 403, 404, 405, 408, 413, 429, 499, 500, 503, 504, 0};
 static const double WITHIN[METRIC_SECONDS] = {0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60};
 
 void serve_metrics_init(ServeMetrics *m) {

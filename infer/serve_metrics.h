@@ -5,7 +5,7 @@
 #include "model/base.h"
 #include <pthread.h>
 
-enum { METRIC_ENDPOINTS = 16, METRIC_STATUSES = 13, METRIC_SECONDS = 10, METRIC_SCORES = 10 };
+enum { METRIC_ENDPOINTS = 16, METRIC_STATUSES = 14, METRIC_SECONDS = 10, METRIC_SCORES = 10 };
 typedef struct {
     pthread_mutex_t lock;
     int64_t requests[METRIC_ENDPOINTS][METRIC_STATUSES];

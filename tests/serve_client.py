@@ -408,6 +408,8 @@ def attacks(url, key, other, read_s):
             status, answer = None, repr(e)
         check(f"{name}: {want}", status == want or (status is None and want == 413), (status, answer))
     alive("after bad requests")
+    twice = [ask(url, "/v1/risk", RISK, key) for _ in range(2)]
+    check("a replayed body: the same answer, nothing more", twice[0][:2] == twice[1][:2] and twice[0][0] == 200, twice)
     chunk = b"10000\r\n" + b" " * 65536 + b"\r\n"
     got, _ = raw_exchange(url, head.encode() + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 5 + b"0\r\n\r\n")
     check("chunks without end: 413 or closed", b" 413 " in got or not got, got[:200])

@@ -66,6 +66,11 @@ grep -q '"who":"sue".*"action":"risk","status":403' audit.log && grep -q '"who":
 verdict $? "refusals are in the audit log" audit.log
 [ "$(grep -c '"action":"completions","status":499' audit.log)" = 3 ] && [ "$(grep -c '"action":"stream","status":200' audit.log)" -ge 3 ]
 verdict $? "streams are logged when they begin, and when they end" audit.log
+for status in 400 401 403 404 405 408 413; do grep -q "\"status\":$status," audit.log || echo "no $status"; done > missing.log
+[ ! -s missing.log ] && [ "$(grep '"action":"other","status":400' audit.log | wc -l)" -ge 6 ]
+verdict $? "each refusal, also of what is no HTTP or never came whole" missing.log
+sed -n 's/.*"action":"risk","status":200.*"input":"\([0-9a-f]*\)".*/\1/p' audit.log | sort | uniq -d | grep -q .
+verdict $? "a replayed body shows by its keyed hash" audit.log
 ! grep -q -e I50 -e LOINC -e 'SEX' -e 1950- audit.log
 verdict $? "and no patient is" audit.log
 
@@ -197,20 +202,25 @@ verdict $? "a half-written last line is cut off" torn.err
     { tr -d '\n' < ann.pub; echo " Ann"; tr -d '\n' < bob.pub; echo " Bob"; } > trusted
     echo '{"loss": 2.1}' > report.json
     echo '{"gates": [{"metric": "loss", "max": 9}]}' > gates.json
-    promote() { "$infer" promote clean --to "$1" --report report.json --gates gates.json --signing-key "$2" --name "$2" --role tester; }
+    promote() { "$infer" promote "${4:-clean}" --to "$1" --report report.json --gates gates.json --signing-key "$2" --name "$2" --role tester ${3:+--expires $3}; }
     "$infer" sign clean --signing-key ann --name ann --role owner && promote internal ann && promote partner ann
 } > made.log 2>&1
 verdict $? "sign and promote" made.log
 staged="--port 0 --trusted-keys trusted --keys keys --audit staged.log"
 refused 1 'partner needs 2' "$infer" serve clean --stage partner $staged
 verdict $? "one signer where two are due: not served" refused.log
-{ promote partner bob; } > made.log 2>&1
+cp -r clean early
+{ promote partner bob && cp -r early expired && promote partner bob 2001-01-01 expired; } > made.log 2>&1
 cp -r clean tampered
 printf 'x' | dd of=tampered/model.safetensors bs=1 seek=100000 conv=notrunc 2> /dev/null
 refused 1 'was changed after it was signed' "$infer" serve tampered --stage partner $staged
 verdict $? "one byte of the weights: not served" refused.log
 refused 1 'model.safetensors' "$infer" serve tampered --port 0
 verdict $? "not even without a stage" refused.log
+refused 1 'has not reached stage partner' "$infer" serve expired --stage partner $staged
+verdict $? "a promotion that has expired: not served" refused.log
+refused 1 'was changed after it was signed' "$infer" serve clean --stage partner $staged --shadow tampered
+verdict $? "one byte of a shadow's weights: not served" refused.log
 refused 1 'has not reached stage general' "$infer" serve clean --stage general $staged
 verdict $? "not promoted that far: not served" refused.log
 refused 2 'needs --trusted-keys' "$infer" serve clean --stage partner --port 0 --keys keys --audit staged.log
