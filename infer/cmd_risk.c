@@ -52,6 +52,20 @@ static double column_mean(const Table *t, const char *name) {
     return sum;
 }
 
+/* The variance of one future beside that of counting hits, which is r (1 - r), and what it means in futures. */
+static void describe_variance(const Table *t, FILE *out) {
+    const double *risk = table_get(t, "risk", COLUMN_F64), *se = table_get(t, "mc_se", COLUMN_F64);
+    const int64_t *n = table_get(t, "n_samples", COLUMN_I64);
+    double own = 0, counting = 0;
+    for (int64_t i = 0; i < t->n; i++) {
+        own += se[i] * se[i] * (double)n[i] / (double)t->n;
+        counting += risk[i] * (1 - risk[i]) / (double)t->n;
+    }
+    if (own > 0 && counting > 0)
+        fprintf(out, "  a future's variance is %.3f of counting's: a standard error of 0.01 takes %.0f futures a row, counting %.0f\n",
+                own / counting, ceil(own / 1e-4), ceil(counting / 1e-4));
+}
+
 static void describe(const RiskTask *task, const RiskFlags *f, FILE *out) {
     const Table *t = &task->table;
     const int64_t *y = table_get(t, "outcome", COLUMN_I64);
@@ -63,6 +77,7 @@ static void describe(const RiskTask *task, const RiskFlags *f, FILE *out) {
     fprintf(out, "%s: %lld index times, mean risk %.4f (mean mc_se %.4f), observed %.4f of %lld uncensored\n",
             task->labels->name, (long long)t->n, column_mean(t, "risk"), column_mean(t, "mc_se"),
             known ? (double)yes / (double)known : NAN, (long long)known);
+    describe_variance(t, out);
     int64_t why[4] = {0};
     const int64_t *reason = table_get(t, "reason", COLUMN_I64);
     for (int64_t i = 0; i < t->n; i++)

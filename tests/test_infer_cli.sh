@@ -158,14 +158,18 @@ risk c.csv --seed 2 && ! cmp -s a.csv c.csv && [ "$(column a.csv patient_key)" =
 verdict $? "another seed gives other risks of the same patients" risk.log
 risk c.csv --limit 5 && [ "$(column a.csv risk | head -n 5)" = "$(column c.csv risk)" ]
 verdict $? "--limit takes the first rows and changes none" risk.log
-rm -f mean.log
+rm -f mean.log variance.log
 for e in mc scope reach; do
     "$infer" risk r --data d --labels $labels --samples 40 --limit 12 --estimator $e --out $e.csv > risk.log 2>&1 || break
+    sed -n "s/^  a future's variance is \([0-9.]*\) of counting's.*/$e \1/p" risk.log >> variance.log
     paste <(column $e.csv risk) <(column $e.csv mc_se) | awk -v e=$e '{ m += $1; v += $2 * $2 } END { print e, m / NR, sqrt(v) / NR }' >> mean.log
 done
 awk '{ m[NR] = $2; s[NR] = $3 } END { for (i = 1; i <= 3; i++) for (j = 1; j < i; j++) { d = m[i] - m[j]; if (d < 0) d = -d
      if (d > 4 * sqrt(s[i] ^ 2 + s[j] ^ 2) + 1e-6) bad = 1 } exit bad || NR != 3 || s[1] == 0 || s[3] > s[1] }' mean.log
 verdict $? "three estimators agree within their errors, and reach has the least" mean.log
+# n - 1 of 40 in a variance that is estimated.
+awk '{ v[$1] = $2 } END { exit !(v["mc"] > 1.02 && v["mc"] < 1.03 && v["reach"] > 0 && v["reach"] < 1) }' variance.log
+verdict $? "risk tells the variance of a future beside counting's" variance.log
 "$infer" risk r --data d --labels d/labels/admission_1y.h5 --labels $labels --limit 2 --samples 2 > risk.log 2> err.log &&
     [ "$(cat risk.log)" = "$(printf 'admission_1y-risk.csv\nvisit_30d-risk.csv')" ] && column admission_1y-risk.csv true_risk | awk '!($1 > 0 && $1 < 1) { exit 1 }'
 verdict $? "two label files, two tables named for them; the true risks come along" err.log
