@@ -3,7 +3,8 @@
 #include "tests/cuda_check.h"
 
 static const DType dtypes[] = {DTYPE_F32, DTYPE_BF16};
-#define FOR_DTYPES(i) for (size_t i = 0; i < sizeof dtypes / sizeof *dtypes; i++)
+static int hopper; /* bf16 alone, on an emulated GPU of sm_90 */
+#define FOR_DTYPES(i) for (size_t i = (size_t)hopper; i < sizeof dtypes / sizeof *dtypes; i++)
 
 enum { SEQUENCES_MAX = 64 };
 
@@ -613,6 +614,40 @@ static void test_head_sizes(void **state) {
     }
 }
 
+/* ---- the same on Hopper: its own kernels for gradients ----------------------------------------------------------- */
+
+static int hopper_begin(void **state) {
+    (void)state;
+    hopper = test_emulated();
+    if (hopper) emu_config()->compute_capability = 90;
+    return 0;
+}
+static int hopper_end(void **state) {
+    (void)state;
+    if (hopper) emu_config()->compute_capability = 80;
+    hopper = 0;
+    return 0;
+}
+
+/* A real GPU has taken its own path in the tests of these names without hopper. */
+#define HOPPER_TEST(name)                                                                                              \
+    static void test_hopper_##name(void **state) {                                                                     \
+        if (!hopper) skip();                                                                                           \
+        test_##name(state);                                                                                            \
+    }
+HOPPER_TEST(packed)
+HOPPER_TEST(neighbours_do_not_meet)
+HOPPER_TEST(rows_of_no_sequence)
+
+static void test_hopper_schedules(void **state) {
+    (void)state;
+    if (!hopper) skip();
+    schedules_check(DTYPE_BF16, 1, 128);
+    schedules_check(DTYPE_BF16, 2, 64);
+}
+
+#define hopper_test(test) cmocka_unit_test_setup_teardown(test, hopper_begin, hopper_end)
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_packed),
@@ -624,6 +659,10 @@ int main(void) {
         cmocka_unit_test(test_fork),
         cmocka_unit_test(test_schedules),
         cmocka_unit_test(test_head_sizes),
+        hopper_test(test_hopper_packed),
+        hopper_test(test_hopper_neighbours_do_not_meet),
+        hopper_test(test_hopper_rows_of_no_sequence),
+        hopper_test(test_hopper_schedules),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

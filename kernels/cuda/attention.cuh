@@ -32,6 +32,11 @@ static inline bool attention_head_size_fits(Device *dev, const char *op, int D) 
 /* rowsum(dout out) and the log-sum-exp to the base 2, (H, N) each */
 static inline size_t attention_backward_scratch(int N, int H) { return 2 * sizeof(float) * (size_t)N * (size_t)H; }
 
+/* attention_backward_sm90.cu, after the row sums.  false: not for this path, another card. */
+bool sm90_attention_backward(Device *dev, const char *op, bf16 *dqk, bf16 *dqkv, const bf16 *dout, const bf16 *qk,
+                             const bf16 *qkv, const float *mean, const float *lse2, const int32_t *cu_seqlens,
+                             int n_seq, int N, int H, int G, int D);
+
 /* What a group's shared pages give its rows, between two launches of attention_paged: of calls up to so many rows. */
 enum { PAGED_GROUP_ROWS = 4096 };
 enum { STATE_HEAD = 8 }; /* floats before the D outputs of a row and head: sum as four lanes have it, max */

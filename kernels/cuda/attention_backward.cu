@@ -429,6 +429,7 @@ static void backward(Device *dev, bf16 *dqk, bf16 *dqkv, const bf16 *dout, const
     float *lse2 = mean + rows;
     CUDA_LAUNCH(dev, op, attention_backward_rows_kernel<D>, (unsigned)((rows * (D / 8) + 255) / 256), 256, 0, mean,
                 lse2, dout, out, lse, N, H);
+    if (sm90_attention_backward(dev, op, dqk, dqkv, dout, qk, qkv, mean, lse2, cu_seqlens, n_seq, N, H, G, D)) return;
     CUDA_LAUNCH(dev, op, (attention_backward_keys_kernel<D, ROWS>), tiles * G, threads, (sizeof(KeyShared<D, ROWS>)),
                 dqk, dqkv, dout, qk, qkv, mean, lse2, cu_seqlens, n_seq, N, H, G, scale);
     CUDA_LAUNCH(dev, op, (attention_backward_queries_kernel<D, ROWS>), tiles * H, threads,

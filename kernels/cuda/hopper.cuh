@@ -63,8 +63,8 @@ static __device__ __forceinline__ void mbarrier_wait(uint64_t *bar, int parity) 
                  ".reg .pred done;\n\t"
                  "again:\n\t"
                  "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n\t"
-                 "@done bra.uni out;\n\t"
-                 "bra.uni again;\n\t"
+                 "@done bra out;\n\t"
+                 "bra again;\n\t"
                  "out:\n\t"
                  "}" ::"r"(shared_address(bar)),
                  "r"(parity)
@@ -107,6 +107,19 @@ static __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.comm
  * operands and shared memory are not to be touched. */
 template <int pending> static __device__ __forceinline__ void wgmma_wait() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
+}
+
+/* Keeps the compiler, which does not know that wgmma is asynchronous, from moving what uses or makes these registers
+ * across this point: after a wgmma_wait(), before a wgmma_fence(). */
+template <int N> static __device__ __forceinline__ void wgmma_settle(float (*d)[4]) {
+#pragma unroll
+    for (int j = 0; j < N / 8; j++)
+        asm volatile("" : "+f"(d[j][0]), "+f"(d[j][1]), "+f"(d[j][2]), "+f"(d[j][3])::"memory");
+}
+template <int STEPS> static __device__ __forceinline__ void wgmma_settle(uint32_t (*a)[4]) {
+#pragma unroll
+    for (int k = 0; k < STEPS; k++)
+        asm volatile("" : "+r"(a[k][0]), "+r"(a[k][1]), "+r"(a[k][2]), "+r"(a[k][3])::"memory");
 }
 
 /* d = a b, plus d if accumulate, asynchronously: a (64, 16), b (16, N) by descriptor, bf16; d[j] as mma_m16n8k16_bf16()
@@ -191,6 +204,38 @@ WGMMA_FORMS(256)
 WGMMA_FORMS(128)
 WGMMA_FORMS(64)
 WGMMA_FORMS(16)
+
+/* The same with a in registers, laid out as mma_m16n8k16_bf16() has it, of the warp's 16 rows. */
+template <int N, bool B_ALONG_K>
+static __device__ __forceinline__ void wgmma_registers(float (*d)[4], const uint32_t *a, uint64_t b, int accumulate);
+
+#define WGMMA_REGISTERS_128(B)                                                                                         \
+    template <>                                                                                                        \
+    __device__ __forceinline__ void wgmma_registers<128, B>(float(*d)[4], const uint32_t *a, uint64_t b,               \
+                                                            int accumulate) {                                          \
+        asm volatile("{\n\t"                                                                                           \
+                     ".reg .pred add;\n\t"                                                                             \
+                     "setp.ne.b32 add, %69, 0;\n\t"                                                                    \
+                     "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" REGISTERS_128                           \
+                     "}, {%64,%65,%66,%67}, %68, add, 1, 1, %70;\n\t"                                                  \
+                     "}"                                                                                               \
+                     : SUMS_16(0)                                                                                      \
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate), "n"(!(B)));                \
+    }
+#define WGMMA_REGISTERS_64(B)                                                                                          \
+    template <>                                                                                                        \
+    __device__ __forceinline__ void wgmma_registers<64, B>(float(*d)[4], const uint32_t *a, uint64_t b,                \
+                                                           int accumulate) {                                           \
+        asm volatile("{\n\t"                                                                                           \
+                     ".reg .pred add;\n\t"                                                                             \
+                     "setp.ne.b32 add, %37, 0;\n\t"                                                                    \
+                     "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" REGISTERS_64                             \
+                     "}, {%32,%33,%34,%35}, %36, add, 1, 1, %38;\n\t"                                                  \
+                     "}"                                                                                               \
+                     : SUMS_8(0)                                                                                       \
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate), "n"(!(B)));                \
+    }
+WGMMA_REGISTERS_128(false) WGMMA_REGISTERS_64(false)
 
 #endif
 

@@ -151,6 +151,7 @@ static __device__ __forceinline__ void consume(const Product &p, char *stages, c
             if (++stage == Tile::STAGES) stage = 0, parity ^= 1;
         }
         wgmma_wait<0>();
+        wgmma_settle<Tile::N>(sum);
         if (lane == 0) mbarrier_arrive(empty + before);
         void *out = (char *)p.out + at.split * p.split_elements * (int64_t)sizeof(float);
         tile_end<Tile, ENDINGS>(p, out, slab, sum, at.m0 + warp * 16, at.n0);

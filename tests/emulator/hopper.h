@@ -49,6 +49,8 @@ inline void proxy_fence() { emu::proxy_fence(); }
 inline void wgmma_fence(EMU_SITE) { emu::wgmma_fence(site); }
 inline void wgmma_commit(EMU_SITE) { emu::wgmma_commit(site); }
 template <int pending> inline void wgmma_wait(EMU_SITE) { emu::wgmma_wait(pending, site); }
+template <int N> inline void wgmma_settle(float (*)[4]) {}
+template <int STEPS> inline void wgmma_settle(uint32_t (*)[4]) {}
 template <int N, bool A_ALONG_K, bool B_ALONG_K>
 inline void wgmma(float (*d)[4], uint64_t a, uint64_t b, int accumulate, EMU_SITE) {
     emu::Wgmma w = {d[0], nullptr, a, b, N, accumulate, A_ALONG_K, B_ALONG_K};
