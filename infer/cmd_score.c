@@ -13,9 +13,9 @@ typedef struct {
     StringList  codes;
 } ScoreFlags;
 
-static Status write_any(const Table *t, const char *path, Err *err) {
+static Status write_any(const Table *t, const char *path, int comments, Err *err) {
     size_t n = strlen(path);
-    return n > 3 && !strcmp(path + n - 3, ".h5") ? table_write_h5(t, path, err) : table_write_csv(t, path, 0, err);
+    return n > 3 && !strcmp(path + n - 3, ".h5") ? table_write_h5(t, path, err) : table_write_csv(t, path, comments, err);
 }
 
 static Status write_patients(Session *s, int split, const Score *sc, const char *path, Err *err) {
@@ -34,7 +34,7 @@ static Status write_patients(Session *s, int split, const Score *sc, const char 
         mean[i] = n[i] ? loss[i] / (double)n[i] : NAN;
     }
     table_set(&t, "model_sha256", s->model_sha256);
-    if (!st) st = write_any(&t, path, err);
+    if (!st) st = write_any(&t, path, 0, err);
     table_free(&t);
     return st;
 }
@@ -65,7 +65,7 @@ static Status write_tokens(Session *s, int split, const Score *sc, const char *p
             loss[at] = sc->token_loss[i][k];
         }
     }
-    if (!st) st = write_any(&t, path, err);
+    if (!st) st = write_any(&t, path, 0, err);
     table_free(&t);
     return st;
 }
@@ -122,7 +122,7 @@ static Status score(Session *s, const ScoreFlags *f, int split, Err *err) {
         Table t;
         if (!st && detail) {
             st = score_detail_table(detail, split, &t, err);
-            if (!st) st = write_any(&t, f->detail, err);
+            if (!st) st = write_any(&t, f->detail, 1, err);
             table_free(&t);
         }
         score_free(&sc);

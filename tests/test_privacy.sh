@@ -98,6 +98,83 @@ mv seeded.canaries elsewhere && privacy canary seeded --samples 1 --out c > c.lo
 holds c 'p["canaries"] is None and any("seeded.canaries" in n and "--canaries" in n for n in r["notes"])'
 verdict $? "canaries whose reference is not there: what to do is said" holds.log
 
+# ---- what `score --detail` tells, against a softmax by hand -----------------------------------------------------------------
+detail() { "$build/ehr-infer" score over --data small --split tuning --events 0 "$@"; }
+detail --detail d.h5 --codes ICD10CM//F10,ICD10CM//F41 --codes ICD10CM//F32 > d.log 2>&1 && detail --detail d.csv --limit 2 >> d.log 2>&1 &&
+    "$build/ehr-infer" embed over --data small --split tuning --what events --out e.h5 >> d.log 2>&1
+verdict $? "score --detail" d.log
+"$python" - > direct.log 2>&1 << 'END'
+import csv, json
+import h5py, numpy as np
+def read(path):
+    with h5py.File(path) as f:
+        return {k: f[k][:] for k in f}, f.attrs.get("kinds")
+d, kinds = read("d.h5")
+kinds = kinds.decode().split(",")
+e, _ = read("e.h5")
+tokens = json.load(open("small/vocabulary.json"))["tokens"]
+kind = np.array([kinds.index(t["kind"] if t["kind"] in ("gap", "value") else t["event_kind"]) if t["kind"] in ("gap", "value", "event", "unknown") else -1 for t in tokens])
+asked = np.array([t["kind"] == "event" and t["code"].startswith(("ICD10CM//F10", "ICD10CM//F41", "ICD10CM//F32")) for t in tokens])
+raw = open("over/latest/model.safetensors", "rb").read()
+n = int.from_bytes(raw[:8], "little")
+head = json.loads(raw[8 : 8 + n])
+t = head.get("lm_head.weight") or head["model.embed_tokens.weight"]
+lo, hi = t["data_offsets"]
+W = np.frombuffer(raw[8 + n + lo : 8 + n + hi], "<f4").reshape(t["shape"]).astype("f8")[: len(tokens)]
+row = {(int(k), int(i)): r for r, (k, i) in enumerate(zip(d["patient_key"], d["index"]))}
+longest = {k: e["index"][e["patient_key"] == k].max() for k in set(e["patient_key"])}
+worst, checked, first = 0, 0, 0
+def near(a, b):
+    global worst
+    worst = max(worst, abs(a - b))
+for i in range(len(e["patient_key"]) - 1):
+    k, at = e["patient_key"][i], e["index"][i] + 1
+    if e["patient_key"][i + 1] != k or longest[k] > 200:
+        continue
+    r, came = row[int(k), int(at)], e["token"][i + 1]
+    z = W @ e["embedding"][i].astype("f8")
+    p = np.exp(z - z.max())
+    p /= p.sum()
+    assert d["token"][r] == came
+    near(d["loss"][r], -np.log(p[came]))
+    near(d["p_best"][r], p.max())
+    near(d["p_asked"][r], p[asked].sum())
+    for c in range(len(kinds)):
+        near(d["kinds"][r][c], p[kind == c].sum())
+    clear = np.abs(z - z[came]) > 1e-4
+    clear[came] = True
+    assert abs(d["rank"][r] - 1 - (p > p[came]).sum()) <= (~clear).sum()
+    same = kind == kind[came]
+    assert abs(d["rank_in_kind"][r] - 1 - (p[same] > p[came]).sum()) <= (~clear).sum()
+    assert p[d["best"][r]] > p.max() - 1e-4
+    gap = np.flatnonzero(kind == 0)
+    if kind[came] == 0:
+        near(d["gap_below"][r], p[gap[gap < came]].sum() / p[gap].sum())
+        near(d["gap_at"][r], p[came] / p[gap].sum())
+    else:
+        assert np.isnan(d["gap_below"][r])
+    had = np.unique(e["token"][(e["patient_key"] == k) & (e["index"] < at)])
+    new = same & ~np.isin(np.arange(len(tokens)), had)
+    if kind[came] > 1 and came not in had:
+        first += 1
+        assert abs(d["rank_new"][r] - 1 - (p[new] > p[came]).sum()) <= (~clear).sum()
+        near(d["p_new"][r], p[new].sum())
+        near(d["p_asked_new"][r], p[new & asked].sum())
+    else:
+        assert d["rank_new"][r] == 0
+    checked += 1
+assert checked > 500 and first > 100 and worst < 2e-4, (checked, first, worst)
+order = [(list(dict.fromkeys(d["patient_key"].tolist())).index(k), i % 2**64) for k, i in zip(d["patient_key"].tolist(), d["index"].tolist())]
+assert order == sorted(order)
+rows = list(csv.DictReader(line for line in open("d.csv") if line[0] != "#"))
+assert len(rows) > 20 and all(abs(float(x["loss"]) - d["loss"][i]) < 1e-5 for i, x in enumerate(rows)) and float(rows[0]["p_asked_new"]) == 0
+END
+verdict $? "ranks, likeliest tokens, chances of kinds, gaps and withheld codes are those of a softmax by hand" direct.log
+refused 2 '--codes.*--detail' detail --codes ICD10CM//F10
+verdict $? "codes without a table for their chance" refused.log
+refused 2 'ICD10CM//F9' detail --codes ICD10CM//F9 --detail x.h5
+verdict $? "codes that the vocabulary has not" refused.log
+
 # ---- what is generated, and bad input ----------------------------------------------------------------------------------------
 future=$(ls o/work/futures/*.jsonl | head -n 1)
 sed -i 's/"name":"/"name":"call 617-555-0142, jane.doe@example.org /' "$future"
