@@ -82,6 +82,9 @@ def check_copying(rng):
         side = np.array([mask >> k & 1 for k in range(6)], bool)
         if side.sum() == 3:
             train_side.append((closeness[:, side].max(1) - closeness[:, ~side].max(1)).mean())
+    both = copying.compare(closeness, 3, 1)
+    check("each side's mean is over all of its records", abs(both["train"] - np.mean([max(r[:3]) for r in closeness])) < 1e-12
+          and abs(both["others"] - np.mean([max(r[3:]) for r in closeness])) < 1e-12)  # fmt: skip
     dealt = copying.deal(closeness, 3, 1, 4000)
     check("deals are those of all ways to deal six records", abs(dealt.mean() - np.mean(train_side)) < 0.1 and abs(dealt.std() - np.std(train_side)) < 0.1
           and set(np.round(dealt, 6)) == set(np.round(train_side, 6)))  # fmt: skip
