@@ -14,7 +14,6 @@ import argparse
 import csv
 import json
 import pathlib
-import resource
 import sys
 import time
 
@@ -285,9 +284,9 @@ def build(args, dataset):
     }
     if s:
         report.update(suite=args.suite, samples=args.samples, limit=args.limit, notes=s.notes, **found,
-                      provenance=provenance(args, s, dataset), seconds_of={f"{k}, seconds": v for k, v in s.seconds.items()})  # fmt: skip
-        child, own = (resource.getrusage(w) for w in (resource.RUSAGE_CHILDREN, resource.RUSAGE_SELF))
-        report["cpu_seconds"] = child.ru_utime + child.ru_stime + own.ru_utime + own.ru_stime
+                      provenance=provenance(args, s, dataset), seconds_of={f"{k}, seconds": v for k, v in s.seconds.items()},
+                      cpu_seconds_of={f"{k}, CPU seconds": v for k, v in s.cpu.items()})  # fmt: skip
+        report["cpu_seconds"] = suite.cpu_seconds()
     report["seconds"] = time.time() - args.started if args.started else args.seconds or time.time() - start
     if "tokens" in found:
         report["_tokens"] = report_tokens.section(found["tokens"])
@@ -326,6 +325,12 @@ def main():
             print(f"{label:28} {p['tests']:5.1f} tests  {p['cost']:8.2f} {report['sequential']['currency']}  named right {number(p['right']['mean'])}")
     if report["alarm_tests"]:
         print(f"{len(report['alarms'])} alarms of {report['alarm_tests']} tests of subgroups")
+    parts = [
+        f"{k.split(', ')[0]} {v:.0f} s ({report['cpu_seconds_of'][k.replace(', seconds', ', CPU seconds')]:.0f} s of CPU)"
+        for k, v in report.get("seconds_of", {}).items()
+    ]
+    if parts:
+        print(f"took {report['seconds']:.0f} s, {report['cpu_seconds']:.0f} s of CPU: {'; '.join(parts)}")
     print(f"{args.out / 'report.html'}")
 
 

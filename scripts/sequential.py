@@ -63,7 +63,7 @@ def walks(s, name, flags, tests=None):
         checkpoint = [] if "generator" in flags else [a.checkpoint]
         rc, end = suite.command([suite.program("ehr-infer"), "diagnose", *checkpoint, *words, "--out", out,
                                  *(["--tests", tests] if tests else [])], out.with_suffix(".log"))  # fmt: skip
-        s.timed(f"walks, {name}", started)
+        s.timed(f"walks by {name}", started)
         if rc:
             raise shards.BadFile(f"ehr-infer diagnose failed ({name}):\n{end}")
     return Walks(out)

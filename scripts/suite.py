@@ -36,6 +36,12 @@ def program(name):
     return os.environ.get("EHR_BUILD", str(HERE.parent / "build")) + "/" + name
 
 
+def cpu_seconds():
+    """Of this process and of those it waited for."""
+    t = os.times()
+    return t.user + t.system + t.children_user + t.children_system
+
+
 def say(text):
     print(f"evaluate: {text}", file=sys.stderr, flush=True)
 
@@ -77,10 +83,14 @@ class Suite:
         self.work = args.out / "work"
         self.work.mkdir(parents=True, exist_ok=True)
         self.model = shards.sha256(args.checkpoint / "model.safetensors")
-        self.notes, self.seconds = [], {}
+        self.notes, self.seconds, self.cpu, self.cpu_before = [], {}, {}, cpu_seconds()
 
     def timed(self, what, started):
+        """Adds what a part took since it started, and the processor time since the part before it ended."""
+        now = cpu_seconds()
         self.seconds[what] = self.seconds.get(what, 0) + time.time() - started
+        self.cpu[what] = self.cpu.get(what, 0) + now - self.cpu_before
+        self.cpu_before = now
 
     # ---- labels ---------------------------------------------------------------------------------------------------
 
