@@ -57,6 +57,18 @@ def check_alarms(rng):
           and any(s["positive"] < 20 and "auroc" not in s for s in o["subgroups"]))  # fmt: skip
 
 
+def check_p_values(rng):
+    """Means of 15 normal values that are 0 in truth, by 200 resamples each."""
+    small = {None: 0, 15: 0}
+    for _ in range(2000):
+        x = rng.normal(size=15)
+        drawn = x[rng.integers(0, 15, (200, 15))].mean(axis=1)
+        for effective in small:
+            small[effective] += metrics.p_value(x.mean(), drawn, effective) < 0.01
+    check("with few observations a p below 0.01 is as rare as it says, and is not by the normal",
+          small[15] < 2000 * 0.02 < small[None], str(small))  # fmt: skip
+
+
 def check_recalibration(rng):
     truth = metrics.expit(rng.normal(-1, 1, 40000))
     y = (rng.uniform(size=truth.size) < truth).astype(float)
@@ -178,6 +190,7 @@ def check_futures(rng):
 rng = np.random.default_rng(7)
 check_recalibration(rng)
 check_intervals(rng)
+check_p_values(np.random.default_rng(8))
 check_alarms(rng)
 check_compare(rng)
 check_futures(rng)

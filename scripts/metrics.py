@@ -11,6 +11,7 @@ weights, inverse probabilities of censoring are a row of real ones, and the plai
 import math
 
 import numpy as np
+from scipy import stats
 
 
 def logit(p, floor=1e-6):
@@ -322,8 +323,10 @@ def interval(values):
     )
 
 
-def p_value(value, values):
-    """Two-sided, of value = 0, by the spread of its resamples; None when it is undefined in more than a tenth."""
+def p_value(value, values, effective=None):
+    """Two-sided, of value = 0, by the spread of its resamples; None when it is undefined in more than a tenth.
+    effective: how many observations that spread rests on (of a group: its positives).  With few of them it is itself
+    uncertain, and so it is with few resamples: Student's t with that many degrees of freedom, less one, for the normal."""
     good = values[np.isfinite(values)]
     if (
         value is None
@@ -333,7 +336,10 @@ def p_value(value, values):
         or good.std(ddof=1) <= 0
     ):
         return None
-    return math.erfc(abs(value) / good.std(ddof=1) / math.sqrt(2))
+    z = abs(value) / good.std(ddof=1)
+    if effective is None:
+        return math.erfc(z / math.sqrt(2))
+    return float(2 * stats.t.sf(z, 1 / (1 / (effective - 1) + 1 / (good.size - 1))))
 
 
 def benjamini_hochberg(p, level=0.05):

@@ -145,7 +145,7 @@ def _subgroups(study, point, drawn):
                 key = ("gap", group, label, k)
                 if key not in point:
                     continue
-                p = metrics.p_value(point[key][0], drawn[key]) if key in drawn else None
+                p = metrics.p_value(point[key][0], drawn[key], entry["positive"]) if key in drawn else None
                 entry["tests"].append({"statistic": k, "gap": number(point[key][0]), "p": p, "alarm": False,
                                        "interval": metrics.interval(drawn[key]) if key in drawn else None})  # fmt: skip
         else:
