@@ -162,6 +162,20 @@ mkdir fhir && {
 "$data" import fhir fhir --out f.h5 --notes --utc-offset=Z --quiet > fhir.log 2>&1 && "$data" inspect f.h5 --patient 0 > inspect.log && [ "$(grep -c 'First document\|No acute finding\|CT of the chest' inspect.log)" = 3 ] && ! grep -q 'Old document\|Wrong patient\|PDF' inspect.log &&
     grep -q '3  text that is no plain text' fhir.log && grep -q '1  entered in error' fhir.log && "$data" import fhir fhir --out f0.h5 --utc-offset=Z --quiet > fhir.log 2>&1 && ! grep -aq 'No acute\|First document' f0.h5
 verdict $? "FHIR: plain text of current documents and of reports" inspect.log
+samples=${EHR_SAMPLE_DATA:-$root/../shared/data}
+if [ -e "$samples/synthea-csv-fhir/fhir" ]; then
+    # Synthea writes names, dates and ages into its notes.
+    "$data" import fhir "$samples/synthea-csv-fhir/fhir" --out sy.h5 --notes --quiet > sy.log 2>&1 && grep -q '126  with its free text' sy.log && refused 1 'possible identifiers' "$data" phi-scan sy.h5 --names "$samples/synthea-csv-fhir/csv" && grep -q 'name  *126  */note_text' refused.log &&
+        "$data" attest sy.h5 --level text-scrubbed --name 'A. Person' --role steward --signing-key key --out sy.json > attest.log 2>&1 && mkdir y &&
+        "$data" deidentify sy.h5 --out y/r.h5 --linkage sy.who.h5 --min-patients 2 --text-attestation sy.json --mask-names "$samples/synthea-csv-fhir/csv" >> sy.log 2>&1 && "$data" validate y/r.h5 --strict >> sy.log 2>&1 &&
+        "$data" tokenize y/r.h5 --out y/d --notes --notes-max 200 >> sy.log 2>&1 && "$data" validate y/d --strict >> sy.log 2>&1 && rm y/r.linkage.h5 &&
+        "$train" --data y/d --model nano --layers 1 --seq-len 256 --batch 4 --steps 20 --out y/run --require-deidentified >> sy.log 2>&1 &&
+        "$infer" generate y/run --data y/d --split train --patient 0 --samples 200 --max-tokens 60 --history 0 > y/generated.txt 2>> sy.log && grep -q 'History of Present Illness' y/generated.txt &&
+        "$data" phi-scan y --names "$samples/synthea-csv-fhir/csv" > scan.log 2>&1
+    verdict $? "Synthea's notes in FHIR: found before, nothing in release, dataset, checkpoint and futures" scan.log
+else
+    echo "skip - Synthea's notes: not in $samples"
+fi
 refused 2 'text_value' "$data" import meds fhir --out x.h5 --notes
 verdict $? "MEDS: texts are not read, and that is said" refused.log
 exit $failed
