@@ -1,5 +1,6 @@
 /* fuzz_fhir.c SECONDS [SEED] - mutated FHIR files never crash the cutter or the importer; pieces lie inside what was read,
  * every piece is accounted for, what follows a damaged line is still read, and what comes out is a readable events file. */
+#include "data/intern.h"
 #include "data/event.h"
 #include "data/fhir_text.h"
 #include "data/import.h"
@@ -36,6 +37,13 @@ static const char *const base[] = {
     "{\"resourceType\":\"DiagnosticReport\",\"status\":\"final\",\"code\":" CODE("http://loinc.org", "1") "," P ",\"effectiveDateTime\":\"2019-01-03\",\"conclusionCode\":["
     CODE("http://snomed.info/sct", "3") "],\"result\":[{}]}",
     "{\"resourceType\":\"Medication\",\"id\":\"x\",\"code\":" CODE("http://www.nlm.nih.gov/research/umls/rxnorm", "9") "}",
+    "{\"resourceType\":\"DocumentReference\",\"id\":\"d\",\"status\":\"current\",\"docStatus\":\"final\"," P ",\"date\":\"2019-01-03T10:00:00Z\","
+    "\"context\":{\"encounter\":[{\"reference\":\"Encounter/e\"}]},\"content\":[{\"attachment\":{\"contentType\":\"text/plain\",\"data\":\"Y2Fm6SBhbmQgCWZldmVy\"}}]}",
+    "{\"resourceType\":\"ImagingStudy\",\"id\":\"i\",\"status\":\"available\"," P ",\"started\":\"2019-01-03T10:00:00Z\",\"series\":[{\"modality\":{\"code\":\"CT\"},"
+    "\"bodySite\":{\"system\":\"http://snomed.info/sct\",\"code\":\"5\"}}]}",
+    "{\"resourceType\":\"Observation\",\"id\":\"v\",\"status\":\"final\",\"code\":" CODE("http://loinc.org", "69548-6") "," P ",\"effectiveDateTime\":\"2019-01-03T10:00:00Z\","
+    "\"component\":[{\"code\":" CODE("http://loinc.org", "48018-6") ",\"valueCodeableConcept\":" CODE("http://www.genenames.org/geneId", "HGNC:1") "},"
+    "{\"code\":" CODE("http://loinc.org", "48004-6") ",\"valueString\":\"NM_005228.5:c.2573T>G\"}]}",
     "{\"resourceType\":\"Claim\",\"id\":\"y\"}"};
 enum { BASES = sizeof base / sizeof *base };
 
@@ -138,6 +146,16 @@ static int try_events(const char *path) {
         for (int64_t i = 0; i < p.n && !bad; i++)
             if (p.event[i].time != TIME_NONE && p.event[i].available < p.event[i].time) bad = fail("known before it happened");
     }
+    for (int64_t i = 0; i < f.n_notes && !bad; i++) { /* texts are plain: UTF-8, no control characters but line ends */
+        const char *text;
+        size_t n;
+        if (event_file_text(&f, i, &text, &n, &err)) bad = fail(err.msg);
+        for (size_t k = 0; k < n && !bad;) {
+            int size = (unsigned char)text[k] < 0x80 ? 1 : utf8_length((const unsigned char *)text + k);
+            if (!size || k + (size_t)size > n || ((unsigned char)text[k] < ' ' && text[k] != '\n') || text[k] == 0x7f) bad = fail("a text that is not plain");
+            k += (size_t)size;
+        }
+    }
     event_file_close(&f);
     return bad;
 }
@@ -149,7 +167,7 @@ static int try_import(const char *folder, const char *text, size_t n, int lines)
     snprintf(out, sizeof out, "%s/out.h5", folder);
     FILE *f = fopen(path, "wb");
     if (!f || fwrite(text, 1, n, f) != n || fclose(f)) return fail("cannot write");
-    ImportOptions o = {.path = path, .out = out, .memory = 4 << 20, .max_line = MAX_LINE, .max_errors = -1};
+    ImportOptions o = {.path = path, .out = out, .memory = 4 << 20, .max_line = MAX_LINE, .max_errors = -1, .notes = (int)draw(2)};
     ImportReport r;
     int bad = 0;
     if (import_fhir(&o, &r, &err)) {
