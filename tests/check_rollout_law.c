@@ -48,6 +48,7 @@ static Status truth_of(Session *s, LawContext *c, const RiskTask *task, int64_t 
 }
 
 typedef struct {
+    int64_t rows;
     double z, variance, variance_se, covered, samples;
 } Result;
 
@@ -56,19 +57,22 @@ static Result compare(const RiskTask *task, const char *column, const char *se_c
     const double *risk = table_get(t, column, COLUMN_F64), *se = table_get(t, se_column, COLUMN_F64);
     const double *lo = table_get(t, "risk_lo", COLUMN_F64), *hi = table_get(t, "risk_hi", COLUMN_F64);
     const int64_t *n = table_get(t, "n_samples", COLUMN_I64);
-    double diff = 0, error = 0, squares = 0;
+    double diff = 0, error = 0, squares = 0, rows = 0;
     Result r = {0};
+    for (int64_t i = 0; i < t->n; i++) rows += isfinite(truth[i]); /* a readmission takes a discharge at the index */
     for (int64_t i = 0; i < t->n; i++) {
+        if (!isfinite(truth[i])) continue;
         double one = se[i] * se[i] * (double)n[i]; /* variance of one future */
-        diff += (risk[i] - truth[i]) / (double)t->n;
-        error += (se[i] * se[i] + truth_se[i] * truth_se[i]) / ((double)t->n * (double)t->n);
-        r.variance += one / (double)t->n;
-        squares += one * one / (double)t->n;
-        r.covered += (lo[i] <= truth[i] && truth[i] <= hi[i]) / (double)t->n;
-        r.samples += (double)n[i] / (double)t->n;
+        diff += (risk[i] - truth[i]) / rows;
+        error += (se[i] * se[i] + truth_se[i] * truth_se[i]) / (rows * rows);
+        r.variance += one / rows;
+        squares += one * one / rows;
+        r.covered += (lo[i] <= truth[i] && truth[i] <= hi[i]) / rows;
+        r.samples += (double)n[i] / rows;
     }
+    r.rows = (int64_t)rows;
     r.z = diff / sqrt(error);
-    r.variance_se = sqrt((squares - r.variance * r.variance) / (double)t->n);
+    r.variance_se = sqrt((squares - r.variance * r.variance) / rows);
     return r;
 }
 
@@ -104,7 +108,7 @@ int main(int argc, char **argv) {
         }
         Result r = of[e] = code ? compare(&task, "risk_given", "given_se", after, after_se) : compare(&task, "risk", "mc_se", truth, truth_se);
         printf("%s%s%s %-5s %4lld rows  z %+5.2f  variance %.5f, of mc's %5.3f  for se 0.01: %5.0f futures", labels.name,
-               code ? " given " : "", code ? code : "", name[e], (long long)n, r.z, r.variance, r.variance / of[0].variance, r.variance / 1e-4);
+               code ? " given " : "", code ? code : "", name[e], (long long)r.rows, r.z, r.variance, r.variance / of[0].variance, r.variance / 1e-4);
         if (code) printf("  true change %+.4f", effect);
         if (target > 0) printf("  %.0f futures each, %.1f%% of intervals hold", r.samples, 100 * r.covered);
         printf("\n");
