@@ -1,15 +1,16 @@
 /* explain.c - see explain.h.
  *
- * First the patient as it is, and once more without each event (its gaps are kept), are jobs of one rollout: in order of
- * the record, so that each finds the pages before its event cached (rollout.h), and with the same random numbers, so that
- * futures part only where the event matters.  Then each future is taken again under the other history (RolloutJob.follow).
+ * First the patient as it is, and once more without each event (its gaps are kept), are jobs of one rollout: in order
+ * of the record, so that each finds the pages before its event cached (rollout.h), and with the same random numbers, so
+ * that futures part only where the event matters.  Then each future is taken again under the other history
+ * (RolloutJob.follow).
  *
  * With q a history's law of futures without the outcome, g(w) = 1 - prod(1 - p) along future w, and m = (q + q')/2,
- *   change = E_q g - E_q' g' = E_m [ q/m (g - c) - q'/m (g' - c) ]   for any c (Owen and Zhou 2000: the balance heuristic).
- * Both weights are at most 2, so the mean has a variance however far the histories part; where the model hardly minds the
- * event both terms are nearly the same for every future, and little noise is left.  The plain difference of the two
- * futures of a pair has the same mean and is better where they often stay together, so the two are mixed: the share of
- * each is the one of least variance among these pairs. */
+ *   change = E_q g - E_q' g' = E_m [ q/m (g - c) - q'/m (g' - c) ]   for any c: the balance heuristic of
+ * Veach and Guibas 1995.  Both weights are at most 2, so the mean has a variance however far the histories part; where the model
+ * hardly minds the event both terms are nearly the same for every future, and little noise is left.  The plain
+ * difference of the two futures of a pair has the same mean and is better where they often stay together, so the two
+ * are mixed: the share of each is the one of least variance among these pairs. */
 #include "infer/explain.h"
 #include "infer/rollout_window.h"
 #include "kernels/philox.h"
@@ -29,12 +30,13 @@ typedef struct {
     Explanation *out;
     int n;                /* futures a history */
     RolloutSample *drawn; /* (1 + out->n, n) of the whole history, then without each event; with paths */
-    Weighed *other;       /* (2, out->n, n) the whole history's futures without the event, and those without it under the
-                             whole history */
-    int64_t *parted, n_parted;                        /* event x n + sample, where the two futures differ */
-    const RolloutSample **follow_whole, **follow_less; /* (n_parted) of each pair what the other history has to follow */
-    int *without, n_without;                           /* events that some future parts at */
-    int64_t *first;                                    /* (n_without + 1) their parts of `parted` */
+    Weighed *other; /* (2, out->n, n) the whole history's futures without the event, and those without it under the
+                       whole history */
+    int64_t *parted, n_parted; /* event x n + sample, where the two futures differ */
+    const RolloutSample **follow_whole; /* (n_parted) of each pair what the whole history has to follow */
+    const RolloutSample **follow_less;  /* (n_parted) and what the history without the event has to */
+    int *without, n_without; /* events that some future parts at */
+    int64_t *first;          /* (n_without + 1) their parts of `parted` */
     Progress progress;
     int64_t done;
 } ExplainRun;
@@ -234,8 +236,8 @@ static void run_free(ExplainRun *r) {
     free(r->first);
 }
 
-static Status explain_round(Session *s, const RolloutJob *job, const ExplainOptions *o, FILE *progress, Explanation *out,
-                            Err *err) {
+static Status explain_round(Session *s, const RolloutJob *job, const ExplainOptions *o, FILE *progress,
+                            Explanation *out, Err *err) {
     const int n = o->rollout.n_samples;
     ExplainRun r = {.s = s, .job = job, .o = o, .out = out, .n = n};
     RolloutOptions rollout = o->rollout;

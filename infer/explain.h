@@ -32,7 +32,7 @@ typedef struct {
     double target_se;       /* > 0: events whose change has a larger standard error get more futures, twice as many each
                              * time, up to samples_most */
     int samples_most;
-    int gradient_samples;   /* futures that the gradient is taken along, 0 = no gradient */
+    int gradient_samples; /* futures that the gradient is taken along, 0 = no gradient */
 } ExplainOptions;
 
 /* The events to leave out: those newest ones that the model is told of; the rest of out stays empty. */

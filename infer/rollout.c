@@ -163,7 +163,7 @@ static double log_drawn(const RolloutOptions *o, const Future *f, int32_t token,
     double suppressed = 0;
     for (int k = 0; k < o->n_outcomes; k++)
         if (f->open >> k & 1 && !(o->outcome_bits[token] >> k & 1)) suppressed += (double)p_outcome[k];
-    return logp - log1p(-suppressed);
+    return logp - log1p(-fmin(suppressed, 1 - 0x1p-24)); /* as a float it may be 1 */
 }
 
 /* The clock after a gap: as drawn, or as the followed future has it. */
