@@ -53,8 +53,8 @@ typedef struct {
                             const TileOut *o);
     /* A panel: dst[p * SGEMM_PANEL + j] = b(p, j) = b[p * b_rs + j * b_cs] for j < n, 0 for the rest of the panel */
     void (*sgemm_pack_panel)(float *dst, int n, int k, const float *b, ptrdiff_t b_rs, ptrdiff_t b_cs);
-    /* Rows in groups of `step` <= SGEMM_LANES, each k after k: row i at dst[(i / step * k + p) * SGEMM_LANES + i % step] =
-     * a[i * a_rs + p * a_cs] */
+    /* Rows in groups of `step` <= SGEMM_LANES, each k after k and a line apart, so that they share no set of a cache: row i at
+     * dst[(i / step * (k + 1) + p) * SGEMM_LANES + i % step] = a[i * a_rs + p * a_cs] */
     void (*sgemm_pack_rows)(float *dst, int rows, int step, int k, const float *a, ptrdiff_t a_rs, ptrdiff_t a_cs);
     /* out[i] = exp(inp[i] * scale - shift); returns their sum, in an order that depends on n alone.  out may be inp. */
     float (*exp_sum)(float *out, const float *inp, float scale, float shift, int n);

@@ -200,23 +200,27 @@ enum { PACK_AHEAD = 16 }; /* k of which the operands are fetched ahead */
 
 /* ---- packing ------------------------------------------------------------------------------------------------------- */
 
-/* 16 columns, or rows, whose k are adjacent: transposed in registers, 16 k at a time; dst has them ld apart a k. */
-static void pack_transposed(float *dst, ptrdiff_t ld, int n, int k, const float *b, ptrdiff_t b_cs) {
-    for (int p = 0; p < k; p += VEC) {
-        Vec r[VEC];
-        if (n >= VEC && k - p >= VEC) {
+/* 16 columns, or rows, whose k are adjacent: transposed in registers, 16 k at a time; dst has them ld apart a k.  What
+ * lies past n of them is 0, or with `any`, a literal, whatever is quickest. */
+TILE_FN void pack_transposed(const int any, float *dst, ptrdiff_t ld, int n, int k, const float *b, ptrdiff_t b_cs) {
+    int p = 0;
+    if (n >= VEC || any) {
+        const float *row[VEC];
+        for (int j = 0; j < VEC; j++) row[j] = b + (j < n ? j : n - 1) * b_cs;
+        for (; k - p >= VEC; p += VEC) {
+            Vec r[VEC];
             UNROLL
-            for (int j = 0; j < VEC; j++) r[j] = v_load(b + j * b_cs + p);
-        } else {
-            for (int j = 0; j < VEC; j++) r[j] = j < n ? load_up_to(b + j * b_cs + p, k - p) : v_zero();
-        }
-        v_transpose(r);
-        if (k - p >= VEC) {
+            for (int j = 0; j < VEC; j++) r[j] = v_load(row[j] + p);
+            v_transpose(r);
             UNROLL
             for (int q = 0; q < VEC; q++) v_store(dst + (p + q) * ld, r[q]);
-        } else {
-            for (int q = 0; q < k - p; q++) v_store(dst + (p + q) * ld, r[q]);
         }
+    }
+    for (; p < k; p += VEC) {
+        Vec r[VEC];
+        for (int j = 0; j < VEC; j++) r[j] = j < n ? load_up_to(b + j * b_cs + p, k - p) : v_zero();
+        v_transpose(r);
+        for (int q = 0; q < VEC && q < k - p; q++) v_store(dst + (p + q) * ld, r[q]);
     }
 }
 
@@ -232,7 +236,7 @@ static void sgemm_pack_panel(float *dst, int n, int k, const float *b, ptrdiff_t
     }
     for (int j = 0; j < SGEMM_PANEL; j += VEC, b += VEC * b_cs) {
         if (b_rs == 1) {
-            pack_transposed(dst + j, SGEMM_PANEL, n - j, k, b, b_cs);
+            pack_transposed(0, dst + j, SGEMM_PANEL, n - j, k, b, b_cs);
         } else {
             for (int p = 0; p < k; p++)
                 for (int i = 0; i < VEC; i++) dst[p * SGEMM_PANEL + j + i] = j + i < n ? b[p * b_rs + i * b_cs] : 0.0f;
@@ -241,18 +245,19 @@ static void sgemm_pack_panel(float *dst, int n, int k, const float *b, ptrdiff_t
 }
 
 static void sgemm_pack_rows(float *dst, int rows, int step, int k, const float *a, ptrdiff_t a_rs, ptrdiff_t a_cs) {
+    const ptrdiff_t group = (ptrdiff_t)(k + 1) * SGEMM_LANES;
     if (a_cs == 1) {
-        for (int i = 0; i < rows; i += step, dst += (ptrdiff_t)k * SGEMM_LANES)
-            pack_transposed(dst, SGEMM_LANES, rows - i < step ? rows - i : step, k, a + i * a_rs, a_rs);
+        for (int i = 0; i < rows; i += step, dst += group)
+            pack_transposed(1, dst, SGEMM_LANES, rows - i < step ? rows - i : step, k, a + i * a_rs, a_rs);
         return;
     }
     for (int p = 0; p < k; p++, dst += SGEMM_LANES, a += a_cs) { /* k outside: what is adjacent in a is read so */
         float *to = dst;
         if (a_rs == 1)
             for (int i = 0; i < rows + VEC; i += VEC) __builtin_prefetch(a + PACK_AHEAD * a_cs + i, 0, 3);
-        for (int i = 0; i < rows; i += step, to += (ptrdiff_t)k * SGEMM_LANES) {
+        for (int i = 0; i < rows; i += step, to += group) {
             int n = rows - i < step ? rows - i : step;
-            if (a_rs == 1) v_store(to, v_load_n(a + i, n));
+            if (a_rs == 1) v_store(to, load_up_to(a + i, rows - i)); /* the next group's first as well: nobody reads them */
             else
                 for (int j = 0; j < n; j++) to[j] = a[(i + j) * a_rs];
         }

@@ -11,6 +11,7 @@
 
 enum {
     TILES_BLOCK = 8,    /* tiles of rows that go through a slab together: their part of c stays in the second cache */
+    TILES_ONE = 12,     /* the same when they are all there are: a panel of b is done with when they have met it */
     COLUMNS_MAX = 512,  /* of a task */
     COLUMNS_MIN = 256,  /* below this a row of a is read again too soon, and k is cut into slabs instead */
     STREAM_TILES = 5,   /* so few tiles of rows: b is read once, panel by panel */
@@ -42,9 +43,12 @@ typedef struct {
     Cut             cut;
 } Job;
 
-static int rows_max(const CpuIsa *isa) { return TILES_BLOCK * isa->tile_rows; }
-static size_t rows_floats(void) { return (size_t)TILES_BLOCK * SGEMM_LANES * (SGEMM_RUN + ROW_PAD); }
-static size_t chain_floats(void) { return (size_t)TILES_BLOCK * SGEMM_LANES * COLUMNS_MAX; }
+/* Rows that go through a slab together. */
+static int rows_max(const CpuIsa *isa, int M) {
+    return (M <= TILES_ONE * isa->tile_rows ? TILES_ONE : TILES_BLOCK) * isa->tile_rows;
+}
+static size_t rows_floats(void) { return (size_t)TILES_ONE * SGEMM_LANES * (SGEMM_RUN + ROW_PAD); }
+static size_t chain_floats(void) { return (size_t)TILES_ONE * SGEMM_LANES * COLUMNS_MAX; }
 static size_t own_floats(const CpuState *cpu) { return (size_t)cpu->slab_floats + rows_floats() + chain_floats(); }
 
 size_t product_scratch(const Device *dev) {
@@ -160,7 +164,7 @@ static ptrdiff_t rows_take(const Job *j, const Block *b, Operands *x, int step, 
     if (t->a_cs != 1 || (copied && !panel_is_bf16(t))) {
         j->cpu->isa->sgemm_pack_rows(to, rows, step, depth, x->a, t->a_rs, t->a_cs);
         x->a = to, x->a_rs = 1, x->a_cs = SGEMM_LANES;
-        return (ptrdiff_t)depth * SGEMM_LANES;
+        return (ptrdiff_t)(depth + 1) * SGEMM_LANES;
     }
     if (copied) {
         for (int m = 0; m < rows; m++)
@@ -239,7 +243,7 @@ static void block_gate(const Job *j, const Block *b) {
 /* Rows [m0, m1), columns [n0, n0 + columns) of each part. */
 static void task_run(const Job *j, int m0, int m1, int n0, int columns, Own *own) {
     const Product *t = j->t;
-    int            most = rows_max(j->cpu->isa);
+    int            most = rows_max(j->cpu->isa, t->M);
     /* A chain that grows apart must end before the next rows begin, however often that packs b. */
     int   through = j->cut.chain_apart && j->cut.slab < t->K ? most : m1 - m0;
     Block b = {.n0 = n0, .columns = columns, .chain = j->cut.chain_apart ? own->chain : NULL};
@@ -267,7 +271,7 @@ static Cut cut_make(const CpuState *cpu, const Product *t, int threads) {
     g.chain_apart = (t->gated && !t->c) || (t->residual && t->residual == t->c && t->K > g.k_block);
     /* Whole k when enough columns fit, otherwise slabs; packed panels need none. */
     int least = int_min(t->mode == SGEMM_ADD ? COLUMNS_MAX : COLUMNS_MIN, ceil_div(t->N, SGEMM_PANEL) * SGEMM_PANEL);
-    g.one = !t->panels && t->M <= rows_max(cpu->isa);
+    g.one = !t->panels && t->M <= rows_max(cpu->isa, t->M);
     g.slab = t->K;
     if (!t->panels && !g.one && (ptrdiff_t)t->K * least > cpu->slab_floats)
         g.slab = int_max(1, cpu->slab_floats / least / g.k_block) * g.k_block;
@@ -279,10 +283,10 @@ static Cut cut_make(const CpuState *cpu, const Product *t, int threads) {
     g.rows = t->M;
     if (threads > 1) {
         int want = threads * TASKS_A_THREAD;
-        if (t->M <= 2 * rows_max(cpu->isa)) /* few rows: by columns, so that no b is read twice */
+        if (t->M <= 2 * rows_max(cpu->isa, t->M)) /* few rows: by columns, so that no b is read twice */
             g.columns = int_min(g.columns, int_max(1, panels / want) * SGEMM_PANEL);
         int row_tasks = ceil_div(want, ceil_div(width, g.columns));
-        if (t->M > rows_max(cpu->isa)) g.rows = int_min(g.rows, ceil_div(ceil_div(t->M, row_tasks), tile) * tile);
+        if (t->M > rows_max(cpu->isa, t->M)) g.rows = int_min(g.rows, ceil_div(ceil_div(t->M, row_tasks), tile) * tile);
     }
     g.rows = int_max(int_min(g.rows, t->M), 1);
     g.n_rows = ceil_div(t->M, g.rows);
