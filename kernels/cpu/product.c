@@ -15,6 +15,8 @@ enum {
     COLUMNS_MAX = 512,  /* of a task */
     COLUMNS_MIN = 256,  /* below this a row of a is read again too soon, and k is cut into slabs instead */
     STREAM_TILES = 5,   /* so few tiles of rows: b is read once, panel by panel */
+    STREAM_AHEAD = 64,  /* k of which b is fetched ahead then */
+    FEW_ROWS = 4,       /* with so few, b comes faster when the caches alone foresee it */
     TASKS_A_THREAD = 4, /* evens out slow cores */
     COPY_PANELS = 8,    /* rows that meet so many panels are copied first */
     ROW_PAD = 16
@@ -226,7 +228,7 @@ static void rows_stream(const Job *j, const Block *b) {
                     x.k_end = int_min(x.k + j->cut.k_block, b->k1);
                     x.rows = int_min(step, b->m1 - x.m);
                     x.a = t->a + x.m * t->a_rs + x.k;
-                    x.soon = panel_at(j, b, x.part, x.p, x.k_end);
+                    if (x.rows > FEW_ROWS) x.soon = (const float *)panel_at(j, b, x.part, x.p, x.k) + STREAM_AHEAD * x.ld_soon;
                     tile_run(j, b, &x);
                 }
 }
