@@ -25,7 +25,8 @@ import suite
 
 SHARE = 0.2  # of the most surprising tokens
 LEAST = 15  # patients of a split
-PEOPLE = 100  # held-out patients whose futures are generated: 1,000 with ten of each
+GENERATED = 1000  # futures, of
+PEOPLE = 100  # held-out patients where there are so many
 CANARY_KEY = 1 << 62  # as data/canaries.h
 
 
@@ -186,7 +187,7 @@ def generated(s, label_files, out, pool):
     if not picked:
         s.notes.append("nothing was generated: no held-out patient has a record of more than a year")
         return
-    made = futures.generate(s, picked, s.args.samples)
+    made = futures.generate(s, picked, s.args.samples or -(-GENERATED // len(picked)))
     events = [[[c for _, kind, c in f if kind != "value"] for f in m["futures"]] for m in made]
     recorded = [[c for _, kind, c in m["recorded"] if kind != "value"] for m in made]
     records = [f for m in events for f in m if f]

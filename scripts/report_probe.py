@@ -17,6 +17,7 @@ def draw(o):
     if p["simulated_auroc"] is not None:
         ax.axhline(p["simulated_auroc"], color="#333333", lw=1, ls="--", label="simulated futures, no label")
     ax.set_xscale("log", base=2)
+    ax.set_xticks([r["k"] for r in shots], [str(r["k"]) for r in shots])
     report_page.legend(ax, loc="lower right")
     return report_page.picture(figure)
 

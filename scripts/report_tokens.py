@@ -24,7 +24,7 @@ def draw_likeliest(t):
 def draw_kinds(t):
     figure, ax = report_page.axes("Each kind of event", "chance that it is next", "share of times it was")
     for k in t["kinds"]:
-        ax.plot([b["chance"] for b in k["bins"]], [b["share"] for b in k["bins"]], "o-", ms=3, lw=1, label=k["kind"])
+        ax.plot([b["chance"] for b in k["bins"]], [b["share"] for b in k["bins"]], "o-", ms=3, lw=1, label=k["kind"].replace("_", " "))
     ax.plot([0, 1], [0, 1], color="#cccccc", lw=0.8)
     report_page.legend(ax, ncols=2)
     return report_page.picture(figure)
@@ -51,7 +51,7 @@ def loss_table(t):
         out += [number(e.get("excess"), 4)] if excess else []
         return [*out, *(percent(e[f"top_{k}"]) for k in (1, 5, 10))]
 
-    rows = [cells("all", t["all"])] + [cells(html.escape(e["kind"]), e) for e in t["by_kind"]]
+    rows = [cells("all", t["all"])] + [cells(html.escape(e["kind"].replace("_", " ")), e) for e in t["by_kind"]]
     rows += [
         cells(f"tokens {e['from']} to {e['to'] - 1}" if e["to"] else f"token {e['from']} and later", e)
         for e in t["by_place"]
@@ -60,7 +60,7 @@ def loss_table(t):
 
 
 def calibration_section(t):
-    rows = [[html.escape(k["kind"]), k["observed"], number(k["expected"], 0),
+    rows = [[html.escape(k["kind"].replace("_", " ")), k["observed"], number(k["expected"], 0),
              number(k["observed_over_expected"], 3) + interval(k["interval"]), number(k["ece"], 4)] for k in t["kinds"]]  # fmt: skip
     text = (
         "<h3>Do the chances mean what they say?</h3><p>Of all the times the model gives its likeliest token a chance of, say, 60%, "
