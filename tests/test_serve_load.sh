@@ -59,8 +59,13 @@ start load --audit load.log --deadline 300
 "$python" "$root/tests/serve_load.py" "$url" "$key" 640 --clients 64 --samples 8 --pid $pid > load.txt 2>&1
 verdict $? "64 clients, 640 mixed requests: answers or 429, nothing else" load.txt
 sed 's/^/    /' load.txt
-awk '$1 == "growth" { exit !($2 < 1.25) }' load.txt
-verdict $? "memory stays" load.txt
+case $build in
+*-san*) echo "skip - memory stays: the sanitizers keep what is freed" ;;
+*)
+    awk '$1 == "growth" { exit !($2 < 1.25) }' load.txt
+    verdict $? "memory stays" load.txt
+    ;;
+esac
 answers=$(sed -n 's/.* \([0-9]*\) 200.*/\1/p' load.txt)
 stop && "$infer" audit verify load.log > verify.log 2>&1 && [ "$(grep -c '"status":200' load.log)" -ge "$answers" ]
 verdict $? "every answer is in the log" verify.log
