@@ -1,6 +1,6 @@
 """Compares logits written by tests/parity_logits.c with those of transformers on the same checkpoint folder.
 
-Usage: parity.py CHECKPOINT LOGITS.  Exit 0 when the largest difference is below 1e-4, the likeliest continuations of ten
+Usage: parity.py CHECKPOINT LOGITS [BASE].  With BASE the checkpoint is a LoRA adapter, which peft puts on that model.  Exit 0 when the largest difference is below 1e-4, the likeliest continuations of ten
 timelines are the same, and the tokenizer agrees.
 """
 
@@ -17,11 +17,15 @@ CONTINUED = 10  # timelines
 
 
 def main():
-    if len(sys.argv) != 3:
+    if len(sys.argv) not in (3, 4):
         print(__doc__, file=sys.stderr)
         sys.exit(2)
     checkpoint, path = pathlib.Path(sys.argv[1]).resolve(), pathlib.Path(sys.argv[2])
-    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(sys.argv[3] if len(sys.argv) > 3 else checkpoint, dtype=torch.float32).eval()
+    if len(sys.argv) > 3:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, checkpoint).eval()
     data = np.fromfile(path, np.int32)
     n, vocabulary, greedy = (int(x) for x in data[:3])
     at, worst, rows, scale, continued = 3, 0.0, 0, 0.0, 0

@@ -31,6 +31,15 @@ for head in tied untied; do
     for type in f32 bf16 f16 q8_0; do
         build/ehr-infer export "$work/$head/latest" --format gguf --dtype $type --out "$work/$head-$type.gguf" >> "$work/log" 2>&1
     done
+    build/ehr-train --data "$work/d" --init "$work/$head" --lora-rank 8 --learning-rate 5e-3 --steps 20 --batch 4 --out "$work/$head-lora" >> "$work/log" 2>&1
+    build/tests/parity_logits "$work/$head-lora/latest" "$work/d" 64 "$work/$head-lora.logits"
+    check "peft puts our LoRA adapter on our exported base and gives our logits ($head head)" \
+        .venv/bin/python scripts/parity.py "$work/$head-lora/latest" "$work/$head-lora.logits" "$work/$head-f32"
+    check "transformers loads the LoRA checkpoint's folder as it stands ($head head)" \
+        .venv/bin/python scripts/parity.py "$work/$head-lora/latest" "$work/$head-lora.logits"
+    build/ehr-infer export "$work/$head-lora" --dtype f32 --out "$work/$head-merged" >> "$work/log" 2>&1
+    check "so does the exported model with the adapter merged ($head head)" \
+        .venv/bin/python scripts/parity.py "$work/$head-merged" "$work/$head-lora.logits"
     check "the gguf package reads the same tensors ($head head)" \
         .venv/bin/python scripts/parity_export.py "$work/$head-f32" "$work/$head"-{f32,bf16,f16,q8_0}.gguf
 done

@@ -247,6 +247,40 @@ static void test_swiglu(void **state) {
     }
 }
 
+/* ---- adapters ------------------------------------------------------------------------------------------------------- */
+
+static void adapter_check(DType dtype, const AdapterBlocks *blocks) {
+    CudaTest t = open_for(dtype, 1, 64, 64);
+    int      width = blocks->n * blocks->rank, height = 0;
+    for (int i = 0; i < blocks->n; i++) height += blocks->height[i];
+    size_t n_wide = (size_t)(blocks->rows * width), n_b = (size_t)(height * blocks->rank), n_a = (size_t)(blocks->cols * width);
+    Tensor a = tensor_random(&t, dtype, n_a, 1), b = tensor_random(&t, dtype, n_b, 1);
+    Tensor wide = tensor_poison(&t, dtype, n_wide), turned = tensor_poison(&t, dtype, n_a), alone = tensor_poison(&t, dtype, n_wide);
+    Tensor dwide = tensor_random(&t, DTYPE_F32, n_wide, 1), db = tensor_random(&t, DTYPE_F32, n_b, 1);
+    FOR_SIDES(s) {
+        t.ops[s]->adapter_spread(t.dev[s], side(&wide, s), side(&turned, s), side(&a, s), side(&b, s), blocks);
+        t.ops[s]->adapter_spread(t.dev[s], side(&alone, s), NULL, side(&a, s), side(&b, s), blocks);
+        t.ops[s]->adapter_gather(t.dev[s], side(&db, s), side(&dwide, s), blocks);
+    }
+    tensor_check_stored(&t, &wide, label("adapter_spread b_wide", blocks->rows, blocks->rank, blocks->n));
+    tensor_check_stored(&t, &turned, label("adapter_spread a_turned", blocks->cols, blocks->rank, blocks->n));
+    tensor_check_same(&t, &alone, &wide, label("adapter_spread b_wide alone", blocks->rows, blocks->rank, blocks->n));
+    tensor_check(&t, &db, label("adapter_gather", blocks->rows, blocks->rank, blocks->n));
+    FREE_ALL(&t, &a, &b, &wide, &turned, &alone, &dwide, &db);
+    cuda_test_sync(&t);
+}
+
+static void test_adapters(void **state) {
+    (void)state;
+    static const AdapterBlocks shapes[] = {
+        {.n = 1, .rank = 1, .rows = 5, .cols = 3, .row = {0}, .height = {5}, .scale = 2},
+        {.n = 1, .rank = 7, .rows = 40, .cols = 9, .row = {11}, .height = {13}, .scale = 0.3},
+        {.n = 2, .rank = 16, .rows = 64, .cols = 33, .row = {0, 48}, .height = {32, 16}, .scale = 1.5},
+        {.n = 3, .rank = 4, .rows = 64, .cols = 64, .row = {0, 32, 48}, .height = {32, 16, 16}, .scale = 1},
+    };
+    FOR_DTYPES(i) for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++) adapter_check(dtypes[i], &shapes[k]);
+}
+
 /* Far into the tails silu is its argument or nothing, and its slope one or nothing; a NaN stays one. */
 static void test_swiglu_extremes(void **state) {
     (void)state;
@@ -530,7 +564,8 @@ static void test_sample_no_law(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_embedding),       cmocka_unit_test(test_rmsnorm),     cmocka_unit_test(test_qk_norm_rope),
-        cmocka_unit_test(test_swiglu),          cmocka_unit_test(test_swiglu_extremes), cmocka_unit_test(test_adamw),
+        cmocka_unit_test(test_swiglu),          cmocka_unit_test(test_adapters),    cmocka_unit_test(test_swiglu_extremes),
+        cmocka_unit_test(test_adamw),
         cmocka_unit_test(test_adamw_cuts),      cmocka_unit_test(test_sum_squares), cmocka_unit_test(test_sample),
         cmocka_unit_test(test_sample_ties),     cmocka_unit_test(test_sample_borders), cmocka_unit_test(test_sample_no_law),
     };

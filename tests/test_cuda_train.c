@@ -140,6 +140,12 @@ static void rounding_attention_backward(Device *dev, void *dqk, void *dqkv, cons
     store(dqkv, (int64_t)N * (H + 2 * G) * D);
 }
 
+static void rounding_adapter_spread(Device *dev, void *b_wide, void *a_turned, const void *a, const void *b,
+                                    const AdapterBlocks *s) {
+    naive_adapter_spread(dev, b_wide, a_turned, a, b, s);
+    store(b_wide, (int64_t)s->rows * s->n * s->rank);
+}
+
 static void rounding_classifier(Device *dev, void *losses, void *dinp, void *dweight, const void *inp, const Weight *w,
                                 const int32_t *lo, const int32_t *hi, int N, int V) {
     naive_classifier(dev, losses, dinp, dweight, inp, w, lo, hi, N, V);
@@ -158,6 +164,8 @@ static const KernelOps bf16_naive = {
     .matmul_wgrad = naive_matmul_wgrad,
     .swiglu_forward = rounding_swiglu_forward,
     .swiglu_backward = rounding_swiglu_backward,
+    .adapter_spread = rounding_adapter_spread,
+    .adapter_gather = naive_adapter_gather,
     .qk_norm_rope_forward = rounding_qk_norm_rope_forward,
     .qk_norm_rope_backward = rounding_qk_norm_rope_backward,
     .attention_forward = rounding_attention_forward,
@@ -201,6 +209,8 @@ static void open_model(Model *m, Device *dev, const ModelConfig *cfg, DType dtyp
         const ParamSpec *s = &m->table.spec[i];
         for (int64_t k = 0; s->init == INIT_ONE && k < s->count; k++)
             w[s->offset + k] = (float)(0.6 + 0.8 * philox_uniform(philox4x32(philox_hash(s->name), (uint64_t)k, 0), 0));
+        for (int64_t k = 0; s->init == INIT_LORA_B && k < s->count; k++)
+            w[s->offset + k] = (float)(0.2 * philox_uniform(philox4x32(philox_hash(s->name), (uint64_t)k, 0), 0) - 0.1);
     }
     for (int64_t i = 0; i < m->table.total; i++) w[i] = rounded_to(weights, w[i]);
     model_set_weights(m, w, 0, m->table.total);
@@ -263,7 +273,7 @@ static Result one_pass(Model *m, const Batch *b, Recompute level, int times, con
     Acts *a;
     Params grads;
     const DType real = dtype_real(m->dtype);
-    const size_t total = (size_t)m->table.total;
+    const size_t total = (size_t)m->table.total; /* gradients of adapters need less */
     CHECK(acts_open(&a, m, b->N, 1, level, &err));
     void *arena = device_alloc(m->dev, total * dtype_size(real));
     assert_non_null(arena);
@@ -309,11 +319,16 @@ static void within(const double *fast, const double *naive, const double *ref, s
         fail_msg("%s (%s): error %.3g of %.3g; the naive formula's is %.3g", what, dtype_name(t), error, size, yard);
 }
 
-static void check_against_double(DType dtype, int tied) {
+static const LoraConfig NO_ADAPTERS = {.rank = 0},
+                        ADAPTERS = {.rank = 8, .targets = LORA_ALL, .alpha = 12},
+                        SOME_ADAPTERS = {.rank = 5, .targets = 1 << LORA_K | 1 << LORA_V | 1 << LORA_UP, .alpha = 5};
+
+static void check_against_double(DType dtype, int tied, LoraConfig lora) {
     static const int length[] = {70, 17, 1, 64};
     Device *gpu = open_gpu(), *cpu = open_cpu();
     ModelConfig cfg = SHAPE;
     cfg.tied = tied;
+    cfg.lora = lora;
     Model fast, naive, exact;
     open_model(&fast, gpu, &cfg, dtype, dtype);
     open_model(&naive, cpu, &cfg, DTYPE_F32, dtype);
@@ -325,6 +340,7 @@ static void check_against_double(DType dtype, int tied) {
     within(r[FAST].losses, r[NAIVE].losses, r[DOUBLE].losses, (size_t)b.N, dtype, "losses");
     for (int p = 0; p < fast.table.n; p++) {
         const ParamSpec *s = &fast.table.spec[p];
+        if (!s->trainable) continue;
         within(r[FAST].grad + s->offset, r[NAIVE].grad + s->offset, r[DOUBLE].grad + s->offset, (size_t)s->count, dtype,
                s->name);
     }
@@ -339,13 +355,20 @@ static void check_against_double(DType dtype, int tied) {
 
 static void test_f32_against_double(void **state) {
     (void)state;
-    check_against_double(DTYPE_F32, 1);
+    check_against_double(DTYPE_F32, 1, NO_ADAPTERS);
 }
 
 static void test_bf16_against_double(void **state) {
     (void)state;
-    check_against_double(DTYPE_BF16, 1);
-    check_against_double(DTYPE_BF16, 0);
+    check_against_double(DTYPE_BF16, 1, NO_ADAPTERS);
+    check_against_double(DTYPE_BF16, 0, NO_ADAPTERS);
+}
+
+static void test_adapters_against_double(void **state) {
+    (void)state;
+    check_against_double(DTYPE_F32, 1, ADAPTERS);
+    check_against_double(DTYPE_BF16, 1, ADAPTERS);
+    check_against_double(DTYPE_BF16, 0, SOME_ADAPTERS);
 }
 
 /* Levels of recomputation, and the second pass (replayed) of a model that records: the bits of the direct pass. */
@@ -452,7 +475,8 @@ typedef struct {
 } Rig;
 
 /* dir NULL: from nothing. */
-static void rig_open(Rig *r, Device *dev, DType dtype, int rows, int passes, const char *dir) {
+static void rig_open_with(Rig *r, Device *dev, DType dtype, int rows, int passes, const char *dir, LoraConfig lora,
+                          int graphs) {
     Err err = {OK, ""};
     OptimizerOptions options = {.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1, .clip = 1};
     LoaderOptions lo = {.rows = rows, .T = T, .seed = 9, .shuffle = 1, .world = 1};
@@ -460,18 +484,24 @@ static void rig_open(Rig *r, Device *dev, DType dtype, int rows, int passes, con
     CHECK(dataset_open(&r->data, data_dir, &err));
     ModelConfig cfg = small_shape();
     cfg.vocab_size = r->data.vocabulary.n;
+    cfg.lora = lora;
     if (dir) {
         CHECK(checkpoint_load_model(dir, &r->model, dev, dtype, 16, &err));
     } else {
         CHECK(model_open(&r->model, &cfg, dev, dtype, 16, &err));
         model_init(&r->model, 3);
     }
+    r->model.graphs = graphs;
     CHECK(optimizer_open(&r->optimizer, &r->model, dist, &options, &err));
     if (dir) CHECK(optimizer_read(&r->optimizer, dir, &err));
     else optimizer_init(&r->optimizer, 3);
     CHECK(acts_open(&r->acts, &r->model, rows * T, 1, RECOMPUTE_NONE, &err));
     CHECK(loader_open(&r->loader, &r->data, SPLIT_TRAIN, &lo, &err));
     CHECK(stepper_open(&r->stepper, &r->model, r->acts, &r->optimizer, r->loader, passes, rows * T, &err));
+}
+
+static void rig_open(Rig *r, Device *dev, DType dtype, int rows, int passes, const char *dir) {
+    rig_open_with(r, dev, dtype, rows, passes, dir, NO_ADAPTERS, 1);
 }
 
 static void rig_close(Rig *r) {
@@ -620,6 +650,47 @@ static void test_runs_and_checkpoints(void **state) {
     device_close(gpu);
 }
 
+/* Steps with adapters: the first loss is the parent's, bit for bit; the base stays as it is, in the working copy as
+ * well; the adapters move; moments are of them alone; recorded passes do as direct ones. */
+static void test_adapters_train(void **state) {
+    (void)state;
+    enum { STEPS = 3 };
+    Device *gpu = open_gpu();
+    Rig parent, r[2];
+    uint16_t *after[2];
+    double loss[2][STEPS];
+    rig_open(&parent, gpu, DTYPE_BF16, 2, 1, NULL);
+    const double first = rig_step(&parent, 1).loss;
+    rig_close(&parent);
+    for (int graphs = 0; graphs < 2; graphs++) {
+        Rig *x = &r[graphs];
+        rig_open_with(x, gpu, DTYPE_BF16, 2, 1, NULL, ADAPTERS, graphs);
+        const ParamTable *t = &x->model.table;
+        assert_true(t->trained < t->total / 2);
+        uint16_t *before = download(gpu, x->model.w_arena, (size_t)t->total * sizeof *before);
+        for (int step = 0; step < STEPS; step++) loss[graphs][step] = rig_step(x, step + 1).loss;
+        if (loss[graphs][0] != first) fail_msg("first loss %.9g, the parent's is %.9g", loss[graphs][0], first);
+        uint16_t *w = after[graphs] = download(gpu, x->model.w_arena, (size_t)t->total * sizeof *w);
+        assert_memory_equal(w + t->trained, before + t->trained, (size_t)(t->total - t->trained) * sizeof *w);
+        float *master = download(gpu, x->optimizer.master, (size_t)t->trained * sizeof *master);
+        for (int64_t i = 0; i < t->trained; i++) assert_int_equal(w[i], bf16_from_float(master[i]));
+        for (int i = 0; i < t->n; i++) {
+            const ParamSpec *s = &t->spec[i];
+            if (s->trainable) assert_memory_not_equal(w + s->offset, before + s->offset, (size_t)s->count * sizeof *w);
+        }
+        free(master);
+        free(before);
+        if (graphs) {
+            assert_memory_equal(after[0], after[1], (size_t)t->total * sizeof *w);
+            assert_memory_equal(loss[0], loss[1], sizeof loss[0]);
+        }
+        rig_close(x);
+    }
+    free(after[0]);
+    free(after[1]);
+    device_close(gpu);
+}
+
 /* ---- cached decoding --------------------------------------------------------------------------------------------- */
 
 /* A sequence at once, and piece by piece through the cache: the same logits, bit for bit. */
@@ -701,6 +772,7 @@ int main(void) {
         cmocka_unit_test(test_recompute_and_replay), cmocka_unit_test(test_batches_in_turn),
         cmocka_unit_test(test_steps_like_the_cpu),   cmocka_unit_test(test_accumulation),
         cmocka_unit_test(test_runs_and_checkpoints), cmocka_unit_test(test_decode),
+        cmocka_unit_test(test_adapters_against_double), cmocka_unit_test(test_adapters_train),
     };
     return cmocka_run_group_tests_name("cuda_train", tests, setup, teardown);
 }
