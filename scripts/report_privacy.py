@@ -10,9 +10,16 @@ from report_page import interval, number, table
 ALARM = '<b class="alarm">alarm</b>'
 ATTACK = {
     "loss": "how well its record is predicted",
-    "min-k": "the same, of its most surprising fifth (Min-K%)",
-    "loss against the reference": "better than a reference checkpoint does",
-    "loss against the law": "better than the law that drew the records does",
+    "min-k": "how well the most surprising fifth of it is predicted (Min-K%)",
+    "loss against the reference": "how well, less how well a reference checkpoint does",
+    "loss against the law": "how well, less how well the law that drew the records does (known of synthetic patients alone)",
+}
+# Alarms of privacy.raise_alarms in words.
+WORDS = {
+    "canaries": "made-up records are remembered",
+    "longest_shared_run": "generated years share longer runs of events with train records than with others",
+    "nearest_distance": "generated years lie nearer to train records than to others",
+    "against_recorded": "generated years lie nearer to train records than recorded years of the same people do",
 }
 FIGURE = {
     "named_of_1": "named at once",
@@ -152,9 +159,22 @@ def section(p):
     return text + (identifiers_section(p["identifiers"]) if "identifiers" in p else "")
 
 
+def in_words(alarm):
+    kind, _, rest = alarm.partition(": ")
+    if kind == "attribute":
+        return f"withheld sensitive codes of train patients are easier to find: {FIGURE[rest]}"
+    if alarm.startswith("membership by "):
+        rest = alarm.removeprefix("membership by ")
+        return f"train patients are told from others by {ATTACK.get(rest, rest)}"
+    return WORDS.get(alarm, alarm)
+
+
 def summary(p):
     """The first thing to read."""
     if not p["alarms"]:
         return f"No alarm in {p['tests']} tests: nothing here tells training patients from others."
-    names = "".join(f"<li>{html.escape(n)}</li>" for n in p["alarms"])
-    return f'<b class="alarm">{len(p["alarms"])} alarms</b> in {p["tests"]} tests:<ul>{names}</ul>'
+    names = "".join(f"<li>{html.escape(in_words(n))}</li>" for n in p["alarms"])
+    return (
+        f'<b class="alarm">{len(p["alarms"])} alarms</b> in {p["tests"]} tests:<ul>{names}</ul>An alarm says that something can be '
+        "told at all; the figures below say how much. Of all alarms at most 5% are expected to be chance."
+    )
