@@ -5,10 +5,11 @@
 
 /* How the bug shows. */
 enum Caught {
-    WRONG_RESULT, /* in some schedule; where accesses are checked, in every one, as a fault that says `message` if any
-                   */
-    FAULT,        /* the emulator says what is wrong: `message` */
-    RUNTIME_ERROR /* the runtime's function returns an error, and `message` is printed or empty */
+    WRONG_RESULT,  /* in some schedule; where accesses are checked, in every one, as a fault that says `message` if any
+                    */
+    CHECKED_FAULT, /* a FAULT that only those see who check accesses */
+    FAULT,         /* the emulator says what is wrong: `message` */
+    RUNTIME_ERROR  /* the runtime's function returns an error, and `message` is printed or empty */
 };
 
 struct Planted {

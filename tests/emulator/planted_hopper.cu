@@ -108,8 +108,8 @@ template <Bug BUG> int pipeline() {
     Array<bf16> da(a), db(b);
     Array<float> out(64 * N);
     auto kernel = pipeline_kernel<BUG>;
-    LAUNCH(kernel, 1, (BUG == TOO_MANY_REGISTERS ? 4 : 2) * WARPGROUP, BARS + 1024 + A_BYTES, nullptr, map_of(da.device, K, 64, K, 64, 64),
-           map_of(db.device, K, N, K, 64, N), out.device);
+    LAUNCH(kernel, 1, (BUG == TOO_MANY_REGISTERS ? 4 : 2) * WARPGROUP, BARS + 1024 + A_BYTES, nullptr,
+           map_of(da.device, K, 64, K, 64, 64), map_of(db.device, K, N, K, 64, N), out.device);
     std::vector<float> got = out.read();
     if (cudaGetLastError()) return 2;
     for (int i = 0; i < 64; i++)
@@ -138,19 +138,20 @@ int older_gpu(bool bug) {
 } // namespace
 
 const Planted planted_hopper[] = {
-    {"bulk copy read without a wait", with<NO_FULL_WAIT>, FAULT, "under way|race for"},
-    {"bulk copy into what is still read", with<NO_EMPTY_WAIT>, FAULT,
+    {"bulk copy read without a wait", with<NO_FULL_WAIT>, WRONG_RESULT, "under way|race for|nobody has waited"},
+    {"bulk copy into what is still read", with<NO_EMPTY_WAIT>, WRONG_RESULT,
      "race for|under way|no thread can go on|more than 1 threads arrive"},
-    {"stage given back before wgmma_wait", with<EARLY_RELEASE>, FAULT, "race for|under way"},
-    {"stage given back by one warp for four", with<RELEASE_BY_ONE_WARP>, FAULT,
+    {"stage given back before wgmma_wait", with<EARLY_RELEASE>, WRONG_RESULT, "race for|under way"},
+    {"stage given back by one warp for four", with<RELEASE_BY_ONE_WARP>, WRONG_RESULT,
      "race for|under way|no thread can go on"},
-    {"wrong parity of an mbarrier", with<WRONG_PARITY>, FAULT, "no thread can go on|race for|under way"},
-    {"fewer bytes expected than copied", with<FEW_BYTES_EXPECTED>, FAULT, "no thread can go on|under way|race for"},
+    {"wrong parity of an mbarrier", with<WRONG_PARITY>, WRONG_RESULT, "no thread can go on|race for|under way"},
+    {"fewer bytes expected than copied", with<FEW_BYTES_EXPECTED>, WRONG_RESULT,
+     "no thread can go on|under way|race for"},
     {"more bytes expected than copied", with<MANY_BYTES_EXPECTED>, FAULT, "no thread can go on"},
     {"mbarrier not published", with<NOT_PUBLISHED>, FAULT, "mbarrier_published() has not"},
     {"mbarrier not initialized", with<NO_MBARRIER>, FAULT, "no mbarrier was initialized"},
     {"more arrivals than an mbarrier counts", with<ARRIVED_TWICE>, FAULT, "more than 1 threads arrive"},
-    {"stores read by wgmma without a proxy fence", with<NO_PROXY_FENCE>, FAULT, "without a proxy_fence()"},
+    {"stores read by wgmma without a proxy fence", with<NO_PROXY_FENCE>, CHECKED_FAULT, "without a proxy_fence()"},
     {"wgmma without a fence", with<NO_WGMMA_FENCE>, FAULT, "without wgmma_fence()"},
     {"sums read before wgmma_wait", with<NO_LAST_WAIT>, WRONG_RESULT, ""},
     {"sums changed before wgmma_wait", with<SUMS_TOUCHED>, FAULT, "was changed before the wait"},

@@ -75,6 +75,7 @@ bool says(const Outcome &o, const char *message) {
 bool is_caught(const Planted &p, const Outcome &o) {
     switch (p.caught) {
     case WRONG_RESULT: return o.code == 1 || (o.code == 3 && *p.message && says(o, p.message));
+    case CHECKED_FAULT:
     case FAULT: return o.code >= 3 && says(o, p.message);
     case RUNTIME_ERROR: return o.code == 2 && says(o, p.message);
     }
@@ -84,6 +85,7 @@ bool is_caught(const Planted &p, const Outcome &o) {
 void check_planted(void **state) {
     const Planted &p = *static_cast<const Planted *>(*state);
     std::string caught, missed;
+    if (p.caught == CHECKED_FAULT && !emu_checks_accesses()) skip();
     for (auto &s : schedules) {
         Outcome right = run(s.schedule, s.seed, [&] { return p.run(false); });
         if (right.code)
