@@ -92,44 +92,45 @@ static const struct {
 };
 enum { N_UNITS = sizeof units / sizeof *units };
 
-/* LOINC codes, their usual unit, and what turns mass into substance: molar mass in g/mol (0: never), charge of the ion.
- */
+/* LOINC codes, their usual unit, what turns mass into substance: molar mass in g/mol (0: never), charge of the ion; and
+ * between which values, in that unit, people live. */
 static const struct {
     const char *codes[4], *unit;
     double molar_mass;
     int charge;
+    double least, most;
 } analytes[] = {
-    {{"2823-3", "6298-4"}, "mmol/L", 39.0983, 1},                    /* potassium */
-    {{"2951-2", "2947-0"}, "mmol/L", 22.98977, 1},                   /* sodium */
-    {{"2075-0", "2069-3"}, "mmol/L", 35.453, 1},                     /* chloride */
-    {{"1963-8", "1959-6"}, "mmol/L", 61.0168, 1},                    /* bicarbonate */
-    {{"2028-9", "20565-8"}, "mmol/L", 0, 1},                         /* carbon dioxide, total */
-    {{"17861-6", "49765-1"}, "mg/dL", 40.078, 2},                    /* calcium */
-    {{"1994-3", "1995-0"}, "mmol/L", 40.078, 2},                     /* calcium, ionized */
-    {{"19123-9"}, "mg/dL", 24.305, 2},                               /* magnesium, mass */
-    {{"2601-3"}, "mmol/L", 24.305, 2},                               /* magnesium, substance */
-    {{"2777-1"}, "mg/dL", 30.973762, 0},                             /* phosphate, as phosphorus */
-    {{"2345-7", "2339-0", "2341-6", "1558-6"}, "mg/dL", 180.156, 0}, /* glucose, mass */
-    {{"14749-6", "15074-8"}, "mmol/L", 180.156, 0},                  /* glucose, substance */
-    {{"2160-0", "38483-4"}, "mg/dL", 113.12, 0},                     /* creatinine, mass */
-    {{"14682-9"}, "umol/L", 113.12, 0},                              /* creatinine, substance */
-    {{"3094-0", "6299-2"}, "mg/dL", 28.0134, 0},                     /* urea nitrogen: two N a urea */
-    {{"1975-2", "1968-7"}, "mg/dL", 584.66, 0},                      /* bilirubin, total and direct, mass */
-    {{"14631-6"}, "umol/L", 584.66, 0},                              /* bilirubin, substance */
-    {{"2093-3", "2085-9", "2089-1"}, "mg/dL", 386.65, 0},            /* cholesterol, HDL, LDL */
-    {{"18262-6", "13457-7"}, "mg/dL", 386.65, 0},                    /* LDL, direct and calculated */
-    {{"2571-8"}, "mg/dL", 885.4, 0},                                 /* triglycerides, as triolein */
-    {{"2524-7", "32693-4", "2518-9"}, "mmol/L", 90.078, 1},          /* lactate */
-    {{"718-7", "20509-6", "30313-1"}, "g/dL", 0, 0},                 /* hemoglobin */
-    {{"1751-7", "2885-2", "786-4"}, "g/dL", 0, 0},                   /* albumin, protein, MCHC */
-    {{"777-3", "26515-7", "49497-1"}, "10*3/uL", 0, 0},              /* platelets */
-    {{"6690-2", "26464-8", "49498-9"}, "10*3/uL", 0, 0},             /* leukocytes */
-    {{"789-8", "26453-1"}, "10*6/uL", 0, 0},                         /* erythrocytes */
-    {{"29463-7", "3141-9"}, "kg", 0, 0},                             /* body weight */
-    {{"8302-2", "3137-7"}, "cm", 0, 0},                              /* body height */
-    {{"8310-5", "8331-1", "8329-5"}, "Cel", 0, 0},                   /* body temperature */
-    {{"8480-6", "8462-4", "8478-0"}, "mm[Hg]", 0, 0},                /* blood pressure */
-    {{"2019-8", "2703-7", "11557-6"}, "mm[Hg]", 0, 0},               /* gases of blood */
+    {{"2823-3", "6298-4"}, "mmol/L", 39.0983, 1, 0.8, 15}, /* potassium */
+    {{"2951-2", "2947-0"}, "mmol/L", 22.98977, 1, 80, 220}, /* sodium */
+    {{"2075-0", "2069-3"}, "mmol/L", 35.453, 1, 40, 180}, /* chloride */
+    {{"1963-8", "1959-6"}, "mmol/L", 61.0168, 1, 0.5, 70}, /* bicarbonate */
+    {{"2028-9", "20565-8"}, "mmol/L", 0, 1, 0.5, 70}, /* carbon dioxide, total */
+    {{"17861-6", "49765-1"}, "mg/dL", 40.078, 2, 3, 25}, /* calcium */
+    {{"1994-3", "1995-0"}, "mmol/L", 40.078, 2, 0.2, 5}, /* calcium, ionized */
+    {{"19123-9"}, "mg/dL", 24.305, 2, 0.2, 20}, /* magnesium, mass */
+    {{"2601-3"}, "mmol/L", 24.305, 2, 0.1, 8}, /* magnesium, substance */
+    {{"2777-1"}, "mg/dL", 30.973762, 0, 0.1, 40}, /* phosphate, as phosphorus */
+    {{"2345-7", "2339-0", "2341-6", "1558-6"}, "mg/dL", 180.156, 0, 10, 2500}, /* glucose, mass */
+    {{"14749-6", "15074-8"}, "mmol/L", 180.156, 0, 0.3, 140}, /* glucose, substance */
+    {{"2160-0", "38483-4"}, "mg/dL", 113.12, 0, 0.05, 60}, /* creatinine, mass */
+    {{"14682-9"}, "umol/L", 113.12, 0, 4, 5300}, /* creatinine, substance */
+    {{"3094-0", "6299-2"}, "mg/dL", 28.0134, 0, 0.5, 400}, /* urea nitrogen: two N a urea */
+    {{"1975-2", "1968-7"}, "mg/dL", 584.66, 0, 0, 100}, /* bilirubin, total and direct, mass */
+    {{"14631-6"}, "umol/L", 584.66, 0, 0, 1700}, /* bilirubin, substance */
+    {{"2093-3", "2085-9", "2089-1"}, "mg/dL", 386.65, 0, 1, 2500}, /* cholesterol, HDL, LDL */
+    {{"18262-6", "13457-7"}, "mg/dL", 386.65, 0, 0, 2500}, /* LDL, direct and calculated */
+    {{"2571-8"}, "mg/dL", 885.4, 0, 5, 20000}, /* triglycerides, as triolein */
+    {{"2524-7", "32693-4", "2518-9"}, "mmol/L", 90.078, 1, 0.05, 45}, /* lactate */
+    {{"718-7", "20509-6", "30313-1"}, "g/dL", 0, 0, 0.5, 30}, /* hemoglobin */
+    {{"1751-7", "2885-2", "786-4"}, "g/dL", 0, 0, 0.1, 60}, /* albumin, protein, MCHC */
+    {{"777-3", "26515-7", "49497-1"}, "10*3/uL", 0, 0, 0, 6000}, /* platelets */
+    {{"6690-2", "26464-8", "49498-9"}, "10*3/uL", 0, 0, 0, 1500}, /* leukocytes */
+    {{"789-8", "26453-1"}, "10*6/uL", 0, 0, 0.1, 12}, /* erythrocytes */
+    {{"29463-7", "3141-9"}, "kg", 0, 0, 0.2, 700}, /* body weight */
+    {{"8302-2", "3137-7"}, "cm", 0, 0, 15, 280}, /* body height */
+    {{"8310-5", "8331-1", "8329-5"}, "Cel", 0, 0, 10, 48}, /* body temperature */
+    {{"8480-6", "8462-4", "8478-0"}, "mm[Hg]", 0, 0, 0, 400}, /* blood pressure */
+    {{"2019-8", "2703-7", "11557-6"}, "mm[Hg]", 0, 0, 1, 800}, /* gases of blood */
 };
 enum { N_ANALYTES = sizeof analytes / sizeof *analytes };
 
@@ -160,6 +161,15 @@ int unit_analyte(const char *code) {
 }
 
 const char *unit_usual(int analyte) { return analytes[analyte].unit; }
+
+int unit_plausible(int analyte, double value) {
+    return value >= analytes[analyte].least && value <= analytes[analyte].most;
+}
+
+void unit_range(int analyte, double *least, double *most) {
+    *least = analytes[analyte].least;
+    *most = analytes[analyte].most;
+}
 
 int unit_convert(int analyte, const char *unit, double *value) {
     if (!strcmp(unit, analytes[analyte].unit)) return 0;

@@ -12,6 +12,10 @@ const char *unit_spelling(const char *text);
 /* Number of a code in the table of analytes ("LOINC//2823-3"), -1: none. */
 int unit_analyte(const char *code);
 const char *unit_usual(int analyte); /* "mmol/L" */
+/* Whether a living person may have it, in the usual unit; the limits are wide: beyond them is a typing error or another
+ * unit. */
+int unit_plausible(int analyte, double value);
+void unit_range(int analyte, double *least, double *most);
 /* *value from a unit (in UCUM's spelling) to the analyte's usual one: 1 = converted, 0 = it is in that unit already, -1
  * = there is no way. */
 int unit_convert(int analyte, const char *unit, double *value);

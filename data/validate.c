@@ -66,6 +66,9 @@ static const struct {
     [FIND_IMPLAUSIBLE_TIME] = {"time.implausible", SEVERITY_WARNING, "an event is dated before 1850 or after 2300"},
     [FIND_MIDNIGHT] = {"time.midnight", SEVERITY_WARNING,
                        "most events of a code are at 00:00: dates taken for times, known hours before they happened"},
+    [FIND_IMPLAUSIBLE] = {"value.implausible", SEVERITY_INFO,
+                          "values of a code that no living person has: typing errors, or, where they are many, another unit "
+                          "than the one that is told"},
     [FIND_RELEASE] = {"release.broken", SEVERITY_ERROR,
                       "a file with a de-identification record breaks a rule that the record says was kept"},
     [FIND_DIAGNOSED_FIRST] =

@@ -1,6 +1,7 @@
 /* validate_leaks.c - see validate_leaks.h. */
 #include "data/validate_leaks.h"
 #include "data/deidentify_record.h"
+#include "data/units.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,16 @@ static const int64_t STAY_US = 12 * 60 * US_PER_MINUTE; /* shorter visits have t
 void event_leaks_open(EventLeaks *l, EventFile *f) {
     size_t n = (size_t)f->n_codes + 1;
     *l = (EventLeaks){.f = f, .timed = xcalloc(n, 8), .midnight = xcalloc(n, 8), .twins = twins_open(f->n_patients)};
+    l->analyte = xmalloc(n * sizeof *l->analyte);
+    l->usual_unit = xmalloc(n * sizeof *l->usual_unit);
+    l->measured = xcalloc(n, 8);
+    l->beyond = xcalloc(n, 8);
+    for (int64_t c = 0; c < f->n_codes; c++) {
+        l->analyte[c] = unit_analyte(f->codes[c]);
+        l->usual_unit[c] = -1;
+        for (int64_t u = 0; l->analyte[c] >= 0 && u < f->n_units; u++)
+            if (!strcmp(f->units[u], unit_usual(l->analyte[c]))) l->usual_unit[c] = (int)u;
+    }
     /* In a release time 0 is the first event: there is no midnight. */
     json_t *record = deidentify_record_of(f);
     if (record) {
@@ -29,6 +40,10 @@ void event_leaks_open(EventLeaks *l, EventFile *f) {
 void event_leaks_close(EventLeaks *l) {
     free(l->timed);
     free(l->midnight);
+    free(l->analyte);
+    free(l->usual_unit);
+    free(l->measured);
+    free(l->beyond);
     free(l->holders);
     free(l->stamp);
     twins_close(l->twins);
@@ -102,6 +117,10 @@ void event_leaks_patient(EventLeaks *l, ValidateReport *r, int64_t row, const Ev
         int kind = l->f->code_kind[e->code];
         if (e->time == TIME_NONE || kind == KIND_BIRTH) continue;
         twins_event(l->twins, e->code, e->value, 0, e->time / US_PER_MINUTE);
+        if (l->usual_unit[e->code] == e->unit && !isnan(e->value) && e->comparator == COMPARE_EQ) {
+            l->measured[e->code]++;
+            l->beyond[e->code] += !unit_plausible(l->analyte[e->code], (double)e->value);
+        }
         if (!l->timed || e->precision > PRECISION_MINUTE) continue;
         l->timed[e->code]++;
         l->midnight[e->code] += e->time % US_PER_DAY == 0 && e->available == e->time;
@@ -109,11 +128,23 @@ void event_leaks_patient(EventLeaks *l, ValidateReport *r, int64_t row, const Ev
     look_stays(l, row, p);
 }
 
+/* Told, not warned of: nothing leaks by them, and a source may be wrong in a code that nobody needs. */
+static void look_values(const EventLeaks *l, ValidateReport *r) {
+    for (int64_t c = 0; c < l->f->n_codes; c++) {
+        double least, most;
+        if (!l->beyond[c]) continue;
+        unit_range(l->analyte[c], &least, &most);
+        report_add(r, FIND_IMPLAUSIBLE, "%s: %lld of %lld values beyond %g to %g %s", l->f->codes[c],
+                   (long long)l->beyond[c], (long long)l->measured[c], least, most, unit_usual(l->analyte[c]));
+    }
+}
+
 void event_leaks_report(EventLeaks *l, ValidateReport *r) {
     for (int64_t c = 0; l->timed && c < l->f->n_codes; c++)
         if (l->timed[c] >= MIDNIGHT_EVENTS_MIN && 2 * l->midnight[c] > l->timed[c])
             report_add(r, FIND_MIDNIGHT, "%s: %lld of %lld events at 00:00", l->f->codes[c], (long long)l->midnight[c],
                        (long long)l->timed[c]);
+    look_values(l, r);
     if (l->notes_unattested)
         report_add(r, FIND_RELEASE, "%lld free texts, and nobody attested that they were scrubbed",
                    (long long)l->f->n_notes);

@@ -10,6 +10,8 @@ typedef struct {
     int64_t *timed, *midnight; /* (n_codes) events with a time of day; of those, at 00:00 and known there and then */
     int64_t k;                 /* of a release: patients behind each code; 0: no release */
     int64_t *holders, *stamp;  /* (n_codes) of a release */
+    int *analyte, *usual_unit; /* (n_codes) of units.h, -1: none; unit of the file, -1: none */
+    int64_t *measured, *beyond; /* (n_codes) values in the usual unit; of those, implausible ones */
     int notes_unattested;      /* a release with free texts that nobody attested to be scrubbed */
     int64_t stays, stays_diagnosed_first;
     int64_t first_stay_row; /* patient of the first such stay */

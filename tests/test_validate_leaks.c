@@ -310,8 +310,32 @@ static void follow_up_tells(void **state) {
     table_free(&t);
 }
 
+/* Potassium in mmol/L, but for some values: typing errors, or another unit. */
+static void values_of_another_unit(void **state) {
+    (void)state;
+    for (int wrong = 0; wrong <= 20; wrong += 10) {
+        MadeFile f = events_begin(at("units.h5"));
+        for (int64_t i = 1; i <= 300; i++) {
+            /* not looked at: below a limit, in a unit that is told, of another code */
+            float value = i <= wrong ? (wrong == 10 ? 140.0f : 17.6f) : 4.1f;
+            events_subject(&f, i, 900 * DAY + i, SPLIT_TRAIN);
+            events_add(&f, (MadeEvent){i, i, "LOINC//2823-3", KIND_LAB, value, "mmol/L", 0}, NULL);
+            events_add(&f, (MadeEvent){i, i + 60, "LOINC//2823-3", KIND_LAB, 0.1f, "mmol/L", COMPARE_LT}, NULL);
+            events_add(&f, (MadeEvent){i, i + 70, "LOINC//2823-3", KIND_LAB, 900, "mg/dL", 0}, NULL);
+            events_add(&f, (MadeEvent){i, i + 80, "LOINC//99-9", KIND_LAB, -5, "mmol/L", 0}, NULL);
+        }
+        events_end(&f);
+        ValidateReport r = check(at("units.h5"));
+        assert_int_equal(count(&r, FIND_IMPLAUSIBLE), wrong > 0);
+        assert_int_equal(r.finding[FIND_IMPLAUSIBLE].severity, SEVERITY_INFO);
+        if (wrong == 20) assert_string_equal(r.finding[FIND_IMPLAUSIBLE].example[0], "LOINC//2823-3: 20 of 300 values beyond 0.8 to 15 mmol/L");
+        report_free(&r);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(values_of_another_unit),
         cmocka_unit_test(one_person_twice),       cmocka_unit_test(dates_as_times),   cmocka_unit_test(diagnoses_of_discharge),
         cmocka_unit_test(vocabulary_beyond_train), cmocka_unit_test(labels_that_know), cmocka_unit_test(follow_up_tells),
         cmocka_unit_test(release_that_is_none),
