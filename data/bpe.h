@@ -1,9 +1,9 @@
 /* bpe.h - byte pair encoding of free text (Sennrich, Haddow and Birch 2016, over bytes): any bytes have tokens, and the
  * tokens of a text give its bytes back.
  *
- * Symbol s < 256 is a byte, 256 + k what merge k makes of two earlier symbols.  A text is cut into words first: a run of
- * letters (or of bytes from 0x80 on), of up to three digits, of white space or of other signs, with the blank before it
- * unless it is white space; at most BPE_WORD_MAX bytes.  No symbol spans two words. */
+ * Symbol s < 256 is a byte, 256 + k what merge k makes of two earlier symbols.  A text is cut into words first: a run
+ * of letters (or of bytes from 0x80 on), of up to three digits, of white space or of other signs, with the blank before
+ * it unless it is white space; at most BPE_WORD_MAX bytes.  No symbol spans two words. */
 #ifndef EHR_DATA_BPE_H
 #define EHR_DATA_BPE_H
 #include "model/base.h"
@@ -11,12 +11,12 @@
 enum { BPE_BYTES = 256, BPE_WORD_MAX = 32, BPE_MERGES_MAX = 65536 };
 
 typedef struct {
-    int n; /* symbols: 256 + merges */
+    int n;                /* symbols: 256 + merges */
     uint32_t (*merge)[2]; /* (n - 256) */
     struct BpeSymbol {
         uint8_t size;
         char bytes[BPE_WORD_MAX];
-    } * symbol; /* (n) */
+    } * symbol;     /* (n) */
     uint32_t *slot; /* hash of pairs: symbol, 0 = free */
     uint32_t n_slots;
 } Bpe;

@@ -139,8 +139,8 @@ typedef struct {
     uint32_t (*symbol)[BPE_WORD_MAX];
     uint8_t *n_symbols;
     int64_t *count;
-    uint32_t *stamp;   /* 1 + the merge that a word was last changed by */
-    uint32_t *grown;   /* pairs that the merge at hand made more frequent */
+    uint32_t *stamp; /* 1 + the merge that a word was last changed by */
+    uint32_t *grown; /* pairs that the merge at hand made more frequent */
     size_t n_grown, grown_capacity;
     Intern spelled; /* symbols as text: none is made twice, of other parts */
     Pair *pair;

@@ -1,7 +1,7 @@
 /* import_notes.c - free texts on their way to events: made plain, bounded, and kept on disk until their row is written.
  *
- * A text is data, never trusted: what is not UTF-8 is taken as Latin-1, control characters become blanks, what is longer
- * than EVENT_TEXT_MAX is cut, and all of it is counted. */
+ * A text is data, never trusted: what is not UTF-8 is taken as Latin-1, control characters become blanks, what is
+ * longer than EVENT_TEXT_MAX is cut, and all of it is counted. */
 #include "data/import_stage.h"
 #include <ctype.h>
 #include <sodium.h>

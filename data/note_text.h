@@ -13,8 +13,8 @@ typedef enum { NOTE_NONE, NOTE_GOES_ON, NOTE_WHOLE } NoteState;
 
 void note_text_free(NoteText *t);
 /* Takes the next token of a timeline.  NOTE_NONE: it is no token of a text, and a note that was open ends before it
- * (t->open tells, note_text_close makes its text); NOTE_GOES_ON: it was one; NOTE_WHOLE: it was the last, t->text is the
- * note, until the next call. */
+ * (t->open tells, note_text_close makes its text); NOTE_GOES_ON: it was one; NOTE_WHOLE: it was the last, t->text is
+ * the note, until the next call. */
 NoteState note_text_take(NoteText *t, const Vocabulary *v, int id);
 void note_text_close(NoteText *t, int cut);
 /* Line by line, each after `indent` blanks. */

@@ -22,7 +22,8 @@ typedef Status (*BuildTake)(void *context, int64_t place, const BuiltPatient *p,
 /* Workers beside the first read through file handles and token maps of their own.  With an oracle, which is read by one
  * alone, threads must be 1. */
 Status build_open(TimelineBuild *b, TokenMap *map, EventFile *f, OracleFile *oracle, int threads, Err *err);
-/* Builds the patients of rows (n) and gives them to `take`, one at a time, in their order; the first failure ends it. */
+/* Builds the patients of rows (n) and gives them to `take`, one at a time, in their order; the first failure ends it.
+ */
 Status build_run(TimelineBuild *b, const int64_t *rows, int64_t n, BuildTake take, void *context, Err *err);
 /* Adds what the workers counted to the first one's map and to counts. */
 void build_counts(TimelineBuild *b, TokenizeCounts *counts);
