@@ -7,10 +7,10 @@
  *
  * With q a history's law of futures without the outcome, g(w) = 1 - prod(1 - p) along future w, and m = (q + q')/2,
  *   change = E_q g - E_q' g' = E_m [ q/m (g - c) - q'/m (g' - c) ]   for any c: the balance heuristic of
- * Veach and Guibas 1995.  Both weights are at most 2, so the mean has a variance however far the histories part; where the model
- * hardly minds the event both terms are nearly the same for every future, and little noise is left.  The plain
- * difference of the two futures of a pair has the same mean and is better where they often stay together, so the two
- * are mixed: the share of each is the one of least variance among these pairs. */
+ * Veach and Guibas 1995.  Both weights are at most 2, so the mean has a variance however far the histories part; where
+ * the model hardly minds the event both terms are nearly the same for every future, and little noise is left.  The
+ * plain difference of the two futures of a pair has the same mean and is better where they often stay together, so the
+ * two are mixed: the share of each is the one of least variance among these pairs. */
 #include "infer/explain.h"
 #include "infer/rollout_window.h"
 #include "kernels/philox.h"
@@ -32,11 +32,11 @@ typedef struct {
     RolloutSample *drawn; /* (1 + out->n, n) of the whole history, then without each event; with paths */
     Weighed *other; /* (2, out->n, n) the whole history's futures without the event, and those without it under the
                        whole history */
-    int64_t *parted, n_parted; /* event x n + sample, where the two futures differ */
+    int64_t *parted, n_parted;          /* event x n + sample, where the two futures differ */
     const RolloutSample **follow_whole; /* (n_parted) of each pair what the whole history has to follow */
     const RolloutSample **follow_less;  /* (n_parted) and what the history without the event has to */
-    int *without, n_without; /* events that some future parts at */
-    int64_t *first;          /* (n_without + 1) their parts of `parted` */
+    int *without, n_without;            /* events that some future parts at */
+    int64_t *first;                     /* (n_without + 1) their parts of `parted` */
     Progress progress;
     int64_t done;
 } ExplainRun;
