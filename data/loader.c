@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { FETCH_AHEAD = 6 }; /* windows whose elements are fetched before they are copied */
+
 struct Loader {
     Dataset *d;
     int split;
@@ -174,6 +176,10 @@ static Status fill_row(Loader *ld, int row, int64_t from, Err *err) {
     int slot = row * ld->o.T, end = slot + ld->o.T;
     const Packing *p = &ld->packing;
     for (int64_t i = from < 0 ? 0 : p->row_offset[from]; i < (from < 0 ? 0 : p->row_offset[from + 1]); i++) {
+        if (i + FETCH_AHEAD < p->row_offset[p->n_rows]) { /* windows lie in the order of the rows */
+            const Window *soon = &p->window[i + FETCH_AHEAD];
+            dataset_patient_fetch(ld->d, ld->split, soon->patient, soon->first, soon->count);
+        }
         Status status = fill_window(ld, slot, &p->window[i], err);
         if (status) return status;
         slot += p->window[i].slots;

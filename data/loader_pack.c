@@ -32,6 +32,8 @@ Stream stream_of(const Vocabulary *v, const PatientView *p) {
     return s;
 }
 
+enum { FETCH_AHEAD = 16 }; /* patients */
+
 /* ---- windows ----------------------------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -62,13 +64,19 @@ static WindowList cut_block(const Dataset *d, int split, int64_t block, int64_t 
     int64_t start = block * BLOCK_PATIENTS, n = d->n_patients[split] - start;
     if (n > BLOCK_PATIENTS) n = BLOCK_PATIENTS;
     int64_t *order = o->shuffle ? permutation(n, loader_key(o->seed, epoch, DRAW_PATIENTS, block)) : NULL;
-    for (int64_t i = 0; i < n; i++) {
+    int64_t *length = xcalloc((size_t)n, sizeof *length);
+    for (int64_t i = 0; i < n; i++) { /* in the order of the file, which the caches follow */
         PatientView p;
-        int64_t patient = start + (order ? order[i] : i);
-        dataset_patient_unchecked(d, split, patient, &p);
+        if (i + FETCH_AHEAD < n) dataset_patient_fetch(d, split, start + i + FETCH_AHEAD, 0, 0);
+        dataset_patient_unchecked(d, split, start + i, &p);
         Stream s = stream_of(&d->vocabulary, &p);
-        cut_patient(&w, patient, stream_length(&s), epoch, o);
+        length[i] = stream_length(&s);
     }
+    for (int64_t i = 0; i < n; i++) {
+        int64_t at = order ? order[i] : i;
+        cut_patient(&w, start + at, length[at], epoch, o);
+    }
+    free(length);
     free(order);
     return w;
 }
