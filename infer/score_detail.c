@@ -7,15 +7,15 @@
 enum { CHUNK = 256 }; /* rows of logits at a time */
 
 struct ScoreDetail {
-    Session        *s;
+    Session *s;
     const uint32_t *asked;
-    int            *kind; /* (V) column of `kinds`; -1: none that can follow */
-    int64_t        *seen; /* (V) 1 + the target that last found the id in its history */
-    int32_t        *d_rows, *rows;
-    float          *logits;   /* (CHUNK, Vp) */
-    void           *d_logits; /* likewise */
-    TargetDetail   *row;
-    int64_t         n, capacity;
+    int *kind;     /* (V) column of `kinds`; -1: none that can follow */
+    int64_t *seen; /* (V) 1 + the target that last found the id in its history */
+    int32_t *d_rows, *rows;
+    float *logits;  /* (CHUNK, Vp) */
+    void *d_logits; /* likewise */
+    TargetDetail *row;
+    int64_t n, capacity;
 };
 
 static int kind_of(const VocabToken *t) {
@@ -120,8 +120,8 @@ static void grow(ScoreDetail *d, int64_t more) {
 }
 
 /* Rows d->rows[0, n) of the pass, whose patients are in patient[0, n). */
-static Status chunk_take(ScoreDetail *d, Acts *acts, int split, const Batch *b, const float *losses, const int64_t *patient,
-                         int n, Err *err) {
+static Status chunk_take(ScoreDetail *d, Acts *acts, int split, const Batch *b, const float *losses,
+                         const int64_t *patient, int n, Err *err) {
     Status st = OK;
     Model *m = &d->s->model;
     const size_t Vp = (size_t)m->cfg.vocab_padded;
@@ -147,8 +147,8 @@ static Status chunk_take(ScoreDetail *d, Acts *acts, int split, const Batch *b, 
     return st;
 }
 
-Status score_detail_take(ScoreDetail *d, Acts *acts, int split, const Batch *b, const float *losses,
-                         int64_t n_patients, Err *err) {
+Status score_detail_take(ScoreDetail *d, Acts *acts, int split, const Batch *b, const float *losses, int64_t n_patients,
+                         Err *err) {
     int64_t patient[CHUNK];
     int n = 0;
     Status st = OK;
