@@ -26,6 +26,7 @@ Status adapter_config_write(const char *dir, const ModelConfig *cfg, Err *err) {
     json_object_set_new(o, "target_modules", modules);
     json_object_set_new(o, "modules_to_save",
                         !l->embeddings ? json_null() : cfg->tied ? json_pack("[s]", "embed_tokens") : json_pack("[s,s]", "embed_tokens", "lm_head"));
+    if (l->embeddings && cfg->tied) json_object_set_new(o, "ensure_weight_tying", json_true());
     json_object_set_new(o, "lora_dropout", json_real(0));
     json_object_set_new(o, "bias", json_string("none"));
     json_object_set_new(o, "fan_in_fan_out", json_false());
@@ -333,7 +334,7 @@ Status adapter_merge(Adapter *a, const char *name, int64_t rows, int64_t cols, i
 
 Status adapter_check_used(const Adapter *a, Err *err) {
     for (int i = 0; i < a->file.n; i++)
-        if (!a->used[i])
+        if (!a->used[i] && strcmp(a->file.tensor[i].name, ADAPTER_TIED_HEAD))
             return err_set(err, ERR_FORMAT, "%s: tensor %s belongs to no matrix of the base model", a->file.path, a->file.tensor[i].name);
     return OK;
 }

@@ -9,6 +9,8 @@
 
 #define ADAPTER_FILE   "adapter_model.safetensors"
 #define ADAPTER_CONFIG "adapter_config.json"
+/* Of tied weights that are trained whole the file holds the embedding under the head's name as well: peft asks for it. */
+#define ADAPTER_TIED_HEAD "base_model.model.lm_head.weight"
 
 typedef struct {
     LoraConfig lora;

@@ -35,7 +35,7 @@ typedef struct {
 /* prefix: "" for weights (of adapters, what is trained); "exp_avg." and "exp_avg_sq." list trainable parameters only.
  * Appends to *list. */
 static void list_tensors(const ParamTable *table, const char *prefix, FileTensor **list, int *n) {
-    *list = xrealloc(*list, ((size_t)*n + (size_t)table->n * PARAM_SLICES_MAX) * sizeof **list);
+    *list = xrealloc(*list, ((size_t)*n + (size_t)table->n * PARAM_SLICES_MAX + 1) * sizeof **list);
     for (int i = 0; i < table->n; i++) {
         const ParamSpec *s = &table->spec[i];
         int64_t at = s->offset;
@@ -47,6 +47,11 @@ static void list_tensors(const ParamTable *table, const char *prefix, FileTensor
             snprintf(t->info.name, sizeof t->info.name, "%s%s", prefix, s->slice_name[k]);
             at += t->count;
         }
+        /* Of tied weights peft asks for both names. */
+        if (prefix[0] || !table->adapter || s->layer >= 0 || param_find(table, "head") >= 0) continue;
+        (*list)[*n] = (*list)[*n - 1];
+        snprintf((*list)[*n].info.name, sizeof (*list)[*n].info.name, "%s", ADAPTER_TIED_HEAD);
+        ++*n;
     }
 }
 

@@ -37,6 +37,10 @@ for head in tied untied; do
         .venv/bin/python scripts/parity.py "$work/$head-lora/latest" "$work/$head-lora.logits" "$work/$head-f32"
     check "transformers loads the LoRA checkpoint's folder as it stands ($head head)" \
         .venv/bin/python scripts/parity.py "$work/$head-lora/latest" "$work/$head-lora.logits"
+    build/ehr-train --data "$work/d" --init "$work/$head" --lora-rank 4 --train-embeddings --steps 10 --batch 4 --out "$work/$head-whole" >> "$work/log" 2>&1
+    build/tests/parity_logits "$work/$head-whole/latest" "$work/d" 64 "$work/$head-whole.logits"
+    check "peft takes the embeddings that were trained whole, too ($head head)" \
+        .venv/bin/python scripts/parity.py "$work/$head-whole/latest" "$work/$head-whole.logits" "$work/$head-f32"
     build/ehr-infer export "$work/$head-lora" --dtype f32 --out "$work/$head-merged" >> "$work/log" 2>&1
     check "so does the exported model with the adapter merged ($head head)" \
         .venv/bin/python scripts/parity.py "$work/$head-merged" "$work/$head-lora.logits"

@@ -38,7 +38,8 @@ run c --steps 8 --micro-batch 3 --recompute block && paste <(field a loss) <(fie
 verdict $? "accumulation and recomputation give the same losses" c.log
 run d --steps 2 --lora-targets q,v --lora-alpha 4 && grep -q 'q_proj.lora_A' d/latest/adapter_model.safetensors && ! grep -q 'k_proj\|down_proj' d/latest/adapter_model.safetensors
 verdict $? "adapters on some projections" d.log
-run e --steps 2 --train-embeddings && grep -q 'embed_tokens' e/latest/adapter_model.safetensors && [ "$(scores e)" != "$(scores a)" ] && grep -q embed_tokens e/latest/adapter_config.json
+run e --steps 2 --train-embeddings && grep -q 'embed_tokens' e/latest/adapter_model.safetensors && [ "$(scores e)" != "$(scores a)" ] && grep -q embed_tokens e/latest/adapter_config.json &&
+    grep -q ensure_weight_tying e/latest/adapter_config.json && grep -q 'base_model.model.lm_head.weight' e/latest/adapter_model.safetensors
 verdict $? "embeddings are trained and saved whole when asked for" e.log
 "$train" $lora --dry-run > dry.log 2>&1 && grep -q 'optimizer of the adapters: 0.[0-9]* MB of moments and gradients, where all parameters would have [1-9]' dry.log
 verdict $? "the dry run says what is saved" dry.log
@@ -77,6 +78,23 @@ tuning() { sed -n 's/^tuning split, nats a token: loss \([0-9.]*\).*/\1/p' "$1";
 "$train" --data data --init merged --batch 12 --seed 7 --lora-rank 2 --out onward --steps 1 --learning-rate 1e-12 > onward.log 2>&1 &&
     [ -n "$(tuning a.log)" ] && [ "$(tuning a.log)" = "$(tuning onward.log)" ] && [ "$(tuning a.log)" != "$(tuning base.log)" ]
 verdict $? "merged, it has the loss that it was trained to apart, and is a parent in its turn" onward.log
+
+# ---- at another institution ----------------------------------------------------------------------------------------------
+# A parent trained on one cohort; another with codes of its own, tokenised with the parent's vocabulary and theirs behind it.
+"$build/ehr-data" synth --patients 60 --seed 3 --risk-samples 4 --out here > site.log 2>&1 && "$build/ehr-data" tokenize here/events.h5 --out here/d >> site.log 2>&1 &&
+    "$train" --data here/d --layers 2 --d-model 64 --heads 1 --kv-heads 1 --d-ff 128 --seq-len 128 --batch 8 --seed 7 --steps 4 --eval-tokens 2000 --out theirs >> site.log 2>&1 &&
+    "$build/ehr-data" synth --patients 150 --seed 4 --risk-samples 4 --out there >> site.log 2>&1 &&
+    "$build/ehr-data" tokenize there/events.h5 --vocabulary theirs/latest/vocabulary.json --append-codes --out there/d >> site.log 2>&1
+verdict $? "another institution tokenises with the parent's vocabulary, its own codes behind it" site.log
+site="--data there/d --init theirs --batch 8 --seed 7 --lora-rank 4 --steps 4 --checkpoint-every 2 --eval-tokens 2000"
+refused 2 'tokens that --init theirs does not have, and with --lora-rank nothing would be learnt of them: add --train-embeddings' "$train" $site --out tuned
+verdict $? "refused: adapters alone where there are new codes" refused.log
+"$train" $site --train-embeddings --out tuned > tuned.log 2>&1 && mkdir onward2 && cp -r tuned/step-2 tuned/log.jsonl onward2 &&
+    "$train" $site --train-embeddings --out onward2 --resume auto > onward2.log 2>&1 && diff -r tuned/step-4 onward2/step-4 > diff.log 2>&1
+verdict $? "with their embeddings they are tuned to, and resumed bit for bit" tuned.log
+there() { "$infer" score "$1" --data there/d --split tuning --limit 3 --threads 1 2> score.log | grep '^loss'; }
+"$infer" export tuned --dtype f32 --out tuned-whole > export.log 2>&1 && [ -n "$(there tuned)" ] && [ "$(there tuned)" = "$(there tuned-whole)" ]
+verdict $? "and the whole model that goes into use there scores the same" export.log
 
 # ---- refused -----------------------------------------------------------------------------------------------------------
 while IFS='|' read -r name code words flags; do
