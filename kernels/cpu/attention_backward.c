@@ -226,7 +226,8 @@ void cpu_attention_backward(Device *dev, void *dqk, void *dqkv, const void *dout
 #pragma omp for schedule(dynamic, 1)
         for (int i = 0; i < n_seq * G; i++) {
             int  k = int_min(i + cpu_team(), n_seq * G - 1); /* what this thread does next, likely */
-            Head mine = {cu_seqlens[i / G], cu_seqlens[i / G + 1], i % G}, next = {cu_seqlens[k / G], cu_seqlens[k / G + 1], k % G};
+            Head mine = {cu_seqlens[i / G], cu_seqlens[i / G + 1], i % G};
+            Head next = {cu_seqlens[k / G], cu_seqlens[k / G + 1], k % G};
             task_run(&t, &b, &mine, k > i ? &next : NULL);
         }
     }

@@ -332,7 +332,8 @@ static void ops_adamw(float *param, float *out, float *m, float *v, const float 
     {                                                                                                                  \
         .row_dots = ops_row_dots, .scale = ops_scale, .sum_squares = ops_sum_squares, .rmsnorm = ops_rmsnorm,          \
         .rmsnorm_backward = ops_rmsnorm_backward, .norm_rope = ops_norm_rope,                                          \
-        .norm_rope_backward = ops_norm_rope_backward, .transpose = ops_transpose, .panels = ops_panels, .softmax_merge = ops_softmax_merge,  \
+        .norm_rope_backward = ops_norm_rope_backward, .transpose = ops_transpose, .panels = ops_panels,      \
+        .softmax_merge = ops_softmax_merge,                                                                            \
         .softmax_backward = ops_softmax_backward, .range_loss = ops_range_loss, .sample_weights = ops_sample_weights,  \
         .sample_block_sum = ops_sample_block_sum, .adamw = ops_adamw                                                   \
     }
