@@ -137,7 +137,7 @@ refused 1 'line 3 was changed' "$infer" serve r --port 0 --audit edited.log
 verdict $? "a server does not go on with an edited log" refused.log
 
 # ---- more than it can do -----------------------------------------------------------------------------------------------
-start small --queue 2 --batch 8 --audit small.log
+start small --queue 2 --batch 8 --audit small.log --deadline 300
 "$python" "$client" burst "$url" none 24 48 > burst.log 2>&1
 awk '$1 == "retry" { retry = $2; next } { n += $1; if ($2 == 200) good = $1; else if ($2 == 429) full = $1; else bad = 1 }
     END { exit bad || n != 24 || good < 2 || full < 1 || retry != full }' burst.log
@@ -151,7 +151,7 @@ grep -q '^3 504$' burst.log
 verdict $? "deadlines" burst.log
 kill -9 $pid
 wait $pid 2> /dev/null
-start kill --kill-file off
+start kill --kill-file off --deadline 300 --drain 300
 [ "$(status /ready none)" = 200 ] && touch off && becomes 503 /ready none && [ "$(status /v1/score none)" = 503 ] && [ "$(status /health none)" = 200 ] &&
     rm off && becomes 200 /ready none && [ "$(status /v1/score none)" = 200 ]
 verdict $? "the kill switch goes on and off" kill.err
