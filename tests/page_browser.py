@@ -3,6 +3,7 @@ made-up record, a question, its answer, a pasted record and pasted nonsense.  Pr
 import argparse, json, re, shutil, sys, urllib.request
 from selenium import webdriver
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
@@ -90,11 +91,11 @@ try:
     check("pasted lines are read, the unknown code is told", "1 of 3 have no token" in one("#told").text, (one("#told").text, one("#wrong").text))
     check("the old answer is gone", not one("#answer").is_displayed())
     one("#outcome").clear()
-    one("#outcome").send_keys("heart failure")
+    one("#outcome").send_keys("heart failure", Keys.ESCAPE)
     click("#ask")
     check("an outcome is found by its name", one("#answer").is_displayed() and "failure" in one("#risk_words").text.lower(), (one("#risk_words").text, one("#wrong").text))
     one("#outcome").clear()
-    one("#outcome").send_keys("no such thing <img src=x onerror=alert(1)>")
+    one("#outcome").send_keys("no such thing <img src=x onerror=alert(1)>", Keys.ESCAPE)  # closes the list of codes
     click("#ask")
     check("one that is not is told, as text", "no code" in one("#wrong").text and count("#wrong img") == 0, one("#wrong").text)
     for text, words in (("{", "no JSON"), ("code,time", "no event"), ("ICD10CM//I10,yesterday", "takes a date"), ("<script>alert(1)</script>,2024-01-01", "")):

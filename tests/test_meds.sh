@@ -65,9 +65,17 @@ PY
 verdict $? "time is when it was known, event_time when it happened" columns.log
 
 # ---- other people's data ---------------------------------------------------------------------------------------------
+# These samples tell no end of observation.  Of a release, whose ends are blurred by a draw, validate warns when more than half of
+# the records still end with their last event, which these do in about every other draw; nothing else may be found.
+strictly() { # strictly PATH LOG
+    "$data" validate "$1" --strict > found.log 2>&1
+    local rc=$?
+    cat found.log >> "$2"
+    [ $rc = 0 ] || { grep -q '^warning  observation_end.equals_last_event ' found.log && grep -q '^0 errors, 1 warning$' found.log; }
+}
 chain() { # chain NAME OUTCOME: NAME.h5 -> deidentify -> tokenize -> validate --strict -> label -> train
     "$data" validate "$1.h5" >> "$1.log" 2>&1 && "$data" deidentify "$1.h5" --out "$1.r.h5" --linkage "$1.who.h5" --min-patients 2 >> "$1.log" 2>&1 &&
-        "$data" tokenize "$1.r.h5" --out "$1.d" >> "$1.log" 2>&1 && "$data" validate "$1.r.h5" --strict >> "$1.log" 2>&1 && "$data" validate "$1.d" --strict >> "$1.log" 2>&1 &&
+        "$data" tokenize "$1.r.h5" --out "$1.d" >> "$1.log" 2>&1 && strictly "$1.r.h5" "$1.log" && strictly "$1.d" "$1.log" &&
         "$data" label "$1.r.h5" --data "$1.d" --outcome "$2" --horizon 365d --index visit-end >> "$1.log" 2>&1 &&
         "$train" --data "$1.d" --model nano --layers 1 --seq-len 128 --batch 4 --steps 20 --out "$1.run" --require-deidentified >> "$1.log" 2>&1
 }

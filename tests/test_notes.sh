@@ -103,8 +103,8 @@ with h5py.File("broken/train-00000.h5", "r+") as f:
     t[np.flatnonzero(t == begin + 1)[-1]] = begin + 40
     f["tokens"][:] = t
 PY
-if python3 -c 'import h5py' 2> /dev/null; then
-    python3 break.py > break.log 2>&1 && ! "$data" validate broken > broken.log 2>&1 && grep -q 'note.open' broken.log
+if "$root/.venv/bin/python" -c 'import h5py' 2> /dev/null; then
+    "$root/.venv/bin/python" break.py > break.log 2>&1 && ! "$data" validate broken > broken.log 2>&1 && grep -q 'note.open' broken.log
     verdict $? "validate: a note without its end or its beginning" broken.log
 else
     echo "skip - validate: a note without its end: no h5py"
