@@ -98,6 +98,7 @@ for script in tests/test_*.sh; do
     case "$build/$name" in
     build-san/test_layout.sh | build-san/test_evaluate.sh | build-san/test_cluster.sh | build-san/test_bundle.sh) continue ;;
     build-san/test_bench.sh | build-san/test_risk_cli.sh | build-san/test_page.sh | build-san/test_cds.sh) continue ;;
+    build-san/test_privacy.sh | build-san/test_probe.sh) continue ;;
     build-san/test_cuda_serve.sh) continue ;;
     esac
     log=$logs/$name.log start=$(date +%s.%N)
