@@ -207,14 +207,16 @@ def in_short(o):
     if b["auroc"] is None or not o["positive"]:
         return f"<li><b>{html.escape(o['name'])}</b>: {o['positive']} of {o['n']} patients had it; that is too few to say anything.</li>"
     known = o["n"] - o["censored"]
+    # Beside the best possible, which is an expectation, stands an expectation: a few patients' luck can pass it.
+    told_apart = o["auroc"] if o["auroc_true_risk"] else b["auroc"]
     text = (
         f"<li><b>{html.escape(o['name'])}</b>: of {known} patients {o['positive']} had it; by the model's risks "
         f"{number(o['positive'] / b['oe'], 1) if b['oe'] else '-'} were expected. Of one who had it and one who did not, the first was given "
-        f"the higher risk in {100 * b['auroc']:.0f}% of all such pairs (a coin: 50%"
+        f"the higher risk in {100 * told_apart:.0f}% of all such pairs (a coin: 50%"
     )
     best = max([x for x in o["baselines"] if x["auroc"] is not None], key=lambda x: x["auroc"], default=None)
     text += f"; {html.escape(best['name'])}: {100 * best['auroc']:.0f}%" if best else ""
-    text += f"; the best possible, on average: {100 * o['auroc_true_risk']:.0f}%" if o["auroc_true_risk"] else ""
+    text += f"; the best possible: {100 * o['auroc_true_risk']:.0f}%" if o["auroc_true_risk"] else ""
     alarms = [s for s in o["subgroups"] if any(t["alarm"] for t in s.get("tests", []))]
     text += ")."
     if alarms:
