@@ -1,34 +1,5 @@
 /* test_params.c - the tables: parameters (layout, padding, initial law), presets, activation memory, arithmetic. */
-#include "model/model.h"
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdlib.h>
-#include <string.h>
-#include <cmocka.h>
-
-static const ModelConfig TINY = {.n_layers = 2,
-                                 .d_model = 24,
-                                 .n_heads = 4,
-                                 .n_kv_heads = 2,
-                                 .head_dim = 8,
-                                 .d_ff = 40,
-                                 .vocab_size = 70,
-                                 .seq_len = 256,
-                                 .rope_theta = 100,
-                                 .rms_eps = 1e-6,
-                                 .init_std = 0.3};
-static const ModelConfig FAST = {.n_layers = 2,
-                                 .d_model = 96,
-                                 .n_heads = 4,
-                                 .n_kv_heads = 2,
-                                 .head_dim = 64,
-                                 .d_ff = 160,
-                                 .vocab_size = 300,
-                                 .seq_len = 256,
-                                 .rope_theta = 10000,
-                                 .rms_eps = 1e-6,
-                                 .init_std = 0.1};
+#include "tests/model_check.h"
 
 static void test_param_table(void **state) {
     (void)state;
@@ -70,7 +41,7 @@ static void test_param_table(void **state) {
 
 static void test_init_law(void **state) {
     (void)state;
-    ModelConfig cfg = FAST;
+    ModelConfig cfg = WIDE;
     Err err;
     ParamTable t;
     assert_int_equal(config_check(&cfg, &err), OK);
@@ -119,7 +90,7 @@ static void test_presets(void **state) {
 /* What the report prints is what acts_open takes, and each level keeps less. */
 static void test_memory_report(void **state) {
     (void)state;
-    ModelConfig cfg = FAST;
+    ModelConfig cfg = WIDE;
     Err err;
     char *text;
     size_t size;
