@@ -1,99 +1,16 @@
-/* serve_maps.c - see serve_maps.h.  A record carries the SHA-256 of itself, as Python's json writes it: keys sorted,
- * nothing between, numbers in the fewest digits that give them back. */
+/* serve_maps.c - see serve_maps.h.  A record carries the text that was hashed when it was fitted, "hashed", and the
+ * SHA-256 of that: what the record says besides must be the same, number for number. */
 #include "infer/serve_maps.h"
 #include "model/sha256.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- the record's own hash --------------------------------------------------------------------------------------- */
-
-/* repr() of a Python float. */
-static void real_write(FILE *f, double x) {
-    char text[40], digits[40];
-    int n = 0, exponent = 0;
-    for (int precision = 0; precision < 17; precision++) {
-        snprintf(text, sizeof text, "%.*e", precision, x);
-        if (strtod(text, NULL) == x) break;
-    }
-    for (const char *c = text; *c && *c != 'e'; c++)
-        if (*c >= '0' && *c <= '9') digits[n++] = *c;
-    exponent = atoi(strchr(text, 'e') + 1);
-    while (n > 1 && digits[n - 1] == '0') n--;
-    if (signbit(x)) fputc('-', f);
-    if (exponent < -4 || exponent >= 16) {
-        fprintf(f, "%c%s%.*se%c%02d", digits[0], n > 1 ? "." : "", n - 1, digits + 1, exponent < 0 ? '-' : '+',
-                abs(exponent));
-    } else if (exponent < 0) {
-        fprintf(f, "0.%.*s%.*s", -exponent - 1, "0000", n, digits);
-    } else {
-        for (int i = 0; i <= exponent; i++) fputc(i < n ? digits[i] : '0', f);
-        fprintf(f, ".%.*s", n > exponent + 1 ? n - exponent - 1 : 1, n > exponent + 1 ? digits + exponent + 1 : "0");
-    }
-}
-
-/* As Python does: jansson's escapes have capital digits. */
-static void scalar_write(FILE *f, const json_t *o) {
-    char *text = json_dumps(o, JSON_ENCODE_ANY | JSON_ENSURE_ASCII);
-    for (char *c = text; c && *c; c++) {
-        if (*c != '\\') continue;
-        if (*++c == 'u')
-            for (int i = 1; i <= 4; i++)
-                if (c[i] >= 'A' && c[i] <= 'F') c[i] = (char)(c[i] - 'A' + 'a');
-    }
-    fputs(text ? text : "null", f);
-    free(text);
-}
-
-static int compare_texts(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
-
-/* o without its member `but` at the top. */
-static void canonical_write(FILE *f, const json_t *o, const char *but) {
-    const char *name;
-    json_t *value;
-    if (json_is_real(o)) {
-        real_write(f, json_real_value(o));
-    } else if (json_is_array(o)) {
-        for (size_t i = 0; i < json_array_size(o); i++) {
-            fputc(i ? ',' : '[', f);
-            canonical_write(f, json_array_get(o, i), NULL);
-        }
-        fputs(json_array_size(o) ? "]" : "[]", f);
-    } else if (json_is_object(o)) {
-        const char **names = xcalloc(json_object_size(o) + 1, sizeof *names);
-        size_t n = 0;
-        json_object_foreach((json_t *)(uintptr_t)o, name, value) {
-            (void)value;
-            if (!but || strcmp(name, but)) names[n++] = name;
-        }
-        qsort(names, n, sizeof *names, compare_texts);
-        for (size_t i = 0; i < n; i++) {
-            fputc(i ? ',' : '{', f);
-            json_t *key = json_string(names[i]);
-            scalar_write(f, key);
-            json_decref(key);
-            fputc(':', f);
-            canonical_write(f, json_object_get(o, names[i]), NULL);
-        }
-        fputs(n ? "}" : "{}", f);
-        free(names);
-    } else {
-        scalar_write(f, o);
-    }
-}
-
-static void record_sha256(const json_t *o, char hex[65]) {
-    char *text = NULL;
-    size_t size;
-    FILE *f = open_memstream(&text, &size);
-    REQUIRE(f != NULL);
-    canonical_write(f, o, "sha256");
-    REQUIRE(!fclose(f));
-    bytes_sha256(text, size, hex);
-    free(text);
-}
+enum { VERSION = 2 }; /* format_version of the file */
 
 /* ---- reading ----------------------------------------------------------------------------------------------------- */
+
+static int compare_texts(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
 
 static void texts_copy(const json_t *list, char ***out, int *n) {
     *out = xcalloc(json_array_size(list) + 1, sizeof **out);
@@ -113,6 +30,19 @@ static const char *text_at(const json_t *o, const char *name) {
     return text ? text : "";
 }
 
+/* Whether o says what was fitted; hex: its hash. */
+static int record_is_whole(const json_t *o, char hex[65]) {
+    const char *hashed = text_at(o, "hashed");
+    json_t *fitted = json_loads(hashed, JSON_REJECT_DUPLICATES, NULL), *said = json_copy((json_t *)(uintptr_t)o);
+    json_object_del(said, "hashed");
+    json_object_del(said, "sha256");
+    bytes_sha256(hashed, strlen(hashed), hex);
+    const int whole = !strcmp(hex, text_at(o, "sha256")) && json_equal(fitted, said);
+    json_decref(fitted);
+    json_decref(said);
+    return whole;
+}
+
 static Status map_read(RecalibrationMap *m, const json_t *o, const char *path, const char *model, Err *err) {
     static const char *const estimators[] = {"mc", "scope", "reach"};
     static const char *const numbers[] = {"intercept", "slope", "threshold", "alerts_per_100", "horizon_minutes"};
@@ -120,11 +50,10 @@ static Status map_read(RecalibrationMap *m, const json_t *o, const char *path, c
     const json_t *codes = json_object_get(o, "outcome_codes"), *stops = json_object_get(o, "stop_codes");
     const char *name = text_at(o, "outcome"), *how = text_at(o, "estimator");
     int e = 0;
-    record_sha256(o, m->sha256);
     if (!json_is_object(o) || !*name) return err_set(err, ERR_FORMAT, "%s: a record names no outcome", path);
-    if (strcmp(m->sha256, text_at(o, "sha256")))
+    if (!record_is_whole(o, m->sha256))
         return err_set(err, ERR_FORMAT,
-                       "%s: the map of %.100s was changed after it was fitted: its hash does not match; run "
+                       "%s: the map of %.100s was changed after it was fitted: it is not what its hash is of; run "
                        "scripts/evaluate.sh again",
                        path, name);
     if (strcmp(model, text_at(o, "model_sha256")))
@@ -160,9 +89,13 @@ Status maps_read(RecalibrationMaps *m, const char *path, const char *model_sha25
     json_t *o = json_loadb(text, size, JSON_REJECT_DUPLICATES, NULL);
     const json_t *list = json_object_get(o, "outcomes");
     free(text);
-    if (strcmp(text_at(o, "format"), "ehr.c recalibration") ||
-        json_integer_value(json_object_get(o, "format_version")) != 1 || !json_is_array(list))
+    const long long version = json_integer_value(json_object_get(o, "format_version"));
+    if (strcmp(text_at(o, "format"), "ehr.c recalibration") || version < 1 || !json_is_array(list))
         s = err_set(err, ERR_FORMAT, "%s is no recalibration.json of scripts/evaluate.sh", path);
+    else if (version != VERSION)
+        s = err_set(err, ERR_FORMAT,
+                    "%s is of %s release (format_version %lld, this one reads %d): run scripts/evaluate.sh again to fit its maps anew",
+                    path, version < VERSION ? "an older" : "a newer", version, VERSION);
     m->map = xcalloc(json_array_size(list) + 1, sizeof *m->map);
     for (size_t i = 0; !s && i < json_array_size(list); i++)
         s = map_read(&m->map[m->n++], json_array_get(list, i), path, model_sha256, err);

@@ -38,8 +38,7 @@ def alarms_of(rng, harm, n=600):
         lost = (tuning.groups["GROUP"] == "B") & (rng.uniform(size=n) > harm)
         tuning.y[lost] = 0
     record = recalibrate.fit(tuning.risk, tuning.y, np.ones(n), 10)
-    record["sha256"] = recalibrate.digest(record)
-    o = outcome.evaluate("o", {"horizon_minutes": "1440"}, held_out, record, n_bootstrap=50, seed=1)
+    o = outcome.evaluate("o", {"horizon_minutes": "1440"}, held_out, recalibrate.seal(record), n_bootstrap=50, seed=1)
     return outcome.raise_alarms([o])
 
 

@@ -150,9 +150,7 @@ def from_checkpoint(args, dataset, s, files):
             records.append(record)
     if not outcomes:
         raise shards.BadFile("no outcome could be evaluated:\n  " + "\n  ".join(s.notes))
-    write_json(
-        args.out / "recalibration.json", {"format": "ehr.c recalibration", "format_version": 1, "outcomes": records}
-    )
+    write_json(args.out / "recalibration.json", recalibrate.document(records))
     return outcomes
 
 

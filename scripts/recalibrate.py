@@ -64,6 +64,21 @@ def _shift(x, y, w):
     return 0.5 * (low + high)
 
 
+def content(record):
+    """What of a record is hashed, as text."""
+    return json.dumps(record, sort_keys=True, separators=(",", ":"))
+
+
 def digest(record):
-    """sha256 of a record: what a deployment checks before it uses the map."""
-    return hashlib.sha256(json.dumps(record, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    """sha256 of a record: the map's id."""
+    return hashlib.sha256(content(record).encode()).hexdigest()
+
+
+def seal(record):
+    """The record with the very text that was hashed beside it: a deployment checks that, whatever it takes numbers for."""
+    return {**record, "hashed": content(record), "sha256": digest(record)}
+
+
+def document(records):
+    """recalibration.json."""
+    return {"format": "ehr.c recalibration", "format_version": 2, "outcomes": records}

@@ -240,7 +240,7 @@ class Suite:
             record[key] = json.loads(attributes.get(key, "[]"))
         record.update(horizon_minutes=int(attributes["horizon_minutes"]), estimator=self.args.estimator)
         record.update(outcome=name, model_sha256=self.model, labels_sha256=shards.sha256(fitted))
-        return {**record, "sha256": recalibrate.digest(record)}
+        return recalibrate.seal(record)
 
 
 def label_weights(labels, horizon):

@@ -54,8 +54,7 @@ def family(cohort, rng, harmed=None):
             parts.append(outcome.Rows(columns, labels))
         tuning, held_out = parts
         record = recalibrate.fit(tuning.risk, tuning.y, np.ones(half), 10)
-        record["sha256"] = recalibrate.digest(record)
-        found.append(outcome.evaluate(name, {"horizon_minutes": str(horizon)}, held_out, record, n_bootstrap=RESAMPLES, seed=1))
+        found.append(outcome.evaluate(name, {"horizon_minutes": str(horizon)}, held_out, recalibrate.seal(record), n_bootstrap=RESAMPLES, seed=1))
     return outcome.raise_alarms(found)
 
 

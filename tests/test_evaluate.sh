@@ -180,8 +180,8 @@ for o in r["outcomes"]:
     for s in o["subgroups"]:
         assert sum(x["group_" + s["group"]] == s["label"] for x in rows) == s["n"]
     m = dict(maps[o["name"]])
-    sha = m.pop("sha256")
-    assert sha == hashlib.sha256(json.dumps(m, sort_keys=True, separators=(",", ":")).encode()).hexdigest() == o["recalibration"]["sha256"]
+    sha, hashed = m.pop("sha256"), m.pop("hashed")
+    assert json.loads(hashed) == m and sha == hashlib.sha256(hashed.encode()).hexdigest() == o["recalibration"]["sha256"]
     assert m["model_sha256"] == r["provenance"]["model_sha256"] == hashlib.sha256(open("r/best/model.safetensors", "rb").read()).hexdigest()
 EOF
 verdict $? "figures are those of the rows kept beside them; maps carry their hash and the model's" rows.log

@@ -156,9 +156,13 @@ record = {'slope': 0.83, 'intercept': -0.31, 'rows': 200, 'known': 150, 'positiv
           'outcome_codes': ['VISIT//IN'], 'stop_codes': [], 'horizon_minutes': 525600, 'estimator': 'mc'}
 if change == 'model': record['model_sha256'] = 64 * '0'
 if change == 'codes': del record['outcome_codes']
-record['sha256'] = recalibrate.digest(record)
-if change == 'slope': record['slope'] = 0.84
-json.dump({'format': 'ehr.c recalibration', 'format_version': 1, 'outcomes': [record]}, open(path, 'w'), indent=1)
+record = recalibrate.seal(record)
+if change in ('slope', 'both'): record['slope'] = 0.84
+if change in ('hashed', 'both'): record['hashed'] = record['hashed'].replace('0.83', '0.84')
+if change == 'bytes': del record['hashed']
+all = recalibrate.document([record])
+if change == 'old': all['format_version'] = 1
+json.dump(all, open(path, 'w'), indent=1)
 " "$sha" "$work/$1" "$2")
 }
 maps maps.json none
@@ -171,6 +175,10 @@ while IFS='|' read -r change words; do
     verdict $? "a map refused: $change" refused.log
 done << 'END'
 slope|was changed after it was fitted
+hashed|was changed after it was fitted
+both|was changed after it was fitted
+bytes|was changed after it was fitted
+old|of an older release (format_version 1, this one reads 2): run scripts/evaluate.sh again to fit its maps anew
 model|was fitted for the model
 codes|does not say what it was fitted for
 END
