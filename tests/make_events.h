@@ -100,6 +100,21 @@ MADE void events_write(const char *path, const MadeEvent *e) {
     events_end(&f);
 }
 
+/* n patients with ids step, 2 step, ...; a visit each, `day` days after 2000 plus their number. */
+MADE void write_patients(const char *path, int n, int step, int days_apart, int reverse) {
+    MadeFile f = events_begin(path);
+    for (int k = 0; k < n; k++) {
+        int i = reverse ? n - k : k + 1;
+        int64_t start = (int64_t)i * days_apart * DAY;
+        events_subject(&f, (int64_t)i * step, start + 900 * DAY, SPLIT_UNSET);
+        MadeEvent e[] = {{(int64_t)i * step, start, "VISIT//IN", KIND_VISIT_START, NONE, NULL, 0},
+                         {(int64_t)i * step, start + 60 + i % 7, "LAB//X", KIND_LAB, (float)(i % 50), "u", 0},
+                         {(int64_t)i * step, start + 2000 + i, "VISIT_END", KIND_VISIT_END, NONE, NULL, 0}};
+        for (int j = 0; j < 3; j++) events_add(&f, e[reverse ? 2 - j : j], NULL);
+    }
+    events_end(&f);
+}
+
 /* ---- tokenising -------------------------------------------------------------------------------------------------------- */
 
 MADE TokenizeOptions made_options(const char *events, const char *out) {
