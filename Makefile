@@ -226,7 +226,7 @@ help:
 	@echo 'make quickstart   install what is missing, build, and go from synthetic records to forecasts and a report'
 	@echo '                  QUICK=1 short form; DATA=omop:PATH from your own OMOP export'
 	@echo 'make test         everything a machine without a GPU can check'
-	@echo 'make fuzz         every fuzzer for FUZZ_SECONDS=300 under the sanitizers, from a new seed'
+	@echo 'make fuzz         every fuzzer for FUZZ_SECONDS=300 under the sanitizers, from a new seed; what one dies on stays in tests/corpus/'
 	@echo 'make test-parity  a checkpoint in transformers gives our logits (installs torch)'
 	@echo 'make cuda         everything with the CUDA kernels, and a table of their registers and spills (needs nvcc)'
 	@echo 'make emulator     the CUDA backend on the CPU, into build/emulator/ (needs the CUDA headers)'

@@ -11,12 +11,14 @@ static uint64_t draw(uint64_t below) {
     return below ? ((uint64_t)r.v[0] << 32 | r.v[1]) % below : 0;
 }
 
-static int try(const char *data, size_t size) {
+/* kept: its name in the corpus, NULL of a new one. */
+static int try(const char *data, size_t size, const char *kept) {
     uint8_t *exact = xmalloc(size + !size); /* so that a sanitizer sees one byte too far */
     volatile uint8_t sum = 0;
     GgufFile g;
     Err err = {OK, ""};
     memcpy(exact, data, size);
+    corpus_try(exact, size, kept);
     const Status s = gguf_parse(&g, exact, size, "fuzz", &err);
     REQUIRE(s ? err.msg[0] && !g.key && !g.tensor : 1);
     for (int64_t i = 0; i < g.n_keys; i++) {
@@ -30,6 +32,7 @@ static int try(const char *data, size_t size) {
         sum = (uint8_t)(sum + exact[g.tensor[i].begin] + exact[g.tensor[i].end - 1]);
     }
     if (!s) gguf_file_free(&g);
+    corpus_try(NULL, 0, NULL);
     free(exact);
     return s == OK;
 }
@@ -61,12 +64,12 @@ int main(int argc, char **argv) {
     int64_t runs = 0, whole = 0;
     Corpus c;
     corpus_open(&c, "gguf");
-    for (int i = 0; i < c.n; i++) whole += try(c.file[i].data, c.file[i].size);
+    for (int i = 0; i < c.n; i++) whole += try(c.file[i].data, c.file[i].size, c.file[i].name);
     const int good = whole > 0;
     for (; clock_s() < until; runs++) {
         const int i = (int)draw((uint64_t)c.n);
         memcpy(text, c.file[i].data, c.file[i].size);
-        whole += try(text, mutate(text, c.file[i].size));
+        whole += try(text, mutate(text, c.file[i].size), NULL);
     }
     corpus_close(&c);
     free(text);

@@ -132,13 +132,17 @@ int main(int argc, char **argv) {
     int64_t runs = 0;
     Corpus c;
     corpus_open(&c, "safetensors");
-    for (int i = 0; i < c.n; i++) LLVMFuzzerTestOneInput((const uint8_t *)c.file[i].data, c.file[i].size);
+    for (int i = 0; i < c.n; i++) {
+        corpus_try(c.file[i].data, c.file[i].size, c.file[i].name);
+        LLVMFuzzerTestOneInput((const uint8_t *)c.file[i].data, c.file[i].size);
+    }
     for (; runs % 64 || clock_s() < end; runs++) {
         Draw d = {philox_mix(key, (uint64_t)runs), 0};
         const int kept = (int)below(&d, N_SEEDS + (uint32_t)c.n) - N_SEEDS;
         size_t n = kept < 0 || c.file[kept].size > FILE_MAX ? make_seed(file, (int)below(&d, N_SEEDS)) : c.file[kept].size;
         if (kept >= 0 && c.file[kept].size <= FILE_MAX) memcpy(file, c.file[kept].data, n);
         for (uint32_t i = below(&d, 6); i > 0; i--) n = mutate(file, n, &d);
+        corpus_try(file, n, NULL);
         LLVMFuzzerTestOneInput(file, n);
     }
     printf("fuzz_safetensors: %d kept and %lld mutated inputs, no crash\n", c.n, (long long)runs);

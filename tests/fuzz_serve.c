@@ -95,6 +95,7 @@ static size_t mutate(char *text, size_t n) {
 static int fail(const char *what, const char *text, size_t n) {
     fprintf(stderr, "fuzz_serve: %s (seed %llu, counter %llu)\n%.*s\n", what, (unsigned long long)seed,
             (unsigned long long)counter, (int)n, text);
+    corpus_keep();
     return 1;
 }
 
@@ -144,6 +145,7 @@ int main(int argc, char **argv) {
         char *exact = xmalloc(n + 1); /* so that reading past the end is seen */
         memcpy(exact, text, n);
         exact[n] = 0;
+        corpus_try(exact, n, runs < c.n ? c.file[runs].name : NULL);
         for (int kind = 0; kind < ASKS && !bad; kind++) {
             Ask a;
             err.msg[0] = 0;
@@ -158,6 +160,7 @@ int main(int argc, char **argv) {
             accepted++;
             ask_free(&a);
         }
+        corpus_try(NULL, 0, NULL);
         free(exact);
     }
     if (!bad && !accepted) bad = fail("nothing was accepted", "", 0);

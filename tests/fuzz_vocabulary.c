@@ -115,7 +115,7 @@ int main(int argc, char **argv) {
     double until = clock_s() + (argc > 1 ? atof(argv[1]) : 2);
     if (argc > 2) seed = strtoull(argv[2], NULL, 10);
     char *plain = made_vocabulary_json(), *noted = with_notes(plain), *base = plain;
-    size_t size = strlen(noted), capacity = size + 4096;
+    size_t size = strlen(noted), capacity = (size > CORPUS_FILE_MAX ? size : CORPUS_FILE_MAX) + 4096;
     char *text = malloc(capacity);
     int64_t tried = 0, accepted = 0;
     Vocabulary whole;
@@ -129,11 +129,12 @@ int main(int argc, char **argv) {
         base = tried & 1 ? noted : plain;
         size = strlen(base);
         const int kept = tried < c.n ? (int)tried : draw(8) ? -1 : (int)draw((uint64_t)c.n);
-        size_t n = kept < 0 || c.file[kept].size > size ? size : c.file[kept].size;
-        memcpy(text, kept < 0 || n == size ? base : c.file[kept].data, n);
+        size_t n = kept < 0 ? size : c.file[kept].size;
+        memcpy(text, kept < 0 ? base : c.file[kept].data, n);
         if (tried >= c.n && n > 1) n = mutate(text, n, capacity);
         char *exact = malloc(n); /* so that a read past the end is seen */
         memcpy(exact, text, n);
+        corpus_try(exact, n, tried < c.n ? c.file[tried].name : NULL);
         Vocabulary v;
         Err err = {0};
         if (!vocabulary_parse(&v, exact, n, "fuzz", &err)) {
@@ -143,6 +144,7 @@ int main(int argc, char **argv) {
         } else {
             REQUIRE(err.msg[0] && v.n == 0 && !v.token);
         }
+        corpus_try(NULL, 0, NULL);
         free(exact);
     }
     corpus_close(&c);
