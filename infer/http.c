@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #ifdef HAVE_MICROHTTPD
 #include <arpa/inet.h>
+#include <linux/tcp.h> /* of the C library's tcp_info half is missing */
 #include <microhttpd.h>
 #include <poll.h>
 #include <pthread.h>
@@ -20,7 +21,8 @@ enum {
     HEADER_BYTES = 32768 /* of a connection's headers and read buffer */,
     IDLE_S = 30,
     STREAM_BYTES = 1 << 20, /* of a stream that the other side has not taken yet, at most */
-    GONE_AT_ONCE = 64
+    GONE_AT_ONCE = 64,
+    STRAY_BYTES = 2 /* behind a request: a line's end, which some clients send */
 };
 typedef enum { PHASE_READING, PHASE_WORKING, PHASE_WRITING } Phase;
 
@@ -30,6 +32,10 @@ typedef struct Connection {
     Phase phase;
     double since;
     uint64_t exchange; /* its last; 0: nothing that is HTTP has come */
+    uint64_t read;     /* bytes of its exchanges' requests */
+    int uncounted;     /* 1: of some of them it is not known how many */
+    int last;          /* 1: nothing follows its last exchange: it was refused, or asked to be the last */
+    int timed_out;
     char from[48];
 } Connection;
 
@@ -38,9 +44,10 @@ struct HttpExchange {
     struct MHD_Connection *connection;
     Connection *of;
     HttpRequest r;
+    const char *version; /* of HTTP */
     char *path, *text;
     size_t room;
-    int too_long, working, answered, queued;
+    int too_long, whole, working, answered, queued; /* whole: all of the request has been read */
     /* Of the answer. */
     struct MHD_Response *response;
     int status;
@@ -50,7 +57,7 @@ struct Http {
     HttpOptions o;
     struct MHD_Daemon *daemon;
     char *cert, *key;
-    int listening;
+    int listening, closing;
     uint64_t exchanges;   /* begun so far */
     pthread_mutex_t lock; /* of the list of connections, and of answers */
     Connection *first;
@@ -77,6 +84,22 @@ static void address_text(struct MHD_Connection *connection, char out[48]) {
         inet_ntop(AF_INET6, &((const struct sockaddr_in6 *)(const void *)a)->sin6_addr, out, 48);
 }
 
+/* What came behind a connection's last exchange and became none: the library closes on it and tells nobody.  Seen by
+ * bytes that no exchange took; where those cannot be told (TLS, chunks) by a connection that we closed and not the other
+ * side.  Returns the status of the refusal, 0: there was nothing. */
+static int left_behind(const Http *h, const Connection *c) {
+    struct tcp_info info = {0};
+    socklen_t size = sizeof info;
+    struct pollfd p = {.fd = c->fd, .events = POLLRDHUP};
+    const int status = c->timed_out ? 408 : 400;
+    if (!c->exchange) return 400;
+    if (c->last || h->closing || c->fd < 0) return 0;
+    if (!h->cert && !c->uncounted && !getsockopt(c->fd, IPPROTO_TCP, TCP_INFO, &info, &size) &&
+        size >= offsetof(struct tcp_info, tcpi_bytes_received) + sizeof info.tcpi_bytes_received)
+        return info.tcpi_bytes_received > c->read + 1 ? status : 0; /* the stream's end is counted as one */
+    return c->timed_out || clock_s() - c->since > IDLE_S - 1 || (poll(&p, 1, 0) == 1 && p.revents) ? 0 : status;
+}
+
 static void on_connection(void *ctx, struct MHD_Connection *connection, void **socket_context,
                           enum MHD_ConnectionNotificationCode code) {
     Http *h = ctx;
@@ -97,10 +120,11 @@ static void on_connection(void *ctx, struct MHD_Connection *connection, void **s
     }
     pthread_mutex_unlock(&h->lock);
     if (code == MHD_CONNECTION_NOTIFY_STARTED || !c) return;
-    if (!c->exchange) {
+    const int status = left_behind(h, c);
+    if (status) {
         HttpRequest r = {.method = "", .path = "", .body = ""};
         memcpy(r.from, c->from, sizeof r.from);
-        h->o.refused(h->o.ctx, &r, 400);
+        h->o.refused(h->o.ctx, &r, status);
     }
     free(c);
 }
@@ -118,7 +142,10 @@ void http_tick(Http *h) {
     pthread_mutex_lock(&h->lock);
     for (Connection *c = h->first; c; c = c->next) {
         const double limit = c->phase == PHASE_READING ? h->o.read_s : c->phase == PHASE_WRITING ? h->o.write_s : 1e9;
-        if (now - c->since > limit && c->fd >= 0) shutdown(c->fd, SHUT_RDWR);
+        if (now - c->since > limit && c->fd >= 0) {
+            c->timed_out = 1;
+            shutdown(c->fd, SHUT_RDWR);
+        }
         if (c->phase == PHASE_WORKING && c->fd >= 0 && n < GONE_AT_ONCE && is_closed(c->fd)) gone[n++] = c->exchange;
     }
     pthread_mutex_unlock(&h->lock);
@@ -275,15 +302,28 @@ static void too_long(HttpExchange *x) {
     http_answer(x, MHD_HTTP_CONTENT_TOO_LARGE, "application/json", text, strlen(text), 0);
 }
 
-static HttpExchange *exchange_begin(Http *h, struct MHD_Connection *connection, const char *path, const char *method) {
+/* Only the library's thread reads or writes what is counted. */
+static void exchange_count(HttpExchange *x) {
+    struct MHD_Connection *c = x->connection;
+    const union MHD_ConnectionInfo *head = MHD_get_connection_info(c, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
+    const char *says = MHD_lookup_connection_value(c, MHD_HEADER_KIND, MHD_HTTP_HEADER_CONNECTION);
+    x->of->exchange = x->r.id;
+    x->of->read += STRAY_BYTES + (head ? head->header_size : 0);
+    x->of->uncounted |= !head || MHD_lookup_connection_value(c, MHD_HEADER_KIND, MHD_HTTP_HEADER_TRANSFER_ENCODING);
+    x->of->last = (says && strcasestr(says, "close")) || strcmp(x->version, MHD_HTTP_VERSION_1_1);
+}
+
+static HttpExchange *exchange_begin(Http *h, struct MHD_Connection *connection, const char *path, const char *method,
+                                    const char *version) {
     HttpExchange *x = xcalloc(1, sizeof *x);
     const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
     x->http = h;
     x->connection = connection;
     x->of = info ? info->socket_context : NULL;
     x->path = xstrdup(path);
+    x->version = version;
     x->r = (HttpRequest){.method = method, .path = x->path, .body = "", .id = ++h->exchanges};
-    if (x->of) x->of->exchange = x->r.id;
+    if (x->of) exchange_count(x);
     x->r.authorization = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, MHD_HTTP_HEADER_AUTHORIZATION);
     address_text(connection, x->r.from);
     return x;
@@ -312,9 +352,8 @@ static enum MHD_Result on_request(void *ctx, struct MHD_Connection *connection, 
                                   const char *version, const char *data, size_t *size, void **con_cls) {
     Http *h = ctx;
     HttpExchange *x = *con_cls;
-    (void)version;
     if (!x) {
-        *con_cls = x = exchange_begin(h, connection, url, method);
+        *con_cls = x = exchange_begin(h, connection, url, method, version);
         const char *length = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, MHD_HTTP_HEADER_CONTENT_LENGTH);
         if (h->o.head(h->o.ctx, x, &x->r)) return answer_queue(x);
         if (length && strtoull(length, NULL, 10) > h->o.body_max) {
@@ -329,6 +368,7 @@ static enum MHD_Result on_request(void *ctx, struct MHD_Connection *connection, 
         *size = 0;
         return go_on ? MHD_YES : MHD_NO;
     }
+    x->whole = 1;
     if (x->answered) return answer_queue(x);
     if (x->too_long) {
         too_long(x);
@@ -346,8 +386,12 @@ static void on_completed(void *ctx, struct MHD_Connection *connection, void **co
     Http *h = ctx;
     HttpExchange *x = *con_cls;
     (void)connection;
-    (void)why;
     if (!x) return;
+    if (x->of) {
+        x->of->read += x->r.size;
+        /* Answered before all of it was read, or cut off: it is the last, and has been told. */
+        x->of->last |= (!x->working && !x->whole) || why != MHD_REQUEST_TERMINATED_COMPLETED_OK;
+    }
     phase_set(x, PHASE_READING);
     if (!x->answered) h->o.refused(h->o.ctx, &x->r, 408);
     h->o.done(h->o.ctx, &x->r);
@@ -455,6 +499,7 @@ static int is_writing(Http *h) {
 void http_close(Http *h) {
     const struct timespec moment = {0, 10000000};
     for (double until = clock_s() + 2; h->daemon && is_writing(h) && clock_s() < until;) nanosleep(&moment, NULL);
+    h->closing = 1;
     if (h->daemon) MHD_stop_daemon(h->daemon);
     pthread_mutex_destroy(&h->lock);
     free(h->cert);

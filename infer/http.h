@@ -32,7 +32,8 @@ typedef struct {
     void (*handle)(void *ctx, HttpExchange *x, HttpRequest *r);
     /* The other side of exchange `id` has closed, though its answer is not there yet, or not whole. */
     void (*gone)(void *ctx, uint64_t id);
-    /* Refused here: 400 what is no HTTP (r: only `from`), 408 a body that never came whole, 413 one too long. */
+    /* Refused here: 400 what is no HTTP, 408 what never came whole, 413 a body too long.  r: only `from` where there was
+     * no request, also behind others on the same connection. */
     void (*refused)(void *ctx, const HttpRequest *r, int status);
     /* The exchange is over, answered or not. */
     void (*done)(void *ctx, HttpRequest *r);
