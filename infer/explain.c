@@ -23,12 +23,9 @@ typedef struct {
     double risk, log_q;
 } Weighed;
 
-typedef struct {
-    Session *s;
-    const RolloutJob *job;
-    const ExplainOptions *o;
+struct ExplainRun {
     Explanation *out;
-    int n;                /* futures a history */
+    int n, outcome;       /* futures a history; which outcome of a job */
     RolloutSample *drawn; /* (1 + out->n, n) of the whole history, then without each event; with paths */
     Weighed *other; /* (2, out->n, n) the whole history's futures without the event, and those without it under the
                        whole history */
@@ -37,9 +34,7 @@ typedef struct {
     const RolloutSample **follow_less;  /* (n_parted) and what the history without the event has to */
     int *without, n_without;            /* events that some future parts at */
     int64_t *first;                     /* (n_without + 1) their parts of `parted` */
-    Progress progress;
-    int64_t done;
-} ExplainRun;
+};
 
 /* ---- events ------------------------------------------------------------------------------------------------------ */
 
@@ -90,34 +85,25 @@ static void leave_out(const ExplainRun *r, int64_t item, RolloutJob *job) {
     job->n_left_out = r->out->item[item].n_index;
 }
 
-static Status draw_job(void *ctx, int64_t i, RolloutJob *job, Err *err) {
-    (void)err;
-    const ExplainRun *r = ctx;
-    *job = *r->job;
-    if (i) leave_out(r, i - 1, job);
-    return OK;
+static Weighed weighed(const ExplainRun *r, const RolloutSample *s) { return (Weighed){s->risk[r->outcome], s->log_q}; }
+
+ExplainRun *explain_open(int n_samples, int outcome, Explanation *out) {
+    ExplainRun *r = xcalloc(1, sizeof *r);
+    *r = (ExplainRun){.out = out, .n = n_samples, .outcome = outcome};
+    r->drawn = xcalloc((size_t)(out->n + 1) * (size_t)n_samples, sizeof *r->drawn);
+    return r;
 }
 
-static Status draw_done(void *ctx, int64_t i, const RolloutJob *job, const RolloutSample *samples, int n, Err *err) {
-    ExplainRun *r = ctx;
-    (void)job;
-    (void)err;
-    for (int k = 0; k < n; k++) {
-        RolloutSample *to = drawn(r, i, k);
-        size_t tokens = (size_t)samples[k].n_tokens;
-        *to = samples[k];
-        to->tokens = xmalloc(tokens * sizeof *to->tokens + 1);
-        to->token_minutes = xmalloc(tokens * sizeof *to->token_minutes + 1);
-        if (!tokens) continue;
-        memcpy(to->tokens, samples[k].tokens, tokens * sizeof *to->tokens);
-        memcpy(to->token_minutes, samples[k].token_minutes, tokens * sizeof *to->token_minutes);
-    }
-    progress_update(&r->progress, ++r->done);
-    return OK;
+void explain_draw_job(const ExplainRun *r, int64_t i, RolloutJob *job) {
+    if (i) leave_out(r, i - 1, job);
+}
+
+void explain_drawn(ExplainRun *r, int64_t i, const RolloutSample *samples) {
+    for (int k = 0; k < r->n; k++) *drawn(r, i, k) = rollout_path_copy(&samples[k]);
 }
 
 /* Futures that did not part are known under both histories. */
-static void follow_list(ExplainRun *r) {
+int64_t explain_follow(ExplainRun *r) {
     const int64_t items = r->out->n, n = r->n;
     r->other = xcalloc((size_t)(2 * items * n) + 1, sizeof *r->other);
     r->parted = xcalloc((size_t)(items * n) + 1, sizeof *r->parted);
@@ -129,8 +115,8 @@ static void follow_list(ExplainRun *r) {
         const int64_t before = r->n_parted;
         for (int k = 0; k < n; k++) {
             const RolloutSample *whole = drawn(r, 0, k), *less = drawn(r, i + 1, k);
-            r->other[i * n + k] = (Weighed){less->risk[0], less->log_q};
-            r->other[(items + i) * n + k] = (Weighed){whole->risk[0], whole->log_q};
+            r->other[i * n + k] = weighed(r, less);
+            r->other[(items + i) * n + k] = weighed(r, whole);
             if (same_path(whole, less)) continue;
             r->follow_whole[r->n_parted] = less;
             r->follow_less[r->n_parted] = whole;
@@ -141,30 +127,20 @@ static void follow_list(ExplainRun *r) {
         r->without[r->n_without++] = (int)i;
     }
     r->first[r->n_without] = r->n_parted;
+    return r->n_without ? r->n_without + 1 : 0;
 }
 
 /* Job 0: the whole history, all futures that were drawn without an event; then each history without an event. */
-static Status follow_job(void *ctx, int64_t i, RolloutJob *job, Err *err) {
-    (void)err;
-    const ExplainRun *r = ctx;
+void explain_follow_job(const ExplainRun *r, int64_t i, RolloutJob *job) {
     const int64_t from = i ? r->first[i - 1] : 0, to = i ? r->first[i] : r->n_parted;
-    *job = *r->job;
     if (i) leave_out(r, r->without[i - 1], job);
     job->follow = (i ? r->follow_less : r->follow_whole) + from;
     job->n_follow = (int)(to - from);
-    return OK;
 }
 
-static Status follow_done(void *ctx, int64_t i, const RolloutJob *job, const RolloutSample *samples, int n, Err *err) {
-    ExplainRun *r = ctx;
-    (void)job;
-    (void)err;
-    for (int k = 0; k < n; k++) {
-        const int64_t at = i ? r->parted[r->first[i - 1] + k] : (int64_t)r->out->n * r->n + r->parted[k];
-        r->other[at] = (Weighed){samples[k].risk[0], samples[k].log_q};
-    }
-    progress_update(&r->progress, ++r->done);
-    return OK;
+void explain_followed(ExplainRun *r, int64_t i, const RolloutSample *samples, int n) {
+    for (int k = 0; k < n; k++)
+        r->other[i ? r->parted[r->first[i - 1] + k] : (int64_t)r->out->n * r->n + r->parted[k]] = weighed(r, &samples[k]);
 }
 
 /* ---- estimates --------------------------------------------------------------------------------------------------- */
@@ -196,7 +172,7 @@ static void item_take(ExplainRun *r, int64_t i) {
     double *d = xcalloc((size_t)n, sizeof *d), *plain = xcalloc((size_t)n, sizeof *plain);
     for (int k = 0; k < n; k++) {
         const RolloutSample *whole = drawn(r, 0, k), *less = drawn(r, i + 1, k);
-        const Weighed a = {whole->risk[0], whole->log_q}, b = {less->risk[0], less->log_q};
+        const Weighed a = weighed(r, whole), b = weighed(r, less);
         d[k] = 0.5 * (weighed_change(a, r->other[i * n + k], r->out->risk.risk) +
                       weighed_change(r->other[(items + i) * n + k], b, r->out->risk.risk));
         plain[k] = a.risk - b.risk;
@@ -215,18 +191,16 @@ static void item_take(ExplainRun *r, int64_t i) {
     free(plain);
 }
 
-static void stats_add(RolloutStats *to, const RolloutStats *s) {
-    to->tokens += s->tokens;
-    to->prefill_tokens += s->prefill_tokens;
-    to->shared_tokens += s->shared_tokens;
-    to->seconds += s->seconds;
-}
-
-static void run_free(ExplainRun *r) {
-    for (int64_t i = 0; i < (r->out->n + 1) * (int64_t)r->n; i++) {
-        free(r->drawn[i].tokens);
-        free(r->drawn[i].token_minutes);
+void explain_close(ExplainRun *r, int estimate) {
+    const int n = r->n;
+    if (estimate) {
+        double *values = xcalloc((size_t)n, sizeof *values);
+        for (int k = 0; k < n; k++) values[k] = drawn(r, 0, k)->risk[r->outcome];
+        r->out->risk = risk_estimate(ESTIMATOR_REACH, values, n, 1);
+        free(values);
+        for (int i = 0; i < r->out->n; i++) item_take(r, i);
     }
+    for (int64_t i = 0; i < (r->out->n + 1) * (int64_t)n; i++) rollout_path_free(&r->drawn[i]);
     free(r->drawn);
     free(r->other);
     free(r->parted);
@@ -234,38 +208,83 @@ static void run_free(ExplainRun *r) {
     free(r->follow_less);
     free(r->without);
     free(r->first);
+    free(r);
+}
+
+/* ---- a patient --------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    const RolloutJob *job;
+    ExplainRun *run;
+    Progress progress;
+    int64_t done;
+} Round;
+
+static Status draw_job(void *ctx, int64_t i, RolloutJob *job, Err *err) {
+    (void)err;
+    const Round *r = ctx;
+    *job = *r->job;
+    explain_draw_job(r->run, i, job);
+    return OK;
+}
+
+static Status draw_done(void *ctx, int64_t i, const RolloutJob *job, const RolloutSample *samples, int n, Err *err) {
+    Round *r = ctx;
+    (void)job;
+    (void)n;
+    (void)err;
+    explain_drawn(r->run, i, samples);
+    progress_update(&r->progress, ++r->done);
+    return OK;
+}
+
+static Status follow_job(void *ctx, int64_t i, RolloutJob *job, Err *err) {
+    (void)err;
+    const Round *r = ctx;
+    *job = *r->job;
+    explain_follow_job(r->run, i, job);
+    return OK;
+}
+
+static Status follow_done(void *ctx, int64_t i, const RolloutJob *job, const RolloutSample *samples, int n, Err *err) {
+    Round *r = ctx;
+    (void)job;
+    (void)err;
+    explain_followed(r->run, i, samples, n);
+    progress_update(&r->progress, ++r->done);
+    return OK;
+}
+
+static void stats_add(RolloutStats *to, const RolloutStats *s) {
+    to->tokens += s->tokens;
+    to->prefill_tokens += s->prefill_tokens;
+    to->shared_tokens += s->shared_tokens;
+    to->seconds += s->seconds;
 }
 
 static Status explain_round(Session *s, const RolloutJob *job, const ExplainOptions *o, FILE *progress,
                             Explanation *out, Err *err) {
     const int n = o->rollout.n_samples;
-    ExplainRun r = {.s = s, .job = job, .o = o, .out = out, .n = n};
+    Round r = {.job = job};
     RolloutOptions rollout = o->rollout;
     RolloutStats stats;
     rollout.weigh_paths = rollout.keep_paths = 1;
     explain_find(s, job, o, out);
-    r.drawn = xcalloc((size_t)(out->n + 1) * (size_t)n, sizeof *r.drawn);
+    r.run = explain_open(n, 0, out);
     RolloutCallbacks draw = {.get_job = draw_job, .job_done = draw_done, .ctx = &r};
     RolloutCallbacks follow = {.get_job = follow_job, .job_done = follow_done, .ctx = &r};
     progress_open(&r.progress, progress, "explain", "histories", 2 * (int64_t)(out->n + 1));
     Status st = rollout_run(&s->law, &s->dataset.vocabulary, &rollout, out->n + 1, &draw, &out->stats, err);
     rollout.keep_paths = 0;
-    if (!st) follow_list(&r);
-    if (!st && r.n_without) {
-        st = rollout_run(&s->law, &s->dataset.vocabulary, &rollout, r.n_without + 1, &follow, &stats, err);
+    const int64_t n_follow = st ? 0 : explain_follow(r.run);
+    if (n_follow) {
+        st = rollout_run(&s->law, &s->dataset.vocabulary, &rollout, n_follow, &follow, &stats, err);
         stats_add(&out->stats, &stats);
     }
     progress_close(&r.progress, r.done);
-    if (!st) {
-        double *values = xcalloc((size_t)n, sizeof *values);
-        for (int k = 0; k < n; k++) values[k] = drawn(&r, 0, k)->risk[0];
-        out->risk = risk_estimate(rollout.estimator, values, n, 1);
-        free(values);
-        for (int i = 0; i < out->n; i++) item_take(&r, i);
-    }
     if (!st && o->gradient_samples)
-        st = explain_gradient(s, job, o, r.drawn, o->gradient_samples < n ? o->gradient_samples : n, out, err);
-    run_free(&r);
+        st = explain_gradient(s, job, o, r.run->drawn, o->gradient_samples < n ? o->gradient_samples : n, out, err);
+    explain_close(r.run, !st);
     if (st) explain_free(out);
     return st;
 }

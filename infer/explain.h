@@ -39,6 +39,18 @@ typedef struct {
 void explain_find(const Session *s, const RolloutJob *job, const ExplainOptions *o, Explanation *out);
 Status explain_run(Session *s, const RolloutJob *job, const ExplainOptions *o, FILE *progress, Explanation *out,
                    Err *err);
+/* The same in pieces, for who runs the rollouts: with estimator reach, keep_paths and weigh_paths, at temperature 1.  out
+ * comes from explain_find; the history i = 0 is the whole one, i - 1 the item that is left out.  First jobs 0 .. out->n
+ * are drawn, then as many as explain_follow says follow; explain_draw_job and explain_follow_job say what is particular
+ * to a job of the patient.  explain_close fills out (estimate 1) and frees the run. */
+typedef struct ExplainRun ExplainRun;
+ExplainRun *explain_open(int n_samples, int outcome, Explanation *out); /* outcome: the one whose risk is looked at */
+void explain_draw_job(const ExplainRun *r, int64_t i, RolloutJob *job);
+void explain_drawn(ExplainRun *r, int64_t i, const RolloutSample *samples); /* (n_samples), copied */
+int64_t explain_follow(ExplainRun *r);
+void explain_follow_job(const ExplainRun *r, int64_t i, RolloutJob *job);
+void explain_followed(ExplainRun *r, int64_t i, const RolloutSample *samples, int n);
+void explain_close(ExplainRun *r, int estimate);
 /* Gradient times input of the risk along the given futures (n, of job, with paths): sum over the tokens of the i-th
  * item. The gradient of 1 - prod(1 - p) through all p; which tokens were drawn is held fixed. */
 Status explain_gradient(Session *s, const RolloutJob *job, const ExplainOptions *o, const RolloutSample *samples, int n,

@@ -24,6 +24,26 @@ int64_t rollout_known(const PatientView *p, int32_t index_minutes) {
     return lo;
 }
 
+RolloutSample rollout_path_copy(const RolloutSample *s) {
+    RolloutSample copy = *s;
+    const size_t n = (size_t)s->n_tokens;
+    copy.curve = NULL;
+    copy.tokens = xmalloc(n * sizeof *copy.tokens + 1);
+    copy.token_minutes = xmalloc(n * sizeof *copy.token_minutes + 1);
+    if (n) { /* the dead draw nothing, and then there may be no array to copy from */
+        memcpy(copy.tokens, s->tokens, n * sizeof *copy.tokens);
+        memcpy(copy.token_minutes, s->token_minutes, n * sizeof *copy.token_minutes);
+    }
+    return copy;
+}
+
+void rollout_path_free(RolloutSample *s) {
+    free(s->tokens);
+    free(s->token_minutes);
+    s->tokens = NULL;
+    s->token_minutes = NULL;
+}
+
 /* ---- clock ------------------------------------------------------------------------------------------------------- */
 
 /* Share of the gaps of token id that last at most r minutes, by its observed quantiles. */
@@ -166,6 +186,14 @@ static double log_drawn(const RolloutOptions *o, const Future *f, int32_t token,
     return logp - log1p(-fmin(suppressed, 1 - 0x1p-24)); /* as a float it may be 1 */
 }
 
+/* Log probability of token by the model's own softmax. */
+static double log_softmax(const float *logits, int V, int32_t token) {
+    double max = -INFINITY, sum = 0;
+    for (int i = 0; i < V; i++) max = fmax(max, (double)logits[i]);
+    for (int i = 0; i < V; i++) sum += exp((double)logits[i] - max);
+    return (double)logits[token] - max - log(sum);
+}
+
 /* The clock after a gap: as drawn, or as the followed future has it. */
 static double gap_end(const Rollout *r, const Future *f, const RolloutSample *path, int32_t token, double u) {
     if (!path) return f->now + gap_minutes(r, f, token, u);
@@ -185,6 +213,7 @@ Status future_advance(Rollout *r, Future *f, int32_t drawn, float logp, const fl
         double lp = token == drawn ? (double)logp : (double)logp + (double)logits[token] - (double)logits[drawn];
         f->s.log_q += log_drawn(o, f, token, lp, p_outcome);
     }
+    f->s.n_alike += path && token == drawn;
     weigh_step(r, f, p_outcome);
     double u = philox_uniform(future_random(r, f), 1);
     int is_gap = token >= r->v->gap_lo && token < r->v->gap_lo + GAP_TOKENS;
@@ -197,7 +226,9 @@ Status future_advance(Rollout *r, Future *f, int32_t drawn, float logp, const fl
         return OK;
     }
     future_push(f, token, f->now);
-    if (r->cb->drawn) r->cb->drawn(r->cb->ctx, j->id, &j->job, f->sample, f->n - 1, token, f->now);
+    if (r->cb->drawn)
+        r->cb->drawn(r->cb->ctx, j->id, &j->job, f->sample, f->n - 1, token, f->now,
+                     o->tell_logprobs ? log_softmax(logits, r->v->n, token) : NAN);
     StopReason why = watch_token(r, f, token);
     if (why == STOP_COUNT && o->first_event && !is_gap) why = STOP_EVENT;
     if (why == STOP_COUNT && f->n >= o->max_tokens) why = STOP_LIMIT;

@@ -47,6 +47,7 @@ typedef struct {
     int      keep_paths;           /* 1: samples carry their tokens */
     int      weigh_paths;          /* 1: samples carry the log probability of their path; temperature 1, no top_k; of the
                                     * run, not of a job that joins */
+    int      tell_logprobs;        /* 1: drawn is told the model's own log probability of each token */
     int      exact_window;         /* 1: beyond the context every token sees all the newest that fit, at a prefill each */
     int      no_sharing;           /* 1: every job is prefilled from its first token */
     int      jobs_max;             /* of runs that jobs join: at work at a time, at most */
@@ -86,6 +87,7 @@ struct RolloutSample {
     float     *curve;                              /* (n_outcomes, n_curve, 2) risk and competing so far, when n_curve */
     int32_t   *tokens;                             /* (n_tokens) when keep_paths */
     double    *token_minutes;                      /* (n_tokens) after the index */
+    int        n_alike;                            /* when followed: of its tokens and last, those drawn here too */
     int32_t    last;                               /* the gap that crossed the horizon, no part of tokens; -1: none did */
     double     log_q;                              /* when weigh_paths: log probability of tokens and last; under reach of
                                                     * the law without the outcome, for a job that watches one */
@@ -112,14 +114,20 @@ typedef struct {
     int (*more)(void *ctx, int64_t i, int idle);
     /* Asked of every job at work before every step: 0 drops it, and there will be no job_done.  NULL = all are wanted. */
     int (*wanted)(void *ctx, int64_t i, const RolloutJob *job);
-    /* Each token as it is drawn, the n-th of its sample, `minutes` after the index; NULL = nobody listens. */
-    void (*drawn)(void *ctx, int64_t i, const RolloutJob *job, int sample, int n, int32_t token, double minutes);
+    /* Each token as it is drawn, the n-th of its sample, `minutes` after the index; NULL = nobody listens.  logprob: of
+     * all tokens at temperature 1, whatever could be drawn; NaN unless the job asks with tell_logprobs. */
+    void (*drawn)(void *ctx, int64_t i, const RolloutJob *job, int sample, int n, int32_t token, double minutes,
+                  double logprob);
     void *ctx;
 } RolloutCallbacks;
 
 /* n_jobs < 0: jobs join (cb->more). */
 Status rollout_run(const Law *law, const Vocabulary *v, const RolloutOptions *o, int64_t n_jobs, const RolloutCallbacks *cb,
                    RolloutStats *stats, Err *err);
+
+/* A sample of its own, path included; free both arrays with rollout_path_free. */
+RolloutSample rollout_path_copy(const RolloutSample *s);
+void rollout_path_free(RolloutSample *s);
 
 /* First token index with minutes > index: what is known at the index. */
 int64_t rollout_known(const PatientView *p, int32_t index_minutes);

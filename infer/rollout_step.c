@@ -246,7 +246,7 @@ static void output_download(Rollout *r, int n, size_t n_p) {
     device_download(r->law->model->dev, r->output, r->d_output, bytes);
 }
 
-/* What a followed future's own token would have had. */
+/* What a followed future's own token would have had, and what probabilities are told from. */
 static void logits_download(Rollout *r, const float *logits, int n) {
     size_t row = (size_t)r->Vp * sizeof *r->logits;
     if (!r->logits) r->logits = xcalloc((size_t)r->batch, row);
@@ -344,7 +344,7 @@ Status rollout_first_token(Rollout *r, ActiveJob *j, Future *f, Err *err) {
     input_upload(r);
     m->k->sample(m->dev, r->d_drawn, r->d_logp, j->o->n_outcomes ? r->d_p : NULL, j->logits, d_uniform, d_suppress, &spec, 1);
     output_download(r, 1, (size_t)j->o->n_outcomes);
-    if (j->job.n_follow) logits_download(r, j->logits, 1);
+    if (j->job.n_follow || j->o->tell_logprobs) logits_download(r, j->logits, 1);
     Status s = device_status(r, err);
     return s ? s : future_advance(r, f, r->drawn[0], r->logp ? r->logp[0] : 0, r->logits, r->p, err);
 }
@@ -447,9 +447,12 @@ static Status decode_live(Rollout *r, int *n_out, Err *err) {
     model_decode(m, r->acts, d_tokens, d_positions, d_slot, &pages, r->cache.layer_stride, n);
     model_logits(m, r->acts, r->d_logits, NULL, n);
     output_download(r, n, draw_rows(r, d_uniform, d_suppress, n));
-    int following = 0;
-    for (int i = 0; i < n; i++) following |= r->job[r->future[r->order[i]].job].job.n_follow;
-    if (following) logits_download(r, r->d_logits, n);
+    int wanted = 0;
+    for (int i = 0; i < n; i++) {
+        const ActiveJob *j = &r->job[r->future[r->order[i]].job];
+        wanted |= j->job.n_follow || j->o->tell_logprobs;
+    }
+    if (wanted) logits_download(r, r->d_logits, n);
     *n_out = n;
     return device_status(r, err);
 }

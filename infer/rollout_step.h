@@ -64,7 +64,7 @@ typedef struct {
     float    *p, *d_p;           /* (rows, n_outcomes of their jobs) */
     float   **p_row;             /* (batch) where a row's begin, in p */
     float    *d_logits;          /* (batch, Vp) */
-    float    *logits;            /* (batch, Vp) on the host, once futures are followed */
+    float    *logits;            /* (batch, Vp) on the host, once futures are followed or told */
     /* Of the vocabulary. */
     uint32_t *d_outcome_bits; /* of o */
     uint8_t  *forbidden, *d_forbidden, *forbidden_first, *d_forbidden_first;
@@ -94,7 +94,7 @@ Status rollout_step(Rollout *r, Err *err);
 void   job_samples_free(ActiveJob *j);
 double future_uniform(const Rollout *r, const Future *f);
 /* Takes what was drawn, or what the followed future has there, with the outcome probabilities of its step.  logp: log
- * probability of `drawn`; logits (V) of the step on the host, NULL unless a future is followed. */
+ * probability of `drawn`; logits (V) of the step on the host, NULL unless a future is followed or told. */
 Status future_advance(Rollout *r, Future *f, int32_t drawn, float logp, const float *logits, const float *p_outcome, Err *err);
 
 #endif
