@@ -344,7 +344,7 @@ Status cmd_key(int argc, char **argv, Err *err) {
         {"--name", FLAG_STRING, &name, 0, 0, NULL, "who will ask with it, as the audit log names them", 0},
         {"--scopes", FLAG_STRING, &scopes, 0, 0, NULL,
          "what it may ask: completions,risk,score,embeddings,metrics, or all", 0},
-        {"--per-minute", FLAG_INT, &per_minute, 0, 1e9, NULL, "requests a minute; 0 = any number", 0},
+        {"--per-minute", FLAG_INT, &per_minute, 0, 1e9, NULL, "requests a minute (a batch counts as its records); 0 = any number", 0},
     };
     const int n = sizeof flags / sizeof *flags;
     int n_pos, help;

@@ -65,7 +65,7 @@ static int check_key(Server *sv, const HttpRequest *r, Seen *seen, int *wait_s) 
         if (key) snprintf(seen->who, sizeof seen->who, "%s", key->name);
         if (!key) status = 401;
         else if (seen->end <= END_METRICS && !(key->scopes >> seen->end & 1)) status = 403;
-        else if (seen->end < END_METRICS && !serve_key_spend(key, clock_s(), wait_s)) status = 429;
+        else if (seen->end < END_METRICS && !serve_key_spend(key, 1, clock_s(), wait_s)) status = 429;
     } else {
         snprintf(seen->who, sizeof seen->who, "local");
     }
@@ -99,6 +99,20 @@ int serve_head(void *ctx, HttpExchange *x, HttpRequest *r) {
         refuse(sv, x, r, seen, 429, wait_s, "this key has used up its requests of the minute");
     }
     return status != 0;
+}
+
+/* A batch is as many requests as it has records; the first was spent when its headers came.  0: beyond the quota, or
+ * with *never = 1 beyond any minute's. */
+static int batch_spend(Server *sv, const HttpRequest *r, int n, int *wait_s, int *never) {
+    int good = 1;
+    *never = 0;
+    if (n < 2 || !sv->o.keys) return 1;
+    pthread_mutex_lock(&sv->lock);
+    ServeKey *key = serve_keys_find(&sv->keys, r->authorization);
+    if (key) good = serve_key_spend(key, n - 1, clock_s(), wait_s);
+    if (key && !good) *never = n > key->per_minute;
+    pthread_mutex_unlock(&sv->lock);
+    return good;
 }
 
 static void queue_remove(Server *sv, Job *job) {
@@ -227,8 +241,18 @@ void serve_handle(void *ctx, HttpExchange *x, HttpRequest *r) {
         status = 400;
     }
     if (full && !shut) why = "too many requests are waiting: ask again later";
+    int wait_s, never;
+    if (!status && !batch_spend(sv, r, job->ask.n_records, &wait_s, &never)) {
+        serve_metrics_refused(&sv->metrics, 0, 1, 0);
+        refuse(sv, x, r, seen, never ? 400 : 429, never ? 0 : wait_s,
+               never ? "the batch has more records than this key may ask in a minute: send it in parts"
+                     : "this key has used up its requests of the minute; a batch counts as its records");
+        engine_job_free(job);
+        return;
+    }
     if (!status) {
-        serve_metrics_record(&sv->metrics, job->ask.record.n_events, job->ask.record.n_unknown);
+        for (int i = 0; i < job->ask.n_records; i++)
+            serve_metrics_record(&sv->metrics, job->ask.record[i].n_events, job->ask.record[i].n_unknown);
         pthread_mutex_lock(&sv->lock);
         shut = sv->closing;
         if (!shut) queue_add(sv, job);

@@ -105,10 +105,10 @@ void serve_answers_close(Server *sv);
 
 /* serve_tell.c: what is told.  A finished job is answered. */
 void serve_tell(Server *sv, Job *job);
-/* The finished samples of completions. */
-Status serve_choices(Server *sv, Job *job, const RolloutSample *samples, int n, Err *err);
-/* A token of a stream, as it is drawn. */
-void serve_tell_token(Server *sv, Job *job, int sample, int n, int32_t token, double minutes);
+/* The finished samples of a record's completions. */
+void serve_choices(Server *sv, Job *job, int record, const RolloutSample *samples, int n);
+/* A token of a choice, as it is drawn. */
+void serve_tell_token(Server *sv, Job *job, int choice, int n, int32_t token, double minutes, double logprob);
 json_t *serve_number(double x); /* null when not finite */
 json_t *serve_model_json(const Server *sv);
 

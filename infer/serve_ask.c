@@ -72,6 +72,43 @@ static Status texts(const json_t *list, const char *name, char ***out, int *n, E
     return OK;
 }
 
+/* ---- records ----------------------------------------------------------------------------------------------------- */
+
+static Status patient_read(Ask *a, const json_t *patient, const Vocabulary *v, const AskLimits *limits, Err *err) {
+    a->record = xcalloc(1, sizeof *a->record);
+    a->n_records = 1;
+    return serve_record_parse(a->record, patient, v, limits->synthetic, err);
+}
+
+/* Whether all of a list are of a type; of an empty one they are not. */
+static int all_of(const json_t *list, json_type type) {
+    size_t i = 0;
+    while (i < json_array_size(list) && json_typeof(json_array_get(list, i)) == type) i++;
+    return i && i == json_array_size(list);
+}
+
+static Status prompts_read(Ask *a, const json_t *prompt, const char *name, const Vocabulary *v, Err *err) {
+    const int batch = all_of(prompt, JSON_STRING) || all_of(prompt, JSON_ARRAY);
+    if (json_is_array(prompt) && json_array_size(prompt) && !batch && !all_of(prompt, JSON_INTEGER))
+        return err_set(err, ERR_USAGE,
+                       "%s takes text (codes separated by spaces), a list of token ids, or a batch: a list of texts or a "
+                       "list of lists of ids and codes; this list is none of them",
+                       name);
+    if (batch && json_array_size(prompt) > ASK_RECORDS_MAX)
+        return err_set(err, ERR_USAGE, "%s is a batch of %zu records; at most %d go in one request: send several", name,
+                       json_array_size(prompt), ASK_RECORDS_MAX);
+    const int n = batch ? (int)json_array_size(prompt) : 1;
+    Status s = OK;
+    a->record = xcalloc((size_t)n, sizeof *a->record);
+    for (int i = 0; !s && i < n; i++) {
+        char where[32];
+        snprintf(where, sizeof where, batch ? "%s[%d]" : "%s", name, i);
+        s = serve_record_prompt(&a->record[a->n_records++], batch ? json_array_get(prompt, (size_t)i) : prompt, where, v,
+                                err);
+    }
+    return s;
+}
+
 /* ---- outcomes ---------------------------------------------------------------------------------------------------- */
 
 static Status outcome_read(AskOutcome *o, const json_t *item, double horizon, const Vocabulary *v,
@@ -130,10 +167,10 @@ static Status risk_read(Ask *a, const json_t *o, const Vocabulary *v, const AskL
         s = whole(o, "explain", 0, ASK_EXPLAIN_MAX, &explain, err);
     a->samples = (int)samples;
     a->explain = (int)explain;
-    if (!s && explain && (samples < 2 || samples * explain * a->n_outcomes > 16 * (int64_t)limits->samples_max))
+    if (!s && explain && (samples < 2 || samples * explain * a->n_outcomes > 8 * (int64_t)limits->samples_max))
         s = err_set(err, ERR_USAGE, "explain takes at least 2 samples, and outcomes x events x samples of at most %d",
-                    16 * limits->samples_max);
-    return s ? s : serve_record_parse(&a->record, json_object_get(o, "patient"), v, limits->synthetic, err);
+                    8 * limits->samples_max);
+    return s ? s : patient_read(a, json_object_get(o, "patient"), v, limits, err);
 }
 
 /* ---- the others -------------------------------------------------------------------------------------------------- */
@@ -143,8 +180,7 @@ static Status record_read(Ask *a, const json_t *o, const char *prompt, const Voc
                           Err *err) {
     const json_t *patient = json_object_get(o, "patient"), *text = json_object_get(o, prompt);
     if (!patient == !text) return err_set(err, ERR_USAGE, "the body needs either patient or %s", prompt);
-    if (patient) return serve_record_parse(&a->record, patient, v, limits->synthetic, err);
-    return serve_record_prompt(&a->record, text, v, err);
+    return patient ? patient_read(a, patient, v, limits, err) : prompts_read(a, text, prompt, v, err);
 }
 
 /* What OpenAI's clients may send and nothing here can do: only values that ask for nothing. */
@@ -225,21 +261,25 @@ static Status completions_read(Ask *a, const json_t *o, const Vocabulary *v, con
                         "logprobs takes 0 or true: log probabilities of the tokens drawn; others are not listed");
         a->logprobs = 1;
     }
-    if (!s && a->logprobs && a->stream)
-        s = err_set(err, ERR_USAGE, "logprobs: they come with whole answers, leave logprobs or stream away");
     a->samples = (int)n;
     a->top_k = (int)top_k;
     if (!s && a->temperature == 0) { /* the likeliest token, as OpenAI means it */
         a->temperature = 1;
         a->top_k = 1;
     }
-    return s ? s : record_read(a, o, "prompt", v, limits, err);
+    if (!s) s = record_read(a, o, "prompt", v, limits, err);
+    if (!s && n * a->n_records > limits->samples_max)
+        s = err_set(err, ERR_USAGE, "%d records of %lld choices each: at most %d choices go in one request", a->n_records,
+                    (long long)n, limits->samples_max);
+    return s;
 }
 
 static Status score_read(Ask *a, const json_t *o, const Vocabulary *v, const AskLimits *limits, Err *err) {
     static const char *const known[] = {"model", "prompt", "patient", NULL};
     Status s = serve_members(o, known, "the body", err);
-    return s ? s : record_read(a, o, "prompt", v, limits, err);
+    if (!s) s = record_read(a, o, "prompt", v, limits, err);
+    if (!s && a->n_records > 1) s = err_set(err, ERR_USAGE, "prompt: one record is scored at a time, this is a batch");
+    return s;
 }
 
 static Status embeddings_read(Ask *a, const json_t *o, const Vocabulary *v, const AskLimits *limits, Err *err) {
@@ -298,6 +338,7 @@ void ask_free(Ask *a) {
         texts_free(a->outcome[i].codes, a->outcome[i].n_codes);
         texts_free(a->outcome[i].stops, a->outcome[i].n_stops);
     }
-    serve_record_free(&a->record);
+    for (int i = 0; i < a->n_records; i++) serve_record_free(&a->record[i]);
+    free(a->record);
     *a = (Ask){0};
 }

@@ -13,6 +13,7 @@ typedef struct {
 } AskLimits;
 
 enum { ASK_OUTCOMES_MAX = 16, ASK_CODES_MAX = 64, ASK_EXPLAIN_MAX = 64, ASK_EXPLAIN = 10, JSON_DEPTH_MAX = 16 };
+enum { ASK_RECORDS_MAX = 256 }; /* of a batch */
 typedef struct {
     char *name;
     char **codes, **stops;
@@ -21,16 +22,22 @@ typedef struct {
 } AskOutcome;
 
 /* /v1/risk: {"patient": {...} (serve_record.h), "outcomes": [{"name"?, "codes": [...], "stops"?: [...], "horizon"?}],
- * or code strings, "horizon": "365d", "samples"?: 32, "seed"?: 1, "estimator"?: "reach"|"mc"|"scope", "explain"?:
- * newest events to leave out one by one, true: 10; with a "name" that a recalibration map has (serve_maps.h) an outcome
- * comes recalibrated too} /v1/completions: {"prompt": [ids] | [codes] | "codes", or "patient": {...};
- * "max_tokens"?: 16, "n"?: 1, "seed"?: 1, "temperature"?: 1, "top_k"?, "horizon"?, "logprobs"?: 0, "stream"?: false,
- * "stream_options"?: {"include_usage": true}, "model"?, "user"?, and what OpenAI has besides as far as it asks for
- * nothing} /v1/score: {"patient": {...} or "prompt"} /v1/embeddings: {"input" as a prompt, or "patient";
- * "pooling"?: "last"|"mean", "encoding_format"?: "float"|"base64"} */
+ *     or code strings, "horizon": "365d", "samples"?: 32, "seed"?: 1, "estimator"?: "reach"|"mc"|"scope", "explain"?:
+ *     newest events to leave out one by one, true: 10 (explain.h, by reach whatever the estimator)}; with a "name" that a
+ *     recalibration map has (serve_maps.h) an outcome comes recalibrated too
+ * /v1/completions: {"prompt", or "patient": {...}; "max_tokens"?: 16, "n"?: 1, "seed"?: 1, "temperature"?: 1, "top_k"?,
+ *     "horizon"?, "logprobs"?: 0, "stream"?: false, "stream_options"?: {"include_usage": true}, "model"?, "user"?, and
+ *     what OpenAI has besides as far as it asks for nothing}
+ * /v1/score: {"patient": {...} or "prompt"}, one record
+ * /v1/embeddings: {"input" as a prompt, or "patient"; "pooling"?: "last"|"mean", "encoding_format"?: "float"|"base64"}
+ * A prompt, as OpenAI has it: text (codes separated by spaces) and a list of token ids are one record, a list of texts
+ * and a list of lists are a batch of them.  Lists within a list may hold codes as well as ids: [["SEX//F", "VISIT//OUT"]]
+ * is one record of codes.  Each record of a batch gets what it would get alone, so that equal ones get equal answers;
+ * choices (n of the first record, n of the second ...) and embeddings are numbered in this order. */
 typedef struct {
     AskKind kind;
-    ServeRecord record;
+    ServeRecord *record; /* (n_records) */
+    int n_records;       /* 1 unless a batch was asked */
     int n_outcomes;
     AskOutcome outcome[ASK_OUTCOMES_MAX];
     Estimator estimator;

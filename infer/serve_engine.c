@@ -1,6 +1,7 @@
 /* serve_engine.c - see serve_engine.h.  A request is one or several jobs of one unending rollout: a risk by reach is
- * one for each outcome, an explanation one for each event that is left out besides.  Which of them comes next is
- * decided whenever a future has room to begin. */
+ * one for each outcome, a batch one for each record, an explanation one for each event that is left out, and when those
+ * are drawn one for each history that follows the others' (explain.h).  Which of them comes next is decided whenever a
+ * future has room to begin. */
 #include "infer/serve_engine.h"
 #include <math.h>
 #include <stdlib.h>
@@ -15,23 +16,30 @@ static int is_by_outcome(const Ask *a) { return a->kind == ASK_RISK && a->estima
 
 int64_t engine_futures(const Job *job) {
     const Ask *a = &job->ask;
-    return (int64_t)a->samples * (is_by_outcome(a) ? a->n_outcomes : 1) * (1 + (int64_t)a->explain);
+    const int64_t asked = (int64_t)a->samples * (is_by_outcome(a) ? a->n_outcomes : a->n_records);
+    return asked + 2 * (int64_t)a->explain * a->samples * a->n_outcomes;
 }
 
 void engine_job_free(Job *job) {
+    for (int i = 0; job->choice && i < job->ask.n_records * job->ask.samples; i++) free(job->choice[i].logprob);
+    for (int i = 0; i < job->n_kept; i++) rollout_path_free(&job->kept[i]);
+    for (int k = 0; k < ASK_OUTCOMES_MAX; k++) {
+        if (job->run[k]) explain_close(job->run[k], 0);
+        explain_free(&job->explanation[k]);
+    }
     free(job->mark);
     free(job->stop);
     free(job->task);
-    free(job->value);
+    free(job->choice);
+    free(job->kept);
     free(job->piece);
     json_decref(job->choices);
-    explain_free(&job->explanation);
     ask_free(&job->ask);
     free(job);
 }
 
-static RolloutJob rollout_job(const Job *job) {
-    const ServeRecord *p = &job->ask.record;
+static RolloutJob rollout_job(const Job *job, int record) {
+    const ServeRecord *p = &job->ask.record[record];
     return (RolloutJob){.patient = p->view, .n_known = p->n_known, .index_minutes = p->index_minutes, .o = &job->o};
 }
 
@@ -57,10 +65,27 @@ static Status outcomes_set(Job *job, const Vocabulary *v, Err *err) {
     return s;
 }
 
+static void task_add(Job *job, EngineTaskKind kind, int outcome, int64_t i) {
+    job->task[job->n_tasks++] = (EngineTask){job, kind, outcome, i};
+    job->n_left++;
+}
+
+/* Explanations are by reach, as `ehr-infer explain` has them: its whole history's futures are those of a risk by reach. */
+static void explain_begin(Engine *e, Job *job, int outcome) {
+    const Ask *a = &job->ask;
+    const RolloutJob patient = rollout_job(job, 0);
+    const ExplainOptions o = {.max_events = a->explain, .rollout = job->o};
+    Explanation *x = &job->explanation[outcome];
+    explain_find(e->session, &patient, &o, x);
+    job->run[outcome] = explain_open(a->samples, outcome, x);
+    job->run_left[outcome] = 1 + x->n;
+    for (int i = 0; i <= x->n; i++) task_add(job, TASK_DRAW, outcome, i);
+}
+
 /* The jobs of a request, each group in the order of the record so that one finds the pages of the one before cached. */
 static Status job_begin(Engine *e, Job *job, Err *err) {
     const Ask *a = &job->ask;
-    const int groups = is_by_outcome(a) ? a->n_outcomes : 1;
+    const int by_outcome = is_by_outcome(a);
     Status s = OK;
     job->begun = clock_s();
     job->o = (RolloutOptions){.n_samples = a->samples,
@@ -71,20 +96,20 @@ static Status job_begin(Engine *e, Job *job, Err *err) {
                               .temperature = a->temperature,
                               .top_k = a->top_k,
                               .keep_paths = a->kind == ASK_COMPLETIONS,
+                              .tell_logprobs = a->logprobs,
                               .horizon_minutes = a->horizon};
     if (a->kind == ASK_RISK) s = outcomes_set(job, &e->session->dataset.vocabulary, err);
-    if (a->explain) {
-        const ExplainOptions o = {.max_events = a->explain};
-        const RolloutJob patient = rollout_job(job);
-        explain_find(e->session, &patient, &o, &job->explanation);
-        job->value =
-            xcalloc((size_t)a->n_outcomes * (size_t)(1 + job->explanation.n) * (size_t)a->samples, sizeof *job->value);
+    job->o_draw = job->o_follow = job->o;
+    job->o_draw.estimator = job->o_follow.estimator = ESTIMATOR_REACH;
+    job->o_draw.keep_paths = 1;
+    job->task = xcalloc((size_t)a->n_records + (size_t)a->n_outcomes * (3 + 2 * (size_t)a->explain), sizeof *job->task);
+    if (a->kind == ASK_COMPLETIONS)
+        job->choice = xcalloc((size_t)a->n_records * (size_t)a->samples, sizeof *job->choice);
+    for (int r = 0; !by_outcome && r < a->n_records; r++) task_add(job, TASK_ASKED, -1, r);
+    for (int k = 0; k < a->n_outcomes; k++) {
+        if (a->explain) explain_begin(e, job, k);
+        else if (by_outcome) task_add(job, TASK_ASKED, k, 0);
     }
-    job->n_tasks = job->n_left = groups * (1 + job->explanation.n);
-    job->task = xcalloc((size_t)job->n_tasks, sizeof *job->task);
-    for (int g = 0, t = 0; g < groups; g++)
-        for (int item = -1; item < job->explanation.n; item++)
-            job->task[t++] = (EngineTask){job, is_by_outcome(a) ? g : -1, item};
     Job **at = &e->jobs;
     while (*at) at = &(*at)->engine_next;
     job->engine_link = at;
@@ -146,21 +171,20 @@ static Status get_job(void *ctx, int64_t i, RolloutJob *out, Err *err) {
     (void)i;
     (void)err;
     job->at_work++;
-    *out = rollout_job(job);
+    *out = rollout_job(job, t->kind == TASK_ASKED ? (int)t->i : 0);
     out->user = t;
     out->watch = t->outcome < 0 ? 0 : 1u << t->outcome;
-    if (t->item >= 0) {
-        out->left_out = job->explanation.item[t->item].index;
-        out->n_left_out = job->explanation.item[t->item].n_index;
-    }
+    if (t->kind == TASK_DRAW) explain_draw_job(job->run[t->outcome], t->i, out);
+    if (t->kind == TASK_FOLLOW) explain_follow_job(job->run[t->outcome], t->i, out);
+    if (t->kind != TASK_ASKED) out->o = t->kind == TASK_DRAW ? &job->o_draw : &job->o_follow;
     return OK;
 }
 
 /* ---- what has come ----------------------------------------------------------------------------------------------- */
 
-/* The numbers of `ehr-infer risk`; values has room for n. */
-static EngineRisk risk_of(const Job *job, int k, const RolloutSample *s, int n, double *values) {
-    double weight = 0, minutes = 0, tokens = 0;
+/* The numbers of `ehr-infer risk` */
+static EngineRisk risk_of(const Job *job, int k, const RolloutSample *s, int n) {
+    double weight = 0, minutes = 0, tokens = 0, *values = xmalloc((size_t)n * sizeof *values);
     EngineRisk r = {0};
     for (int i = 0; i < n; i++) {
         values[i] = s[i].competing[k];
@@ -174,22 +198,21 @@ static EngineRisk risk_of(const Job *job, int k, const RolloutSample *s, int n, 
     r.risk = risk_estimate(job->o.estimator, values, n, 1);
     r.lead_days = weight > 0 ? minutes / weight / 1440 : NAN;
     r.mean_tokens = tokens / n;
+    free(values);
     return r;
 }
 
-static double *values_of(const Job *job, int a, int item) {
-    const size_t row = (size_t)a * (size_t)(1 + job->explanation.n) + (size_t)(1 + item);
-    return job->value + row * (size_t)job->ask.samples;
-}
-
-RiskEstimate engine_change(const Job *job, int a, int item) {
-    const int n = job->ask.samples;
-    const double *whole = values_of(job, a, -1), *without = values_of(job, a, item);
-    double *d = xmalloc((size_t)n * sizeof *d);
-    for (int i = 0; i < n; i++) d[i] = whole[i] - without[i];
-    const RiskEstimate e = mean_estimate(d, n, 1);
-    free(d);
-    return e;
+/* A job of an explanation is over: the last that is drawn lets others follow, the last of those ends it. */
+static void explain_step(Job *job, const EngineTask *t, const RolloutSample *samples, int n) {
+    const int k = t->outcome;
+    if (t->kind == TASK_DRAW) explain_drawn(job->run[k], t->i, samples);
+    else explain_followed(job->run[k], t->i, samples, n);
+    if (--job->run_left[k]) return;
+    job->run_left[k] = t->kind == TASK_DRAW ? (int)explain_follow(job->run[k]) : 0;
+    for (int i = 0; i < job->run_left[k]; i++) task_add(job, TASK_FOLLOW, k, i);
+    if (job->run_left[k]) return;
+    explain_close(job->run[k], 1);
+    job->run[k] = NULL;
 }
 
 static Status job_done(void *ctx, int64_t i, const RolloutJob *rollout, const RolloutSample *samples, int n, Err *err) {
@@ -198,14 +221,11 @@ static Status job_done(void *ctx, int64_t i, const RolloutJob *rollout, const Ro
     Job *job = t->job;
     Status s = OK;
     (void)i;
-    if (job->ask.kind == ASK_COMPLETIONS) s = e->choices(e->ctx, job, samples, n, err);
-    double *values = xmalloc((size_t)n * sizeof *values);
-    for (int a = 0; a < job->ask.n_outcomes; a++) {
-        if (t->outcome >= 0 && t->outcome != a) continue;
-        if (t->item < 0) job->risk[a] = risk_of(job, a, samples, n, values);
-        for (int k = 0; job->value && k < n; k++) values_of(job, a, t->item)[k] = samples[k].risk[a];
-    }
-    free(values);
+    if (job->ask.kind == ASK_COMPLETIONS) s = e->choices(e->ctx, job, (int)t->i, samples, n, err);
+    const int whole = t->kind == TASK_ASKED || (t->kind == TASK_DRAW && !t->i && is_by_outcome(&job->ask));
+    for (int a = 0; whole && a < job->ask.n_outcomes; a++)
+        if (t->outcome < 0 || t->outcome == a) job->risk[a] = risk_of(job, a, samples, n);
+    if (t->kind != TASK_ASKED) explain_step(job, t, samples, n);
     job->at_work--;
     if (!s && --job->n_left == 0) {
         job_end(job);
@@ -225,10 +245,13 @@ static int wanted(void *ctx, int64_t i, const RolloutJob *rollout) {
     return 0;
 }
 
-static void drawn(void *ctx, int64_t i, const RolloutJob *rollout, int sample, int n, int32_t token, double minutes) {
+static void drawn(void *ctx, int64_t i, const RolloutJob *rollout, int sample, int n, int32_t token, double minutes,
+                  double logprob) {
     Engine *e = ctx;
+    const EngineTask *t = rollout->user;
     (void)i;
-    if (e->drawn) e->drawn(e->ctx, ((const EngineTask *)rollout->user)->job, sample, n, token, minutes);
+    if (t->job->choice)
+        e->drawn(e->ctx, t->job, (int)t->i * t->job->ask.samples + sample, n, token, minutes, logprob);
 }
 
 static int stop(void *ctx) {
@@ -240,7 +263,7 @@ static int stop(void *ctx) {
 Status engine_run(Engine *e, Err *err) {
     int jobs = e->batch / 4;
     jobs = jobs < JOBS_LEAST ? JOBS_LEAST : jobs > JOBS_MOST ? JOBS_MOST : jobs;
-    const RolloutOptions o = {.batch = e->batch, .jobs_max = jobs};
+    const RolloutOptions o = {.batch = e->batch, .jobs_max = jobs, .weigh_paths = 1};
     const RolloutCallbacks cb = {.get_job = get_job,
                                  .job_done = job_done,
                                  .stop = stop,

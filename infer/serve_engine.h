@@ -12,12 +12,21 @@
 
 typedef struct Job Job;
 
-/* One job of the rollout engine for a request: its record, or its record without an event, and what it watches. */
+/* One job of the rollout engine for a request. */
+typedef enum { TASK_ASKED, TASK_DRAW, TASK_FOLLOW } EngineTaskKind; /* the futures asked for; an explanation's */
 typedef struct {
     Job *job;
-    int outcome; /* of reach: the one it watches; else -1: all of the request's */
-    int item;    /* the event that is left out, -1: none */
+    EngineTaskKind kind;
+    int outcome; /* of reach and explanations: the one it watches; else -1: all of the request's */
+    int64_t i;   /* of an explanation: its job (explain.h); else the record */
 } EngineTask;
+
+/* One choice of completions, while it is drawn. */
+typedef struct {
+    size_t text_n; /* bytes of its text so far */
+    int n, room;
+    float *logprob; /* (n) NULL unless they are told at the end */
+} EngineChoice;
 
 /* What the futures of an outcome came to. */
 typedef struct {
@@ -52,9 +61,14 @@ struct Job {
     int n_tasks, next_task, n_left, at_work;
     EngineRisk risk[ASK_OUTCOMES_MAX];
     json_t *choices;
-    int64_t n_drawn;         /* tokens of the choices */
-    Explanation explanation; /* its events; changes by outcome come from: */
-    double *value;           /* (n_outcomes, 1 + events, n_samples) of each future, the first row with all events */
+    EngineChoice *choice; /* (records x samples) of completions */
+    int64_t n_drawn;      /* tokens of the choices */
+    RolloutSample *kept;  /* (n_kept) futures told, with their paths, for who asked to keep them */
+    int n_kept;
+    RolloutOptions o_draw, o_follow; /* of explanations */
+    Explanation explanation[ASK_OUTCOMES_MAX];
+    ExplainRun *run[ASK_OUTCOMES_MAX]; /* NULL: not begun, or over */
+    int run_left[ASK_OUTCOMES_MAX];    /* of its jobs that are drawn, then of those that follow */
 };
 
 typedef enum { TAKE_SMALL, TAKE_ANY, TAKE_WAIT } EngineTake;
@@ -68,9 +82,10 @@ typedef struct Engine {
     /* job is done (or, failed, will never be; or nobody waits for it) and the callee's. */
     void (*done)(void *ctx, Job *job);
     void (*failed)(void *ctx, Job *job);
-    /* Of completions: n finished samples; each token as it is drawn (NULL: nobody listens); before every step. */
-    Status (*choices)(void *ctx, Job *job, const RolloutSample *samples, int n, Err *err);
-    void (*drawn)(void *ctx, Job *job, int sample, int n, int32_t token, double minutes);
+    /* Of completions: the n finished samples of a record; each token as it is drawn (NULL: nobody listens); before every
+     * step. */
+    Status (*choices)(void *ctx, Job *job, int record, const RolloutSample *samples, int n, Err *err);
+    void (*drawn)(void *ctx, Job *job, int choice, int n, int32_t token, double minutes, double logprob);
     void (*step)(void *ctx, const RolloutStats *stats);
     void *ctx;
     /* Its own: */
@@ -84,7 +99,5 @@ typedef struct Engine {
 Status engine_run(Engine *e, Err *err);
 int64_t engine_futures(const Job *job); /* that a request takes */
 void engine_job_free(Job *job);
-/* Of outcome a of a finished job: what leaving out event `item` changes. */
-RiskEstimate engine_change(const Job *job, int a, int item);
 
 #endif

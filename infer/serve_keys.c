@@ -83,17 +83,17 @@ ServeKey *serve_keys_find(ServeKeys *k, const char *authorization) {
     return found;
 }
 
-int serve_key_spend(ServeKey *k, double now, int *wait_s) {
+int serve_key_spend(ServeKey *k, int n, double now, int *wait_s) {
     *wait_s = 0;
     if (k->per_minute <= 0) return 1;
     const double filled = k->since > 0 ? k->tokens + (now - k->since) * k->per_minute / 60 : k->per_minute;
     k->tokens = fmin(filled, k->per_minute);
     k->since = now;
-    if (k->tokens >= 1) {
-        k->tokens -= 1;
+    if (k->tokens >= n) {
+        k->tokens -= n;
         return 1;
     }
-    *wait_s = (int)ceil((1 - k->tokens) * 60 / k->per_minute);
+    *wait_s = (int)ceil((n - k->tokens) * 60 / k->per_minute);
     return 0;
 }
 

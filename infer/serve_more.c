@@ -8,19 +8,24 @@
 
 /* ---- embeddings -------------------------------------------------------------------------------------------------- */
 
+/* A record of a job among those that are computed together. */
+typedef struct {
+    Job *job;
+    int record;
+} Part;
+
 typedef struct {
     Server *sv;
-    Job **job; /* (n) */
+    Part *part;   /* (n) jobs one after the other */
+    json_t *data; /* of the job at work */
+    int64_t tokens;
 } Embeddings;
 
-static RolloutJob job_of(const Job *job) {
-    const ServeRecord *p = &job->ask.record;
-    return (RolloutJob){.patient = p->view, .n_known = p->n_known, .index_minutes = p->index_minutes};
-}
-
 static Status get_job(void *ctx, int64_t i, RolloutJob *out, Err *err) {
+    const Part *part = &((Embeddings *)ctx)->part[i];
+    const ServeRecord *p = &part->job->ask.record[part->record];
     (void)err;
-    *out = job_of(((Embeddings *)ctx)->job[i]);
+    *out = (RolloutJob){.patient = p->view, .n_known = p->n_known, .index_minutes = p->index_minutes};
     return OK;
 }
 
@@ -38,41 +43,65 @@ static json_t *vector_json(const float *x, size_t n, int base64) {
     return list;
 }
 
-static Status take(void *ctx, int64_t i, const RolloutJob *engine_job, const RolloutWindow *w, const float *hidden,
-                   Err *err) {
-    Embeddings *e = ctx;
-    Job *job = e->job[i];
-    const size_t C = (size_t)e->sv->session->model.cfg.d_model;
-    float *out = xmalloc(C * sizeof *out);
-    (void)engine_job;
-    (void)err;
-    memcpy(out, hidden + (size_t)(w->n - 1) * C, C * sizeof *out);
-    /* Over what is told of the record; over the prefix where nothing is. */
+/* Of the last token known, or the mean over what is told of the record (over the prefix where nothing is). */
+static void embedding_of(float *out, const float *hidden, const RolloutWindow *w, size_t C, int mean) {
     const int from = w->n > w->prefix ? w->prefix : 0;
-    for (size_t c = 0; job->ask.mean && c < C; c++) {
+    memcpy(out, hidden + (size_t)(w->n - 1) * C, C * sizeof *out);
+    for (size_t c = 0; mean && c < C; c++) {
         double sum = 0;
         for (int k = from; k < w->n; k++) sum += (double)hidden[(size_t)k * C + c];
         out[c] = (float)(sum / (w->n - from));
     }
-    json_t *o = json_pack("{s:s, s:[{s:s, s:i, s:o}], s:s, s:{s:i, s:i}}", "object", "list", "data", "object",
-                          "embedding", "index", 0, "embedding", vector_json(out, C, job->ask.base64), "model",
-                          e->sv->model_name, "usage", "prompt_tokens", w->n, "total_tokens", w->n);
+}
+
+static char *embeddings_text(const Embeddings *e) {
+    json_t *o = json_pack("{s:s, s:o, s:s, s:{s:I, s:I}}", "object", "list", "data", e->data, "model", e->sv->model_name,
+                          "usage", "prompt_tokens", (json_int_t)e->tokens, "total_tokens", (json_int_t)e->tokens);
     REQUIRE(o);
-    serve_answer(e->sv, job, 200, json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(9)));
+    char *text = json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(9));
     json_decref(o);
+    return text;
+}
+
+static Status take(void *ctx, int64_t i, const RolloutJob *engine_job, const RolloutWindow *w, const float *hidden,
+                   Err *err) {
+    Embeddings *e = ctx;
+    Job *job = e->part[i].job;
+    const size_t C = (size_t)e->sv->session->model.cfg.d_model;
+    float *out = xmalloc(C * sizeof *out);
+    (void)engine_job;
+    (void)err;
+    embedding_of(out, hidden, w, C, job->ask.mean);
+    if (!e->part[i].record) {
+        e->data = json_array();
+        e->tokens = 0;
+    }
+    e->tokens += w->n;
+    json_array_append_new(e->data, json_pack("{s:s, s:i, s:o}", "object", "embedding", "index", e->part[i].record,
+                                             "embedding", vector_json(out, C, job->ask.base64)));
     free(out);
+    if (e->part[i].record == job->ask.n_records - 1) {
+        serve_answer(e->sv, job, 200, embeddings_text(e));
+        e->data = NULL;
+    }
     return OK;
 }
 
 Status serve_embeddings(Server *sv, Job **jobs, int n, Err *err) {
-    Embeddings e = {sv, jobs};
-    return embed_run(sv->session, n, get_job, take, &e, NULL, err);
+    Embeddings e = {.sv = sv, .part = xcalloc(ASK_RECORDS_MAX, sizeof *e.part)};
+    int parts = 0;
+    for (int i = 0; i < n; i++)
+        for (int k = 0; k < jobs[i]->ask.n_records; k++) e.part[parts++] = (Part){jobs[i], k};
+    const Status s = embed_run(sv->session, parts, get_job, take, &e, NULL, err);
+    json_decref(e.data);
+    free(e.part);
+    return s;
 }
 
 /* ---- scores ------------------------------------------------------------------------------------------------------ */
 
 Status serve_score(Server *sv, Job *job, Err *err) {
-    const ServeRecord *p = &job->ask.record;
+    const ServeRecord *p = job->ask.record;
     const Vocabulary *v = &sv->session->dataset.vocabulary;
     float *loss = xcalloc((size_t)p->view.n + 1, sizeof *loss);
     Status s = serve_losses(sv->session, p, p->tokens, p->minutes, p->view.n, loss, err);

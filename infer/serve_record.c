@@ -474,34 +474,35 @@ Status serve_record_parse(ServeRecord *r, const json_t *o, const Vocabulary *v, 
 /* ---- prompts ----------------------------------------------------------------------------------------------------- */
 
 /* The ids of a prompt; free() *out. */
-static Status prompt_ids(const json_t *prompt, const Vocabulary *v, int **out, int64_t *n, Err *err) {
+static Status prompt_ids(const json_t *prompt, const char *where, const Vocabulary *v, int **out, int64_t *n,
+                         Err *err) {
     Status s = OK;
     *n = 0;
     if (json_is_array(prompt)) {
         *out = xcalloc(json_array_size(prompt) + 1, sizeof **out);
         for (size_t i = 0; !s && i < json_array_size(prompt); i++)
-            s = token_id(v, json_array_get(prompt, i), "prompt", &(*out)[(*n)++], err);
+            s = token_id(v, json_array_get(prompt, i), where, &(*out)[(*n)++], err);
         return s;
     }
     if (!json_is_string(prompt))
-        return err_set(err, ERR_USAGE, "prompt takes a list of token ids or codes, or codes separated by spaces");
+        return err_set(err, ERR_USAGE, "%s takes a list of token ids, or codes separated by spaces", where);
     char *text = xstrdup(json_string_value(prompt)), *rest = text;
     *out = xcalloc(strlen(text) + 1, sizeof **out);
     for (char *word; !s && (word = strsep(&rest, " \t\n"));) {
         if (!*word) continue;
         json_t *code = json_string(word);
-        s = token_id(v, code, "prompt", &(*out)[(*n)++], err);
+        s = token_id(v, code, where, &(*out)[(*n)++], err);
         json_decref(code);
     }
     free(text);
     return s;
 }
 
-Status serve_record_prompt(ServeRecord *r, const json_t *prompt, const Vocabulary *v, Err *err) {
+Status serve_record_prompt(ServeRecord *r, const json_t *prompt, const char *where, const Vocabulary *v, Err *err) {
     int *id = NULL;
     int64_t n = 0, at = 0, first;
     *r = (ServeRecord){0};
-    Status s = prompt_ids(prompt, v, &id, &n, err);
+    Status s = prompt_ids(prompt, where, v, &id, &n, err);
     if (!s) record_alloc(r, v, n);
     if (!s && n && id[0] == TOKEN_START) at++;
     for (first = at; !s && at < n && v->token[id[at]].kind == TOKEN_STATIC;) at++;
@@ -514,7 +515,7 @@ Status serve_record_prompt(ServeRecord *r, const json_t *prompt, const Vocabular
     for (int64_t i = at; !s && i < n; i++) {
         if (!follows(v, id[i]))
             s = err_set(err, ERR_USAGE,
-                        "prompt: %s cannot stand in the middle of a record; statics and the age open it",
+                        "%s: %s cannot stand in the middle of a record; statics and the age open it", where,
                         v->token[id[i]].code);
         r->tokens[i - at] = (uint32_t)id[i];
     }

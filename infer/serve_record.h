@@ -27,9 +27,9 @@ typedef struct {
 
 /* synthetic: the model's patients are drawn, ages past 89 stay.  ERR_USAGE says what is wrong with o. */
 Status serve_record_parse(ServeRecord *r, const json_t *o, const Vocabulary *v, int synthetic, Err *err);
-/* The same of an OpenAI prompt: ids, code strings, or codes in one text separated by spaces.  It may open with
- * RECORD_START, statics and an age. */
-Status serve_record_prompt(ServeRecord *r, const json_t *prompt, const Vocabulary *v, Err *err);
+/* The same of one prompt: a list of ids and codes, or codes in one text separated by spaces.  It may open with
+ * RECORD_START, statics and an age.  where: "prompt[3]", for errors. */
+Status serve_record_prompt(ServeRecord *r, const json_t *prompt, const char *where, const Vocabulary *v, Err *err);
 void serve_record_free(ServeRecord *r);
 
 /* Refuses members of o whose name is not in known (NULL-ended), naming the nearest; where: "body". */

@@ -43,14 +43,16 @@ static void job_leave(Server *sv, Job *job) {
 
 /* ---- between steps ----------------------------------------------------------------------------------------------- */
 
-/* One score, or all embeddings that wait. */
+/* One score, or all embeddings that wait, as far as they go in one. */
 static Status quick_compute(Server *sv, Err *err) {
-    Job *list[256];
-    int n = 0;
+    Job *list[ASK_RECORDS_MAX];
+    int n = 0, records = 0;
     pthread_mutex_lock(&sv->lock);
-    for (Job *j = sv->queue, *next; j && n < 256; j = next) {
+    for (Job *j = sv->queue, *next; j; j = next) {
         next = j->next;
         if (!is_quick(j) || (n && (list[0]->ask.kind == ASK_SCORE || j->ask.kind != list[0]->ask.kind))) continue;
+        if (records + j->ask.n_records > ASK_RECORDS_MAX) break;
+        records += j->ask.n_records;
         list[n++] = job_take(sv, j);
     }
     pthread_mutex_unlock(&sv->lock);
@@ -107,12 +109,15 @@ static void failed(void *ctx, Job *job) {
     job_leave(sv, job);
 }
 
-static Status choices(void *ctx, Job *job, const RolloutSample *samples, int n, Err *err) {
-    return serve_choices(((Running *)ctx)->sv, job, samples, n, err);
+static Status choices(void *ctx, Job *job, int record, const RolloutSample *samples, int n, Err *err) {
+    (void)err;
+    serve_choices(((Running *)ctx)->sv, job, record, samples, n);
+    return OK;
 }
 
-static void drawn(void *ctx, Job *job, int sample, int n, int32_t token, double minutes) {
-    if (job->ask.stream) serve_tell_token(((Running *)ctx)->sv, job, sample, n, token, minutes);
+static void drawn(void *ctx, Job *job, int choice, int n, int32_t token, double minutes, double logprob) {
+    if (job->ask.stream || job->ask.logprobs)
+        serve_tell_token(((Running *)ctx)->sv, job, choice, n, token, minutes, logprob);
 }
 
 static void step(void *ctx, const RolloutStats *now) {

@@ -40,7 +40,7 @@ static int is_chosen(const Second *x, uint64_t key) {
 
 void second_offer(Second *x, Job *job, double loss, const double *threshold) {
     const AskKind kind = job->ask.kind;
-    if (x->stopped || (kind != ASK_RISK && kind != ASK_SCORE) || !is_chosen(x, job->ask.record.view.key)) return;
+    if (x->stopped || (kind != ASK_RISK && kind != ASK_SCORE) || !is_chosen(x, job->ask.record->view.key)) return;
     x->offered++;
     if (pthread_mutex_trylock(&x->lock)) {
         x->dropped++;
@@ -83,7 +83,7 @@ static void compare(Second *x, const Question *q) {
 }
 
 static Status score(Second *x, const Question *q, Err *err) {
-    const ServeRecord *p = &q->job.ask.record;
+    const ServeRecord *p = q->job.ask.record;
     float *loss = xcalloc((size_t)p->view.n + 1, sizeof *loss);
     double total = 0;
     const Status s = serve_losses(&x->session, p, p->tokens, p->minutes, p->view.n, loss, err);

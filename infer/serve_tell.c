@@ -40,37 +40,32 @@ static int reason_of(Server *sv, const ServeRecord *p, json_t *words) {
     return reason;
 }
 
-typedef struct {
-    int item;
-    RiskEstimate change;
-} Change;
-
-static int by_size(const void *a, const void *b) {
-    const Change *p = a, *q = b;
-    const double x = fabs(p->change.risk), y = fabs(q->change.risk);
-    return x != y ? (x < y ? 1 : -1) : p->item - q->item;
+static int by_change(const void *a, const void *b) {
+    const ExplainItem *x = *(const ExplainItem *const *)a, *y = *(const ExplainItem *const *)b;
+    if (fabs(x->change) != fabs(y->change)) return fabs(x->change) > fabs(y->change) ? -1 : 1;
+    return x->index[0] < y->index[0] ? -1 : x->index[0] > y->index[0];
 }
 
-/* Its events by how much leaving them out changes the risk. */
+/* Its events by how much leaving them out changes the risk: the numbers of `ehr-infer explain`. */
 static json_t *explanation_json(const Server *sv, const Job *job, int a) {
     const Vocabulary *v = &sv->session->dataset.vocabulary;
-    const ServeRecord *p = &job->ask.record;
-    const int n = job->explanation.n;
-    Change *change = xcalloc((size_t)n + 1, sizeof *change);
-    for (int i = 0; i < n; i++) change[i] = (Change){i, engine_change(job, a, i)};
-    qsort(change, (size_t)n, sizeof *change, by_size);
+    const ServeRecord *p = job->ask.record;
+    const Explanation *x = &job->explanation[a];
+    const ExplainItem **item = xcalloc((size_t)x->n + 1, sizeof *item);
+    for (int i = 0; i < x->n; i++) item[i] = &x->item[i];
+    qsort(item, (size_t)x->n, sizeof *item, by_change);
     json_t *list = json_array();
-    for (int i = 0; i < n; i++) {
-        const RiskEstimate *e = &change[i].change;
-        const int64_t at = job->explanation.item[change[i].item].index[0];
+    for (int i = 0; i < x->n; i++) {
+        const int64_t at = item[i]->index[0];
         const VocabToken *t = &v->token[p->tokens[at]];
-        json_array_append_new(list, json_pack("{s:s, s:s, s:f, s:o, s:o, s:[o, o]}", "code", t->code, "name", t->name,
-                                              "days", (p->minutes[at] - (double)p->index_minutes) / 1440, "change",
-                                              serve_number(e->risk), "se", serve_number(e->mc_se), "interval",
-                                              serve_number(e->lo), serve_number(e->hi)));
+        json_array_append_new(list, json_pack("{s:s, s:s, s:I, s:f, s:o, s:o, s:[o, o]}", "code", t->code, "name", t->name,
+                                              "token", (json_int_t)at, "days",
+                                              (p->minutes[at] - (double)p->index_minutes) / 1440, "change",
+                                              serve_number(item[i]->change), "se", serve_number(item[i]->se), "interval",
+                                              serve_number(item[i]->lo), serve_number(item[i]->hi)));
     }
-    free(change);
-    return json_pack("{s:o, s:I, s:s}", "events", list, "not_looked_at", (json_int_t)job->explanation.skipped, "note",
+    free(item);
+    return json_pack("{s:o, s:I, s:s}", "events", list, "not_looked_at", (json_int_t)x->skipped, "note",
                      "association, not effect");
 }
 
@@ -113,7 +108,7 @@ static json_t *risk_json(const Server *sv, const Job *job, int k) {
 static char *risks_text(Server *sv, const Job *job) {
     static const char *const name[] = {"mc", "scope", "reach"};
     const Ask *a = &job->ask;
-    const ServeRecord *p = &a->record;
+    const ServeRecord *p = a->record;
     json_t *list = json_array(), *words = json_array();
     const int reason = reason_of(sv, p, words);
     for (int k = 0; k < a->n_outcomes; k++) {
@@ -132,57 +127,46 @@ static char *risks_text(Server *sv, const Job *job) {
 
 static const char *finish_of(const RolloutSample *s) { return s->stop == STOP_LIMIT ? "length" : "stop"; }
 
-static json_t *choice_json(const Server *sv, int index, const RolloutSample *s, const json_t *logprobs) {
+/* As OpenAI has them: of tokens that begin at `offset` bytes of the choice's text. */
+static json_t *logprobs_json(const Vocabulary *v, const int32_t *token, const float *logprob, int n, size_t offset) {
+    json_t *codes = json_array(), *values = json_array(), *offsets = json_array();
+    for (int i = 0; i < n; i++) {
+        const char *code = v->token[token[i]].code;
+        json_array_append_new(codes, json_string(code));
+        json_array_append_new(values, serve_number((double)logprob[i]));
+        json_array_append_new(offsets, json_integer((json_int_t)offset));
+        offset += strlen(code) + 1;
+    }
+    return json_pack("{s:o, s:o, s:n, s:o}", "tokens", codes, "token_logprobs", values, "top_logprobs", "text_offset",
+                     offsets);
+}
+
+static json_t *choice_json(const Server *sv, const Job *job, int index, const RolloutSample *s) {
+    const Vocabulary *v = &sv->session->dataset.vocabulary;
     json_t *ids = json_array(), *days = json_array();
     char *text = NULL;
     size_t size;
     FILE *f = open_memstream(&text, &size);
     REQUIRE(f != NULL);
     for (int i = 0; i < s->n_tokens; i++) {
-        fprintf(f, "%s%s", i ? " " : "", sv->session->dataset.vocabulary.token[s->tokens[i]].code);
+        fprintf(f, "%s%s", i ? " " : "", v->token[s->tokens[i]].code);
         json_array_append_new(ids, json_integer(s->tokens[i]));
         json_array_append_new(days, json_real(s->token_minutes[i] / 1440));
     }
     REQUIRE(!fclose(f));
+    json_t *logprobs =
+        job->ask.logprobs ? logprobs_json(v, s->tokens, job->choice[index].logprob, s->n_tokens, 0) : json_null();
     json_t *o =
-        json_pack("{s:i, s:s, s:s, s:o, s:o, s:O?, s:s}", "index", index, "text", text, "finish_reason", finish_of(s),
+        json_pack("{s:i, s:s, s:s, s:o, s:o, s:o, s:s}", "index", index, "text", text, "finish_reason", finish_of(s),
                   "token_ids", ids, "days", days, "logprobs", logprobs, "ehr_stop", stop_name(s->stop));
     REQUIRE(o);
     free(text);
     return o;
 }
 
-/* Of the n drawn tokens behind the record, each given all before it. */
-static Status drawn_logprobs(Server *sv, const Job *job, const RolloutSample *s, json_t **out, Err *err) {
-    const ServeRecord *p = &job->ask.record;
-    const int64_t known = p->n_known, n = known + s->n_tokens;
-    uint32_t *token = xcalloc((size_t)n + 1, sizeof *token);
-    int32_t *minutes = xcalloc((size_t)n + 1, sizeof *minutes);
-    float *loss = xcalloc((size_t)n + 1, sizeof *loss);
-    memcpy(token, p->tokens, (size_t)known * sizeof *token);
-    memcpy(minutes, p->minutes, (size_t)known * sizeof *minutes);
-    for (int i = 0; i < s->n_tokens; i++) {
-        token[known + i] = (uint32_t)s->tokens[i];
-        minutes[known + i] = (int32_t)fmin(p->index_minutes + s->token_minutes[i], INT32_MAX);
-    }
-    Status st = serve_losses(sv->session, p, token, minutes, n, loss, err);
-    if (!st) {
-        json_t *codes = json_array(), *values = json_array();
-        for (int i = 0; i < s->n_tokens; i++) {
-            json_array_append_new(codes, json_string(sv->session->dataset.vocabulary.token[s->tokens[i]].code));
-            json_array_append_new(values, serve_number(-(double)loss[known + i]));
-        }
-        *out =
-            json_pack("{s:o, s:o, s:n, s:n}", "tokens", codes, "token_logprobs", values, "top_logprobs", "text_offset");
-    }
-    free(token);
-    free(minutes);
-    free(loss);
-    return st;
-}
-
 static json_t *usage_json(const Job *job) {
-    const json_int_t known = (json_int_t)job->ask.record.n_known, drawn = (json_int_t)job->n_drawn;
+    json_int_t known = 0, drawn = (json_int_t)job->n_drawn;
+    for (int i = 0; i < job->ask.n_records; i++) known += (json_int_t)job->ask.record[i].n_known;
     return json_pack("{s:I, s:I, s:I}", "prompt_tokens", known, "completion_tokens", drawn, "total_tokens",
                      known + drawn);
 }
@@ -208,46 +192,54 @@ static void piece_add(Job *job, char *text) {
     free(text);
 }
 
-void serve_tell_token(Server *sv, Job *job, int sample, int n, int32_t token, double minutes) {
-    char *text = xasprintf("%s%s", n ? " " : "", sv->session->dataset.vocabulary.token[token].code);
-    json_t *choice = json_pack("{s:i, s:s, s:n, s:n, s:[i], s:[f]}", "index", sample, "text", text, "finish_reason",
-                               "logprobs", "token_ids", (int)token, "days", minutes / 1440);
-    REQUIRE(choice);
-    piece_add(job, completion_text(sv, job, json_pack("[o]", choice), NULL));
+void serve_tell_token(Server *sv, Job *job, int choice, int n, int32_t token, double minutes, double logprob) {
+    const Vocabulary *v = &sv->session->dataset.vocabulary;
+    EngineChoice *c = &job->choice[choice];
+    const float p = (float)logprob;
+    if (!job->ask.stream) {
+        if (c->n == c->room) c->logprob = xrealloc(c->logprob, (size_t)(c->room = 2 * c->room + 64) * sizeof *c->logprob);
+        c->logprob[c->n++] = p;
+        return;
+    }
+    char *text = xasprintf("%s%s", n ? " " : "", v->token[token].code);
+    json_t *logprobs = job->ask.logprobs ? logprobs_json(v, &token, &p, 1, c->text_n + (n > 0)) : json_null();
+    json_t *o = json_pack("{s:i, s:s, s:n, s:o, s:[i], s:[f]}", "index", choice, "text", text, "finish_reason",
+                          "logprobs", logprobs, "token_ids", (int)token, "days", minutes / 1440);
+    REQUIRE(o);
+    c->text_n += strlen(text);
+    piece_add(job, completion_text(sv, job, json_pack("[o]", o), NULL));
     free(text);
 }
 
-/* Why each choice ended, and on request how much there was. */
-static void stream_close(Server *sv, Job *job, const RolloutSample *samples, int n) {
-    for (int k = 0; k < n; k++) {
-        job->n_drawn += samples[k].n_tokens;
-        piece_add(job,
-                  completion_text(sv, job,
-                                  json_pack("[{s:i, s:s, s:s, s:n, s:s}]", "index", k, "text", "", "finish_reason",
-                                            finish_of(&samples[k]), "logprobs", "ehr_stop", stop_name(samples[k].stop)),
-                                  NULL));
-    }
-    if (job->ask.usage) piece_add(job, completion_text(sv, job, json_array(), usage_json(job)));
-    serve_stream_flush(sv, job);
+/* Why a choice ended. */
+static void stream_end(Server *sv, Job *job, int choice, const RolloutSample *s) {
+    piece_add(job, completion_text(sv, job,
+                                   json_pack("[{s:i, s:s, s:s, s:n, s:s}]", "index", choice, "text", "", "finish_reason",
+                                             finish_of(s), "logprobs", "ehr_stop", stop_name(s->stop)),
+                                   NULL));
 }
 
 /* ---- what the engine has come to --------------------------------------------------------------------------------- */
 
-Status serve_choices(Server *sv, Job *job, const RolloutSample *samples, int n, Err *err) {
-    Status s = OK;
-    if (job->ask.stream) {
-        stream_close(sv, job, samples, n);
-        return OK;
+void serve_choices(Server *sv, Job *job, int record, const RolloutSample *samples, int n) {
+    const Ask *a = &job->ask;
+    if (!a->stream && !job->choices) {
+        job->choices = json_array();
+        for (int i = 0; i < a->n_records * a->samples; i++) json_array_append_new(job->choices, json_null());
     }
-    job->choices = json_array();
-    for (int k = 0; k < n && !s; k++) {
-        json_t *logprobs = NULL;
+    for (int k = 0; k < n; k++) {
+        const int choice = record * a->samples + k;
         job->n_drawn += samples[k].n_tokens;
-        if (job->ask.logprobs) s = drawn_logprobs(sv, job, &samples[k], &logprobs, err);
-        if (!s) json_array_append_new(job->choices, choice_json(sv, k, &samples[k], logprobs));
-        json_decref(logprobs);
+        if (a->stream) stream_end(sv, job, choice, &samples[k]);
+        else json_array_set_new(job->choices, (size_t)choice, choice_json(sv, job, choice, &samples[k]));
     }
-    return s;
+    if (a->stream) serve_stream_flush(sv, job);
+}
+
+/* What a stream ends with: on request how much there was. */
+static void stream_close(Server *sv, Job *job) {
+    if (job->ask.usage) piece_add(job, completion_text(sv, job, json_array(), usage_json(job)));
+    serve_stream_flush(sv, job);
 }
 
 static void offer(Server *sv, Job *job) {
@@ -263,7 +255,7 @@ static void offer(Server *sv, Job *job) {
 void serve_tell(Server *sv, Job *job) {
     char *text;
     if (job->ask.kind == ASK_RISK) text = risks_text(sv, job);
-    else if (job->ask.stream) text = xstrdup("data: [DONE]\n\n");
+    else if (job->ask.stream) stream_close(sv, job), text = xstrdup("data: [DONE]\n\n");
     else text = completion_text(sv, job, json_incref(job->choices), usage_json(job));
     serve_answer(sv, job, 200, text);
     if (sv->second && job->ask.kind == ASK_RISK) offer(sv, job);

@@ -25,6 +25,8 @@ static const char *const BODY[] = {
     "M\"],\"age_years\":63.5,"
     "\"index_minutes\":2001,\"key\":9},\"outcomes\":[{\"codes\":[\"ICD10CM//I50\"],\"stops\":[\"VISIT_END//"
     "OUT\"]}],\"horizon\":30}",
+    "{\"prompt\":[\"SEX//F VISIT//OUT\",\"RECORD_START SEX//M\"],\"n\":2,\"stream\":true,\"logprobs\":0}",
+    "{\"input\":[[\"SEX//F\",49,\"VISIT//OUT\"],[40,41],[]]}",
     "{\"model\":\"m\",\"prompt\":\"RECORD_START SEX//F VISIT//OUT COMPLAINT//COUGH VISIT_END//OUT "
     "GAP//=6mt\",\"max_tokens\":5,\"n\":2,"
     "\"temperature\":0,\"logprobs\":0,\"stream\":false}",
@@ -99,17 +101,7 @@ static int fail(const char *what, const char *text, size_t n) {
     return 1;
 }
 
-static const char *broken(const Ask *a, const Vocabulary *v, const AskLimits *limits) {
-    const ServeRecord *r = &a->record;
-    if (a->samples < 1 || a->samples > limits->samples_max || a->max_tokens < 1 || a->max_tokens > limits->max_tokens)
-        return "limits";
-    if (!(a->horizon >= 1 && a->horizon <= limits->horizon_max) || !(a->temperature > 0))
-        return "horizon or temperature";
-    if (a->kind == ASK_RISK && !a->n_outcomes) return "no outcome";
-    for (int i = 0; i < a->n_outcomes; i++)
-        if (!a->outcome[i].name || !a->outcome[i].n_codes ||
-            !(a->outcome[i].horizon >= 1 && a->outcome[i].horizon <= limits->horizon_max))
-            return "an outcome";
+static const char *broken_record(const ServeRecord *r, const Vocabulary *v) {
     if (r->n_known < 0 || r->n_known > r->view.n || r->index_minutes < 0 || r->n_unknown > r->n_events) return "counts";
     for (int64_t i = 0; i < r->view.n; i++) {
         const int kind = v->token[patient_token(&r->view, i)].kind;
@@ -121,6 +113,26 @@ static const char *broken(const Ask *a, const Vocabulary *v, const AskLimits *li
     for (int s = 0; s < v->n_static; s++)
         if (r->statics[s] >= v->n || v->token[r->statics[s]].kind != TOKEN_STATIC) return "a static token";
     if (r->view.age_years != AGE_UNKNOWN && (r->view.age_years < 0 || r->view.age_years > 199)) return "an age";
+    return NULL;
+}
+
+static const char *broken(const Ask *a, const Vocabulary *v, const AskLimits *limits) {
+    if (a->samples < 1 || a->samples > limits->samples_max || a->max_tokens < 1 || a->max_tokens > limits->max_tokens)
+        return "limits";
+    if (!(a->horizon >= 1 && a->horizon <= limits->horizon_max) || !(a->temperature > 0))
+        return "horizon or temperature";
+    if (a->kind == ASK_RISK && !a->n_outcomes) return "no outcome";
+    for (int i = 0; i < a->n_outcomes; i++)
+        if (!a->outcome[i].name || !a->outcome[i].n_codes ||
+            !(a->outcome[i].horizon >= 1 && a->outcome[i].horizon <= limits->horizon_max))
+            return "an outcome";
+    if (a->n_records < 1 || a->n_records > ASK_RECORDS_MAX) return "records";
+    if (a->n_records > 1 && a->kind != ASK_COMPLETIONS && a->kind != ASK_EMBEDDINGS) return "a batch of what takes none";
+    if (a->kind == ASK_COMPLETIONS && a->n_records * a->samples > limits->samples_max) return "choices";
+    for (int i = 0; i < a->n_records; i++) {
+        const char *what = broken_record(&a->record[i], v);
+        if (what) return what;
+    }
     return NULL;
 }
 

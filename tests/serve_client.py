@@ -1,8 +1,9 @@
 """Asks a running `ehr-infer serve` what tests/test_serve.sh says; prints "ok - NAME" or "not ok - NAME: why".
 
-    serve_client.py same URL KEY DATASET EVENTS OUTCOMES NAME...   answers are those of `ehr-infer risk` (NAME-ESTIMATOR.csv)
+    serve_client.py same URL KEY EHR-INFER DATASET EVENTS OUTCOMES NAME...   answers are those of `ehr-infer risk`
+                                                    (NAME-ESTIMATOR.csv) and `ehr-infer explain`
     serve_client.py answers URL KEY                 completions, scores, what errors say
-    serve_client.py attacks URL KEY OTHER READ_S    OTHER has the scope score alone; READ_S: the server's --read-timeout
+    serve_client.py attacks URL KEY OTHER READ_S LOG   OTHER has the scope score alone; READ_S: the server's --read-timeout
     serve_client.py streams URL KEY                 completions in pieces; clients that go away
     serve_client.py openai URL KEY                  OpenAI's own client
     serve_client.py rows URL KEY DATASET OUTCOMES NAME.csv SAMPLES PID   64 clients ask the rows of ehr-infer risk; prints
@@ -102,7 +103,7 @@ def compare(answer, rows, what):
     return bad
 
 
-def same(url, key, data, events, outcomes, files):
+def same(url, key, infer, data, events, outcomes, files):
     patients = dataset(data)
     tables = {e: [risks(f"{f}-{e}.csv") for f in files] for e in ("mc", "scope", "reach")}
     for estimator, table in tables.items():
@@ -122,7 +123,7 @@ def same(url, key, data, events, outcomes, files):
                 bad += compare(answer, [t[i] for t in table], i)
         check(f"{estimator}: {len(table[0])} clients at once get the numbers of ehr-infer risk, digit for digit", not bad and len(table[0]) > 3, bad[:3])
     embeddings(url, key, data, tables["mc"][0], "embeddings.npy")
-    explanation(url, key, data, min((r for r in tables["mc"][0] if int(r["known_tokens"]) > 12), key=lambda r: int(r["known_tokens"])))
+    explanation(url, key, data, tables["mc"][0], infer)
     raw(url, key, events, outcomes, patients, tables["mc"])
 
 
@@ -147,30 +148,27 @@ def embeddings(url, key, data, table, file):
     check(f"embeddings of {len(table)} patients are those of ehr-infer embed", bad == 0 and len(table) == len(want) > 3, (bad, results[0]))
 
 
-def explanation(url, key, data, row):
-    """Leaving an event out changes the risk by what two questions tell."""
-    import math
-    patient = by_tokens(row, dataset(data))
-    body = {"outcomes": ["VISIT//IN"], "horizon": "365d", "samples": 3, "seed": 5, "patient": patient}
-    status, answer, _ = ask(url, "/v1/risk", {**body, "explain": 4}, key)
-    plain = ask(url, "/v1/risk", body, key)[1]["outcomes"][0]
-    told = answer["outcomes"][0].pop("explanation") if status == 200 else answer
-    check("explained or not, the risk is the same", status == 200 and answer["outcomes"][0] == plain, (answer, plain))
-    events = told["events"]
-    check("events by the size of their change", [abs(e["change"]) for e in events] == sorted((abs(e["change"]) for e in events), reverse=True) and
-          0 < len(events) <= 4 and all(e["days"] <= 0 for e in events), told)
-    changes = []
-    for i in range(len(patient["tokens"])):
-        if len(changes) == len(events):
-            break
-        at = len(patient["tokens"]) - 1 - i
-        name = ask(url, "/v1/score", {"patient": {**patient, "tokens": [patient["tokens"][at]], "minutes": [0]}}, key)[1]["tokens"][0]["code"]
-        if name.startswith("GAP//"):
-            continue
-        less = {**patient, "tokens": patient["tokens"][:at] + patient["tokens"][at + 1:], "minutes": patient["minutes"][:at] + patient["minutes"][at + 1:]}
-        changes.append(plain["risk"] - ask(url, "/v1/risk", {**body, "patient": less}, key)[1]["outcomes"][0]["risk"])
-    changes.sort(key=abs, reverse=True)
-    check("changes are those of leaving the event out", all(math.isclose(c, e["change"], abs_tol=1e-9) for c, e in zip(changes, events)), (changes, events))
+def explanation(url, key, data, rows, infer):
+    """Explanations are those of `ehr-infer explain`, number by number, whatever estimator the risk itself has."""
+    import subprocess
+    patients = dataset(data)
+    row = next(r for r in sorted(rows, key=lambda r: int(r["known_tokens"])) if int(r["known_tokens"]) > 12 and int(r["index_minutes"]) > 1440)
+    days = int(row["index_minutes"]) // 1440
+    patient = by_tokens({**row, "index_minutes": days * 1440}, patients)
+    for name, outcomes, horizon in (("a code", ["VISIT//IN"], 365), ("another horizon", ["VISIT//OUT"], 30)):
+        told = json.loads(subprocess.run([infer, "explain", "r", "--data", data, "--patient", "key:" + patient["key"], "--at", f"{days}d", "--json", "--outcome", outcomes[0],
+                                          "--horizon", f"{horizon}d", "--events", "6", "--samples", "8", "--seed", "5"], capture_output=True, check=True).stdout)
+        for estimator in ("reach", "scope", "mc"):
+            body = {"outcomes": outcomes + ["MEDS_DEATH"], "horizon": f"{horizon}d", "samples": 8, "seed": 5, "patient": patient, "estimator": estimator}
+            status, answer, _ = ask(url, "/v1/risk", {**body, "explain": 6}, key)
+            plain = ask(url, "/v1/risk", body, key)[1]["outcomes"]
+            why = [o.pop("explanation") for o in answer["outcomes"]] if status == 200 else answer
+            check(f"{estimator}, explained or not: the risk is the same", status == 200 and answer["outcomes"] == plain, (answer, plain))
+            got = [[e["token"], e["change"], e["se"], *e["interval"]] for e in why[0]["events"]]
+            want = [[e["token"], e["change"], e["se"], e["lo"], e["hi"]] for e in told["events"]]
+            same = len(got) == len(want) == 6 and all(a[0] == b[0] and all(abs(x - y) <= 1e-8 * abs(y) for x, y in zip(a[1:], b[1:])) for a, b in zip(got, want))
+            check(f"{estimator}, {name}: explained with the numbers of ehr-infer explain", same and any(e[1] for e in got), (got, want))
+    check("what is not looked at is told", why[0]["not_looked_at"] == told["older_events_skipped"] and all(e["days"] <= 0 for e in why[0]["events"]), (why[0], told))
 
 
 def raw(url, key, events, outcomes, patients, table):
@@ -230,7 +228,7 @@ def answers(url, key):
           c["patient"]["unknown_events"] == 9, (a, c))
     both = [good("one outcome", 200, {**RISK, "outcomes": [x]})["outcomes"][0] for x in RISK["outcomes"]]
     check("two outcomes asked together get what each gets alone", both == o, (both, o))
-    c = good("a completion of codes", 200, {"prompt": ["SEX//F", "RACE//WHITE", "ICD10CM//I50.9"], "max_tokens": 4, "n": 2, "logprobs": 0, "seed": 4}, "/v1/completions")
+    c = good("a completion of codes", 200, {"prompt": [["SEX//F", "RACE//WHITE", "ICD10CM//I50.9"]], "max_tokens": 4, "n": 2, "logprobs": 0, "seed": 4}, "/v1/completions")
     ids = [x["token_ids"] for x in c["choices"]]
     again = good("the same by ids", 200, {"prompt": "SEX//F RACE//WHITE ICD10CM//I50.9", "max_tokens": 4, "n": 2, "seed": 4}, "/v1/completions")
     check("prompts as codes and as text are one", [x["token_ids"] for x in again["choices"]] == ids and len(ids) == 2 and ids[0] != ids[1], (c, again))
@@ -239,6 +237,7 @@ def answers(url, key):
     for x in c["choices"]:
         told = [y for y in good("a score", 200, {"prompt": "SEX//F RACE//WHITE ICD10CM//I50.9 " + x["text"]}, "/v1/score")["tokens"]]
         logprobs = x["logprobs"]["token_logprobs"]
+        check("and where each token stands in the text", [x["text"][a:].split()[0] for a in x["logprobs"]["text_offset"]] == x["logprobs"]["tokens"] == x["text"].split(), x)
         check("log probabilities are those of a score", len(told) == 1 + len(logprobs) and
               all(abs(t["logprob"] - l) < 1e-6 and l < 0 for t, l in zip(told[1:], logprobs)), (told, logprobs))
     cold = [good("temperature 0", 200, {"prompt": "SEX//F RACE//WHITE", "max_tokens": 3, "temperature": 0, "seed": i}, "/v1/completions") for i in (1, 2)]
@@ -256,16 +255,43 @@ def answers(url, key):
         body = {**RISK, **change}
         answer = good(f"{name}: 400", 400, {k: v for k, v in body.items() if v is not None})
         check(f"{name}: the message helps", words in str(answer), answer)
-    for name, extra in [("a stream with log probabilities", {"stream": True, "logprobs": 0}), ("top_p", {"top_p": 0.5}), ("stop", {"stop": ["DEATH"]}),
+    for name, extra in [("log probabilities of other tokens", {"logprobs": 3}), ("top_p", {"top_p": 0.5}), ("stop", {"stop": ["DEATH"]}),
                         ("best_of", {"best_of": 4}), ("options without a stream", {"stream_options": {"include_usage": True}})]:
         good(f"{name}: 400", 400, {"prompt": "SEX//F RACE//WHITE", **extra}, "/v1/completions")
     good("what asks for nothing is taken", 200, {"prompt": "SEX//F RACE//WHITE", "top_p": 1, "stop": None, "best_of": 1, "echo": False, "frequency_penalty": 0, "logit_bias": {}}, "/v1/completions")
+    batches(url, key, good)
     status, text, _ = ask(url, "/metrics", None, key)
     check("metrics count what was done", 'ehr_requests_total{endpoint="risk",status="200"}' in text and 'ehr_unknown_token_ratio' in text, text)
     status, models, _ = ask(url, "/v1/models", None, key)
     check("models as OpenAI lists them", status == 200 and models["data"][0]["object"] == "model", models)
     status, info, _ = ask(url, "/info", None, key)
     check("the card tells stage, hash and provenance", status == 200 and info["model"]["sha256"] == a["model"]["sha256"] and info["provenance"], info)
+
+
+def batches(url, key, good):
+    """A list of texts, or of lists, is a batch: each record gets what it gets alone."""
+    texts = ["SEX//F RACE//WHITE ICD10CM//I50.9", "SEX//M RACE//WHITE", "SEX//F RACE//WHITE ICD10CM//I50.9 VISIT//OUT"]
+    lists = [t.split() for t in texts]
+    ask_for = {"max_tokens": 5, "n": 2, "seed": 3, "logprobs": 0}
+    alone = [good("a record alone", 200, {"prompt": t, **ask_for}, "/v1/completions") for t in texts]
+    for name, prompt in (("texts", texts), ("lists", lists)):
+        all_ = good(f"a batch of {name}", 200, {"prompt": prompt, **ask_for}, "/v1/completions")
+        want = [{**c, "index": 2 * i + c["index"]} for i, a in enumerate(alone) for c in a["choices"]]
+        check(f"a batch of {name} gets, record by record, what each gets alone", all_["choices"] == want and
+              all_["usage"]["prompt_tokens"] == sum(a["usage"]["prompt_tokens"] for a in alone), (all_["choices"], want))
+        vectors = good(f"embeddings of {name}", 200, {"input": prompt}, "/v1/embeddings")["data"]
+        single = [good("an embedding alone", 200, {"input": [x]}, "/v1/embeddings")["data"][0]["embedding"] for x in prompt]
+        check(f"embeddings of a batch of {name} likewise", [v["index"] for v in vectors] == [0, 1, 2] and [v["embedding"] for v in vectors] == single and single[0] != single[1], vectors)
+    got = {}
+    for x in list(pieces(connection(url, "/v1/completions", {"prompt": texts, "stream": True, **ask_for}, key).getresponse()))[:-1]:
+        for c in json.loads(x)["choices"]:
+            got[c["index"]] = got.get(c["index"], "") + c["text"]
+    check("a batch in a stream", [got.get(i) for i in range(6)] == [c["text"] for c in all_["choices"]], got)
+    for name, words, path, body in [("ids and texts in one list", "none of them", "/v1/completions", {"prompt": [1, "SEX//F"]}), ("too many records", "at most 256", "/v1/embeddings", {"input": ["SEX//F"] * 257}),
+                                    ("too many choices", "at most", "/v1/completions", {"prompt": texts, "n": 400}), ("a batch to score", "one record", "/v1/score", {"prompt": texts}),
+                                    ("a code that is none, in a batch", "input[1]", "/v1/embeddings", {"input": ["SEX//F RACE//WHITE", "NO//CODE"]}), ("lists of lists of lists", "input[0]", "/v1/embeddings", {"input": [[["SEX//F"]]]})]:
+        answer = good(f"{name}: 400", 400, body, path)
+        check(f"{name}: the message helps", words in str(answer), answer)
 
 
 PROMPT = {"prompt": "SEX//F RACE//WHITE ICD10CM//I50.9", "n": 3, "seed": 4, "max_tokens": 40}
@@ -299,13 +325,13 @@ def idle(url, key, seconds=5):
 
 
 def streams(url, key):
-    whole = ask(url, "/v1/completions", PROMPT, key)[1]
-    r = connection(url, "/v1/completions", {**PROMPT, "stream": True, "stream_options": {"include_usage": True}}, key).getresponse()
+    whole = ask(url, "/v1/completions", {**PROMPT, "logprobs": 0}, key)[1]
+    r = connection(url, "/v1/completions", {**PROMPT, "logprobs": 0, "stream": True, "stream_options": {"include_usage": True}}, key).getresponse()
     check("a stream is one", r.status == 200 and r.getheader("Content-Type") == "text/event-stream", r.status)
     got = list(pieces(r))
     check("it ends with [DONE]", got[-1] == "[DONE]", got[-1:])
     got = [json.loads(x) for x in got[:-1]]
-    text, ids, days, ends = {}, {}, {}, {}
+    text, ids, days, ends, told = {}, {}, {}, {}, {}
     for x in got[:-1]:
         for c in x["choices"]:
             text[c["index"]] = text.get(c["index"], "") + c["text"]
@@ -313,6 +339,12 @@ def streams(url, key):
             days.setdefault(c["index"], []).extend(c.get("days", []))
             if c["finish_reason"]:
                 ends[c["index"]] = c["finish_reason"]
+            for name in ("tokens", "token_logprobs", "text_offset"):
+                told.setdefault(c["index"], {}).setdefault(name, []).extend((c["logprobs"] or {}).get(name, []))
+    check("log probabilities in pieces are those of the whole answer", all(len(told[c["index"]]["tokens"]) == len(c["token_ids"]) and
+          all(told[c["index"]][name] == c["logprobs"][name] for name in ("tokens", "token_logprobs", "text_offset")) for c in whole["choices"]), (told, whole))
+    plain = ask(url, "/v1/completions", PROMPT, key)[1]
+    check("asked for or not, the tokens are the same", [c["token_ids"] for c in plain["choices"]] == [c["token_ids"] for c in whole["choices"]] and plain["choices"][0]["logprobs"] is None, plain)
     check("its pieces are the whole answer", all(text[c["index"]] == c["text"] and ids[c["index"]] == c["token_ids"] and days[c["index"]] == c["days"] and
           ends[c["index"]] == c["finish_reason"] for c in whole["choices"]) and len(text) == 3, (text, whole))
     check("a token a piece", len(got) == sum(map(len, ids.values())) + 3 + 1, len(got))
@@ -354,6 +386,19 @@ def openai(url, key):
     check("OpenAI's client: streamed completions", [text[c.index] for c in said.choices] == [c.text for c in said.choices], (text, said))
     ids = client.completions.create(model=model, prompt=[1, 3, 8], max_tokens=2, temperature=0, logprobs=0)
     check("OpenAI's client: ids, log probabilities", len(ids.choices[0].logprobs.token_logprobs) == ids.usage.completion_tokens, ids)
+    told = {}
+    for piece in client.completions.create(model=model, stream=True, logprobs=0, **PROMPT):
+        for c in piece.choices:
+            told.setdefault(c.index, []).extend(c.logprobs.token_logprobs if c.logprobs else [])
+    again = client.completions.create(model=model, logprobs=0, **PROMPT)
+    check("OpenAI's client: streamed log probabilities", [told[c.index] for c in again.choices] == [c.logprobs.token_logprobs for c in again.choices] and told[0], (told, again))
+    texts = [PROMPT["prompt"], "SEX//M RACE//WHITE"]
+    many = client.completions.create(model=model, prompt=texts, n=2, max_tokens=3, seed=1)
+    check("OpenAI's client: a batch of prompts", [c.index for c in many.choices] == [0, 1, 2, 3] and many.choices[0].text != many.choices[2].text, many)
+    vectors = client.embeddings.create(model=model, input=texts)
+    check("OpenAI's client: a batch of texts", [d.index for d in vectors.data] == [0, 1] and vectors.data[0].embedding != vectors.data[1].embedding, vectors)
+    numbers = client.embeddings.create(model=model, input=[[1, 3, 8], [1, 3, 8, *said.choices[0].token_ids]])
+    check("OpenAI's client: a batch of ids", [d.index for d in numbers.data] == [0, 1], numbers)
     one = client.embeddings.create(model=model, input=PROMPT["prompt"])
     two = client.embeddings.create(model=model, input=PROMPT["prompt"], encoding_format="float")
     check("OpenAI's client: embeddings", np.array_equal(np.array(one.data[0].embedding, "f4"), np.array(two.data[0].embedding, "f4")) and len(two.data[0].embedding) == 64, two)
@@ -385,7 +430,20 @@ def raw_exchange(url, data, pause=0, limit=20):
     return got, time.time() - start
 
 
-def attacks(url, key, other, read_s):
+def attacks(url, key, other, read_s, log):
+    """Each is refused and in the audit log LOG, and the server lives."""
+    def lines():
+        with open(log) as f:
+            return [(x["action"], x["status"], x["who"]) for x in map(json.loads, f)]
+
+    def logged(name, before, want, count=1):
+        """Of the lines after `before` exactly `count` tell a refusal, of status `want`; the rest are answers."""
+        until = time.time() + 3
+        while time.time() < until and sum(s != 200 for _, s, _ in lines()[before:]) < count:
+            time.sleep(0.02)
+        told = [x for x in lines()[before:] if x[1] != 200]
+        check(f"{name}: in the log", len(told) == count and all(x[1] == want for x in told), (want, told))
+
     def alive(name):
         check(f"{name}: the server lives", ask(url, "/health")[0] == 200)
 
@@ -403,34 +461,54 @@ def attacks(url, key, other, read_s):
         ("text that is not UTF-8", 400, {"body": b'{"patient": "\xc3\x28"}'}), ("a list", 400, {"body": b"[1, 2]"}), ("a huge number", 400, {"body": b'{"seed": 1' + b"0" * 5000 + b"}"}),
         ("a body too long", 413, {"body": b" " * 300000}), ("30,000 events", 400, {"body": {**RISK, "patient": {"events": [{"code": "A"}] * 15000}}}),
     ]:
-        args = {"path": "/v1/risk", "body": RISK, "key": key, "method": "POST", **kwargs}
+        args, before = {"path": "/v1/risk", "body": RISK, "key": key, "method": "POST", **kwargs}, len(lines())
         try:
             status, answer, _ = ask(url, args["path"], args["body"], args["key"], args["method"])
         except (ConnectionResetError, BrokenPipeError, http.client.HTTPException) as e:
             status, answer = None, repr(e)
         check(f"{name}: {want}", status == want or (status is None and want == 413), (status, answer))
+        logged(name, before, want)
     alive("after bad requests")
     twice = [ask(url, "/v1/risk", RISK, key) for _ in range(2)]
     check("a replayed body: the same answer, nothing more", twice[0][:2] == twice[1][:2] and twice[0][0] == 200, twice)
-    chunk = b"10000\r\n" + b" " * 65536 + b"\r\n"
+    chunk, before = b"10000\r\n" + b" " * 65536 + b"\r\n", len(lines())
     got, _ = raw_exchange(url, head.encode() + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 5 + b"0\r\n\r\n")
     check("chunks without end: 413 or closed", b" 413 " in got or not got, got[:200])
-    got, took = raw_exchange(url, b"GET /health HTTP/1.1\r\nHost: x\r\n" + b"".join(b"X-%d: %s\r\n" % (i, b"y" * 100) for i in range(5000)) + b"\r\n")
-    check("a flood of headers: refused", b" 200 " not in got and took is not None, got[:200])
-    got, took = raw_exchange(url, b"GET /" + b"a" * 200000 + b" HTTP/1.1\r\n\r\n")
-    check("a path without end: refused", b" 200 " not in got and took is not None, got[:200])
-    for name, text in [("garbage", bytes(range(256)) * 40), ("two lengths", head.encode() + b"Content-Length: 5\r\nContent-Length: 50\r\n\r\nhello"),
-                       ("a negative length", head.encode() + b"Content-Length: -5\r\n\r\n"), ("no host", b"GET /health HTTP/1.1\r\n\r\n")]:
+    logged("chunks without end", before, 413)
+    health, garbage = b"GET /health HTTP/1.1\r\nHost: x\r\n", bytes(range(256)) * 4
+    one = head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    flood = health + b"".join(b"X-%d: %s\r\n" % (i, b"y" * 100) for i in range(5000)) + b"\r\n"
+    # Alone, and on a connection that has asked something before, at once or a moment later.
+    for first, good in (([], 0), ([health + b"\r\n"], 1), ([one + one], 2)):
+        after = f"behind {good} requests, " if good else ""
+        for name, data in [("a flood of headers", flood), ("a path without end", b"GET /" + b"a" * 200000 + b" HTTP/1.1\r\n\r\n"), ("garbage", garbage), ("a line of text", b"garbage\r\n\r\n"),
+                           ("another protocol", b"PRI * HTTP/9.9\r\n\r\nSM\r\n\r\n"), ("no host", b"GET /health HTTP/1.1\r\n\r\n"), ("half a request", health[:20])]:
+            for pieces in ([b"".join(first) + data], first + [data])[: 1 if not first or name == "half a request" else 2]:
+                before = len(lines())
+                got, took = raw_exchange(url, pieces, pause=0.1 if len(pieces) > 1 else 0)
+                check(f"{after}{name}: refused", got.count(b" 200 OK") == good and took is not None, (got[-200:], took))
+                logged(f"{after}{name}", before, 408 if good and name == "half a request" else 400)
+    for name, text, want in [("two lengths", head.encode() + b"Content-Length: 5\r\nContent-Length: 50\r\n\r\nhello", 400), ("a negative length", head.encode() + b"Content-Length: -5\r\n\r\n", 400)]:
+        before = len(lines())
         got, took = raw_exchange(url, text)
         check(f"{name}: refused", b" 200 " not in got and took is not None, (got[:200], took))
-    one = head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body
-    got, _ = raw_exchange(url, one + one + bytes(range(256)) * 4)
-    check("requests in a row and garbage behind: two answers, no third", got.count(b" 200 OK") == 2 and got.count(b"HTTP/1.1 ") <= 3, got[-300:])
-    for name, pieces in [("headers a byte at a time", [head[i:i + 1].encode() for i in range(60)]),
-                         ("a body a byte at a time", [head.encode() + b"Content-Length: 4000\r\n\r\n"] + [b" "] * 60)]:
+        logged(name, before, want)
+    before = len(lines())
+    u = urllib.parse.urlsplit(url)
+    with socket.create_connection((u.hostname, u.port)) as s:
+        for _ in range(3):
+            s.sendall(health + b"\r\n\r\n")
+            check("an empty line between requests is no attack", b" 200 OK" in s.recv(65536))
+            time.sleep(0.05)
+    time.sleep(0.2)
+    check("a connection that is kept and closed is no refusal", not [x for x in lines()[before:] if x[1] != 200], lines()[before:])
+    for name, want, pieces in [("headers a byte at a time", 400, [head[i:i + 1].encode() for i in range(60)]),
+                               ("a body a byte at a time", 408, [head.encode() + b"Content-Length: 4000\r\n\r\n"] + [b" "] * 60),
+                               ("headers a byte at a time, behind a request", 408, [health + b"\r\n"] + [head[i:i + 1].encode() for i in range(60)])]:
+        before = len(lines())
         got, took = raw_exchange(url, pieces, pause=read_s / 8)
         check(f"{name}: closed", took is not None and took < 4 * read_s + 4, took)
-    u = urllib.parse.urlsplit(url)
+        logged(name, before, want)
     idle = [socket.create_connection((u.hostname, u.port)) for _ in range(60)]
     time.sleep(read_s + 1)
     alive("60 idle connections later")
@@ -540,7 +618,7 @@ def burst(url, key, n, samples):
 if __name__ == "__main__":
     command, args = sys.argv[1], sys.argv[2:]
     if command == "same":
-        same(args[0], args[1], args[2], args[3], json.loads(args[4]), args[5:])
+        same(args[0], args[1], args[2], args[3], args[4], json.loads(args[5]), args[6:])
     elif command == "answers":
         answers(*args)
     elif command in ("one", "shadowed", "maps"):
@@ -550,7 +628,7 @@ if __name__ == "__main__":
     elif command in ("streams", "openai"):
         {"streams": streams, "openai": openai}[command](*args)
     elif command == "attacks":
-        attacks(args[0], args[1], args[2], float(args[3]))
+        attacks(args[0], args[1], args[2], float(args[3]), args[4])
     else:
         burst(args[0], args[1], int(args[2]), int(args[3]))
     sys.exit(failed)

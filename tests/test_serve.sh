@@ -2,44 +2,19 @@
 # test_serve.sh BUILD - ehr-infer serve from the outside, on the loopback: its numbers are those of `ehr-infer risk`; who may
 # ask what; what attacks come to; the audit log; stages; ending and being killed.
 . "$(dirname "$0")/shell.sh"
-export OMP_NUM_THREADS=1
-infer=$build/ehr-infer data=$build/ehr-data python=$root/.venv/bin/python client=$root/tests/serve_client.py
-grep -q 'libmicrohttpd *yes' "$build/detect.txt" || skip_all "ehr-infer serve" "no libmicrohttpd"
-[ -x "$python" ] || skip_all "ehr-infer serve" "no Python packages"
-cd "$work" || exit 1
-pids=""
-trap 'for p in $pids; do kill -9 $p 2> /dev/null; done; rm -rf "$work"' EXIT
+. "$root/tests/serve.sh"
 
 {
     "$data" synth --patients 200 --risk-samples 0 --out events && "$data" tokenize events/events.h5 --vocabulary events/vocabulary.json --out d &&
         "$data" label events/events.h5 --data d --outcome admission_1y=VISIT//IN --horizon 365d &&
         "$data" label events/events.h5 --data d --outcome visit_30d=VISIT//OUT --horizon 30d &&
-        "$build/ehr-train" --data d --layers 1 --d-model 64 --heads 1 --kv-heads 1 --d-ff 64 --seq-len 256 --batch 4 --steps 16 --eval-tokens 0 --out r &&
+        "$build/ehr-train" --data d $tiny --steps 16 --out r &&
         "$infer" key --keys keys --name alice --scopes all > alice && "$infer" key --keys keys --name sue --scopes score > sue
 } > made.log 2>&1
 verdict $? "make a dataset, a checkpoint and two keys" made.log
 [ $failed = 0 ] || exit 1
 [ "$(stat -c %a keys)" = 600 ] && ! grep -qF "$(cut -c5- alice)" keys
 verdict $? "the file of keys holds none of them"
-
-start() { # start NAME FLAGS...: a server; sets url and pid
-    local name=$1 i
-    shift
-    "$infer" serve r --port 0 "$@" > "$name.out" 2> "$name.err" &
-    pid=$!
-    pids="$pids $pid"
-    for i in $(seq 200); do
-        url=$(sed -n "s/^listening on //p" "$name.out" 2> /dev/null)
-        [ -n "$url" ] && return 0
-        kill -0 $pid 2> /dev/null || return 1
-        sleep 0.05
-    done
-    return 1
-}
-stop() { # stop: asks it to end; its exit code
-    kill -TERM $pid
-    wait $pid
-}
 
 # ---- the same numbers ------------------------------------------------------------------------------------------------
 rc=0
@@ -51,9 +26,9 @@ done
 verdict $rc "risks by ehr-infer risk" risk.log
 "$infer" embed r --data d --labels d/labels/admission_1y.h5 --what last --limit 10 --out embeddings.npy > embed.log 2>&1
 verdict $? "embeddings by ehr-infer embed" embed.log
-start main --keys keys --audit audit.log --read-timeout 2 --max-body 256K --connections 50
+start main --keys keys --audit audit.log --read-timeout 1 --max-body 256K --connections 50
 verdict $? "a server starts" main.err
-"$python" "$client" same "$url" "$(cat alice)" d events '[{"codes":["VISIT//IN"],"horizon":"365d"},{"codes":["VISIT//OUT"],"horizon":"30d"}]' admission_1y visit_30d || failed=1
+"$python" "$client" same "$url" "$(cat alice)" "$infer" d events '[{"codes":["VISIT//IN"],"horizon":"365d"},{"codes":["VISIT//OUT"],"horizon":"30d"}]' admission_1y visit_30d || failed=1
 "$python" "$client" answers "$url" "$(cat alice)" || failed=1
 "$python" "$client" streams "$url" "$(cat alice)" || failed=1
 if "$python" -c 'import openai' 2> /dev/null; then
@@ -61,7 +36,7 @@ if "$python" -c 'import openai' 2> /dev/null; then
 else
     echo "skip - OpenAI's Python client: not installed (sh scripts/setup.sh openai)"
 fi
-"$python" "$client" attacks "$url" "$(cat alice)" "$(cat sue)" 2 || failed=1
+"$python" "$client" attacks "$url" "$(cat alice)" "$(cat sue)" 1 audit.log || failed=1
 grep -q '"who":"sue".*"action":"risk","status":403' audit.log && grep -q '"who":"-".*"action":"risk","status":401' audit.log
 verdict $? "refusals are in the audit log" audit.log
 [ "$(grep -c '"action":"completions","status":499' audit.log)" = 3 ] && [ "$(grep -c '"action":"stream","status":200' audit.log)" -ge 3 ]
@@ -149,8 +124,7 @@ start late --deadline 0.2
 "$python" "$client" burst "$url" none 3 1000 > burst.log 2>&1
 grep -q '^3 504$' burst.log
 verdict $? "deadlines" burst.log
-kill -9 $pid
-wait $pid 2> /dev/null
+kill_server
 start kill --kill-file off --deadline 300 --drain 300
 [ "$(status /ready none)" = 200 ] && touch off && becomes 503 /ready none && [ "$(status /v1/score none)" = 503 ] && [ "$(status /health none)" = 200 ] &&
     rm off && becomes 200 /ready none && [ "$(status /v1/score none)" = 200 ]
@@ -182,8 +156,7 @@ for _ in 1 2 3; do
         [ "$(grep -c '"action":"risk","status":200' killed.log)" -gt "$before" ] && break
         sleep 0.02
     done
-    kill -9 $pid
-    wait $pid 2> /dev/null
+    kill_server
     wait $asking
     answered=$((${answered:-0} + $(awk '$2 == 200 { n += $1 } END { print n + 0 }' burst.log)))
     start killed --audit killed.log || break
@@ -230,11 +203,9 @@ verdict $? "beyond research it is known who asks" refused.log
 refused 2 'only with --keys' "$infer" serve clean --port 0 --bind 0.0.0.0
 verdict $? "beyond this machine only with keys" refused.log
 touch revoked
-"$infer" serve clean --stage partner $staged --revoked revoked > staged.out 2> staged.err &
-pid=$!
-pids="$pids $pid"
-for _ in $(seq 200); do grep -q listening staged.out && break; sleep 0.05; done
-url=$(sed -n 's/^listening on //p' staged.out)
+served=clean
+start staged --stage partner ${staged#--port 0} --revoked revoked
+served=r
 [ "$(status /v1/score "$(cat alice)")" = 200 ] && sha256sum < clean/model.safetensors | cut -c1-64 > revoked && becomes 503 /v1/score "$(cat alice)"
 verdict $? "promoted by two: served, until it is revoked" staged.err
 stop

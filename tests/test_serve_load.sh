@@ -3,40 +3,19 @@
 # second checkpoint beside it; recalibration maps.  The long form of the load, by hand:
 #   tests/serve_load.py URL KEY 20000 --pid PID
 . "$(dirname "$0")/shell.sh"
-export OMP_NUM_THREADS=1
-infer=$build/ehr-infer data=$build/ehr-data python=$root/.venv/bin/python client=$root/tests/serve_client.py
-grep -q 'libmicrohttpd *yes' "$build/detect.txt" || skip_all "ehr-infer serve under load" "no libmicrohttpd"
-[ -x "$python" ] || skip_all "ehr-infer serve under load" "no Python packages"
-cd "$work" || exit 1
-pids=""
-trap 'for p in $pids; do kill -9 $p 2> /dev/null; done; rm -rf "$work"' EXIT
+. "$root/tests/serve.sh"
 
-tiny="--data d --layers 1 --d-model 64 --heads 1 --kv-heads 1 --d-ff 64 --seq-len 256 --batch 4 --eval-tokens 0"
 {
     "$data" synth --patients 300 --risk-samples 0 --out events && "$data" tokenize events/events.h5 --vocabulary events/vocabulary.json --out d &&
         "$data" label events/events.h5 --data d --outcome admission_1y=VISIT//IN --horizon 365d &&
-        "$build/ehr-train" $tiny --steps 16 --out r && "$build/ehr-train" $tiny --steps 40 --out other &&
+        "$build/ehr-train" --data d $tiny --steps 16 --out r && "$build/ehr-train" --data d $tiny --steps 40 --out other &&
         "$infer" key --keys keys --name alice --scopes all > alice
 } > made.log 2>&1
 verdict $? "make a dataset, two checkpoints and a key" made.log
 [ $failed = 0 ] || exit 1
 key=$(cat alice)
 
-start() { # start NAME FLAGS...: a server; sets url and pid
-    local name=$1 i
-    shift
-    "$infer" serve r --port 0 --keys keys "$@" > "$name.out" 2> "$name.err" &
-    pid=$!
-    pids="$pids $pid"
-    for i in $(seq 200); do
-        url=$(sed -n "s/^listening on //p" "$name.out" 2> /dev/null)
-        [ -n "$url" ] && return 0
-        kill -0 $pid 2> /dev/null || return 1
-        sleep 0.05
-    done
-    return 1
-}
-stop() { kill -TERM $pid && wait $pid; }
+keyed() { start "$@" --keys keys; }
 metric() { # metric NAME: its value
     "$python" - "$url" "$key" "$1" << 'END'
 import sys, urllib.request
@@ -55,7 +34,7 @@ compared() { # until all that was offered is compared, dropped or failed
 }
 
 # ---- load --------------------------------------------------------------------------------------------------------------
-start load --audit load.log --deadline 300
+keyed load --audit load.log --deadline 300
 "$python" "$root/tests/serve_load.py" "$url" "$key" 640 --clients 64 --samples 8 --pid $pid > load.txt 2>&1
 verdict $? "64 clients, 640 mixed requests: answers or 429, nothing else" load.txt
 sed 's/^/    /' load.txt
@@ -75,7 +54,7 @@ stop && "$infer" audit verify load.log > verify.log 2>&1 && [ "$(grep -c '"statu
 verdict $? "every answer is in the log" verify.log
 
 outcome='[{"codes":["VISIT//IN"],"horizon":"365d"}]'
-start same --deadline 300
+keyed same --deadline 300
 ratio=0
 for _ in 1 2 3; do # computed seconds, not those on the wall: other programs run too
     TIMEFORMAT='%U %S'
@@ -91,28 +70,27 @@ verdict $? "64 clients get the rollouts of ehr-infer risk, the same tokens at $r
 stop
 
 # ---- killed under load of streams ------------------------------------------------------------------------------------------
-start killed --audit killed.log --deadline 300
+keyed killed --audit killed.log --deadline 300
 "$python" "$root/tests/serve_load.py" "$url" "$key" 200 --clients 16 --only stream > killed.txt 2>&1 &
 asking=$!
 for _ in $(seq 400); do
     [ "$(grep -c '"action":"completions","status":200' killed.log)" -gt 80 ] && break
     sleep 0.02
 done
-kill -9 $pid
-wait $pid 2> /dev/null
+kill_server
 wait $asking
 whole=$(sed -n 's/^  stream *\([0-9]*\) .*/\1/p' killed.txt)
-start again --audit killed.log && [ "$(grep -c '"action":"completions","status":200' killed.log)" -ge "${whole:-0}" ] && [ "${whole:-0}" -gt 0 ] &&
+keyed again --audit killed.log && [ "$(grep -c '"action":"completions","status":200' killed.log)" -ge "${whole:-0}" ] && [ "${whole:-0}" -gt 0 ] &&
     [ "$(grep -c '"action":"stream"' killed.log)" -ge "$whole" ] && stop && "$infer" audit verify killed.log > verify.log 2>&1
 verdict $? "kill -9 under streams: $whole whole answers, all in the log, and it starts again" verify.log
 
 # ---- a second checkpoint -----------------------------------------------------------------------------------------------------
-start plain --deadline 300
+keyed plain --deadline 300
 "$python" "$client" burst "$url" "$key" 8 16 > /dev/null
 "$python" "$client" one "$url" "$key" > plain.json
 stop
 for second in r other; do
-    start $second --shadow $second --deadline 300
+    keyed $second --shadow $second --deadline 300
     "$python" "$client" one "$url" "$key" > $second.json && cmp plain.json $second.json
     verdict $? "a shadow ($second) changes no answer" $second.err
     "$python" "$client" burst "$url" "$key" 12 16 > burst.log 2>&1
@@ -127,12 +105,12 @@ awk '$1 != $2 || $3 != 0 || $1 < 2 { exit 1 }' r.counts
 verdict $? "a shadow of the same weights agrees to the bit" r.counts
 awk '$3 == 0 || $1 < 2 { exit 1 }' other.counts
 verdict $? "one of other weights differs" other.counts
-start flood --shadow other --deadline 300
+keyed flood --shadow other --deadline 300
 "$python" "$root/tests/serve_load.py" "$url" "$key" 400 --clients 64 --samples 4 --only score > flood.txt 2>&1 && compared 1 &&
     [ "$(metric ehr_second_offered_total)" = 400 ]
 verdict $? "what a shadow has no time for is dropped and counted: $(metric ehr_second_dropped_total) of 400" flood.txt
 stop
-start canary --canary other --canary-share 0.5 --deadline 300
+keyed canary --canary other --canary-share 0.5 --deadline 300
 "$python" "$root/tests/serve_load.py" "$url" "$key" 100 --clients 8 --only score > canary.txt 2>&1
 once=$(metric ehr_second_offered_total)
 "$python" "$root/tests/serve_load.py" "$url" "$key" 100 --clients 8 --only score > canary.txt 2>&1
@@ -166,7 +144,7 @@ json.dump(all, open(path, 'w'), indent=1)
 " "$sha" "$work/$1" "$2")
 }
 maps maps.json none
-start maps --recalibration maps.json
+keyed maps --recalibration maps.json
 "$python" "$client" maps "$url" "$key" maps.json || failed=1
 stop
 while IFS='|' read -r change words; do
