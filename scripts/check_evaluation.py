@@ -6,6 +6,7 @@ import sys
 import numpy as np
 
 import compare
+import fairness
 import futures
 import metrics
 import outcome
@@ -39,7 +40,7 @@ def alarms_of(rng, harm, n=600):
         tuning.y[lost] = 0
     record = recalibrate.fit(tuning.risk, tuning.y, np.ones(n), 10)
     o = outcome.evaluate("o", {"horizon_minutes": "1440"}, held_out, recalibrate.seal(record), n_bootstrap=50, seed=1)
-    return outcome.raise_alarms([o])
+    return fairness.raise_alarms([o])
 
 
 def check_alarms(rng):

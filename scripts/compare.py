@@ -16,6 +16,7 @@ import sys
 
 import numpy as np
 
+import fairness
 import metrics
 import outcome
 import shards
@@ -61,7 +62,7 @@ def parts_of(a):
     for k in [k for k in a if k.startswith("group_")]:
         labels = a[k][known]
         parts += [(f"{k[6:]}//{v}", labels == v) for v in sorted(set(labels)) if v not in ("", "UNKNOWN")]
-    return known, [p for p in parts if y[p[1]].sum() >= (outcome.LEAST_POSITIVES if p[0] != "everybody" else 1)]
+    return known, [p for p in parts if y[p[1]].sum() >= (fairness.LEAST_POSITIVES if p[0] != "everybody" else 1)]
 
 
 def compare_outcome(name, a, b, n, seed):

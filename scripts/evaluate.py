@@ -19,11 +19,14 @@ import time
 
 import numpy as np
 
+import fairness
 import futures
 import outcome
 import privacy
 import recalibrate
+import recorded
 import report_page
+import report_parts
 import report_privacy
 import report_probe
 import report_tokens
@@ -34,8 +37,8 @@ import suite
 import token_quality
 
 SUITES = {
-    "standard": {"samples": 8, "limit": 400, "bootstrap": 1000, "score": 2000, "futures": 100, "probe": 800},
-    "quick": {"samples": 4, "limit": 100, "bootstrap": 200, "score": 300, "futures": 20, "probe": 200},
+    "standard": {"samples": 8, "limit": 400, "bootstrap": 1000, "score": 2000, "futures": 100, "probe": 800, "recorded": 4000},
+    "quick": {"samples": 4, "limit": 100, "bootstrap": 200, "score": 300, "futures": 20, "probe": 200, "recorded": 300},
     "privacy": {"samples": 0, "limit": 2000, "bootstrap": 1000},
     "sequential": {"samples": 32, "limit": 300, "bootstrap": 1000},
 }
@@ -195,6 +198,9 @@ def parse():
     parser.add_argument("--samples", type=int, help="simulated futures a row [the suite's]")
     parser.add_argument("--limit", type=int, help="rows a split and task, 0 = all [the suite's]")
     parser.add_argument(
+        "--recorded", type=int, help="held-out patients whose whole records are set beside what the model expects, 0 = all [the suite's]"
+    )
+    parser.add_argument(
         "--estimator", choices=["reach", "scope", "mc", "next"], default="reach", help="of ehr-infer risk [reach]"
     )
     parser.add_argument(
@@ -206,9 +212,9 @@ def parse():
     parser.add_argument("--started", type=float, help="unix time at which the whole job began; overrides --seconds")
     parser.add_argument("risk", type=pathlib.Path, nargs="*", help="risk tables, with --run")
     args = parser.parse_args()
-    for k in ("samples", "limit", "bootstrap"):
+    for k in ("samples", "limit", "bootstrap", "recorded"):
         if getattr(args, k) is None:
-            setattr(args, k, SUITES[args.suite][k])
+            setattr(args, k, SUITES[args.suite].get(k))
     args.out = args.out or pathlib.Path(f"report-{args.suite}" if args.suite in NO_OUTCOMES else "report")
     if bool(args.checkpoint) == bool(args.run):
         parser.error("give either --checkpoint or --run")
@@ -255,12 +261,13 @@ def build(args, dataset):
         else:
             files = s.label_files()
             outcomes = from_checkpoint(args, dataset, s, files)
+            found["recorded"] = recorded.measure(s, [p for p, _ in files], args.recorded)
             found["tokens"] = token_quality.measure(s, SUITES[args.suite]["score"])
             found["futures"] = futures.measure(s, [p for p, _ in files], SUITES[args.suite]["futures"])
     else:
         outcomes = from_tables(args, dataset)
         args.out.mkdir(parents=True, exist_ok=True)
-    alarms, tests = outcome.raise_alarms(outcomes)
+    alarms, tests = fairness.raise_alarms(outcomes, found.get("recorded", []))
     steps, evals = read_log(args.run)
     last = evals[-1] if evals else {}
     latest = args.checkpoint or args.run / "latest"
@@ -307,7 +314,7 @@ def main():
         report = build(args, dataset)
     except shards.BadFile as e:
         fail(str(e) if "dataset.json" not in str(e) else f"--data {args.data}: not a dataset: {e}")
-    number = report_page.number
+    number = report_parts.number
     for o in report["outcomes"]:
         truth = (
             f"  of the true risk {number(o['auroc_true_risk'])}  rmse {number(o['rmse'], 4)}"

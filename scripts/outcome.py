@@ -2,12 +2,12 @@
 
 import numpy as np
 
+import fairness
 import metrics
 import recalibrate
 
 LENGTHS = [(0, 50, "under 50 tokens"), (50, 200, "50 to 199 tokens"), (200, 800, "200 to 799 tokens"),
            (800, np.inf, "800 tokens or more")]  # fmt: skip
-LEAST_POSITIVES = 20  # of a subgroup, for its figures to be judged
 PAIRED = ["auroc", "auprc", "brier", "log_loss"]
 DECISIONS = ["tpr", "tpr_expected", "specificity", "ppv", "alerts_per_100"]
 
@@ -84,7 +84,8 @@ class Study:
             for label in sorted(set(labels[self.known]))
             if label not in ("", "UNKNOWN")
         ]
-        self.judged = [p for p in self.parts if self.y[p[2]].sum() >= LEAST_POSITIVES and not p[2].all()]
+        self.judged = [p for p in self.parts if self.y[p[2]].sum() >= fairness.LEAST_POSITIVES and not p[2].all()]
+        self.judge = fairness.Judge(self.mapped, self.y, rows.patient[self.known], self.threshold) if self.judged else None
 
     def __call__(self, W):
         out = {}
@@ -140,16 +141,15 @@ def _subgroups(study, point, drawn):
                  "mean_risk": number(study.mapped[i].mean())}  # fmt: skip
         if any(p[0] == group and p[1] == label for p in study.judged):
             entry.update(_block(point, drawn, "group", group, label))
-            entry["tests"] = []
+            entry["tests"], p = [], study.judge(i)
             for k in ["log_oe", "slope", "tpr_excess"]:
                 key = ("gap", group, label, k)
                 if key not in point:
                     continue
-                p = metrics.p_value(point[key][0], drawn[key], entry["positive"]) if key in drawn else None
-                entry["tests"].append({"statistic": k, "gap": number(point[key][0]), "p": p, "alarm": False,
+                entry["tests"].append({"statistic": k, "gap": number(point[key][0]), "p": p[k], "alarm": False,
                                        "interval": metrics.interval(drawn[key]) if key in drawn else None})  # fmt: skip
         else:
-            entry["note"] = f"fewer than {LEAST_POSITIVES} positives" if not i.all() else "everybody"
+            entry["note"] = f"fewer than {fairness.LEAST_POSITIVES} positives" if not i.all() else "everybody"
         out.append(entry)
     return out
 
@@ -244,21 +244,3 @@ def _add_followup(out, study, rows, horizon, point, drawn):
     if study.y.size and 0 < study.y.sum() < study.y.size:
         top = min(0.5, max(0.02, 4 * study.y.mean()))
         out["decision_curve"] = metrics.net_benefit(study.mapped, study.y, np.linspace(0.005, top, 40))
-
-
-def raise_alarms(outcomes, level=0.05):
-    """Marks the tests of all subgroups of all outcomes that Benjamini and Hochberg reject; returns them and the count."""
-    tests = [(o, s, t) for o in outcomes for s in o["subgroups"] for t in s.get("tests", []) if t["p"] is not None]
-    marks = metrics.benjamini_hochberg([t["p"] for _, _, t in tests], level) if tests else []
-    alarms = []
-    for (o, s, t), mark in zip(tests, marks):
-        t["alarm"] = bool(mark)
-        if mark:
-            alarms.append(
-                {
-                    "outcome": o["name"],
-                    "subgroup": s["name"],
-                    **{k: t[k] for k in ("statistic", "gap", "interval", "p")},
-                }
-            )
-    return alarms, len(tests)

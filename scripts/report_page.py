@@ -1,48 +1,14 @@
 """report.html and model_card.md: the figures of an evaluation in pictures and plain words."""
 
-import base64
 import html
-import io
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 
 import metrics
-import outcome
-
-matplotlib.rcParams["svg.hashsalt"] = "ehr.c"  # same figures, same bytes
-
-STATISTIC = {
-    "log_oe": "observed over expected",
-    "slope": "calibration slope",
-    "tpr_excess": "sensitivity against what its risks promise",
-}
+import report_groups
+from report_parts import axes, figure_of, interval, legend, number, picture, table
 
 # ---- pictures ------------------------------------------------------------------------------------------------------
-
-
-def picture(figure):
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
-    plt.close(figure)
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def axes(title, x, y, width=4.4, height=4.0):
-    figure, ax = plt.subplots(figsize=(width, height))
-    ax.set_title(title, fontsize=11, loc="left")
-    ax.set_xlabel(x)
-    ax.set_ylabel(y)
-    ax.spines[["top", "right"]].set_visible(False)
-    return figure, ax
-
-
-def legend(ax, **where):
-    if ax.get_legend_handles_labels()[0]:
-        ax.legend(fontsize=8, facecolor="white", edgecolor="none", framealpha=1, **where)
 
 
 def draw_loss(steps, evals):
@@ -148,26 +114,6 @@ def draw_decision(o):
 # ---- tables --------------------------------------------------------------------------------------------------------
 
 
-def number(x, digits=3):
-    return "-" if x is None or not np.isfinite(x) else f"{x:.{digits}f}"
-
-
-def interval(x, digits=3):
-    return "" if not x else f" <small>({x[0]:.{digits}f} to {x[1]:.{digits}f})</small>"
-
-
-def figure_of(block, name, digits=3):
-    return number(block.get(name), digits) + interval(block.get("interval", {}).get(name), digits)
-
-
-def row(cells, tag="td"):
-    return "<tr>" + "".join(f"<{tag}>{c}</{tag}>" for c in cells if c is not None) + "</tr>"
-
-
-def table(head, rows):
-    return '<div class="wide"><table>' + row(head, "th") + "".join(row(r) for r in rows) + "</table></div>"
-
-
 def outcome_name(o):
     days = o["horizon_days"]
     horizon = f"<br><small>within {days:g} days</small>" if days is not None and np.isfinite(days) else ""
@@ -252,26 +198,6 @@ def budget_table(o):
     return table(head, rows)
 
 
-def subgroup_table(o):
-    judged = [s for s in o["subgroups"] if "tests" in s]
-    threshold = any(s.get("tpr") is not None for s in judged)
-    rows = []
-    for s in judged:
-        label = f"{html.escape(s['group'].lower())}: {html.escape(s['label'])}"
-        alarms = [STATISTIC[t["statistic"]] for t in s["tests"] if t["alarm"]]
-        mark = f'<b class="alarm">{"; ".join(alarms)}</b>' if alarms else "none"
-        rows.append([label, s["n"], s["positive"], number(s["prevalence"]), number(s["mean_risk"]), figure_of(s, "auroc"),
-                     figure_of(s, "oe", 2), figure_of(s, "slope", 2), figure_of(s, "tpr", 2) if threshold else None, mark])  # fmt: skip
-    head = ["group", "rows", "had it", "share", "mean risk", "AUROC", "observed / expected", "calibration slope",
-            "found at the threshold" if threshold else None, "alarm"]  # fmt: skip
-    text = table(head, rows) if rows else ""
-    few = [f"{html.escape(s['group'].lower())} {html.escape(s['label'])} ({s['positive']} of {s['n']})"
-           for s in o["subgroups"] if "tests" not in s and s["note"] != "everybody"]  # fmt: skip
-    if few:
-        text += f"<p>Not judged, fewer than {outcome.LEAST_POSITIVES} had it: {', '.join(few)}.</p>"
-    return text
-
-
 # ---- pages ---------------------------------------------------------------------------------------------------------
 
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1280px;margin:2em auto;padding:0 1em;color:#222}
@@ -340,7 +266,7 @@ def outcome_section(o):
                  f"them (inverse probability of censoring): AUROC {number(c['auroc'])}, observed share {number(c['prevalence'])}, "
                  f"observed / expected {number(c['oe'], 2)}.</p>")  # fmt: skip
     if o["subgroups"]:
-        text += "<h3>By group</h3>" + subgroup_table(o)
+        text += "<h3>By group</h3>" + report_groups.subgroup_table(o)
     return text
 
 
@@ -388,25 +314,10 @@ the risks are too low. Calibration slope: 1 when risks are as spread as they sho
 too extreme. Sampling error: the mean standard error of a risk from simulating a finite number of futures; it says nothing
 about the error of the model. Net benefit: right alerts, less needless ones at the price that the chosen risk implies.</p>
 <p>Groups: an alarm says that a group's risks are wrong in another way than everybody else's: more or fewer had the outcome
-than the risks promised, the risks are too extreme or too flat, or alerts find fewer than those risks promise. A group with more
+than the risks promised (by more than a tenth in the odds), the risks are too extreme or too flat, or alerts find fewer than those risks promise. A group with more
 illness has no alarm for that. AUROCs of groups are shown, not judged: they differ with how varied the patients of a group are
 even when every risk is right. Of all alarms in this report at most 5% are expected to be chance (Benjamini and Hochberg);
 groups with fewer than 20 positives are not judged, and no alarm there is no assurance.</p>"""
-
-
-def summary(report):
-    if not report["alarm_tests"]:
-        return "No group had enough positives to be judged for fairness."
-    if not report["alarms"]:
-        return f"No alarm for any group, in {report['alarm_tests']} tests."
-    lines = "".join(
-        f"<li>{html.escape(a['outcome'])}, {html.escape(a['subgroup'].replace('//', ' '))}: {STATISTIC[a['statistic']]} differs from "
-        f"the other patients' by {np.exp(a['gap']):.2f} times</li>" if a["statistic"] == "log_oe" else
-        f"<li>{html.escape(a['outcome'])}, {html.escape(a['subgroup'].replace('//', ' '))}: {STATISTIC[a['statistic']]} differs from "
-        f"the other patients' by {a['gap']:+.2f}</li>"
-        for a in report["alarms"]
-    )  # fmt: skip
-    return f'<b class="alarm">{len(report["alarms"])} alarms</b> in {report["alarm_tests"]} tests of groups:<ul>{lines}</ul>'
 
 
 def page(report, steps, evals):
@@ -425,10 +336,11 @@ def page(report, steps, evals):
 <p>A model that reads a patient's record and simulates how it goes on {asked} Checkpoint
 {html.escape(report["checkpoint"] or "-")}{estimators}, dataset {html.escape(report["dataset"])} (de-identification level:
 {html.escape(str(report["deidentification"]))}).</p>
-{f'<div class="note">{summary(report)}</div>' if outcomes else ""}
+{f'<div class="note">{report_groups.summary(report)}</div>' if outcomes else ""}
 {f'<div class="note">{report["_summary"]}</div>' if report.get("_summary") else ""}
 {"<p>Not evaluated, or not in full:</p><ul>" + notes + "</ul>" if notes else ""}
 {risks_section(outcomes) if outcomes else ""}
+{report_groups.recorded_section(report.get("recorded", []))}
 {report.get("_privacy", "")}
 {report.get("_sequential", "")}
 {loss_section(report, steps, evals)}
@@ -457,7 +369,7 @@ def model_card(report, dataset):
                     f"{f' ({ci[0]:.3f} to {ci[1]:.3f})' if ci else ''} | {number(b['oe'], 2)} | {number(b['slope'], 2)} | "
                     f"{best['name'] + ' ' + number(best['auroc']) if best else '-'} |")  # fmt: skip
     alarms = [
-        f"- {a['outcome']}, {a['subgroup']}: {STATISTIC[a['statistic']]} (p = {a['p']:.2g})" for a in report["alarms"]
+        f"- {a['outcome']}, {a['subgroup']}: {report_groups.STATISTIC[a['statistic']]} (p after correction {a['p_adjusted']:.2g})" for a in report["alarms"]
     ]
     if not alarms:
         alarms = [

@@ -4,8 +4,8 @@ import html
 
 import numpy as np
 
-import report_page
-from report_page import interval, number, table
+import report_parts
+from report_parts import interval, number, table
 
 ALARM = '<b class="alarm">alarm</b>'
 ATTACK = {
@@ -43,7 +43,7 @@ def share(x, box, digits=1):
 
 def draw_attacks(pairs):
     """Few false accusations are what matter: both axes are logarithmic."""
-    figure, ax = report_page.axes("Members found, at each share of others accused", "of the others, accused", "of the members, found")
+    figure, ax = report_parts.axes("Members found, at each share of others accused", "of the others, accused", "of the members, found")
     least = 1e-3
     for name, member, other in pairs:
         cuts = np.sort(other)[::-1]
@@ -53,17 +53,17 @@ def draw_attacks(pairs):
     ax.plot([least, 1], [least, 1], color="#cccccc", lw=0.8, label="a coin")
     ax.set_xscale("log")
     ax.set_yscale("log")
-    report_page.legend(ax, loc="lower right")
-    return report_page.picture(figure)
+    report_parts.legend(ax, loc="lower right")
+    return report_parts.picture(figure)
 
 
 def draw_canaries(inserted, references):
-    figure, ax = report_page.axes("Made-up records: surprise of the model", "nats a record", "share of records", 5.6, 3.4)
+    figure, ax = report_parts.axes("Made-up records: surprise of the model", "nats a record", "share of records", 5.6, 3.4)
     edges = np.histogram_bin_edges(np.r_[inserted, references], 40)
     for x, label, color in [(references, "never put anywhere", "#bbbbbb"), (inserted, "put into the train split", "#cb181d")]:
         ax.hist(x, edges, weights=np.full(x.size, 1 / x.size), alpha=0.7, color=color, label=label)
-    report_page.legend(ax)
-    return report_page.picture(figure)
+    report_parts.legend(ax)
+    return report_parts.picture(figure)
 
 
 def membership_section(p):

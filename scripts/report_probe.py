@@ -1,12 +1,12 @@
 """The part of report.html on what a few labels get out of the hidden states of the model."""
 
-import report_page
-from report_page import interval, number, table
+import report_parts
+from report_parts import interval, number, table
 
 
 def draw(o):
     p = o["probe"]
-    figure, ax = report_page.axes("Learnt from few patients", "positives learnt from (and as many negatives)", "AUROC", 5.4, 3.8)
+    figure, ax = report_parts.axes("Learnt from few patients", "positives learnt from (and as many negatives)", "AUROC", 5.4, 3.8)
     shots = [r for r in p["curve"] if r["k"]]
     for name, label, color in [("embedding", "regression on the model's states", "#08519c"), ("counts", "regression on counts of codes", "#d94801")]:
         if shots:
@@ -18,8 +18,8 @@ def draw(o):
         ax.axhline(p["simulated_auroc"], color="#333333", lw=1, ls="--", label="simulated futures, no label")
     ax.set_xscale("log", base=2)
     ax.set_xticks([r["k"] for r in shots], [str(r["k"]) for r in shots])
-    report_page.legend(ax, loc="lower right")
-    return report_page.picture(figure)
+    report_parts.legend(ax, loc="lower right")
+    return report_parts.picture(figure)
 
 
 def section(o):

@@ -2,8 +2,8 @@
 
 import html
 
-import report_page
-from report_page import interval, number, table
+import report_parts
+from report_parts import interval, number, table
 
 
 def percent(x):
@@ -11,27 +11,27 @@ def percent(x):
 
 
 def draw_likeliest(t):
-    figure, ax = report_page.axes("The likeliest next token", "its chance", "share of times it came")
+    figure, ax = report_parts.axes("The likeliest next token", "its chance", "share of times it came")
     bins = t["likeliest"]["bins"]
     x, y = [b["chance"] for b in bins], [b["share"] for b in bins]
     boxes = [b["interval"] or (b["share"], b["share"]) for b in bins]
     errors = [[max(v - b[0], 0) for v, b in zip(y, boxes, strict=True)], [max(b[1] - v, 0) for v, b in zip(y, boxes, strict=True)]]
     ax.errorbar(x, y, errors, fmt="o", ms=3, lw=1, color="#08519c")
     ax.plot([0, 1], [0, 1], color="#cccccc", lw=0.8)
-    return report_page.picture(figure)
+    return report_parts.picture(figure)
 
 
 def draw_kinds(t):
-    figure, ax = report_page.axes("Each kind of event", "chance that it is next", "share of times it was")
+    figure, ax = report_parts.axes("Each kind of event", "chance that it is next", "share of times it was")
     for k in t["kinds"]:
         ax.plot([b["chance"] for b in k["bins"]], [b["share"] for b in k["bins"]], "o-", ms=3, lw=1, label=k["kind"].replace("_", " "))
     ax.plot([0, 1], [0, 1], color="#cccccc", lw=0.8)
-    report_page.legend(ax, ncols=2)
-    return report_page.picture(figure)
+    report_parts.legend(ax, ncols=2)
+    return report_parts.picture(figure)
 
 
 def draw_gaps(g):
-    figure, ax = report_page.axes("Lengths of gaps", "tenth of the model's law, from short to long", "share of gaps in it")
+    figure, ax = report_parts.axes("Lengths of gaps", "tenth of the model's law, from short to long", "share of gaps in it")
     y = [b["share"] for b in g["bins"]]
     boxes = [b["interval"] or (b["share"], b["share"]) for b in g["bins"]]
     errors = [[max(v - b[0], 0) for v, b in zip(y, boxes, strict=True)], [max(b[1] - v, 0) for v, b in zip(y, boxes, strict=True)]]
@@ -39,7 +39,7 @@ def draw_gaps(g):
     ax.errorbar(range(1, len(y) + 1), y, errors, fmt="none", lw=1, color="#08519c")
     ax.axhline(1 / len(y), color="#cb181d", lw=1, ls="--")
     ax.set_xticks(range(1, len(y) + 1))
-    return report_page.picture(figure)
+    return report_parts.picture(figure)
 
 
 def loss_table(t):

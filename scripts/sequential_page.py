@@ -2,8 +2,8 @@
 
 import html
 
-import report_page
-from report_page import interval, number, table
+import report_parts
+from report_parts import interval, number, table
 
 COLOURS = {"model": "#08519c", "usual": "#d94801", "ceiling": "#cb181d"}
 
@@ -14,7 +14,7 @@ def _points(curve, x, y):
 
 def draw_curve(s, x, label):
     """Share of right names against what was spent until the name was given."""
-    figure, ax = report_page.axes("Right diagnoses against " + label.split(",")[0], label, "share of encounters named right", 6.2, 4.2)
+    figure, ax = report_parts.axes("Right diagnoses against " + label.split(",")[0], label, "share of encounters named right", 6.2, 4.2)
     truth = "ceiling" in s
     y = "truly_right" if truth else "right"
     ax.plot(*_points(s["curve"], x, y), "o-", ms=3, lw=1.4, color=COLOURS["model"], label="the model asks")
@@ -27,8 +27,8 @@ def draw_curve(s, x, label):
     ax.plot([s["everything"][x]], [s["everything"][y]["mean"]], "^", ms=8, color="#333333", label="ask for everything")
     ax.axhline(s["most_common_named"]["mean"], color="#bbbbbb", lw=1, ls=":", label="always the most common diagnosis")
     ax.set_ylim(0, None)
-    report_page.legend(ax, loc="lower right")
-    return report_page.picture(figure)
+    report_parts.legend(ax, loc="lower right")
+    return report_parts.picture(figure)
 
 
 def policy_table(s):

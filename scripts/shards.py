@@ -27,14 +27,14 @@ def read_json(path, what):
         raise BadFile(f"{path}: not {what}: {e}") from None
 
 
-def read_table(path, needed, what, made_by):
-    """Columns as arrays and attributes as strings, from a .csv with "# name: value" lines or an .h5."""
+def read_table(path, needed, what, made_by, only=None):
+    """Columns as arrays and attributes as strings, from a .csv with "# name: value" lines or an .h5; only: of these columns."""
     path = pathlib.Path(path)
     attributes = {}
     try:
         if path.suffix == ".h5":
             with h5py.File(path) as f:
-                columns = {k: np.asarray(f[k]) for k in f}
+                columns = {k: np.asarray(f[k]) for k in f if only is None or k in only}
                 for k, v in f.attrs.items():
                     attributes[k] = v.decode() if isinstance(v, bytes) else str(v)
         else:

@@ -63,6 +63,11 @@ def read_risk(path):
     return columns, attributes
 
 
+def outcome_codes(attributes):
+    """Patterns of codes that are the outcome of a label file; none where it is a value or a length of stay."""
+    return json.loads(attributes.get("outcome_codes", "[]"))
+
+
 def read_labels(path):
     return shards.read_table(path, LABEL_COLUMNS, "a label file", "`ehr-data label`")
 
@@ -210,7 +215,7 @@ class Suite:
             self.notes.append(f"{name}: no baselines, the train split has fewer than 2 positives or negatives")
             return {}, {}
         v = shards.Vocabulary(self.args.data, self.dataset)
-        tokens = v.outcome_tokens(json.loads(attributes.get("outcome_codes", "[]")))
+        tokens = v.outcome_tokens(outcome_codes(attributes))
         rows, weights = [], []
         for k in (0, 1):
             part = {c: labels[c][first[k]] for c in LABEL_COLUMNS}

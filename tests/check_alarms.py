@@ -1,11 +1,12 @@
 """check_alarms.py DATASET [SEEDS [GROUP]] - how often alarms for groups are raised on risks that are right, and on risks of a
-group that are half of what they should be.
+group whose records lost half of its outcomes.
 
-DATASET is an oracle cohort with label files.  For every seed and outcome, rows of held-out patients are drawn, half of them
-to recalibrate on; outcomes are drawn from the true risks, which are also what is predicted.  All groups, all outcomes and
-all tests of a seed are one family, as in a report.  Prints "ok - name" or "not ok - name"; exit 1 when more than 10% of
-the families of right risks hold an alarm, or when a halved group is missed more often than found: how often it is found
-depends on the size of the cohort.
+DATASET is an oracle cohort with label files.  Every seed draws outcomes of all held-out rows from their true risks, and as
+many tuning rows to recalibrate on; what is predicted is the true risk, or for the group what a model learns from records
+that lost every second admission: half of the hazard.  All groups, all outcomes and all tests of a seed are one family, as
+in a report.  Prints "ok - name" or "not ok - name"; exit 1 when more than 10% of the families of right risks hold an alarm,
+or fewer than 90% of the others hold one for the group.  The cohort of the quickstart (3,513 rows, 625 of the group, 96 of
+them admitted) promises that: the expected z is 4.6, an alarm needs 3.6.
 """
 
 import json
@@ -15,11 +16,13 @@ import sys
 import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "scripts"))
+import fairness  # noqa: E402
 import outcome  # noqa: E402
 import recalibrate  # noqa: E402
 import shards  # noqa: E402
 
-LEAST_ROWS, RESAMPLES = 800, 100
+LOST = {"admission_1y", "death_1y"}  # a diagnosis is written down at other visits as well
+LEAST_ROWS, RESAMPLES = 800, 2  # no alarm rests on a resample
 
 
 def truths(folder):
@@ -39,23 +42,18 @@ def family(cohort, rng, harmed=None):
     """The alarms of one report."""
     found = []
     for name, (truth, groups, keys, horizon) in cohort.items():
+        hit = np.logical_or.reduce([v == harmed for v in groups.values()]) & (name in LOST)
+        learnt = np.where(hit, 1 - np.sqrt(1 - truth), truth)
         parts = []
-        half = truth.size // 2
-        for rows in np.split(rng.permutation(truth.size)[: 2 * half], 2):
-            y = (rng.uniform(size=half) < truth[rows]).astype(float)
-            risk = np.clip(truth[rows], 1e-4, 1 - 1e-4)
-            labels = {g: v[rows] for g, v in groups.items()}
-            if harmed:  # what a model learns from records that lost half of it, and tuning rows that lost it as well
-                hit = np.logical_or.reduce([v == harmed for v in labels.values()])
-                risk = np.where(hit, risk / 2, risk)
-                if not parts:
-                    y = np.where(hit & (rng.uniform(size=half) < 0.5), 0, y)
-            columns = {"risk": risk, "outcome": y, "patient_key": keys[rows], "index_minutes": np.zeros(half)}
-            parts.append(outcome.Rows(columns, labels))
+        for rows, chance in [(rng.integers(0, truth.size, truth.size), learnt), (np.arange(truth.size), truth)]:
+            y = (rng.uniform(size=truth.size) < chance[rows]).astype(float)
+            columns = {"risk": np.clip(learnt[rows], 1e-4, 1 - 1e-4), "outcome": y, "patient_key": keys[rows],
+                       "index_minutes": np.zeros(truth.size)}  # fmt: skip
+            parts.append(outcome.Rows(columns, {g: v[rows] for g, v in groups.items()}))
         tuning, held_out = parts
-        record = recalibrate.fit(tuning.risk, tuning.y, np.ones(half), 10)
-        found.append(outcome.evaluate(name, {"horizon_minutes": str(horizon)}, held_out, recalibrate.seal(record), n_bootstrap=RESAMPLES, seed=1))
-    return outcome.raise_alarms(found)
+        record = recalibrate.seal(recalibrate.fit(tuning.risk, tuning.y, np.ones(truth.size), 10))
+        found.append(outcome.evaluate(name, {"horizon_minutes": str(horizon)}, held_out, record, n_bootstrap=RESAMPLES, seed=1))
+    return fairness.raise_alarms(found)
 
 
 def main():
@@ -70,8 +68,8 @@ def main():
           f"tests each of {len(cohort)} outcomes")  # fmt: skip
     harmed = [family(cohort, np.random.default_rng(2000 + s), group)[0] for s in range(seeds)]
     seen = sum(any(a["subgroup"].endswith(f"//{group}") and a["statistic"] == "log_oe" and a["gap"] > 0 for a in h) for h in harmed)
-    print(f"{'ok' if 2 * seen > seeds else 'not ok'} - half of the risk of {group} gone: {seen} of {seeds} reports say so")
-    sys.exit(false > seeds / 10 or 2 * seen <= seeds)
+    print(f"{'ok' if seen >= 0.9 * seeds else 'not ok'} - half of the hazard of {group} gone: {seen} of {seeds} reports say so")
+    sys.exit(false > seeds / 10 or seen < 0.9 * seeds)
 
 
 main()

@@ -18,7 +18,7 @@ near = lambda a, b: a is not None and abs(a - b) < 1e-6
 assert eval(sys.argv[2]), (sys.argv[2], r)' "$1" "$2" > holds.log 2>&1
 }
 
-for c in check_metrics check_evaluation; do
+for c in check_metrics check_fairness check_evaluation; do
     "$python" "$root/scripts/$c.py" > $c.log 2>&1
     rc=$?
     grep -E -A1 '^(ok|not ok) - ' $c.log
@@ -165,6 +165,23 @@ holds report/report.json 'sum(k["n"] for k in r["tokens"]["by_kind"]) == r["toke
 verdict $? "token losses add up, above the floor" holds.log
 holds report/report.json 'r["futures"]["patients"] == 20 and all(0 < t["p"] <= 1 for t in r["futures"]["tests"]) and r["futures"]["events_recorded"] > 5'
 verdict $? "simulated years are set beside recorded ones" holds.log
+"$python" - > recorded.log 2>&1 << 'EOF'
+import h5py, json, numpy as np
+r = json.load(open("report/report.json"))
+(e,) = r["recorded"]  # both tasks have the same outcome
+token = {t["id"]: t.get("base", t["code"]) for t in json.load(open("d/vocabulary.json"))["tokens"]}
+with h5py.File("report/work/admission_1y-recorded.h5") as f:
+    told = f["index"][:] >= 0
+    came, chance, key = ([token[t] in e["codes"] for t in f["token"][:][told].tolist()], f["p_asked"][:][told], f["patient_key"][:][told])
+assert e["observed"] == sum(came) > 0 and abs(e["expected"] - chance.sum()) < 1e-6 and e["patients"] == len(set(key.tolist())) == 40
+for group in ("SEX", "RACE", "AGE"):
+    mine = [g for g in e["groups"] if g["group"] == group]
+    assert sum(g["patients"] for g in mine) == 40 and sum(g["observed"] for g in mine) == e["observed"], group
+    assert abs(sum(g["expected"] for g in mine) - e["expected"]) < 1e-6
+assert all(g["observed"] >= 20 for g in e["groups"] if "tests" in g)
+assert r["alarm_tests"] == sum(len(g.get("tests", [])) for o in r["outcomes"] + r["recorded"] for g in o.get("groups", []) + o.get("subgroups", []))
+EOF
+verdict $? "events are set beside what the model expects, group by group" recorded.log
 "$python" - > rows.log 2>&1 << 'EOF'
 import csv, hashlib, json
 r = json.load(open("report/report.json"))
