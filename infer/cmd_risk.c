@@ -185,10 +185,10 @@ static char *settings_json(const RiskFlags *f, const Session *s) {
         free(given);
         given = longer;
     }
-    json_t *o = json_pack("{s:s, s:I, s:I, s:s, s:s, s:I, s:s, s:s}", "estimator", f->estimator, "samples",
+    json_t *o = json_pack("{s:s, s:I, s:I, s:s, s:s, s:I, s:s, s:s, s:s}", "estimator", f->estimator, "samples",
                           (json_int_t)f->samples, "seed", (json_int_t)f->seed, "clock", f->clock, "window", f->window,
                           "max_tokens", (json_int_t)f->max_tokens, "dtype", dtype_name(s->model.dtype), "weights",
-                          dtype_name(s->weights));
+                          dtype_name(s->weights), "kv_dtype", dtype_name(s->model.kv_type));
     json_object_set_new(o, "limits", json_pack("{s:I, s:f, s:f, s:I}", "min_tokens", (json_int_t)f->min_tokens, "max_unknown",
                                                f->max_unknown, "max_strange", f->max_strange, "reference", (json_int_t)f->reference));
     if (f->target_se > 0) json_object_set_new(o, "target_se", json_real(f->target_se));

@@ -3,21 +3,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-static size_t page_bytes(const ModelConfig *cfg, DType t) {
-    return (size_t)2 * (size_t)cfg->n_kv_heads * KV_PAGE * (size_t)cfg->head_dim * dtype_size(t);
+static size_t page_bytes(const Model *m) {
+    return m->k->kv_page_bytes(m->dev, m->kv_type, m->cfg.n_kv_heads, m->cfg.head_dim);
 }
 
-size_t kv_cache_bytes(const ModelConfig *cfg, DType t, int n_pages) {
-    return (size_t)n_pages * page_bytes(cfg, t) * (size_t)cfg->n_layers;
+size_t kv_cache_bytes(const Model *m, int n_pages) {
+    return (size_t)n_pages * page_bytes(m) * (size_t)m->cfg.n_layers;
 }
 
 Status kv_cache_open(KvCache *c, const Model *m, int n_pages, Err *err) {
     *c = (KvCache){.model = m, .n_pages = n_pages, .n_free = n_pages};
-    c->layer_stride = (size_t)n_pages * page_bytes(&m->cfg, m->dtype);
-    c->pool = device_alloc(m->dev, kv_cache_bytes(&m->cfg, m->dtype, n_pages));
+    c->layer_stride = (size_t)n_pages * page_bytes(m);
+    c->pool = device_alloc(m->dev, kv_cache_bytes(m, n_pages));
     if (!c->pool)
         return err_set(err, ERR_NOMEM, "no memory for a key-value cache of %.1f GiB: use a smaller --batch",
-                       (double)kv_cache_bytes(&m->cfg, m->dtype, n_pages) / 1073741824.0);
+                       (double)kv_cache_bytes(m, n_pages) / 1073741824.0);
     c->free_page = xcalloc((size_t)n_pages, sizeof *c->free_page);
     c->refs = xcalloc((size_t)n_pages, sizeof *c->refs);
     for (int i = 0; i < n_pages; i++) c->free_page[i] = n_pages - 1 - i;
@@ -80,8 +80,8 @@ int kv_sequence_fork(KvCache *c, KvSequence *dst, const KvSequence *src) {
     if (rest) {
         int32_t page = page_take(c);
         for (int l = 0; l < cfg->n_layers; l++)
-            c->model->k->kv_copy_page(c->model->dev, (char *)c->pool + (size_t)l * c->layer_stride, page, src->page[full],
-                                      rest, cfg->n_kv_heads, cfg->head_dim);
+            c->model->k->kv_copy_page(c->model->dev, (char *)c->pool + (size_t)l * c->layer_stride, c->model->kv_type, page,
+                                      src->page[full], rest, cfg->n_kv_heads, cfg->head_dim);
         sequence_push(dst, page);
     }
     dst->len = src->len;

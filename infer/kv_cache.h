@@ -21,7 +21,8 @@ typedef struct {
     int      len; /* keys stored */
 } KvSequence;
 
-size_t kv_cache_bytes(const ModelConfig *cfg, DType t, int n_pages);
+/* Kept in m->kv_type, which stays as it is from here on. */
+size_t kv_cache_bytes(const Model *m, int n_pages);
 Status kv_cache_open(KvCache *c, const Model *m, int n_pages, Err *err);
 void   kv_cache_close(KvCache *c);
 

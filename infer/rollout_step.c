@@ -37,7 +37,7 @@ static int pages_for(const Rollout *r, int batch) { return (batch + jobs_for(r, 
 static double bytes_for(const Rollout *r, int batch) {
     const Model *m = r->law->model;
     int rows = rows_for(r, batch);
-    return (double)kv_cache_bytes(&m->cfg, m->dtype, pages_for(r, batch)) +
+    return (double)kv_cache_bytes(m, pages_for(r, batch)) +
            (double)acts_bytes(&m->cfg, m->dtype, rows, 0, RECOMPUTE_NONE) + (double)acts_scratch_bytes(&m->cfg, m->dev, m->k, rows) +
            4.0 * r->Vp * (batch + jobs_for(r, batch)) + (double)input_bytes(r, batch);
 }

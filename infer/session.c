@@ -60,6 +60,19 @@ static Status open_device(Session *s, const SessionFlags *f, DType *out, Err *er
                    gpu ? "" : ", or --device cuda where there is a GPU");
 }
 
+/* A cache rounded to 16 bits is a small part of what narrower weights round away already. */
+static Status choose_kv_type(Model *m, DType weights, const char *asked, Err *err) {
+    const int narrower = dtype_size(weights) < dtype_size(m->dtype);
+    DType t = !strcmp(asked, "f32") ? DTYPE_F32 : !strcmp(asked, "bf16") || narrower ? DTYPE_BF16 : m->dtype;
+    const size_t bytes = m->k->kv_page_bytes(m->dev, t, m->cfg.n_kv_heads, m->cfg.head_dim);
+    if (!bytes && strcmp(asked, "auto"))
+        return err_set(err, ERR_USAGE, "--kv-dtype %s: %s, computing in %s, keeps keys and values in %s; leave --kv-dtype out%s", asked,
+                       device_name(m->dev), dtype_name(m->dtype), dtype_name(m->dtype),
+                       m->dtype == DTYPE_F32 ? ", or give --dtype bf16" : ", or give --dtype f32");
+    m->kv_type = bytes ? t : m->dtype;
+    return OK;
+}
+
 Status session_open(Session *s, const char *path, const char *dataset, const SessionFlags *f, Err *err) {
     *s = (Session){0};
     DType computes_in;
@@ -81,6 +94,7 @@ Status session_open(Session *s, const char *path, const char *dataset, const Ses
                  : !strcmp(f->weights, "bf16") ? DTYPE_BF16
                  : !strcmp(f->weights, "f32")  ? DTYPE_F32
                                                : s->model.dtype;
+    if (!st) st = choose_kv_type(&s->model, s->weights, f->kv_type, err);
     if (!st) st = model_prepare(&s->model, s->weights, err);
     s->law = (Law){.model = &s->model, .seq_len = s->model.cfg.seq_len};
     return st;
@@ -89,6 +103,7 @@ Status session_open(Session *s, const char *path, const char *dataset, const Ses
 void session_note(const Session *s, FILE *out) {
     fprintf(out, "on %s, in %s", device_name(s->dev), dtype_name(s->model.dtype));
     if (s->weights != s->model.dtype) fprintf(out, ", weights in %s", dtype_name(s->weights));
+    if (s->model.kv_type != s->model.dtype) fprintf(out, ", keys and values in %s", dtype_name(s->model.kv_type));
     fprintf(out, "\n");
     if (s->why[0]) fprintf(out, "note: no GPU is used: %s\n", s->why);
     if (!s->checked)

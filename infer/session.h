@@ -26,11 +26,12 @@ typedef struct {
     const char *device;  /* "auto" (a GPU if there is one), "cpu", "cuda" */
     const char *dtype;   /* "auto" (bf16 on a GPU, f32 on the CPU), "f32", "bf16" */
     const char *weights; /* "auto" (in dtype), "f32", "bf16", "int8" */
+    const char *kv_type; /* "auto" (in dtype; bf16 beside narrower weights), "f32", "bf16" */
     int64_t     threads; /* of the CPU; 0 = all */
     const char *base;    /* of an adapter: the model it changes; NULL: the one it names */
 } SessionFlags;
-#define SESSION_FLAGS_DEFAULT {.device = "auto", .dtype = "auto", .weights = "auto"}
-#define SESSION_FLAGS_PLAIN   {.device = "cpu", .dtype = "f32", .weights = "f32", .threads = 1}
+#define SESSION_FLAGS_DEFAULT {.device = "auto", .dtype = "auto", .weights = "auto", .kv_type = "auto"}
+#define SESSION_FLAGS_PLAIN   {.device = "cpu", .dtype = "f32", .weights = "f32", .kv_type = "auto", .threads = 1}
 /* Rows of a command's table of flags; f is a SessionFlags. */
 #define SESSION_BASE_FLAG(f)                                                                                           \
     {"--base", FLAG_STRING, &(f).base, 0, 0, NULL, "of a LoRA checkpoint: the model it changes, if it is elsewhere", 0}
@@ -40,6 +41,8 @@ typedef struct {
     {"--dtype", FLAG_ENUM, &(f).dtype, 0, 0, "auto|f32|bf16", "to compute in; auto: bf16 on a GPU, f32 on the CPU", 0},\
     {"--weights", FLAG_ENUM, &(f).weights, 0, 0, "auto|f32|bf16|int8",                                                 \
      "what matrices are kept in; int8 is fastest, and rounds", 0},                                                     \
+    {"--kv-dtype", FLAG_ENUM, &(f).kv_type, 0, 0, "auto|f32|bf16",                                                     \
+     "what decoding keeps keys and values in; auto: as --dtype, bf16 beside narrower --weights", 0},                   \
     SESSION_BASE_FLAG(f)
 
 /* path: a checkpoint folder, or a run folder (its `latest` is taken).  dataset NULL: no dataset.  Refuses a file that

@@ -38,9 +38,9 @@ typedef struct {
 } Weight;
 
 /* What attention_paged reads: a pool of pages and who owns which.  Pool: [layer][page][K|V][G][KV_PAGE][D]; the order
- * inside a head's KV_PAGE * D floats is the backend's own (the CPU keeps keys as (D, KV_PAGE)). */
+ * inside a head's KV_PAGE * D elements is the backend's own (the CPU keeps keys as (D, KV_PAGE)). */
 typedef struct {
-    void          *pool;        /* of one layer: (n_pages, 2, G, KV_PAGE, D) */
+    void          *pool;        /* of one layer: n_pages of kv_page_bytes() */
     const int32_t *q_offset;    /* (n_seq+1) sequence s has query rows [q_offset[s], q_offset[s+1]) */
     const int32_t *kv_len;      /* (n_seq) keys of s, those of its own query rows (already appended) included */
     const int32_t *block_table; /* (n_seq, max_blocks) page of each block of KV_PAGE keys */
@@ -50,6 +50,7 @@ typedef struct {
     const int32_t *group_offset; /* (n_group+1), covers all sequences */
     const int32_t *group_shared; /* (n_group) */
     int            n_group;
+    DType          pool_type; /* what the pool was filled in, as kv_append was told */
 } PagedBatch;
 
 /* Scalars of one optimizer step, in device memory so that a step can be captured as a graph. */
@@ -162,13 +163,17 @@ typedef struct {
                                const void *out, const void *lse, const int32_t *cu_seqlens, int n_seq, int N, int H,
                                int G, int D);
 
+    /* A page of keys and values, of one layer, kept as type: the table's own dtype; float32 on the CPU also DTYPE_BF16,
+     * keys and values rounded to nearest even as they are stored, everything else as ever.  0: this table keeps none so. */
+    size_t (*kv_page_bytes)(const Device *dev, DType type, int G, int D);
     /* pool[slot[n]/64][K|V][:][slot[n]%64] = k, v of row n; slot[n] < 0: row is not stored.   slot (N) */
-    void (*kv_append)(Device *dev, void *pool, const void *qk, const void *qkv, const int64_t *slot, int N, int H, int G,
-                      int D);
+    void (*kv_append)(Device *dev, void *pool, DType type, const void *qk, const void *qkv, const int64_t *slot, int N,
+                      int H, int G, int D);
     /* Copies the first n_keys keys and values of page src to page dst. */
-    void (*kv_copy_page)(Device *dev, void *pool, int dst, int src, int n_keys, int G, int D);
+    void (*kv_copy_page)(Device *dev, void *pool, DType type, int dst, int src, int n_keys, int G, int D);
     /* Attention of new rows over cached keys: query row i (from 0) of sequence s sees its first
-     * kv_len[s] - (rows of s) + i + 1 keys.  Same bits as attention_forward over the whole sequence.
+     * kv_len[s] - (rows of s) + i + 1 keys.  Same bits as attention_forward over the whole sequence, in a pool of the
+     * table's own dtype.
      *   qk (N, (H+G)*D), only its q part is read   out (N, H*D) */
     void (*attention_paged)(Device *dev, void *out, const void *qk, const PagedBatch *batch, int N, int H, int G, int D);
 

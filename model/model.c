@@ -73,7 +73,7 @@ static Status open_adapters(Model *m, Err *err) {
 }
 
 Status model_open(Model *m, const ModelConfig *cfg, Device *dev, DType dtype, int64_t param_pad, Err *err) {
-    *m = (Model){.cfg = *cfg, .dev = dev, .dtype = dtype, .graphs = 1};
+    *m = (Model){.cfg = *cfg, .dev = dev, .dtype = dtype, .kv_type = dtype, .graphs = 1};
     Status s = config_check(&m->cfg, err);
     if (s) return s;
     if (dtype != DTYPE_F64 && cfg->head_dim != 64 && cfg->head_dim != 128)
@@ -299,7 +299,8 @@ static void attention_half(Model *m, int l, const LayerActs *a, const PassActs *
     if (ctx->pages) {
         PagedBatch pages = *ctx->pages;
         pages.pool = (char *)pages.pool + (size_t)l * ctx->pool_layer_stride;
-        k->kv_append(m->dev, pages.pool, a->qk, a->qkv, ctx->slot, N, H, G, D);
+        pages.pool_type = m->kv_type;
+        k->kv_append(m->dev, pages.pool, m->kv_type, a->qk, a->qkv, ctx->slot, N, H, G, D);
         k->attention_paged(m->dev, a->attn, a->qk, &pages, N, H, G, D);
     } else {
         k->attention_forward(m->dev, a->attn, a->lse, a->qk, a->qkv, ctx->cu_seqlens, ctx->n_seq, N, H, G, D);

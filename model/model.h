@@ -14,6 +14,7 @@ typedef struct {
     Device *dev;
     const KernelOps *k;
     DType dtype;
+    DType kv_type; /* what a cache of keys and values is kept in: dtype, unless its owner asks for another (kernels.h) */
     ParamTable table;
     void *w_arena; /* (table.total) of dtype, on the device */
     Params w;

@@ -79,7 +79,7 @@ static double pass_bytes(const Bench *x, DType weights, double context) {
     const ModelConfig *c = &x->m.cfg;
     const double head = (double)c->d_model * c->vocab_size;
     return (pass_flops(c, 1, 0, 0) / 2) * (double)dtype_size(weights) + head * 4 +
-           context * (double)kv_cache_bytes(c, x->m.dtype, 1) / KV_PAGE;
+           context * (double)kv_cache_bytes(&x->m, 1) / KV_PAGE;
 }
 
 static void report(const char *what, const char *weights, int tokens, BenchTimes *t, double of, const char *unit,
@@ -133,7 +133,7 @@ static void release(Bench *x, KvSequence *s, int n) {
 static void bench_rollouts(Bench *x, const char *name, double one) {
     KvSequence prefix[PATIENTS] = {0}, s[STREAMS + 1] = {0}, of_four[STREAMS] = {0};
     BenchTimes t = {0}, more = {0}, four = {0}, sgemm = {0};
-    const double page_mb = 1e-6 * (double)kv_cache_bytes(&x->m.cfg, x->m.dtype, 1);
+    const double page_mb = 1e-6 * (double)kv_cache_bytes(&x->m, 1);
     for (int p = 0; p < PATIENTS; p++) decode(x, &prefix[p], 1, PREFIX, 0, 1);
     const int before = x->cache.n_free;
     for (int i = 0; i <= STREAMS; i++) REQUIRE(kv_sequence_fork(&x->cache, &s[i], &prefix[0]));

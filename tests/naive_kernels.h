@@ -34,6 +34,7 @@
 #define reference_qk_norm_rope_backward naive_qk_norm_rope_backward
 #define reference_attention_forward naive_attention_forward
 #define reference_attention_backward naive_attention_backward
+#define reference_kv_page_bytes naive_kv_page_bytes
 #define reference_kv_append naive_kv_append
 #define reference_kv_copy_page naive_kv_copy_page
 #define reference_attention_paged naive_attention_paged
@@ -79,6 +80,7 @@ static const KernelOps naive_kernels = {
     .attention_forward = naive_attention_forward,
     .attention_backward = naive_attention_backward,
     .attention_paged = naive_attention_paged,
+    .kv_page_bytes = naive_kv_page_bytes,
     .kv_append = naive_kv_append,
     .classifier = naive_classifier,
     .adamw = naive_adamw,

@@ -3,6 +3,7 @@
  * what is forbidden, losses and updates do not depend on how the work is cut. */
 #include "tests/op_check.h"
 #include "kernels/cpu/cpu.h"
+#include "tests/naive_kernels.h"
 
 typedef struct {
     Device          *dev;
@@ -74,6 +75,12 @@ static void packed_free(Device *dev, Packed *p) {
 static void packed_forward(const Fixture *f, Packed *p) {
     f->ops->attention_forward(f->dev, p->out, p->lse, p->qk, p->qkv, p->cu, p->n_seq, p->N, p->H, p->G, p->D);
     assert_int_equal(device_sync(f->dev), 0);
+}
+
+static float *copy_of(Device *dev, const float *x, size_t count) {
+    float *copy = floats(dev, count);
+    memcpy(copy, x, count * sizeof *x);
+    return copy;
 }
 
 /* A snapshot of out of rows [0, N), lse after it. */
@@ -188,16 +195,34 @@ static void test_long_sequence(void **state) {
 
 /* ---- attention over pages ---------------------------------------------------------------------------------------- */
 
+/* Keys and values as a page of bfloat16 keeps them: nearest, ties to even. */
+static void round_rows(float *x, size_t first, size_t width, int N) {
+    for (int n = 0; n < N; n++)
+        for (size_t i = first; i < width; i++) {
+            float   *at = x + (size_t)n * width + i, low, high;
+            uint32_t bits, up;
+            memcpy(&bits, at, 4);
+            bits &= 0xFFFF0000u, up = bits + 0x10000u;
+            memcpy(&low, &bits, 4), memcpy(&high, &up, 4);
+            double below = fabs((double)*at - low), above = fabs((double)high - *at);
+            *at = below < above || (below == above && !(bits & 0x10000u)) ? low : high;
+        }
+}
+static void round_keys_and_values(Packed *p) {
+    round_rows(p->qk, (size_t)(p->H * p->D), width_qk(p), p->N);
+    round_rows(p->qkv, (size_t)((p->H + p->G) * p->D), width_qkv(p), p->N);
+}
+
 /* Three groups of sequences with prefixes of different lengths, in one call, with head widths that fill no vector and
- * pages that held NaN before: the bits of the packed form. */
-static void paged_check(Fixture *f, int H, int G, int D) {
+ * pages that held NaN before: the bits of the packed form, for bfloat16 over keys and values that were rounded before. */
+static void paged_check(Fixture *f, DType type, int H, int G, int D) {
     enum { SEQS = 7, BLOCKS = 4, PAGES = SEQS * BLOCKS };
     const int     lengths[SEQS] = {130, 140, 191, 3, 65, 66, 200}, group_of[SEQS] = {0, 0, 0, 1, 2, 2, 2};
     const int32_t group_offset[] = {0, 3, 4, 7}, group_shared[] = {2, 0, 1}, alone[] = {0, 1, 2, 3, 4, 5, 6, 7};
     const int32_t none[SEQS] = {0};
     Packed        p = packed_random(f->dev, lengths, SEQS, H, G, D);
     size_t        a = width_qk(&p), b = width_qkv(&p), c = width_out(&p);
-    size_t        pool_floats = (size_t)(PAGES * 2 * G * 64 * D);
+    size_t        pool_floats = PAGES * f->ops->kv_page_bytes(f->dev, type, G, D) / sizeof(float);
     int32_t       table[SEQS * BLOCKS], kv_len[SEQS], q_offset[SEQS + 1] = {0};
     for (int s = 0; s < SEQS; s++) {
         int g = group_of[s], first = group_offset[g], shared = group_shared[g];
@@ -207,6 +232,8 @@ static void paged_check(Fixture *f, int H, int G, int D) {
         memmove(p.qkv + (size_t)p.cu[s] * b, p.qkv + (size_t)p.cu[first] * b, sizeof(float) * rows * b);
         kv_len[s] = lengths[s];
     }
+    float *k_rows = copy_of(f->dev, p.qk, (size_t)p.N * a), *v_rows = copy_of(f->dev, p.qkv, (size_t)p.N * b);
+    if (type == DTYPE_BF16) round_keys_and_values(&p);
     packed_forward(f, &p);
     float   *pool = floats(f->dev, pool_floats), *qk = floats(f->dev, (size_t)p.N * a);
     float   *out = floats(f->dev, (size_t)p.N * c);
@@ -215,7 +242,7 @@ static void paged_check(Fixture *f, int H, int G, int D) {
     for (int s = 0; s < SEQS; s++)
         for (int i = 0; i < lengths[s]; i++)
             slot[p.cu[s] + i] = (int64_t)table[s * BLOCKS + i / 64] * 64 + i % 64;
-    f->ops->kv_append(f->dev, pool, p.qk, p.qkv, slot, p.N, H, G, D);
+    f->ops->kv_append(f->dev, pool, type, k_rows, v_rows, slot, p.N, H, G, D);
     for (int rows = 1; rows <= 3; rows++) /* the last rows of each sequence are new; the rest was cached */
         for (int grouped = 0; grouped < 2; grouped++) {
             for (int s = 0; s < SEQS; s++) {
@@ -223,16 +250,47 @@ static void paged_check(Fixture *f, int H, int G, int D) {
                 memcpy(qk + (size_t)(s * rows) * a, p.qk + (size_t)(p.cu[s + 1] - rows) * a,
                        sizeof(float) * (size_t)rows * a);
             }
-            PagedBatch batch = {pool, q_offset, kv_len, table, SEQS, BLOCKS, alone, none, SEQS};
+            PagedBatch batch = {pool, q_offset, kv_len, table, SEQS, BLOCKS, alone, none, SEQS, type};
             if (grouped) batch.group_offset = group_offset, batch.group_shared = group_shared, batch.n_group = 3;
             f->ops->attention_paged(f->dev, out, qk, &batch, SEQS * rows, H, G, D);
             for (int s = 0; s < SEQS; s++)
                 assert_same_bits(out + (size_t)(s * rows) * c, p.out + (size_t)(p.cu[s + 1] - rows) * c,
                                  (size_t)rows * c, grouped ? "grouped" : "each alone");
         }
-    float *all[] = {pool, qk, out};
-    for (int i = 0; i < 3; i++) device_free(f->dev, all[i]);
+    float *all[] = {pool, qk, out, k_rows, v_rows};
+    for (int i = 0; i < 5; i++) device_free(f->dev, all[i]);
     device_free(f->dev, slot);
+    packed_free(f->dev, &p);
+}
+
+/* Decoding over pages of bfloat16 is as near to the double reference, which rounds nothing, as the naive formula over
+ * rounded keys and values. */
+static void test_paged_bf16_error(void **state) {
+    Fixture  *f = *state;
+    enum { LENGTH = 200, H = 4, G = 2, D = 64, BLOCKS = 4 };
+    const int lengths[] = {LENGTH};
+    Packed    p = packed_random(f->dev, lengths, 1, H, G, D);
+    Trio      qk = trio_zero(f->dev, LENGTH * width_qk(&p)), qkv = trio_zero(f->dev, LENGTH * width_qkv(&p));
+    Trio      out = trio_zero(f->dev, LENGTH * width_out(&p)), lse = trio_zero(f->dev, LENGTH * H);
+    for (size_t i = 0; i < qk.count; i++) qk.fast[i] = p.qk[i], qk.ref[i] = p.qk[i];
+    for (size_t i = 0; i < qkv.count; i++) qkv.fast[i] = p.qkv[i], qkv.ref[i] = p.qkv[i];
+    round_keys_and_values(&p);
+    memcpy(qk.naive, p.qk, qk.count * sizeof(float));
+    memcpy(qkv.naive, p.qkv, qkv.count * sizeof(float));
+    int32_t table[BLOCKS] = {2, 0, 3, 1}, q_offset[] = {0, LENGTH}, kv_len[] = {LENGTH}, group[] = {0, 1}, none[] = {0};
+    int64_t slot[LENGTH];
+    for (int i = 0; i < LENGTH; i++) slot[i] = table[i / 64] * 64 + i % 64;
+    void      *pool = device_alloc(f->dev, BLOCKS * f->ops->kv_page_bytes(f->dev, DTYPE_BF16, G, D));
+    PagedBatch batch = {pool, q_offset, kv_len, table, 1, BLOCKS, group, none, 1, DTYPE_BF16};
+    f->ops->kv_append(f->dev, pool, DTYPE_BF16, qk.fast, qkv.fast, slot, LENGTH, H, G, D);
+    f->ops->attention_paged(f->dev, out.fast, qk.fast, &batch, LENGTH, H, G, D);
+    naive_kernels.attention_forward(f->dev, out.naive, lse.naive, qk.naive, qkv.naive, p.cu, 1, LENGTH, H, G, D);
+    f->reference->attention_forward(f->dev, out.ref, lse.ref, qk.ref, qkv.ref, p.cu, 1, LENGTH, H, G, D);
+    assert_int_equal(device_sync(f->dev), 0);
+    trio_check(&out, "attention over pages of bfloat16");
+    Trio *all[] = {&qk, &qkv, &out, &lse};
+    for (int i = 0; i < 4; i++) trio_free(f->dev, all[i]);
+    device_free(f->dev, pool);
     packed_free(f->dev, &p);
 }
 
@@ -240,9 +298,12 @@ static void test_paged_is_packed(void **state) {
     Fixture *f = *state;
     for (CpuLevel level = CPU_PORTABLE; level < CPU_LEVELS; level++) {
         if (cpu_device_force_isa(f->dev, level)) continue;
-        paged_check(f, 4, 2, 64);
-        paged_check(f, 3, 1, 34);
-        paged_check(f, 2, 1, 128);
+        const DType types[] = {DTYPE_F32, DTYPE_BF16};
+        for (int t = 0; t < 2; t++) {
+            paged_check(f, types[t], 4, 2, 64);
+            paged_check(f, types[t], 3, 1, 34);
+            paged_check(f, types[t], 2, 1, 128);
+        }
     }
     cpu_device_force_isa(f->dev, f->best);
 }
@@ -546,7 +607,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_future_changes_no_past), cmocka_unit_test(test_neighbours_do_not_meet),
         cmocka_unit_test(test_rows_of_no_sequence),    cmocka_unit_test(test_long_sequence),
-        cmocka_unit_test(test_paged_is_packed),        cmocka_unit_test(test_classifier_ranges),
+        cmocka_unit_test(test_paged_is_packed),
+        cmocka_unit_test(test_paged_bf16_error),        cmocka_unit_test(test_classifier_ranges),
         cmocka_unit_test(test_classifier_chunks),      cmocka_unit_test(test_sample_law),
         cmocka_unit_test(test_sample_edges),           cmocka_unit_test(test_sample_levels),
         cmocka_unit_test(test_adamw_cuts),             cmocka_unit_test(test_sum_squares_order),

@@ -390,7 +390,7 @@ static const int paged_lengths[PAGED_SEQS] = {130, 140, 191, 3, 65, 66, 200};
 static void paged_append(CudaTest *t, Paged *g, int s, int first, int end) {
     Packed *p = &g->p;
     size_t n = (size_t)(p->cu[s] + first), size = dtype_size(t->dtype);
-    t->ops[FAST]->kv_append(t->dev[FAST], g->pool.fast, (char *)p->qk.fast + n * width_qk(p) * size,
+    t->ops[FAST]->kv_append(t->dev[FAST], g->pool.fast, t->dtype, (char *)p->qk.fast + n * width_qk(p) * size,
                             (char *)p->qkv.fast + n * width_qkv(p) * size, g->d_slot + n, end - first, p->H, p->G,
                             p->D);
 }
@@ -455,7 +455,7 @@ static void paged_check(CudaTest *t, Paged *g, const int *first, const int *end,
     device_upload(t->dev[FAST], g->d_q_offset, q_offset, sizeof q_offset);
     device_upload(t->dev[FAST], g->d_kv_len, kv_len, sizeof kv_len);
     PagedBatch batch = {g->pool.fast, g->d_q_offset, g->d_kv_len, g->d_table, PAGED_SEQS,
-                        BLOCKS,       g->d_alone,    g->d_none,   PAGED_SEQS};
+                        BLOCKS,       g->d_alone,    g->d_none,   PAGED_SEQS, t->dtype};
     if (grouped) batch.group_offset = g->d_groups, batch.group_shared = g->d_shared, batch.n_group = 3;
     t->ops[FAST]->attention_paged(t->dev[FAST], g->out.fast, g->qk.fast, &batch, q_offset[PAGED_SEQS], p->H, p->G,
                                   p->D);
@@ -540,7 +540,7 @@ static void test_fork(void **state) {
             device_upload(t.dev[FAST], g.d_slot, slot, sizeof *slot * (size_t)g.p.N);
             paged_append(&t, &g, 6, 0, 200);
             paged_append(&t, &g, 2, 0, 191);
-            t.ops[FAST]->kv_copy_page(t.dev[FAST], g.pool.fast, spare, old, n_keys[k], 2, D);
+            t.ops[FAST]->kv_copy_page(t.dev[FAST], g.pool.fast, t.dtype, spare, old, n_keys[k], 2, D);
             paged_check(&t, &g, first, end, 0, want);
             fill_rows(&t, &g.pool, (size_t)(2 * 2 * 64 * D), 0, 0, 0); /* all pages NaN again, then back */
             for (int s = 0; s < PAGED_SEQS; s++)

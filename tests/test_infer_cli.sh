@@ -86,6 +86,9 @@ outcome of no token|2|nearest|generate r --data d --outcome VISIT//INN
 no device|1|--device cuda|generate r --data d --device cuda
 weights of eight bits|0|weights in I8|generate r --data d --samples 1 --weights int8
 weights of sixteen bits|0|weights in BF16|score r --data d --limit 1 --weights bf16
+keys and values of sixteen bits|0|keys and values in BF16|generate r --data d --samples 1 --kv-dtype bf16
+keys and values beside weights of eight bits|0|keys and values in BF16|generate r --data d --samples 1 --weights int8
+keys and values of no such kind|2|--kv-dtype|generate r --data d --kv-dtype int8
 weights of no such kind|2|--weights|score r --data d --weights int4
 name of the output|2|.csv or .h5|risk r --data d --labels d/labels/visit_30d.h5 --out risk.txt
 folder of the output|1|no folder|risk r --data d --labels d/labels/visit_30d.h5 --out nowhere/risk.csv

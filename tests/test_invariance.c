@@ -469,6 +469,7 @@ enum { BLOCKS = (LENGTH + KV_PAGE - 1) / KV_PAGE, PAGES = SHARED + SAMPLES * OWN
 enum { QK = (H + G) * D, QKV = (H + 2 * G) * D, OUT = H * D };
 
 typedef struct {
+    DType   type; /* of the pool */
     float  *qk, *qkv, *want, *pool;
     int32_t table[SAMPLES * BLOCKS];
 } Cache;
@@ -478,8 +479,8 @@ static int32_t page_of(int sample, int block) { /* scattered on purpose */
     return (page * 5 + 3) % PAGES;
 }
 
-static Cache cache_random(Fixture *f, Device *dev) {
-    Cache c = {randoms(dev, TOTAL * QK, 1), randoms(dev, TOTAL * QKV, 1), zeros(dev, TOTAL * OUT),
+static Cache cache_random(Fixture *f, Device *dev, DType type) {
+    Cache c = {type, randoms(dev, TOTAL * QK, 1), randoms(dev, TOTAL * QKV, 1), zeros(dev, TOTAL * OUT),
                randoms(dev, (size_t)PAGES * 2 * G * KV_PAGE * D, 1), {0}};
     int32_t cu[SAMPLES + 1];
     for (int s = 0; s <= SAMPLES; s++) cu[s] = s * LENGTH;
@@ -489,7 +490,19 @@ static Cache cache_random(Fixture *f, Device *dev) {
     }
     for (int s = 0; s < SAMPLES; s++)
         for (int b = 0; b < BLOCKS; b++) c.table[s * BLOCKS + b] = page_of(s, b);
-    f->ops->attention_forward(dev, c.want, NULL, c.qk, c.qkv, cu, SAMPLES, TOTAL, H, G, D);
+    if (type == DTYPE_F32) {
+        f->ops->attention_forward(dev, c.want, NULL, c.qk, c.qkv, cu, SAMPLES, TOTAL, H, G, D);
+        return c;
+    }
+    for (int s = 0; s < SAMPLES; s++) { /* rounded pages: each whole sequence as one prefill, from other pages */
+        int32_t q_offset[] = {0, LENGTH}, kv_len[] = {LENGTH}, group[] = {0, 1}, none[] = {0}, table[BLOCKS];
+        int64_t slot[LENGTH];
+        for (int i = 0; i < BLOCKS; i++) table[i] = i;
+        for (int i = 0; i < LENGTH; i++) slot[i] = i;
+        PagedBatch batch = {c.pool, q_offset, kv_len, table, 1, BLOCKS, group, none, 1, type};
+        f->ops->kv_append(dev, c.pool, type, c.qk + (size_t)s * LENGTH * QK, c.qkv + (size_t)s * LENGTH * QKV, slot, LENGTH, H, G, D);
+        f->ops->attention_paged(dev, c.want + (size_t)s * LENGTH * OUT, c.qk + (size_t)s * LENGTH * QK, &batch, LENGTH, H, G, D);
+    }
     return c;
 }
 
@@ -511,12 +524,12 @@ static void cache_advance(Fixture *f, Device *dev, Cache *c, int first, int end,
         group_offset[s] = s, group_shared[s] = 0;
     }
     q_offset[n_seq] = n, group_offset[n_seq] = n_seq;
-    PagedBatch batch = {c->pool, q_offset, kv_len, c->table + first * BLOCKS, n_seq, BLOCKS, group_offset, group_shared, n_seq};
+    PagedBatch batch = {c->pool, q_offset, kv_len, c->table + first * BLOCKS, n_seq, BLOCKS, group_offset, group_shared, n_seq, c->type};
     if (grouped) {
         batch.n_group = 1, group_offset[1] = n_seq;
         group_shared[0] = SHARED;
     }
-    f->ops->kv_append(dev, c->pool, qk, qkv, slot, n, H, G, D);
+    f->ops->kv_append(dev, c->pool, c->type, qk, qkv, slot, n, H, G, D);
     f->ops->attention_paged(dev, out, qk, &batch, n, H, G, D);
     assert_int_equal(device_sync(dev), 0);
     for (int s = 0; s < n_seq; s++)
@@ -535,27 +548,31 @@ static void cache_free(Device *dev, Cache *c) {
 /* A fork: the samples of [1, SAMPLES) get their own copy of the prefix's last, partial page. */
 static void cache_fork(Fixture *f, Device *dev, Cache *c) {
     for (int s = 1; s < SAMPLES; s++)
-        f->ops->kv_copy_page(dev, c->pool, page_of(s, SHARED), page_of(0, SHARED), PREFIX - SHARED * KV_PAGE, G, D);
+        f->ops->kv_copy_page(dev, c->pool, c->type, page_of(s, SHARED), page_of(0, SHARED), PREFIX - SHARED * KV_PAGE, G, D);
+}
+
+static void cache_check(Fixture *f, Device *dev, DType type) {
+    Cache c = cache_random(f, dev, type);
+    cache_advance(f, dev, &c, 0, 1, 0, LENGTH, 0); /* prefill at one go */
+    int chunks[] = {0, 1, 8, 63, 64, 129, PREFIX};
+    for (int i = 1; i < 7; i++) cache_advance(f, dev, &c, 0, 1, chunks[i - 1], chunks[i], 0);
+    cache_fork(f, dev, &c);
+    for (int at = PREFIX; at < PREFIX + 8; at++) cache_advance(f, dev, &c, 0, SAMPLES, at, at + 1, at % 2);
+    cache_advance(f, dev, &c, 0, SAMPLES, PREFIX + 8, LENGTH - 3, 1); /* several new rows a sample */
+    for (int at = LENGTH - 3; at < LENGTH; at++) {
+        cache_advance(f, dev, &c, 0, SAMPLES, at, at + 1, 1);
+        cache_advance(f, dev, &c, 2, 3, at, at + 1, 0); /* one sample by itself */
+    }
+    cache_free(dev, &c);
 }
 
 static void test_attention_paged(void **state) {
     Fixture *f = *state;
     for (int t = 0; t < THREADS; t++)
         for (CpuLevel level = CPU_PORTABLE; level < CPU_LEVELS; level++) {
-            Device *dev = f->dev[t];
             if (use_isa(f, t, level)) continue;
-            Cache c = cache_random(f, dev);
-            cache_advance(f, dev, &c, 0, 1, 0, LENGTH, 0); /* prefill at one go */
-            int chunks[] = {0, 1, 8, 63, 64, 129, PREFIX};
-            for (int i = 1; i < 7; i++) cache_advance(f, dev, &c, 0, 1, chunks[i - 1], chunks[i], 0);
-            cache_fork(f, dev, &c);
-            for (int at = PREFIX; at < PREFIX + 8; at++) cache_advance(f, dev, &c, 0, SAMPLES, at, at + 1, at % 2);
-            cache_advance(f, dev, &c, 0, SAMPLES, PREFIX + 8, LENGTH - 3, 1); /* several new rows a sample */
-            for (int at = LENGTH - 3; at < LENGTH; at++) {
-                cache_advance(f, dev, &c, 0, SAMPLES, at, at + 1, 1);
-                cache_advance(f, dev, &c, 2, 3, at, at + 1, 0); /* one sample by itself */
-            }
-            cache_free(dev, &c);
+            cache_check(f, f->dev[t], DTYPE_F32);
+            cache_check(f, f->dev[t], DTYPE_BF16);
         }
     for (int t = 0; t < THREADS; t++) cpu_device_force_isa(f->dev[t], f->best);
 }

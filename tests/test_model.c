@@ -397,12 +397,13 @@ static void feed(Decoder *d, const int32_t *tokens, const int *n, int shared, ch
 }
 
 /* Full pass, one prefill, token by token, ragged pieces, with packed weights: the same logits, bit for bit.  Weights
- * narrower than dtype are packed from the start. */
-static void check_decode(DType dtype, DType weights) {
+ * narrower than dtype are packed from the start.  A cache in another type agrees with itself; the full pass rounds no key. */
+static void check_decode(DType dtype, DType weights, DType kv_type) {
     Model m;
     Err err;
     Device *dev = open_device(2);
     open_model(&m, dev, &WIDE, 1, dtype);
+    m.kv_type = kv_type;
     if (weights != dtype) assert_int_equal(model_prepare(&m, weights, &err), OK);
     const int length[SEQ] = {LEN, LEN}, everything[SEQ] = {LEN, LEN}, one[SEQ] = {1, 1};
     const size_t bytes = (size_t)SEQ * LEN * (size_t)m.cfg.vocab_padded * real_size(&m);
@@ -426,6 +427,10 @@ static void check_decode(DType dtype, DType weights) {
         }
         assert_int_equal(d.len[0], LEN);
         assert_int_equal(d.len[1], LEN);
+        if (pass == 0 && kv_type != dtype) {
+            assert_memory_not_equal(full, got, bytes);
+            memcpy(full, got, bytes);
+        }
         assert_memory_equal(full, got, bytes);
     }
     free(full);
@@ -436,12 +441,49 @@ static void check_decode(DType dtype, DType weights) {
     device_close(dev);
 }
 
+static double furthest(const char *a, const char *b, size_t bytes) {
+    double most = 0;
+    for (size_t i = 0; i < bytes / sizeof(float); i++) most = fmax(most, fabs((double)((const float *)a)[i] - ((const float *)b)[i]));
+    return most;
+}
+
+/* Keys and values of 16 bits move logits by no more than twice what weights of 16 bits do, of which they are products. */
+static void test_decode_near(void **state) {
+    (void)state;
+    const int length[SEQ] = {LEN, LEN};
+    Batch b = make_batch(length, SEQ, 300, 8);
+    memcpy(b.tokens + LEN, b.tokens, SHARED * KV_PAGE * sizeof *b.tokens);
+    Device *dev = open_device(2);
+    char *logits[3];
+    size_t bytes = 0;
+    for (int i = 0; i < 3; i++) { /* as it is, with narrow weights, with a narrow cache */
+        Model m;
+        Err err;
+        open_model(&m, dev, &WIDE, 1, DTYPE_F32);
+        if (i == 1) assert_int_equal(model_prepare(&m, DTYPE_BF16, &err), OK);
+        if (i == 2) m.kv_type = DTYPE_BF16;
+        Decoder d = open_decoder(&m);
+        bytes = (size_t)SEQ * LEN * (size_t)m.cfg.vocab_padded * sizeof(float);
+        logits[i] = xcalloc(1, bytes);
+        feed(&d, b.tokens, length, 0, logits[i]);
+        close_decoder(&d);
+        model_close(&m);
+    }
+    const double weights = furthest(logits[0], logits[1], bytes), keys = furthest(logits[0], logits[2], bytes);
+    if (!(keys > 0 && keys <= 2 * weights)) fail_msg("a cache of 16 bits moves logits by %g, weights of 16 bits by %g", keys, weights);
+    for (int i = 0; i < 3; i++) free(logits[i]);
+    free_batch(&b);
+    device_close(dev);
+}
+
 static void test_decode(void **state) {
     (void)state;
-    check_decode(DTYPE_F32, DTYPE_F32);
-    check_decode(DTYPE_F32, DTYPE_BF16);
-    check_decode(DTYPE_F32, DTYPE_I8);
-    check_decode(DTYPE_F64, DTYPE_F64);
+    check_decode(DTYPE_F32, DTYPE_F32, DTYPE_F32);
+    check_decode(DTYPE_F32, DTYPE_BF16, DTYPE_F32);
+    check_decode(DTYPE_F32, DTYPE_I8, DTYPE_F32);
+    check_decode(DTYPE_F32, DTYPE_F32, DTYPE_BF16);
+    check_decode(DTYPE_F32, DTYPE_I8, DTYPE_BF16);
+    check_decode(DTYPE_F64, DTYPE_F64, DTYPE_F64);
 }
 
 /* ---- refusals ---------------------------------------------------------------------------------------------------- */
@@ -505,6 +547,7 @@ int main(void) {
         cmocka_unit_test(test_buckets),          cmocka_unit_test(test_f32_against_f64),
         cmocka_unit_test(test_threads),          cmocka_unit_test(test_many_sequences),
         cmocka_unit_test(test_no_leaks),         cmocka_unit_test(test_decode),
+        cmocka_unit_test(test_decode_near),
         cmocka_unit_test(test_bad_batches),
     };
     return cmocka_run_group_tests_name("model", tests, NULL, NULL);

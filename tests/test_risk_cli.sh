@@ -141,6 +141,10 @@ total() { column "$1" n_samples | awk '{ s += $1 } END { print s }'; }
 verdict $? "reach needs fewer futures ($(total se-reach.csv)) than mc ($(total se-mc.csv)) for the same standard error"
 risk --labels d/labels/admission_1y.h5 --estimator mc --target-se 0.03 --samples 512 --limit 12 --batch 7 --out se.csv && cmp se.csv se-mc.csv > diff.log 2>&1
 verdict $? "and the batch changes nothing" diff.log
+kv=(--labels d/labels/admission_1y.h5 --estimator mc --samples 12 --limit 12 --kv-dtype bf16)
+risk "${kv[@]}" --batch 1 --threads 1 --out kv-1.csv && risk "${kv[@]}" --batch 7 --threads 2 --out kv-7.csv && risk "${kv[@]}" --batch 64 --threads 2 --out kv-64.csv &&
+    cmp kv-1.csv kv-7.csv > diff.log 2>&1 && cmp kv-1.csv kv-64.csv > diff.log 2>&1 && grep -q 'keys and values in BF16' risk.log
+verdict $? "keys and values in bfloat16: the same bytes for batches of 1, 7 and 64, and 1 or 2 threads" diff.log
 
 # ---- what is given ---------------------------------------------------------------------------------------------------------
 risk --labels d/labels/admission_1y.h5 --samples 16 --limit 20 --out plain.csv && cp plain.csv plain-16.csv &&

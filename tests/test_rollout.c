@@ -190,11 +190,13 @@ static Model open_model(Device *dev, int seq_len) {
     return m;
 }
 
-static uint64_t model_run_as(int threads, int batch, int seq_len, Estimator e, int exact_window, RolloutStats *stats) {
+static uint64_t model_run_as(int threads, int batch, int seq_len, Estimator e, int exact_window, DType kv_type,
+                             RolloutStats *stats) {
     char why[256];
     Device *dev = device_open(DEVICE_CPU, 0, threads, why, sizeof why);
     assert_non_null(dev);
     Model m = open_model(dev, seq_len);
+    m.kv_type = kv_type;
     Vocabulary v = make_vocabulary();
     static uint16_t tokens[JOBS][200];
     static int32_t minutes[JOBS][200];
@@ -216,7 +218,7 @@ static uint64_t model_run_as(int threads, int batch, int seq_len, Estimator e, i
 }
 
 static uint64_t model_run(int threads, int batch, int seq_len, Estimator e, RolloutStats *stats) {
-    return model_run_as(threads, batch, seq_len, e, 0, stats);
+    return model_run_as(threads, batch, seq_len, e, 0, DTYPE_F32, stats);
 }
 
 static void test_batch_and_threads_change_nothing(void **state) {
@@ -228,6 +230,10 @@ static void test_batch_and_threads_change_nothing(void **state) {
         assert_true(model_run(1, 7, 256, (Estimator)e, &st) == one);
         assert_true(model_run(2, 64, 256, (Estimator)e, &st) == one);
     }
+    uint64_t narrow = model_run_as(1, 1, 256, ESTIMATOR_SCOPE, 0, DTYPE_BF16, &st);
+    assert_true(narrow != model_run(1, 1, 256, ESTIMATOR_SCOPE, &st)); /* the cache is another one */
+    assert_true(model_run_as(1, 7, 256, ESTIMATOR_SCOPE, 0, DTYPE_BF16, &st) == narrow);
+    assert_true(model_run_as(2, 64, 256, ESTIMATOR_SCOPE, 0, DTYPE_BF16, &st) == narrow);
 }
 
 static void test_refill_beyond_the_context(void **state) {
@@ -241,8 +247,8 @@ static void test_refill_beyond_the_context(void **state) {
 static void test_exact_window_beyond_the_context(void **state) {
     (void)state;
     RolloutStats st, block;
-    uint64_t one = model_run_as(1, 1, 64, ESTIMATOR_MC, 1, &st);
-    assert_true(model_run_as(1, 64, 64, ESTIMATOR_MC, 1, &st) == one);
+    uint64_t one = model_run_as(1, 1, 64, ESTIMATOR_MC, 1, DTYPE_F32, &st);
+    assert_true(model_run_as(1, 64, 64, ESTIMATOR_MC, 1, DTYPE_F32, &st) == one);
     assert_true(model_run(1, 64, 64, ESTIMATOR_MC, &block) != one);
     assert_true(st.refills > 4 * block.refills && block.refills > 0);
 }

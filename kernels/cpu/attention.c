@@ -53,7 +53,8 @@ static TaskRows task_rows(float *memory, int H, int G, int D) {
 
 /* One head's keys and values of a page. */
 typedef struct {
-    const float *keys, *values;
+    const void *keys, *values;
+    DType       type;
 } Page;
 
 /* A few rows of a task, from `row` on, and the first n keys of a block. */
@@ -66,9 +67,11 @@ typedef struct {
 static void keys_meet(const CpuIsa *isa, const TaskRows *t, const RowTile *x, const Page *page, Later *later, int D) {
     for (int j = 0; j < x->n; j += SGEMM_PANEL) {
         TileOut o = {.out = x->scores + j, .ld_out = KV_PAGE};
+        const float *q = t->q + (ptrdiff_t)x->row * D;
+        int          n = int_min(SGEMM_PANEL, x->n - j);
         later_take(later, D, &o);
-        isa->sgemm_tile(x->m, int_min(SGEMM_PANEL, x->n - j), D, t->q + (ptrdiff_t)x->row * D, D, 1, page->keys + j * D,
-                        SGEMM_PANEL, &o);
+        if (page->type == DTYPE_BF16) isa->sgemm_tile_bf16(x->m, n, D, q, D, (const uint16_t *)page->keys + j * D, &o);
+        else isa->sgemm_tile(x->m, n, D, q, D, 1, (const float *)page->keys + j * D, SGEMM_PANEL, &o);
     }
 }
 
@@ -77,15 +80,19 @@ static void values_add(const CpuIsa *isa, const TaskRows *t, const RowTile *x, c
                        int D) {
     for (int d = 0; d < D; d += SGEMM_PANEL) {
         int          width = panel_width(d, D), ld = width;
-        const float *values = page->values + d * KV_PAGE;
+        const float *values = (const float *)page->values + d * KV_PAGE;
         float       *acc = t->acc + (ptrdiff_t)x->row * D + d;
+        TileOut      o = {.chain = first ? NULL : acc, .out = acc, .ld_chain = D, .ld_out = D, .factor = x->factor};
+        later_take(later, x->n, &o);
+        if (page->type == DTYPE_BF16) {
+            isa->sgemm_tile_bf16(x->m, width, x->n, x->scores, KV_PAGE, (const uint16_t *)page->values + d * KV_PAGE, &o);
+            continue;
+        }
         if (width % 16) { /* sgemm_tile reads whole vectors: all of a panel that ends in a part of one is copied */
             ld = (int)round_up((size_t)width, 16);
             for (int j = 0; j < x->n; j++) memcpy(t->values + j * ld, values + j * width, sizeof(float) * (size_t)width);
             values = t->values;
         }
-        TileOut o = {.chain = first ? NULL : acc, .out = acc, .ld_chain = D, .ld_out = D, .factor = x->factor};
-        later_take(later, x->n, &o);
         isa->sgemm_tile(x->m, width, x->n, x->scores, KV_PAGE, 1, values, ld, &o);
     }
 }
@@ -128,13 +135,15 @@ static int64_t page_of(const Attention *a, int s, int block) {
 static Page page_at(const Attention *a, int s, int g, int block) {
     int64_t page = page_of(a, s, block);
     int     head = g - a->first_head;
-    return (Page){page_keys(a->pool, page, head, a->n_heads, a->D), page_values(a->pool, page, head, a->n_heads, a->D)};
+    return (Page){page_keys(a->pool, a->pool_type, page, head, a->n_heads, a->D),
+                  page_values(a->pool, a->pool_type, page, head, a->n_heads, a->D), a->pool_type};
 }
 
 static Later later_page(const Page *page, int D) {
     Later l = {.n = 0};
-    later_add(&l, page->keys, SGEMM_PANEL, KV_PAGE / SGEMM_PANEL * D, SGEMM_PANEL);
-    later_add(&l, page->values, SGEMM_PANEL, KV_PAGE * D / SGEMM_PANEL, SGEMM_PANEL);
+    int   rows = (int)(page_head_bytes(page->type, D) / (sizeof(float) * SGEMM_PANEL));
+    later_add(&l, page->keys, SGEMM_PANEL, rows, SGEMM_PANEL);
+    later_add(&l, page->values, SGEMM_PANEL, rows, SGEMM_PANEL);
     return l;
 }
 
@@ -261,15 +270,15 @@ static PackedPages packed_pages(const Device *dev, char *memory, int64_t pages, 
 }
 
 /* Head g of rows [n, n + rows) becomes head `head` of `heads` of a page. */
-static void page_fill(const CpuOps *ops, const Attention *a, const float *qkv, int n, int rows, int g, float *pool,
+static void page_fill(const CpuOps *ops, const Attention *a, const float *qkv, int n, int rows, int g, void *pool,
                       int64_t page, int head, int heads) {
     const int    H = a->H, G = a->G, D = a->D;
     ptrdiff_t    ld_qk = (ptrdiff_t)(H + G) * D, ld_qkv = (ptrdiff_t)(H + 2 * G) * D;
     const float *v = qkv + n * ld_qkv + (H + G + g) * D;
     for (int j = 0; j < rows; j++)
         for (int d = 0; d < D; d += 16) __builtin_prefetch(v + j * ld_qkv + d, 0, 2);
-    ops->transpose(page_keys(pool, page, head, heads, D), a->qk + n * ld_qk + (H + g) * D, ld_qk, rows, D);
-    ops->panels(page_values(pool, page, head, heads, D), v, ld_qkv, rows, D);
+    ops->transpose(page_keys(pool, DTYPE_F32, page, head, heads, D), a->qk + n * ld_qk + (H + g) * D, ld_qk, rows, D);
+    ops->panels(page_values(pool, DTYPE_F32, page, head, heads, D), v, ld_qkv, rows, D);
 }
 
 static void long_fill(Device *dev, const Attention *a, const float *qkv) {

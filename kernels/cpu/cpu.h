@@ -179,9 +179,10 @@ void cpu_attention_forward(Device *dev, void *out, void *lse, const void *qk, co
 void cpu_attention_backward(Device *dev, void *dqk, void *dqkv, const void *dout, const void *qk, const void *qkv,
                             const void *out, const void *lse, const int32_t *cu_seqlens, int n_seq, int N, int H, int G,
                             int D);
-void cpu_kv_append(Device *dev, void *pool, const void *qk, const void *qkv, const int64_t *slot, int N, int H, int G,
-                   int D);
-void cpu_kv_copy_page(Device *dev, void *pool, int dst, int src, int n_keys, int G, int D);
+size_t cpu_kv_page_bytes(const Device *dev, DType type, int G, int D);
+void cpu_kv_append(Device *dev, void *pool, DType type, const void *qk, const void *qkv, const int64_t *slot, int N,
+                   int H, int G, int D);
+void cpu_kv_copy_page(Device *dev, void *pool, DType type, int dst, int src, int n_keys, int G, int D);
 void cpu_attention_paged(Device *dev, void *out, const void *qk, const PagedBatch *batch, int N, int H, int G, int D);
 void cpu_classifier(Device *dev, void *losses, void *dinp, void *dweight, const void *inp, const Weight *w,
                     const int32_t *lo, const int32_t *hi, int N, int V);

@@ -264,6 +264,7 @@ const KernelOps cpu_kernels = {
     .qk_norm_rope_backward = cpu_qk_norm_rope_backward,
     .attention_forward = cpu_attention_forward,
     .attention_backward = cpu_attention_backward,
+    .kv_page_bytes = cpu_kv_page_bytes,
     .kv_append = cpu_kv_append,
     .kv_copy_page = cpu_kv_copy_page,
     .attention_paged = cpu_attention_paged,

@@ -71,6 +71,16 @@ size_t cpu_attention_backward_workspace(const Device *dev, const KernelLimits *l
 size_t cpu_classifier_workspace(const Device *dev, const KernelLimits *limits);
 size_t cpu_sample_workspace(const Device *dev, int Vp);
 
+/* To nearest, ties to even; NaN stays one. */
+static inline uint32_t bf16_of(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    if ((bits & 0x7FFFFFFFu) > 0x7F800000u) return bits >> 16 | 0x40;
+    return (bits + 0x7FFFu + (bits >> 16 & 1)) >> 16;
+}
+/* Where column j of a panel's k lies among its SGEMM_PANEL bfloat16. */
+static inline int bf16_place(int j) { return j % (SGEMM_PANEL / 2) * 2 + j / (SGEMM_PANEL / 2); }
+
 static inline int    int_min(int a, int b) { return a < b ? a : b; }
 static inline int    int_max(int a, int b) { return a > b ? a : b; }
 static inline int    ceil_div(int a, int b) { return (a + b - 1) / b; }
@@ -80,23 +90,19 @@ static inline size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * 
 
 /* Where head g of a page lies: keys transposed, so that a query meets 16 keys with one vector; both in panels as products
  * read them: keys (KV_PAGE / SGEMM_PANEL, D, SGEMM_PANEL), values (D / SGEMM_PANEL, KV_PAGE, SGEMM_PANEL), whose last panel
- * is as narrow as what is left of D. */
-static inline float *page_keys(float *pool, int64_t page, int g, int G, int D) {
-    return pool + (page * 2 * G + g) * KV_PAGE * D;
+ * is as narrow as what is left of D.  In bfloat16 (sgemm_tile_bf16) every panel is whole. */
+static inline size_t page_head_bytes(DType type, int D) {
+    return type == DTYPE_BF16 ? sizeof(uint16_t) * KV_PAGE * round_up((size_t)D, SGEMM_PANEL)
+                              : sizeof(float) * KV_PAGE * (size_t)D;
 }
-static inline float *page_values(float *pool, int64_t page, int g, int G, int D) {
-    return pool + (page * 2 * G + G + g) * KV_PAGE * D;
+static inline void *page_keys(void *pool, DType type, int64_t page, int g, int G, int D) {
+    return (char *)pool + (size_t)(page * 2 * G + g) * page_head_bytes(type, D);
+}
+static inline void *page_values(void *pool, DType type, int64_t page, int g, int G, int D) {
+    return (char *)pool + (size_t)(page * 2 * G + G + g) * page_head_bytes(type, D);
 }
 
 static inline int panel_width(int d, int D) { return int_min(SGEMM_PANEL, D - d); } /* of the panel from column d on */
-
-/* Row i of a page's values */
-static inline void value_store(float *values, int i, const float *v, int D) {
-    for (int d = 0; d < D; d += SGEMM_PANEL) {
-        int n = panel_width(d, D);
-        memcpy(values + d * KV_PAGE + i * n, v + d, sizeof(float) * (size_t)n);
-    }
-}
 
 /* What is needed later, fetched into the second cache a few lines at a time while tiles are busy. */
 typedef struct {
@@ -129,7 +135,8 @@ static inline void later_take(Later *l, int k, TileOut *o) {
 typedef struct {
     float         *out, *lse; /* lse may be NULL */
     const float   *qk;
-    float         *pool;
+    void          *pool;
+    DType          pool_type;
     int            first_head, n_heads; /* key/value heads that the pool holds */
     const int32_t *q_offset;    /* (n_seq + 1) */
     const int32_t *kv_len;      /* (n_seq), NULL: as many keys as query rows */

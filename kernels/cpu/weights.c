@@ -16,14 +16,6 @@ size_t cpu_weight_prepared_bytes(const Device *dev, int rows, int cols, DType dt
                                  : 0;
 }
 
-/* To nearest, ties to even; NaN stays one. */
-static uint32_t bf16_of(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    if ((bits & 0x7FFFFFFFu) > 0x7F800000u) return bits >> 16 | 0x40;
-    return (bits + 0x7FFFu + (bits >> 16 & 1)) >> 16;
-}
-
 /* A panel of n rows of w: word j of a k holds row j low and row j + 16 high. */
 static void panel_bf16(const CpuIsa *isa, uint32_t *dst, const float *w, int n, int cols) {
     float block[K_BLOCK * SGEMM_PANEL];

@@ -395,14 +395,14 @@ void cuda_attention_backward<float>(Device *dev, void *dqk, void *dqkv, const vo
 }
 
 template <>
-void cuda_kv_append<float>(Device *dev, void *pool, const void *qk, const void *qkv, const int64_t *slot, int N, int H,
-                           int G, int D) {
+void cuda_kv_append<float>(Device *dev, void *pool, DType, const void *qk, const void *qkv, const int64_t *slot, int N,
+                           int H, int G, int D) {
     if (N < 1 || !attention_head_size_fits(dev, "kv_append", D)) return;
     CUDA_LAUNCH(dev, "kv_append", kv_append_f32_kernel, (unsigned)(((int64_t)N * G * D + THREADS - 1) / THREADS),
                 THREADS, 0, (float *)pool, (const float *)qk, (const float *)qkv, slot, N, H, G, D);
 }
 
-template <> void cuda_kv_copy_page<float>(Device *dev, void *pool, int dst, int src, int n_keys, int G, int D) {
+template <> void cuda_kv_copy_page<float>(Device *dev, void *pool, DType, int dst, int src, int n_keys, int G, int D) {
     if (dst == src || n_keys < 1 || !attention_head_size_fits(dev, "kv_copy_page", D)) return;
     CUDA_LAUNCH(dev, "kv_copy_page", kv_copy_page_f32_kernel, (unsigned)(2 * G * KEYS * D / THREADS), THREADS, 0,
                 (float *)pool, dst, src, n_keys, G, D);

@@ -375,8 +375,8 @@ void cuda_attention_paged<bf16>(Device *dev, void *out, const void *qk, const Pa
 }
 
 template <>
-void cuda_kv_append<bf16>(Device *dev, void *pool, const void *qk, const void *qkv, const int64_t *slot, int N, int H,
-                          int G, int D) {
+void cuda_kv_append<bf16>(Device *dev, void *pool, DType, const void *qk, const void *qkv, const int64_t *slot, int N,
+                          int H, int G, int D) {
     const unsigned blocks = (unsigned)(((int64_t)N * G * (D / 8) + 255) / 256);
     if (N < 1 || !attention_head_size_fits(dev, "kv_append", D)) return;
     if (D == 64)
@@ -387,7 +387,7 @@ void cuda_kv_append<bf16>(Device *dev, void *pool, const void *qk, const void *q
                     (const bf16 *)qkv, slot, N, H, G);
 }
 
-template <> void cuda_kv_copy_page<bf16>(Device *dev, void *pool, int dst, int src, int n_keys, int G, int D) {
+template <> void cuda_kv_copy_page<bf16>(Device *dev, void *pool, DType, int dst, int src, int n_keys, int G, int D) {
     if (dst == src || n_keys < 1 || !attention_head_size_fits(dev, "kv_copy_page", D)) return;
     const dim3 grid((unsigned)(KEYS * D / UNIT / 256), (unsigned)G);
     if (D == 64)

@@ -84,9 +84,10 @@ void cuda_attention_backward(Device *dev, void *dqk, void *dqkv, const void *dou
                              const void *out, const void *lse, const int32_t *cu_seqlens, int n_seq, int N, int H,
                              int G, int D);
 template <typename T>
-void cuda_kv_append(Device *dev, void *pool, const void *qk, const void *qkv, const int64_t *slot, int N, int H, int G,
-                    int D);
-template <typename T> void cuda_kv_copy_page(Device *dev, void *pool, int dst, int src, int n_keys, int G, int D);
+void cuda_kv_append(Device *dev, void *pool, DType type, const void *qk, const void *qkv, const int64_t *slot, int N,
+                    int H, int G, int D);
+template <typename T>
+void cuda_kv_copy_page(Device *dev, void *pool, DType type, int dst, int src, int n_keys, int G, int D);
 template <typename T>
 void cuda_attention_paged(Device *dev, void *out, const void *qk, const PagedBatch *batch, int N, int H, int G, int D);
 

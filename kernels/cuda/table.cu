@@ -11,6 +11,10 @@ template <typename T> size_t workspace_bytes(const Device *dev, const KernelLimi
     return larger(larger(rows, products), attention);
 }
 
+template <typename T> size_t kv_page_bytes(const Device *, DType type, int G, int D) {
+    return type == (sizeof(T) == sizeof(float) ? DTYPE_F32 : DTYPE_BF16) ? sizeof(T) * 2 * (size_t)G * KV_PAGE * (size_t)D : 0;
+}
+
 template <typename T> constexpr KernelOps table_of() {
     KernelOps k = {};
     k.workspace_bytes = workspace_bytes<T>;
@@ -34,6 +38,7 @@ template <typename T> constexpr KernelOps table_of() {
     k.qk_norm_rope_backward = cuda_qk_norm_rope_backward<T>;
     k.attention_forward = cuda_attention_forward<T>;
     k.attention_backward = cuda_attention_backward<T>;
+    k.kv_page_bytes = kv_page_bytes<T>;
     k.kv_append = cuda_kv_append<T>;
     k.kv_copy_page = cuda_kv_copy_page<T>;
     k.attention_paged = cuda_attention_paged<T>;

@@ -92,8 +92,14 @@ void reference_attention_backward(Device *dev, void *dqk, void *dqkv, const void
 
 /* ---- cached keys --------------------------------------------------------------------------------------------------- */
 
-void reference_kv_append(Device *dev, void *pool, const void *qk, const void *qkv, const int64_t *slot, int N, int H,
-                         int G, int D) {
+size_t reference_kv_page_bytes(const Device *dev, DType type, int G, int D) {
+    (void)dev;
+    return type == DTYPE_F64 ? sizeof(double) * 2 * (size_t)G * KV_PAGE * (size_t)D : 0;
+}
+
+void reference_kv_append(Device *dev, void *pool, DType type, const void *qk, const void *qkv, const int64_t *slot,
+                         int N, int H, int G, int D) {
+    (void)type;
     if (device_error(dev)) return;
     Heads         s = {H, G, D};
     double       *pages = pool;
@@ -106,7 +112,8 @@ void reference_kv_append(Device *dev, void *pool, const void *qk, const void *qk
         }
 }
 
-void reference_kv_copy_page(Device *dev, void *pool, int dst, int src, int n_keys, int G, int D) {
+void reference_kv_copy_page(Device *dev, void *pool, DType type, int dst, int src, int n_keys, int G, int D) {
+    (void)type;
     if (device_error(dev)) return;
     Heads   s = {0, G, D};
     double *pages = pool;

@@ -28,6 +28,7 @@ const KernelOps reference_kernels = {
     .qk_norm_rope_backward = reference_qk_norm_rope_backward,
     .attention_forward = reference_attention_forward,
     .attention_backward = reference_attention_backward,
+    .kv_page_bytes = reference_kv_page_bytes,
     .kv_append = reference_kv_append,
     .kv_copy_page = reference_kv_copy_page,
     .attention_paged = reference_attention_paged,

@@ -43,9 +43,10 @@ void reference_attention_forward(Device *dev, void *out, void *lse, const void *
 void reference_attention_backward(Device *dev, void *dqk, void *dqkv, const void *dout, const void *qk, const void *qkv,
                                   const void *out, const void *lse, const int32_t *cu_seqlens, int n_seq, int N, int H,
                                   int G, int D);
-void reference_kv_append(Device *dev, void *pool, const void *qk, const void *qkv, const int64_t *slot, int N, int H,
-                         int G, int D);
-void reference_kv_copy_page(Device *dev, void *pool, int dst, int src, int n_keys, int G, int D);
+size_t reference_kv_page_bytes(const Device *dev, DType type, int G, int D);
+void reference_kv_append(Device *dev, void *pool, DType type, const void *qk, const void *qkv, const int64_t *slot,
+                         int N, int H, int G, int D);
+void reference_kv_copy_page(Device *dev, void *pool, DType type, int dst, int src, int n_keys, int G, int D);
 void reference_attention_paged(Device *dev, void *out, const void *qk, const PagedBatch *batch, int N, int H, int G,
                                int D);
 
