@@ -61,6 +61,7 @@ typedef struct {
     uint32_t note; /* read only: 1 + number of its text among the patient's, 0 = none */
 } Event;
 enum { EVENT_TEXT_MAX = 1 << 20 }; /* bytes of a text */
+uint64_t event_text_hash(const char *text, size_t n); /* orders the texts of events that are else equal */
 
 /* ---- writing: any order in, sorted out of core ------------------------------------------------------------------- */
 typedef struct EventWriter EventWriter;

@@ -213,7 +213,7 @@ static Status writer_push(EventWriter *w, const EventRow *row, Err *err) {
 }
 
 /* Of content, with a fixed public key. */
-static uint64_t text_hash(const char *text, size_t n) {
+uint64_t event_text_hash(const char *text, size_t n) {
     static const unsigned char key[crypto_shorthash_KEYBYTES] = "ehr.c event text";
     uint64_t h;
     crypto_shorthash((unsigned char *)&h, (const unsigned char *)text, n, key);
@@ -240,7 +240,7 @@ static Status event_add(EventWriter *w, const Event *e, const char *text, size_t
         REQUIRE(w->row_size == sizeof(EventRow) && n <= EVENT_TEXT_MAX);
         Status status = text_heap_add(&w->texts, text, n, &row.text_at, err);
         if (status) return status;
-        row.text_hash = text_hash(text, n);
+        row.text_hash = event_text_hash(text, n);
         row.text_size = (uint32_t)n;
     }
     return writer_push(w, &row, err);

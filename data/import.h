@@ -196,6 +196,9 @@ int field_clock(const char *text, int64_t *us);   /* HH:MM[:SS] since midnight *
 int field_int(const char *text, int64_t *out);    /* also "33.0" */
 int field_number(const char *text, float *out);
 int field_limit(const char *text, float *out, int *comparator); /* "<5", ">= 2.5", "7" */
+/* A free text made plain, into out (2 n + 1); returns its length.  Line ends become \n, other control characters blanks,
+ * blanks at both ends go.  *bad, *nul: bytes that are not UTF-8 (then it is taken as Latin-1), NUL bytes were there. */
+size_t field_text(const char *text, size_t n, char *out, int *bad, int *nul);
 int date_is_placeholder(int64_t us);                            /* 1900-01-01, 2099-12-31, before 1880, from 2300 on */
 
 #endif

@@ -8,9 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Into out (2 n + 1); returns its length.  Line ends become \n, other control characters blanks, blanks at both ends
- * go.  *bad, *nul: bytes that are not UTF-8, NUL bytes were there. */
-static size_t text_tidy(const char *text, size_t n, char *out, int *bad, int *nul) {
+size_t field_text(const char *text, size_t n, char *out, int *bad, int *nul) {
     size_t k = 0;
     *bad = *nul = 0;
     for (size_t i = 0; i < n; i++) *nul |= !text[i];
@@ -47,7 +45,7 @@ Status import_note(Import *im, int table, int64_t row, const char *text, size_t 
     size_t most = n < 2 * BYTES_MAX ? n : 2 * BYTES_MAX; /* what is beyond is cut whatever it is */
     char *tidy = try_calloc(2 * most + 1, 1);
     if (!tidy) return err_set(err, ERR_NOMEM, "no memory for a text of %zu bytes", n);
-    size_t held = text_tidy(text, most, tidy, &bad, &nul);
+    size_t held = field_text(text, most, tidy, &bad, &nul);
     if (most < n || held > BYTES_MAX) import_report_count(im->report, table, NOTE_TEXT_CUT, row);
     if (held > BYTES_MAX) held = utf8_cut(tidy, BYTES_MAX);
     if (bad) import_report_count(im->report, table, NOTE_UTF8, row);

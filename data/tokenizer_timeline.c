@@ -328,7 +328,9 @@ static Status put_note(Timeline *t, TokenMap *m, int64_t note, int32_t minute, T
     size_t n;
     int whole;
     int64_t before = t->n;
-    Status status = event_file_text(m->notes, note, &text, &n, err);
+    Status status = OK;
+    if (m->note) text = m->note[note].text, n = m->note[note].n;
+    else status = event_file_text(m->notes, note, &text, &n, err);
     uint32_t *symbol = status ? NULL : xmalloc(((size_t)v->text_max + 1) * sizeof *symbol);
     int64_t k = status ? 0 : bpe_encode(&v->text, text, n, symbol, v->text_max, &whole);
     if (!status) status = put(t, v->text_begin + TEXT_BEGIN, minute, NAN, err);
@@ -427,7 +429,7 @@ Status timeline_build(Timeline *t, TokenMap *m, const EventPatient *p, OracleFil
         EventLogp of_event = {offset ? logp + offset[i] : NULL, offset ? (int64_t)(offset[i + 1] - offset[i]) : 0};
         if (after_index < 0 && index_us != TIME_NONE && e->available > index_us) after_index = t->n;
         status = put_event(t, m, &w, e, of_event, counts, err);
-        if (!status && e->note && m->notes)
+        if (!status && e->note && (m->notes || m->note))
             status = put_note(t, m, p->first_note + e->note - 1, w.minute, counts, err);
         last = e;
     }

@@ -48,9 +48,15 @@ typedef struct {
 } CodeTokens;
 
 typedef struct {
+    char *text; /* (n) */
+    size_t n;
+} NoteInMemory;
+
+typedef struct {
     const Vocabulary *v;
     const EventFile *f;
-    EventFile *notes;        /* where texts are read, the same file; NULL: they are not told */
+    EventFile *notes;        /* where texts are read, the same file; NULL: they are not told, or in memory: */
+    const NoteInMemory *note; /* by the note of an event less 1; NULL: none is */
     int synthetic;           /* the patients are drawn, nobody to protect: ages past 89 stay as they are */
     CodeTokens *code;        /* (f->n_codes) */
     int *static_column;      /* (f->n_codes) -1: not in the prefix */

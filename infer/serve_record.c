@@ -101,6 +101,8 @@ typedef struct {
     Event *event;
     int64_t n;
     const char **raw_code; /* (n) */
+    NoteInMemory *note;    /* (n_notes) texts as importers make them plain; NULL: there are none */
+    int n_notes;
     int *raw_kind;         /* (n) -1: not told */
 } RawEvents;
 
@@ -176,8 +178,33 @@ static Status value_of(RawEvents *w, const json_t *o, const char *code, const ch
     return OK;
 }
 
+static Status note_of(RawEvents *w, const json_t *o, const char *where, Event *e, Err *err) {
+    const json_t *text = json_object_get(o, "text");
+    int bad, nul;
+    if (!text || json_is_null(text)) return OK;
+    if (w->v->text_begin < 0)
+        return err_set(err, ERR_USAGE,
+                       "%s has a text, and this model knows no notes: its vocabulary has no tokens of texts.  Leave text out",
+                       where);
+    if (!json_is_string(text) || json_string_length(text) > RECORD_NOTE_BYTES_MAX)
+        return err_set(err, ERR_USAGE, "%s: text takes a text of at most %d bytes", where, RECORD_NOTE_BYTES_MAX);
+    if (w->n_notes == RECORD_NOTES_MAX)
+        return err_set(err, ERR_USAGE, "the record has more than %d texts", RECORD_NOTES_MAX);
+    const size_t n = json_string_length(text);
+    char *plain = xmalloc(2 * n + 1);
+    const size_t held = field_text(json_string_value(text), n, plain, &bad, &nul);
+    if (!held) {
+        free(plain);
+        return OK;
+    }
+    if (!w->note) w->note = xcalloc(RECORD_NOTES_MAX, sizeof *w->note);
+    w->note[w->n_notes++] = (NoteInMemory){plain, held};
+    e->note = (uint32_t)w->n_notes;
+    return OK;
+}
+
 static Status event_of(RawEvents *w, const json_t *o, int64_t i, Err *err) {
-    static const char *const known[] = {"code", "time", "minutes", "value", "unit", "kind", NULL};
+    static const char *const known[] = {"code", "time", "minutes", "value", "unit", "kind", "text", NULL};
     char where[48];
     snprintf(where, sizeof where, "events[%lld]", (long long)i);
     if (!json_is_object(o)) return err_set(err, ERR_USAGE, "%s is no object with a code", where);
@@ -194,6 +221,7 @@ static Status event_of(RawEvents *w, const json_t *o, int64_t i, Err *err) {
         return err_set(err, ERR_USAGE, "%s: kind is no kind of event such as lab, diagnosis, drug", where);
     *e = (Event){.time = TIME_NONE, .available = TIME_NONE, .precision = PRECISION_MINUTE};
     s = value_of(w, o, w->raw_code[i], where, e, err);
+    if (!s) s = note_of(w, o, where, e, err);
     return s ? s : time_of(o, "time", "minutes", where, &e->time, &timed, err);
 }
 
@@ -242,10 +270,15 @@ static Status codes_set(RawEvents *w, Err *err) {
     return s;
 }
 
+static uint64_t note_hash(const RawEvents *w, const Event *e) {
+    return e->note ? event_text_hash(w->note[e->note - 1].text, w->note[e->note - 1].n) : 0;
+}
+
 /* The order of events files (event.h); codes ascend by text already. */
-static int compare_events(const void *x, const void *y, void *file) {
+static int compare_events(const void *x, const void *y, void *raw) {
     const Event *a = x, *b = y;
-    const EventFile *f = file;
+    const RawEvents *w = raw;
+    const EventFile *f = &w->file;
     const int ka = f->code_kind[a->code], kb = f->code_kind[b->code];
     if (a->available != b->available) return a->available < b->available ? -1 : 1;
     if (ka != kb) return ka < kb ? -1 : 1;
@@ -253,20 +286,24 @@ static int compare_events(const void *x, const void *y, void *file) {
     if (isnan(a->value) != isnan(b->value)) return isnan(a->value) ? 1 : -1;
     if (a->value < b->value || a->value > b->value) return a->value < b->value ? -1 : 1;
     const int units = a->unit == b->unit ? 0 : strcmp(f->units[a->unit], f->units[b->unit]);
-    return units ? units : (int)a->comparator - (int)b->comparator;
+    if (units || a->comparator != b->comparator) return units ? units : (int)a->comparator - (int)b->comparator;
+    const uint64_t ha = note_hash(w, a), hb = note_hash(w, b);
+    return ha != hb ? (ha < hb ? -1 : 1) : 0;
 }
 
 /* Sorted, exact duplicates dropped. */
 static void events_sort(RawEvents *w) {
     int64_t n = 0;
-    qsort_r(w->event, (size_t)w->n, sizeof *w->event, compare_events, &w->file);
+    qsort_r(w->event, (size_t)w->n, sizeof *w->event, compare_events, w);
     for (int64_t i = 0; i < w->n; i++)
-        if (!n || compare_events(&w->event[n - 1], &w->event[i], &w->file)) w->event[n++] = w->event[i];
+        if (!n || compare_events(&w->event[n - 1], &w->event[i], w)) w->event[n++] = w->event[i];
     w->n = n;
 }
 
 static void raw_free(RawEvents *w) {
     for (int64_t u = 0; u < w->file.n_units; u++) free(w->file.units[u]);
+    for (int i = 0; i < w->n_notes; i++) free(w->note[i].text);
+    free(w->note);
     free(w->file.units);
     free(w->file.codes);
     free(w->file.code_parent);
@@ -287,6 +324,7 @@ static Status timeline_take(ServeRecord *r, RawEvents *w, int synthetic, double 
     Status s = token_map_open(&map, v, &w->file, err);
     if (s) return s;
     map.synthetic = synthetic;
+    map.note = w->note;
     timeline_init(&t, v);
     s = timeline_build(&t, &map, &p, NULL, TIME_NONE, &counts, err);
     if (!s && !t.n) s = err_set(err, ERR_USAGE, "the record has no event with a time");
@@ -363,7 +401,8 @@ static Status token_id(const Vocabulary *v, const json_t *o, const char *where, 
 
 static int follows(const Vocabulary *v, int id) {
     const int kind = v->token[id].kind;
-    return kind == TOKEN_EVENT || kind == TOKEN_UNKNOWN || kind == TOKEN_GAP || kind == TOKEN_VALUE;
+    return kind == TOKEN_EVENT || kind == TOKEN_UNKNOWN || kind == TOKEN_GAP || kind == TOKEN_VALUE ||
+           kind == TOKEN_TEXT;
 }
 
 /* Static tokens in the vocabulary's columns; those not told are unknown. */

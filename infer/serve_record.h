@@ -2,7 +2,9 @@
  * data, or tokens.
  *
  * {"events": [{"code": "LOINC//4548-4", "time": "2024-03-01T08:30:00" | "minutes": 1440, "value": 7.1 | "<5", "unit":
- * "%", "kind": "lab"}, ...],          statics and birth are events too: SEX//F, MEDS_BIRTH; no time for statics
+ * "%", "kind": "lab", "text": "Seen for cough."}, ...],
+ *                                     statics and birth are events too: SEX//F, MEDS_BIRTH; no time for statics.  text: of
+ *                                     a note; only where the vocabulary has tokens of texts
  *  "age_years": 63}                           at the first event, instead of MEDS_BIRTH
  * {"tokens": [120, "GAP//1d-2d", ...], "minutes": [0, ...], "statics": ["SEX//F"], "age_years": 63}
  * Both: "index": a time as those of the events (the end of what is known; default: the last event), "key": number or
@@ -14,6 +16,7 @@
 #include <jansson.h>
 
 enum { RECORD_EVENTS_MAX = 20000, RECORD_CODES_MAX = 4096, RECORD_UNITS_MAX = 64 };
+enum { RECORD_NOTES_MAX = 1024, RECORD_NOTE_BYTES_MAX = 1 << 16 }; /* texts of a record; of a text */
 
 typedef struct {
     PatientView view; /* of the arrays below */

@@ -26,6 +26,8 @@ static const char *const BODY[] = {
     "\"index_minutes\":2001,\"key\":9},\"outcomes\":[{\"codes\":[\"ICD10CM//I50\"],\"stops\":[\"VISIT_END//"
     "OUT\"]}],\"horizon\":30}",
     "{\"prompt\":[\"SEX//F VISIT//OUT\",\"RECORD_START SEX//M\"],\"n\":2,\"stream\":true,\"logprobs\":0}",
+    "{\"patient\":{\"events\":[{\"code\":\"VISIT//OUT\",\"time\":\"2024-01-01\",\"text\":\"Seen for "
+    "cough.\\r\\n\"}]}}",
     "{\"input\":[[\"SEX//F\",49,\"VISIT//OUT\"],[40,41],[]]}",
     "{\"model\":\"m\",\"prompt\":\"RECORD_START SEX//F VISIT//OUT COMPLAINT//COUGH VISIT_END//OUT "
     "GAP//=6mt\",\"max_tokens\":5,\"n\":2,"

@@ -4,6 +4,8 @@
 #   start NAME FLAGS...   a server of the checkpoint $served (r unless set); sets url and pid, leaves NAME.out and NAME.err
 #   stop                  asks it to end; its exit code
 #   kill_server           kill -9
+#   all_logged LOG FILE   every hash in FILE (an answer that a client has got, whole) is in a line of the audit log; else
+#                         those that are not go to unlogged
 export OMP_NUM_THREADS=1
 infer=$build/ehr-infer data=$build/ehr-data python=$root/.venv/bin/python client=$root/tests/serve_client.py
 grep -q 'libmicrohttpd *yes' "$build/detect.txt" || skip_all "ehr-infer serve" "no libmicrohttpd"
@@ -35,4 +37,9 @@ stop() {
 kill_server() {
     kill -9 $pid
     wait $pid 2> /dev/null
+}
+all_logged() {
+    grep '"status":200' "$1" | sed 's/.*"output":"\([0-9a-f]*\)".*/\1/' | sort -u > logged
+    sort -u "$2" | comm -23 - logged > unlogged
+    [ -s "$2" ] && [ ! -s unlogged ]
 }

@@ -8,15 +8,16 @@
     serve_client.py openai URL KEY                  OpenAI's own client
     serve_client.py rows URL KEY DATASET OUTCOMES NAME.csv SAMPLES PID   64 clients ask the rows of ehr-infer risk; prints
                                                     tokens drawn, and seconds that the server computed
+    serve_client.py notes URL EVENTS.h5 DATASET     raw events with free texts, to a model of notes
     serve_client.py one URL KEY                     prints the answer to a risk and a score
     serve_client.py shadowed URL KEY                the metrics of a server with a second checkpoint
     serve_client.py maps URL KEY FILE               risks recalibrated by FILE, of admission_1y
-    serve_client.py burst URL KEY N SAMPLES         N requests at once; prints how many ended with which status
+    serve_client.py burst URL KEY N SAMPLES [ANSWERS]   N requests at once; prints how many ended with which status
 """
-import csv, http.client, json, socket, sys, threading, time, urllib.parse
+import csv, hashlib, http.client, json, socket, sys, threading, time, urllib.parse
 
 
-def ask(url, path, body=None, key=None, method=None, timeout=60):
+def ask_bytes(url, path, body=None, key=None, method=None, timeout=60):
     u = urllib.parse.urlsplit(url)
     c = http.client.HTTPConnection(u.hostname, u.port, timeout=timeout)
     data = body if isinstance(body, (bytes, type(None))) else json.dumps(body).encode()
@@ -25,10 +26,15 @@ def ask(url, path, body=None, key=None, method=None, timeout=60):
     r = c.getresponse()
     text = r.read()
     c.close()
+    return r.status, text, dict(r.getheaders())
+
+
+def ask(*args, **kwargs):
+    status, text, headers = ask_bytes(*args, **kwargs)
     try:
-        return r.status, json.loads(text), dict(r.getheaders())
+        return status, json.loads(text), headers
     except ValueError:
-        return r.status, text.decode(), dict(r.getheaders())
+        return status, text.decode(), headers
 
 
 failed = False
@@ -72,7 +78,7 @@ def by_tokens(row, patients):
 
 def events_of(folder, subject_row):
     import h5py
-    with h5py.File(folder + "/events.h5") as f:
+    with h5py.File(folder if folder.endswith(".h5") else folder + "/events.h5") as f:
         a, b = f["patient_offsets"][subject_row], f["patient_offsets"][subject_row + 1]
         codes, units = f["codes"][:], f["units"][:]
         out = []
@@ -198,6 +204,45 @@ def raw(url, key, events, outcomes, patients, table):
     check(f"raw events in any order become the dataset's tokens: {tried} patients", tried > 2 and not bad, (tried, len(by_record), bad[:3]))
 
 
+def notes(url, events, data):
+    """Raw events with texts give the tokens of the dataset, however the texts are spaced and whichever comes first."""
+    import h5py
+    with h5py.File(events) as f:
+        rows, at, text = f["note_event"][:], f["note_offsets"][:], f["note_text"][:].tobytes()
+        told, ends = {int(r): text[int(a):int(b)].decode() for r, a, b in zip(rows, at, at[1:])}, f["patient_offsets"][:]
+    wanted = {(tuple(tokens), tuple(minutes)): statics for _, tokens, minutes, statics, _ in dataset(data).values()}
+    v = ask(url, "/v1/vocabulary")[1]
+    begin, found, whole, alike = v["notes"]["begin"], 0, 0, 0
+    for s in range(min(24, len(ends) - 1)):
+        record = events_of(events, s)
+        for i, e in enumerate(record):
+            if "time" not in e:
+                e["kind"] = "static"
+            if int(ends[s]) + i in told:
+                e["text"] = " \r\n" + told[int(ends[s]) + i].replace("\n", "\r\n") + "  "
+        status, answer, _ = ask(url, "/v1/score", {"patient": {"events": record[::-1]}})
+        if status != 200:
+            break
+        ids, minutes = tuple(t["id"] for t in answer["tokens"]), tuple(t["minutes"] for t in answer["tokens"])
+        found += status == 200 and (ids, minutes) in wanted
+        whole += ids.count(begin)
+        again = ask(url, "/v1/score", {"patient": {"tokens": ids, "minutes": minutes, "statics": wanted.get((ids, minutes), [])}})
+        alike += again[0] == 200 and [t["id"] for t in again[1]["tokens"]] == list(ids)
+    check(f"raw events with texts become the dataset's tokens: {found} patients, {whole} notes", found > 4 and whole > 8, (found, whole, status, str(answer)[:300]))
+    check("and may be told as tokens", alike > 4, again)
+    status, answer, _ = ask(url, "/v1/risk", {"patient": {"events": record}, "outcomes": ["MEDS_DEATH"], "horizon": "365d", "samples": 4, "explain": 3})
+    check("risks of records with notes are told and explained", status == 200 and 0 < len(answer["outcomes"][0]["explanation"]["events"]) <= 3 and
+          not any(e["code"].startswith("SPELL//") for e in answer["outcomes"][0]["explanation"]["events"]), answer)
+    one = {"code": record[-1]["code"], "minutes": 0}
+    for name, words, event in [("no text", "takes a text", {"text": 3}), ("a text too long", "at most 65536 bytes", {"text": "x" * 65537})]:
+        status, answer, _ = ask(url, "/v1/score", {"patient": {"events": [{**one, **event}]}})
+        check(f"{name}: 400", status == 400 and words in str(answer), answer)
+    status, answer, _ = ask(url, "/v1/score", {"patient": {"events": [{**one, "minutes": i, "text": "x"} for i in range(1025)]}})
+    check("too many texts: 400", status == 400 and "1024 texts" in str(answer), answer)
+    empty = [ask(url, "/v1/score", {"patient": {"events": [{**one, **t}]}})[1]["n"] for t in ({}, {"text": " \n"}, {"text": None})]
+    check("a text of blanks is none", empty[0] == empty[1] == empty[2], empty)
+
+
 def first(record):
     import calendar
     times = [calendar.timegm(time.strptime(e["time"], "%Y-%m-%dT%H:%M:%S")) for e in record if "time" in e and e["code"] != "MEDS_BIRTH"]
@@ -250,6 +295,7 @@ def answers(url, key):
         ("an event without a code", "code takes", {"patient": {"events": [{"time": "2020-01-01"}]}}),
         ("an event without a time", "needs a time", {"patient": {"events": [{"code": "VISIT//OUT"}]}}),
         ("a time that is none", "takes a date", {"patient": {"events": [{"code": "VISIT//OUT", "time": "yesterday"}]}}),
+        ("a note", "knows no notes", {"patient": {"events": [{"code": "VISIT//OUT", "time": "2020-01-01", "text": "Seen."}]}}),
         ("too long an explanation", "from 0 to", {"explain": 1000}), ("a token that is none", "is no token", {"patient": {"tokens": [10**6]}}), ("temperature in a risk", "temperature", {"temperature": 2}),
     ]:
         body = {**RISK, **change}
@@ -592,19 +638,23 @@ def maps(url, key, file):
           {"risk", "recalibrated", "mc_se", "interval", "horizon_days", "explanation", "codes", "competing_risk"} <= set(o) and len(o["explanation"]["events"]) == 2, a)
 
 
-def burst(url, key, n, samples):
-    """Prints "COUNT STATUS" lines and "retry N": how many refusals said when to come back."""
+def burst(url, key, n, samples, answers=None):
+    """Prints "COUNT STATUS" lines and "retry N": how many refusals said when to come back.  Appends the SHA-256 of every
+    answer 200 to the file ANSWERS."""
     statuses, retry, lock = {}, [0], threading.Lock()
 
     def one(i):
         try:
-            status, _, headers = ask(url, "/v1/risk", {**RISK, "samples": samples, "seed": i}, key, timeout=120)
+            status, text, headers = ask_bytes(url, "/v1/risk", {**RISK, "samples": samples, "seed": i}, key, timeout=120)
         except OSError as e:
             status, headers = type(e).__name__, {}
         except http.client.HTTPException as e:
             status, headers = type(e).__name__, {}
         with lock:
             statuses[status] = statuses.get(status, 0) + 1
+            if status == 200 and answers:
+                with open(answers, "a") as f:
+                    print(hashlib.sha256(text).hexdigest(), file=f)
             retry[0] += status == 429 and int(headers.get("Retry-After", 0)) >= 1
 
     threads = [threading.Thread(target=one, args=(i,)) for i in range(n)]
@@ -621,8 +671,8 @@ if __name__ == "__main__":
         same(args[0], args[1], args[2], args[3], args[4], json.loads(args[5]), args[6:])
     elif command == "answers":
         answers(*args)
-    elif command in ("one", "shadowed", "maps"):
-        {"one": one, "shadowed": shadowed, "maps": maps}[command](*args)
+    elif command in ("one", "shadowed", "maps", "notes"):
+        {"one": one, "shadowed": shadowed, "maps": maps, "notes": notes}[command](*args)
     elif command == "rows":
         rows(args[0], args[1], args[2], json.loads(args[3]), args[4], int(args[5]), int(args[6]))
     elif command in ("streams", "openai"):
@@ -630,5 +680,5 @@ if __name__ == "__main__":
     elif command == "attacks":
         attacks(args[0], args[1], args[2], float(args[3]), args[4])
     else:
-        burst(args[0], args[1], int(args[2]), int(args[3]))
+        burst(args[0], args[1], int(args[2]), int(args[3]), *args[4:])
     sys.exit(failed)

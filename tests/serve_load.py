@@ -1,12 +1,12 @@
 """Asks a running `ehr-infer serve` as many clients at once do, and says what came of it.
 
-    serve_load.py URL KEY REQUESTS [--clients 64] [--pid PID] [--samples 32] [--only KIND] [--seed 1]
+    serve_load.py URL KEY REQUESTS [--clients 64] [--pid PID] [--samples 32] [--only KIND] [--seed 1] [--answers FILE]
 
 REQUESTS mixed requests in all: of 20, 11 risks (of two outcomes, `samples` futures for each), 4 completions (1 of them streamed), 3 scores, 2
 embeddings.  Each client asks again as soon as it is answered; who is refused with 429 waits as long as Retry-After says,
 at most a second.  Prints errors that are no 429, latencies by kind, and with --pid the server's memory and CPU time.
 Exits 1 when a request got neither its answer nor a 429."""
-import argparse, collections, http.client, json, os, random, sys, threading, time, urllib.parse
+import argparse, collections, hashlib, http.client, json, os, random, sys, threading, time, urllib.parse
 
 CODES = ["ICD10CM//I50.9", "ICD10CM//E11.9", "VISIT//OUT", "VISIT//IN", "LOINC//4548-4"]
 KINDS = ["risk"] * 11 + ["completion"] * 3 + ["stream"] + ["score"] * 3 + ["embedding"] * 2
@@ -73,6 +73,9 @@ class Load:
             c.close()
             with self.lock:
                 self.status[status] += 1
+                if status == 200 and self.a.answers:
+                    with open(self.a.answers, "a") as f:
+                        print(hashlib.sha256(text).hexdigest(), file=f)
                 if status == 200:
                     self.took[kind].append(time.time() - start)
                 elif status != 429:
@@ -120,5 +123,6 @@ if __name__ == "__main__":
     parser.add_argument("--pid", type=int, help="the server's process")
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--only", choices=sorted(set(KINDS)))
+    parser.add_argument("--answers", help="file to append the SHA-256 of every answer 200 to")
     parser.add_argument("--seed", type=int, default=1)
     sys.exit(Load(parser.parse_args()).run())

@@ -132,6 +132,16 @@ for x in text:
 PY
 verdict $? "in the Hugging Face tokenizer every token of texts is a word of its own" hf.log
 
+# ---- served --------------------------------------------------------------------------------------------------------------
+if grep -q 'libmicrohttpd *yes' "$build/detect.txt" && "$root/.venv/bin/python" -c 'import h5py' 2> /dev/null; then
+    . "$root/tests/serve.sh"
+    served=run
+    start notes && "$python" "$client" notes "$url" rt.h5 d || failed=1
+    stop || failed=1
+else
+    echo "skip - texts of raw events: no libmicrohttpd, or no h5py"
+fi
+
 # ---- findings as codes ---------------------------------------------------------------------------------------------------
 mkdir genomic && printf 'person_id,gender_concept_id,year_of_birth\n1,8507,1950\n' > genomic/person.csv
 printf 'person_id,measurement_concept_id,measurement_datetime,value_as_number,value_as_concept_id\n1,35961001,2015-01-01 10:00:00,,9191\n' > genomic/measurement.csv
