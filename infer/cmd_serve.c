@@ -192,7 +192,7 @@ static Status open_second(Server *sv, const ServeFlags *f, Err *err) {
     if (!st) {
         second_open(&sv->second, &s, &o);
         fprintf(stderr, "%s: %.12s, %s, compared in /metrics and told to nobody\n", o.mode, s.model_sha256,
-                f->shadow ? "asked all risks and scores" : "asked those of a share of the patients");
+                f->shadow ? "asked everything" : "asked what concerns a share of the patients");
         return OK;
     }
     vocabulary_free(&s.dataset.vocabulary);
@@ -283,7 +283,7 @@ Status cmd_serve(int argc, char **argv, Err *err) {
         {"--recalibration", FLAG_STRING, &f.maps, 0, 0, NULL,
          "recalibration.json of scripts/evaluate.sh for this model; default: the one in CHECKPOINT, if it is there", 0},
         {"--shadow", FLAG_STRING, &f.shadow, 0, 0, NULL,
-         "a second checkpoint: asked all risks and scores too, compared in /metrics, told to nobody", 0},
+         "a second checkpoint: asked everything too, compared in /metrics, told to nobody", 0},
         {"--canary", FLAG_STRING, &f.canary, 0, 0, NULL,
          "likewise, of a share of the patients only: the same ones always", 0},
         {"--canary-share", FLAG_FLOAT, &f.share, 0, 1, NULL, "that share", 0},

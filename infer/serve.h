@@ -6,6 +6,7 @@
 #include "infer/audit.h"
 #include "infer/http.h"
 #include "infer/release.h"
+#include "infer/rollout_window.h"
 #include "infer/serve_engine.h"
 #include "infer/serve_keys.h"
 #include "infer/serve_maps.h"
@@ -112,6 +113,8 @@ void serve_tell_token(Server *sv, Job *job, int choice, int n, int32_t token, do
 json_t *serve_number(double x); /* null when not finite */
 json_t *serve_model_json(const Server *sv);
 
+/* Of the last token known, or the mean over what is told of the record (over the prefix where nothing is); out (C). */
+void serve_embedding(float *out, const float *hidden, const RolloutWindow *w, size_t C, int mean);
 /* Computed between steps: embeddings of all jobs, in passes that they share; a score. */
 Status serve_embeddings(Server *sv, Job **jobs, int n, Err *err);
 Status serve_score(Server *sv, Job *job, Err *err);

@@ -21,7 +21,7 @@ int64_t engine_futures(const Job *job) {
 }
 
 void engine_job_free(Job *job) {
-    for (int i = 0; job->choice && i < job->ask.n_records * job->ask.samples; i++) free(job->choice[i].logprob);
+    for (int i = 0; i < job->n_choices; i++) free(job->choice[i].logprob);
     for (int i = 0; i < job->n_kept; i++) rollout_path_free(&job->kept[i]);
     for (int k = 0; k < ASK_OUTCOMES_MAX; k++) {
         if (job->run[k]) explain_close(job->run[k], 0);
@@ -32,6 +32,7 @@ void engine_job_free(Job *job) {
     free(job->task);
     free(job->choice);
     free(job->kept);
+    free(job->follow);
     free(job->piece);
     json_decref(job->choices);
     ask_free(&job->ask);
@@ -103,8 +104,8 @@ static Status job_begin(Engine *e, Job *job, Err *err) {
     job->o_draw.estimator = job->o_follow.estimator = ESTIMATOR_REACH;
     job->o_draw.keep_paths = 1;
     job->task = xcalloc((size_t)a->n_records + (size_t)a->n_outcomes * (3 + 2 * (size_t)a->explain), sizeof *job->task);
-    if (a->kind == ASK_COMPLETIONS)
-        job->choice = xcalloc((size_t)a->n_records * (size_t)a->samples, sizeof *job->choice);
+    job->n_choices = a->kind == ASK_COMPLETIONS ? a->n_records * a->samples : 0;
+    job->choice = xcalloc((size_t)job->n_choices + 1, sizeof *job->choice);
     for (int r = 0; !by_outcome && r < a->n_records; r++) task_add(job, TASK_ASKED, -1, r);
     for (int k = 0; k < a->n_outcomes; k++) {
         if (a->explain) explain_begin(e, job, k);
@@ -174,6 +175,7 @@ static Status get_job(void *ctx, int64_t i, RolloutJob *out, Err *err) {
     *out = rollout_job(job, t->kind == TASK_ASKED ? (int)t->i : 0);
     out->user = t;
     out->watch = t->outcome < 0 ? 0 : 1u << t->outcome;
+    if (job->follow) out->follow = job->follow, out->n_follow = job->ask.samples;
     if (t->kind == TASK_DRAW) explain_draw_job(job->run[t->outcome], t->i, out);
     if (t->kind == TASK_FOLLOW) explain_follow_job(job->run[t->outcome], t->i, out);
     if (t->kind != TASK_ASKED) out->o = t->kind == TASK_DRAW ? &job->o_draw : &job->o_follow;
@@ -250,7 +252,7 @@ static void drawn(void *ctx, int64_t i, const RolloutJob *rollout, int sample, i
     Engine *e = ctx;
     const EngineTask *t = rollout->user;
     (void)i;
-    if (t->job->choice)
+    if (t->job->n_choices)
         e->drawn(e->ctx, t->job, (int)t->i * t->job->ask.samples + sample, n, token, minutes, logprob);
 }
 

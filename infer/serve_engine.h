@@ -61,10 +61,12 @@ struct Job {
     int n_tasks, next_task, n_left, at_work;
     EngineRisk risk[ASK_OUTCOMES_MAX];
     json_t *choices;
-    EngineChoice *choice; /* (records x samples) of completions */
-    int64_t n_drawn;      /* tokens of the choices */
-    RolloutSample *kept;  /* (n_kept) futures told, with their paths, for who asked to keep them */
+    EngineChoice *choice; /* (n_choices: records x samples) of completions */
+    int n_choices;
+    int64_t n_drawn;     /* tokens of the choices */
+    RolloutSample *kept; /* (n_kept) futures told, with their paths, for a second checkpoint */
     int n_kept;
+    const RolloutSample **follow; /* (ask.samples) what the futures of a completion follow (RolloutJob); NULL: nothing */
     RolloutOptions o_draw, o_follow; /* of explanations */
     Explanation explanation[ASK_OUTCOMES_MAX];
     ExplainRun *run[ASK_OUTCOMES_MAX]; /* NULL: not begun, or over */

@@ -19,6 +19,7 @@ typedef struct {
     Part *part;   /* (n) jobs one after the other */
     json_t *data; /* of the job at work */
     int64_t tokens;
+    float *first; /* (d_model) of its first record */
 } Embeddings;
 
 static Status get_job(void *ctx, int64_t i, RolloutJob *out, Err *err) {
@@ -43,8 +44,7 @@ static json_t *vector_json(const float *x, size_t n, int base64) {
     return list;
 }
 
-/* Of the last token known, or the mean over what is told of the record (over the prefix where nothing is). */
-static void embedding_of(float *out, const float *hidden, const RolloutWindow *w, size_t C, int mean) {
+void serve_embedding(float *out, const float *hidden, const RolloutWindow *w, size_t C, int mean) {
     const int from = w->n > w->prefix ? w->prefix : 0;
     memcpy(out, hidden + (size_t)(w->n - 1) * C, C * sizeof *out);
     for (size_t c = 0; mean && c < C; c++) {
@@ -71,10 +71,11 @@ static Status take(void *ctx, int64_t i, const RolloutJob *engine_job, const Rol
     float *out = xmalloc(C * sizeof *out);
     (void)engine_job;
     (void)err;
-    embedding_of(out, hidden, w, C, job->ask.mean);
+    serve_embedding(out, hidden, w, C, job->ask.mean);
     if (!e->part[i].record) {
         e->data = json_array();
         e->tokens = 0;
+        memcpy(e->first, out, C * sizeof *out);
     }
     e->tokens += w->n;
     json_array_append_new(e->data, json_pack("{s:s, s:i, s:o}", "object", "embedding", "index", e->part[i].record,
@@ -83,18 +84,23 @@ static Status take(void *ctx, int64_t i, const RolloutJob *engine_job, const Rol
     if (e->part[i].record == job->ask.n_records - 1) {
         serve_answer(e->sv, job, 200, embeddings_text(e));
         e->data = NULL;
+        if (e->sv->second && second_width(e->sv->second) == (int)C)
+            second_offer(e->sv->second, job, &(SecondTold){.vector = e->first});
     }
     return OK;
 }
 
 Status serve_embeddings(Server *sv, Job **jobs, int n, Err *err) {
-    Embeddings e = {.sv = sv, .part = xcalloc(ASK_RECORDS_MAX, sizeof *e.part)};
+    Embeddings e = {.sv = sv,
+                    .part = xcalloc(ASK_RECORDS_MAX, sizeof *e.part),
+                    .first = xcalloc((size_t)sv->session->model.cfg.d_model, sizeof *e.first)};
     int parts = 0;
     for (int i = 0; i < n; i++)
         for (int k = 0; k < jobs[i]->ask.n_records; k++) e.part[parts++] = (Part){jobs[i], k};
     const Status s = embed_run(sv->session, parts, get_job, take, &e, NULL, err);
     json_decref(e.data);
     free(e.part);
+    free(e.first);
     return s;
 }
 
@@ -121,7 +127,7 @@ Status serve_score(Server *sv, Job *job, Err *err) {
                               "unknown_events", (json_int_t)p->n_unknown);
         serve_answer(sv, job, 200, json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(9)));
         json_decref(o);
-        if (sv->second) second_offer(sv->second, job, mean, NULL);
+        if (sv->second) second_offer(sv->second, job, &(SecondTold){.loss = mean});
     }
     json_decref(list);
     return s;

@@ -1,6 +1,7 @@
 /* serve_second.c - see serve_second.h.  Counts are atomic, and the answering side only ever tries the lock: a thread of
  * low priority that holds one may be kept from running. */
 #include "infer/serve_second.h"
+#include "infer/embed.h"
 #include "infer/serve.h"
 #include "kernels/philox.h"
 #include <math.h>
@@ -10,12 +11,14 @@
 #include <sys/resource.h>
 
 static const double EDGE[SECOND_BINS] = {-0.2, -0.1, -0.05, -0.02, -0.01, -0.001, 0, 0.001, 0.01, 0.02, 0.05, 0.1, 0.2};
+static const double ANGLE[SECOND_ANGLES] = {0.0001, 0.001, 0.01, 0.05, 0.1, 0.2, 0.5, 1};
 
 /* A question and the first one's answer to it. */
 typedef struct {
     Job job; /* first: what the engine takes is this */
     EngineRisk first[ASK_OUTCOMES_MAX];
     double loss, threshold[ASK_OUTCOMES_MAX];
+    float *vector; /* of an embedding */
 } Question;
 
 struct Second {
@@ -30,6 +33,7 @@ struct Second {
     /* Millionths, for sums of what is no count. */
     atomic_llong offered, dropped, failed, risks, scores, agree, alerts[2][2], difference[SECOND_BINS + 1], sum,
         loss_sum;
+    atomic_llong completions, tokens, alike, weighed, logprob_sum, angles[SECOND_ANGLES + 1], angle_sum;
 };
 
 /* ---- the answering side ------------------------------------------------------------------------------------------ */
@@ -38,9 +42,35 @@ static int is_chosen(const Second *x, uint64_t key) {
     return (double)(philox_mix(key, 0x5ec0d) >> 11) * 0x1p-53 < x->o.share;
 }
 
-void second_offer(Second *x, Job *job, double loss, const double *threshold) {
-    const AskKind kind = job->ask.kind;
-    if (x->stopped || (kind != ASK_RISK && kind != ASK_SCORE) || !is_chosen(x, job->ask.record->view.key)) return;
+int second_wants(const Second *x, const Job *job) {
+    return !x->stopped && job->ask.n_records && is_chosen(x, job->ask.record->view.key);
+}
+
+/* The question of job is q's; of a batch its first record. */
+static void question_take(Question *q, Job *job, const SecondTold *told, int width) {
+    Job *own = &q->job;
+    own->ask = job->ask;
+    own->ask.explain = own->ask.stream = own->ask.logprobs = 0;
+    job->ask = (Ask){.kind = own->ask.kind};
+    while (own->ask.n_records > 1) serve_record_free(&own->ask.record[--own->ask.n_records]);
+    memcpy(q->first, job->risk, sizeof q->first);
+    q->loss = told->loss;
+    for (int k = 0; k < own->ask.n_outcomes; k++) q->threshold[k] = told->threshold[k];
+    if (told->vector) {
+        q->vector = xmalloc((size_t)width * sizeof *q->vector);
+        memcpy(q->vector, told->vector, (size_t)width * sizeof *q->vector);
+    }
+    if (own->ask.kind != ASK_COMPLETIONS) return;
+    own->kept = job->kept;
+    own->n_kept = own->ask.samples = job->n_kept;
+    own->follow = xcalloc((size_t)own->n_kept, sizeof *own->follow);
+    for (int i = 0; i < own->n_kept; i++) own->follow[i] = &own->kept[i];
+    job->kept = NULL;
+    job->n_kept = 0;
+}
+
+void second_offer(Second *x, Job *job, const SecondTold *told) {
+    if (!second_wants(x, job) || (job->ask.kind == ASK_COMPLETIONS && !job->n_kept)) return;
     x->offered++;
     if (pthread_mutex_trylock(&x->lock)) {
         x->dropped++;
@@ -49,12 +79,7 @@ void second_offer(Second *x, Job *job, double loss, const double *threshold) {
     const int full = x->n_waiting == SECOND_QUEUE;
     if (!full) {
         Question *q = xcalloc(1, sizeof *q);
-        q->job.ask = job->ask;
-        q->job.ask.explain = 0;
-        job->ask = (Ask){.kind = kind};
-        memcpy(q->first, job->risk, sizeof q->first);
-        q->loss = loss;
-        for (int k = 0; k < q->job.ask.n_outcomes; k++) q->threshold[k] = threshold[k];
+        question_take(q, job, told, x->session.model.cfg.d_model);
         Job **at = &x->queue;
         while (*at) at = &(*at)->next;
         *at = &q->job;
@@ -66,6 +91,11 @@ void second_offer(Second *x, Job *job, double loss, const double *threshold) {
 }
 
 /* ---- its own thread ---------------------------------------------------------------------------------------------- */
+
+static void question_free(Job *job) {
+    free(((Question *)(void *)job)->vector);
+    engine_job_free(job);
+}
 
 static void compare(Second *x, const Question *q) {
     for (int k = 0; k < q->job.ask.n_outcomes; k++) {
@@ -96,6 +126,63 @@ static Status score(Second *x, const Question *q, Err *err) {
     return s;
 }
 
+static Status angle_take(void *ctx, int64_t i, const RolloutJob *job, const RolloutWindow *w, const float *hidden,
+                         Err *err) {
+    const Question *q = ((void **)ctx)[0];
+    Second *x = ((void **)ctx)[1];
+    const size_t C = (size_t)x->session.model.cfg.d_model;
+    float *own = xmalloc(C * sizeof *own);
+    double dot = 0, a = 0, b = 0;
+    (void)i;
+    (void)job;
+    (void)err;
+    serve_embedding(own, hidden, w, C, q->job.ask.mean);
+    for (size_t c = 0; c < C; c++) {
+        dot += (double)own[c] * (double)q->vector[c];
+        a += (double)own[c] * (double)own[c];
+        b += (double)q->vector[c] * (double)q->vector[c];
+    }
+    const double distance = fmax(0, 1 - dot / sqrt(fmax(a * b, 1e-300)));
+    int bin = 0;
+    while (bin < SECOND_ANGLES && distance > ANGLE[bin]) bin++;
+    x->angles[bin]++;
+    x->angle_sum += llround(distance * 1e6);
+    free(own);
+    return OK;
+}
+
+static Status angle_job(void *ctx, int64_t i, RolloutJob *out, Err *err) {
+    const ServeRecord *p = ((const Question *)((void **)ctx)[0])->job.ask.record;
+    (void)i;
+    (void)err;
+    *out = (RolloutJob){.patient = p->view, .n_known = p->n_known, .index_minutes = p->index_minutes};
+    return OK;
+}
+
+static Status angle(Second *x, Question *q, Err *err) {
+    void *both[] = {q, x};
+    return embed_run(&x->session, 1, angle_job, angle_take, both, NULL, err);
+}
+
+/* Futures of the first one, taken again under this one's law. */
+static Status choices(void *ctx, Job *job, int record, const RolloutSample *samples, int n, Err *err) {
+    Second *x = ctx;
+    const int weighed = job->ask.temperature == 1 && !job->ask.top_k;
+    (void)record;
+    (void)err;
+    for (int k = 0; k < n; k++) {
+        const RolloutSample *told = job->follow[k];
+        const int tokens = told->n_tokens + (told->last >= 0);
+        x->completions++;
+        x->tokens += tokens;
+        x->alike += samples[k].n_alike;
+        if (!weighed) continue;
+        x->weighed += tokens;
+        x->logprob_sum += llround((told->log_q - samples[k].log_q) * 1e6);
+    }
+    return OK;
+}
+
 static Status take(void *ctx, EngineTake how, Job **out, Err *err) {
     Second *x = ctx;
     *out = NULL;
@@ -109,13 +196,14 @@ static Status take(void *ctx, EngineTake how, Job **out, Err *err) {
             x->n_waiting--;
         }
         pthread_mutex_unlock(&x->lock);
-        if (!job || job->ask.kind == ASK_RISK) {
+        if (!job || job->ask.kind == ASK_RISK || job->ask.kind == ASK_COMPLETIONS) {
             *out = job;
             return OK;
         }
-        s = score(x, (const Question *)(const void *)job, err);
+        Question *q = (Question *)(void *)job;
+        s = job->ask.kind == ASK_SCORE ? score(x, q, err) : angle(x, q, err);
         x->failed += s != OK;
-        engine_job_free(job);
+        question_free(job);
         if (s) return s;
     }
 }
@@ -127,12 +215,12 @@ static int awaited(void *ctx, const Job *job) {
 
 static void done(void *ctx, Job *job) {
     compare(ctx, (const Question *)(const void *)job);
-    engine_job_free(job);
+    question_free(job);
 }
 
 static void failed(void *ctx, Job *job) {
     ((Second *)ctx)->failed++;
-    engine_job_free(job);
+    question_free(job);
 }
 
 static void step(void *ctx, const RolloutStats *stats) {
@@ -148,6 +236,7 @@ static void *second_main(void *ctx) {
                 .awaited = awaited,
                 .done = done,
                 .failed = failed,
+                .choices = choices,
                 .step = step,
                 .ctx = x};
     Err err;
@@ -187,7 +276,7 @@ void second_close(Second *x) {
     if (x->thread) pthread_join(x->thread, NULL);
     for (Job *next; x->queue; x->queue = next) {
         next = x->queue->next;
-        engine_job_free(x->queue);
+        question_free(x->queue);
     }
     vocabulary_free(&x->session.dataset.vocabulary);
     session_close(&x->session);
@@ -195,6 +284,8 @@ void second_close(Second *x) {
     pthread_cond_destroy(&x->wake);
     free(x);
 }
+
+int second_width(const Second *x) { return x->session.model.cfg.d_model; }
 
 const char *second_sha256(const Second *x) { return x->session.model_sha256; }
 
@@ -205,6 +296,28 @@ static void one(FILE *f, const char *name, const char *type, const char *help, d
             value);
 }
 
+static void completion_metrics(Second *x, FILE *f) {
+    long long n = 0;
+    one(f, "completions_total", "counter", "Futures of completions that it followed.", (double)x->completions);
+    one(f, "tokens_total", "counter", "Their tokens.", (double)x->tokens);
+    one(f, "tokens_alike_total", "counter", "Of those, what it would have drawn there with the same random numbers.",
+        (double)x->alike);
+    one(f, "weighed_tokens_total", "counter", "Of those, drawn at temperature 1 and without top_k.", (double)x->weighed);
+    one(f, "logprob_difference_sum", "gauge",
+        "Log probability of those under the first less that under it, in nats, summed: over their number, how far its law is "
+        "from the first's (the Kullback-Leibler divergence of a token).",
+        (double)x->logprob_sum / 1e6);
+    fprintf(f, "# HELP ehr_second_embedding_distance Cosine distance of its embeddings from those told.\n"
+               "# TYPE ehr_second_embedding_distance histogram\n");
+    for (int b = 0; b < SECOND_ANGLES; b++)
+        fprintf(f, "ehr_second_embedding_distance_bucket{le=\"%g\"} %lld\n", ANGLE[b], n += x->angles[b]);
+    n += x->angles[SECOND_ANGLES];
+    fprintf(f,
+            "ehr_second_embedding_distance_bucket{le=\"+Inf\"} %lld\nehr_second_embedding_distance_sum %.9g\n"
+            "ehr_second_embedding_distance_count %lld\n",
+            n, (double)x->angle_sum / 1e6, n);
+}
+
 void second_metrics(Second *x, FILE *f) {
     long long n = 0;
     fprintf(f,
@@ -212,7 +325,7 @@ void second_metrics(Second *x, FILE *f) {
             "ehr_second_info{hash=\"%s\",mode=\"%s\"} 1\n",
             x->session.model_sha256, x->o.mode);
     one(f, "running", "gauge", "0: it failed or was revoked, and is asked nothing more.", !x->stopped);
-    one(f, "offered_total", "counter", "Risks and scores answered by the first, of its patients.", (double)x->offered);
+    one(f, "offered_total", "counter", "Questions answered by the first, of its patients.", (double)x->offered);
     one(f, "dropped_total", "counter", "Of those, not asked: its queue was full.", (double)x->dropped);
     one(f, "failed_total", "counter", "Of those, it could not compute.", (double)x->failed);
     fprintf(f, "# HELP ehr_second_difference Its risks less those told.\n# TYPE ehr_second_difference histogram\n");
@@ -233,4 +346,5 @@ void second_metrics(Second *x, FILE *f) {
     one(f, "scores_total", "counter", "Scores compared.", (double)x->scores);
     one(f, "loss_difference_sum", "counter", "Their losses less those told, nats a token, summed.",
         (double)x->loss_sum / 1e6);
+    completion_metrics(x, f);
 }

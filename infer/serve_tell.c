@@ -227,6 +227,10 @@ void serve_choices(Server *sv, Job *job, int record, const RolloutSample *sample
         job->choices = json_array();
         for (int i = 0; i < a->n_records * a->samples; i++) json_array_append_new(job->choices, json_null());
     }
+    if (sv->second && !record && second_wants(sv->second, job)) {
+        job->kept = xcalloc(SECOND_FUTURES, sizeof *job->kept);
+        for (int k = 0; k < n && k < SECOND_FUTURES; k++) job->kept[job->n_kept++] = rollout_path_copy(&samples[k]);
+    }
     for (int k = 0; k < n; k++) {
         const int choice = record * a->samples + k;
         job->n_drawn += samples[k].n_tokens;
@@ -249,7 +253,7 @@ static void offer(Server *sv, Job *job) {
         const RecalibrationMap *m = maps_find(&sv->maps, &job->ask.outcome[k], job->ask.estimator, &why);
         threshold[k] = m ? map_undo(m, m->threshold) : NAN;
     }
-    second_offer(sv->second, job, NAN, threshold);
+    second_offer(sv->second, job, &(SecondTold){.threshold = threshold});
 }
 
 void serve_tell(Server *sv, Job *job) {
@@ -258,5 +262,5 @@ void serve_tell(Server *sv, Job *job) {
     else if (job->ask.stream) stream_close(sv, job), text = xstrdup("data: [DONE]\n\n");
     else text = completion_text(sv, job, json_incref(job->choices), usage_json(job));
     serve_answer(sv, job, 200, text);
-    if (sv->second && job->ask.kind == ASK_RISK) offer(sv, job);
+    if (sv->second) offer(sv, job);
 }

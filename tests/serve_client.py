@@ -10,6 +10,7 @@
                                                     tokens drawn, and seconds that the server computed
     serve_client.py notes URL EVENTS.h5 DATASET     raw events with free texts, to a model of notes
     serve_client.py one URL KEY                     prints the answer to a risk and a score
+    serve_client.py second URL KEY same|other       completions and embeddings beside a second checkpoint
     serve_client.py shadowed URL KEY                the metrics of a server with a second checkpoint
     serve_client.py maps URL KEY FILE               risks recalibrated by FILE, of admission_1y
     serve_client.py burst URL KEY N SAMPLES [ANSWERS]   N requests at once; prints how many ended with which status
@@ -614,6 +615,34 @@ def shadowed(url, key):
     assert any(n == "ehr_second_info" for n, _ in labels)
 
 
+def second(url, key, same_weights):
+    """Completions and embeddings are compared with a second checkpoint: of the same weights, or of others."""
+    def now():
+        return {n: gauge(url, key, "second_" + n) for n in ("tokens_total", "tokens_alike_total", "weighed_tokens_total", "logprob_difference_sum", "completions_total",
+                                                            "embedding_distance_count", "embedding_distance_sum", "offered_total", "dropped_total", "failed_total")}
+
+    before = now()
+    prompt, tokens = {"prompt": "SEX//F RACE//WHITE ICD10CM//I50.9", "n": 2, "max_tokens": 30}, 0
+    for extra in ({}, {"logprobs": 0}, {"seed": 9, "temperature": 0}, {"seed": 7, "temperature": 1.5, "top_k": 40}, {"prompt": [prompt["prompt"], "SEX//M RACE//WHITE"]}):
+        answer = ask(url, "/v1/completions", {**prompt, **extra}, key)[1]
+        tokens += sum(len(c["token_ids"]) for c in answer["choices"][:2])
+    list(pieces(connection(url, "/v1/completions", {**prompt, "stream": True}, key).getresponse()))
+    for body in ({"input": prompt["prompt"]}, {"input": [prompt["prompt"], "SEX//M RACE//WHITE"], "pooling": "mean"}):
+        ask(url, "/v1/embeddings", body, key)
+    until, got = time.time() + 20, {}
+    while time.time() < until and got.get("completions_total", 0) / 2 + got.get("embedding_distance_count", 0) + got.get("dropped_total", 0) < 8:
+        time.sleep(0.1)
+        after = now()
+        got = {n: after[n] - before[n] for n in after}
+    check("it is offered six completions and two embeddings, and has time for them", got["offered_total"] == 8 and got["completions_total"] == 12 and got["embedding_distance_count"] == 2, got)
+    check("the tokens told are followed; at temperature 1 they are weighed", got["tokens_total"] > tokens and 0 < got["weighed_tokens_total"] < got["tokens_total"] and not got["failed_total"], (tokens, got))
+    share = got["tokens_alike_total"] / got["tokens_total"]
+    if same_weights == "same":
+        check("the same weights draw the same tokens, find them as likely, and put patients in the same place", share == 1 and got["logprob_difference_sum"] == 0 and got["embedding_distance_sum"] < 1e-5, got)
+    else:
+        check("others draw others, find what was told less likely, and put patients elsewhere", 0.05 < share < 0.98 and got["logprob_difference_sum"] > 0 and got["embedding_distance_sum"] > 1e-3, got)
+
+
 def maps(url, key, file):
     import math
     m = json.load(open(file))["outcomes"][0]
@@ -671,8 +700,8 @@ if __name__ == "__main__":
         same(args[0], args[1], args[2], args[3], args[4], json.loads(args[5]), args[6:])
     elif command == "answers":
         answers(*args)
-    elif command in ("one", "shadowed", "maps", "notes"):
-        {"one": one, "shadowed": shadowed, "maps": maps, "notes": notes}[command](*args)
+    elif command in ("one", "shadowed", "maps", "notes", "second"):
+        {"one": one, "shadowed": shadowed, "maps": maps, "notes": notes, "second": second}[command](*args)
     elif command == "rows":
         rows(args[0], args[1], args[2], json.loads(args[3]), args[4], int(args[5]), int(args[6]))
     elif command in ("streams", "openai"):

@@ -94,6 +94,7 @@ for second in r other; do
     grep -q '^12 200$' burst.log && compared 2
     verdict $? "all it had room for is compared" burst.log
     echo "$(metric ehr_second_difference_count) $(metric ehr_second_agree_total) $(metric ehr_second_difference_sum)" > $second.counts
+    "$python" "$client" second "$url" "$key" ${second/#r/same} || failed=1
     "$python" "$client" shadowed "$url" "$key" > shadowed.log 2>&1
     verdict $? "its metrics are Prometheus's, and few" shadowed.log
     stop || not_ok "a server with a shadow ends"
