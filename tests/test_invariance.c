@@ -101,12 +101,12 @@ static void check_chain(const Products *p) {
     }
 }
 
-/* On a machine of other caches: slabs that hold few columns and end within k, and blocks of k. */
+/* On a machine of other caches: blocks of few columns, slabs of few rows, which end within k. */
 static void small_caches_check(Fixture *f, Device *dev, Products *p) {
     CpuState *cpu = (CpuState *)(uintptr_t)cpu_state(dev), real = *cpu;
     size_t    cells = (size_t)p->N * (size_t)p->R;
     for (int k_block = 32; k_block <= 128; k_block *= 2) {
-        cpu->k_block = k_block, cpu->slab_floats = 256 * 160;
+        cpu->k_block = k_block, cpu->block_floats = 1 << 14, cpu->slab_floats = 1 << 12;
         products_check(f, dev, p);
         memcpy(p->got, p->residual, cells * sizeof(float)); /* in place */
         f->ops->matmul_add_forward(dev, p->got, p->got, p->inp, &p->rows, p->N);

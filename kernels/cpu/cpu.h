@@ -26,8 +26,9 @@ typedef struct {
     const float *add;   /* NULL: nothing */
     float       *out;
     ptrdiff_t    ld_chain, ld_add, ld_out;
-    const float *soon; /* a panel of what is needed next, fetched into the caches on the way; NULL: nothing */
+    const float *soon; /* what is needed next, fetched into the caches on the way, two lines a k; NULL: nothing */
     ptrdiff_t    ld_soon;
+    int          n_soon; /* in so many of the k; 0: in all */
     const float *factor; /* of each row's chain; NULL: 1 */
 } TileOut;
 
@@ -74,8 +75,9 @@ typedef struct CpuInt8 CpuInt8; /* int8.h */
 typedef struct {
     const CpuIsa  *isa;
     const CpuInt8 *int8;
-    int           k_block;     /* k of a tile's operands: they fit the first cache */
-    int           slab_floats; /* of b packed at a time: a share of the last cache */
+    int           k_block;      /* k of a tile's rows: they fit the first cache */
+    int           block_floats; /* of b packed at a time: half of the second cache */
+    int           slab_floats;  /* of a packed at a time: a share of the last cache */
 } CpuState;
 
 const CpuState *cpu_state(const Device *dev);
@@ -141,7 +143,7 @@ void cpu_matmul_rows(Device *dev, float *out, ptrdiff_t ldc, const float *inp, c
 /* A tile where all of c lies in one place. */
 static inline void tile_product(const CpuIsa *isa, int m, int n, int k, const float *a, ptrdiff_t a_rs, ptrdiff_t a_cs,
                                 const float *b, ptrdiff_t ldb, float *c, ptrdiff_t ldc, SgemmMode mode) {
-    TileOut o = {mode == SGEMM_CHAIN ? c : NULL, mode == SGEMM_ADD ? c : NULL, c, ldc, ldc, ldc, NULL, 0, NULL};
+    TileOut o = {mode == SGEMM_CHAIN ? c : NULL, mode == SGEMM_ADD ? c : NULL, c, ldc, ldc, ldc, NULL, 0, 0, NULL};
     isa->sgemm_tile(m, n, k, a, a_rs, a_cs, b, ldb, &o);
 }
 

@@ -58,17 +58,16 @@ static long cache_bytes(int name, long least, long otherwise) {
     return bytes <= 0 ? otherwise : bytes < least ? least : bytes;
 }
 
-/* A tile reads up to 14 rows of a and a panel of b over k_block products; a slab of b stays in a thread's share of the last
- * cache. */
-static void blocking_set(CpuState *s, int threads) {
-    const long l1 = cache_bytes(_SC_LEVEL1_DCACHE_SIZE, 16 << 10, 32 << 10);
-    const long l2 = cache_bytes(_SC_LEVEL2_CACHE_SIZE, 256 << 10, 512 << 10);
-    long       k = l1 / (long)sizeof(float) / (14 + SGEMM_PANEL) / 16 * 16;
-    s->k_block = (int)(k < SGEMM_RUN ? k : SGEMM_RUN);
-
-    const long l3 = cache_bytes(_SC_LEVEL3_CACHE_SIZE, 0, 0) / threads / 4, most = 2 << 20;
-    long       slab = l2 / 2 > l3 ? l2 / 2 : l3;
-    s->slab_floats = (int)((slab < most ? slab : most) / (long)sizeof(float));
+/* A tile's rows of a, up to 14, fill two thirds of the first cache, panels of b pass through the rest. */
+static void blocking_set(CpuState *s) {
+    enum { K_MAX = 512, BLOCK_MAX = 1 << 18, SLAB_MAX = 1 << 20 };
+    const long l1 = cache_bytes(_SC_LEVEL1_DCACHE_SIZE, 16 << 10, 32 << 10) / (long)sizeof(float);
+    const long l2 = cache_bytes(_SC_LEVEL2_CACHE_SIZE, 256 << 10, 512 << 10) / (long)sizeof(float);
+    const long l3 = cache_bytes(_SC_LEVEL3_CACHE_SIZE, 0, 0) / (long)sizeof(float);
+    const long k = l1 * 2 / 3 / 14 / 16 * 16, slab = l2 > l3 / 4 ? l2 : l3 / 4;
+    s->k_block = (int)(k < K_MAX ? k : K_MAX);
+    s->block_floats = (int)(l2 / 2 < BLOCK_MAX ? l2 / 2 : BLOCK_MAX);
+    s->slab_floats = (int)(slab < SLAB_MAX ? slab : SLAB_MAX);
 }
 
 /* ---- threads ------------------------------------------------------------------------------------------------------- */
@@ -227,7 +226,7 @@ int device_open_cpu(Device *dev, int threads, char *msg, size_t msg_size) {
         snprintf(msg, msg_size, "opening the CPU: out of memory");
         return -1;
     }
-    blocking_set(dev->state, dev->threads);
+    blocking_set(dev->state);
     const CpuIsa *isa = isa_of(CPU_AVX512);
     if (!isa) isa = isa_of(CPU_AVX2);
     if (!isa) isa = isa_of(CPU_PORTABLE);

@@ -85,15 +85,18 @@ TILE_FN void tile_body(const int m, const int vecs, const int rows_adjacent, con
             UNROLL
             for (int v = 0; v < vecs; v++) __builtin_prefetch(o->add + i * o->ld_add + column + v * VEC, 0, 3);
     }
-    const float *row[(TILE_ROWS + 2) / 3], *soon = o->soon ? o->soon : b;
-    ptrdiff_t ld_soon = o->soon ? o->ld_soon : ldb;
+    const float *row[(TILE_ROWS + 2) / 3], *soon = o->soon;
+    const int n_soon = !soon ? 0 : o->n_soon ? o->n_soon : k;
     UNROLL
     for (int i = 0; i < m; i += 3) row[i / 3] = a + i * a_rs;
     for (int p = 0; p < k; p++) {
         Vec bv[TILE_VECS];
         operand_load(vecs, kind, bv, b);
-        UNROLL
-        for (int v = 0; v < vecs; v++) __builtin_prefetch(soon + v * VEC, 0, 2);
+        if (p < n_soon) {
+            __builtin_prefetch(soon, 0, 2);
+            __builtin_prefetch(soon + VEC, 0, 2);
+            soon += o->ld_soon;
+        }
         UNROLL
         for (int i = 0; i < m; i++) {
             Vec av = v_set1(rows_adjacent ? a[i] : row[i / 3][i % 3 * a_rs]);
@@ -101,7 +104,6 @@ TILE_FN void tile_body(const int m, const int vecs, const int rows_adjacent, con
             for (int v = 0; v < vecs; v++) acc[i][v] = v_fma(av, bv[v], acc[i][v]);
         }
         b += ldb;
-        soon += ld_soon;
         if (rows_adjacent) {
             a += a_cs;
         } else {
@@ -201,8 +203,8 @@ enum { PACK_AHEAD = 16 }; /* k of which the operands are fetched ahead */
 /* ---- packing ------------------------------------------------------------------------------------------------------- */
 
 /* 16 columns, or rows, whose k are adjacent: transposed in registers, 16 k at a time; dst has them ld apart a k.  What
- * lies past n of them is 0, or with `any`, a literal, whatever is quickest. */
-TILE_FN void pack_transposed(const int any, float *dst, ptrdiff_t ld, int n, int k, const float *b, ptrdiff_t b_cs) {
+ * lies past n of them is 0, or with `any`, a literal, whatever is quickest.  What is packed next lies `ahead` further on. */
+TILE_FN void pack_transposed(const int any, ptrdiff_t ahead, float *dst, ptrdiff_t ld, int n, int k, const float *b, ptrdiff_t b_cs) {
     int p = 0;
     if (n >= VEC || any) {
         const float *row[VEC];
@@ -210,7 +212,7 @@ TILE_FN void pack_transposed(const int any, float *dst, ptrdiff_t ld, int n, int
         for (; k - p >= VEC; p += VEC) {
             Vec r[VEC];
             UNROLL
-            for (int j = 0; j < VEC; j++) r[j] = v_load(row[j] + p);
+            for (int j = 0; j < VEC; j++) r[j] = v_load(row[j] + p), __builtin_prefetch(row[j] + p + ahead, 0, 2);
             v_transpose(r);
             UNROLL
             for (int q = 0; q < VEC; q++) v_store(dst + (p + q) * ld, r[q]);
@@ -236,7 +238,7 @@ static void sgemm_pack_panel(float *dst, int n, int k, const float *b, ptrdiff_t
     }
     for (int j = 0; j < SGEMM_PANEL; j += VEC, b += VEC * b_cs) {
         if (b_rs == 1) {
-            pack_transposed(0, dst + j, SGEMM_PANEL, n - j, k, b, b_cs);
+            pack_transposed(0, VEC * b_cs, dst + j, SGEMM_PANEL, n - j, k, b, b_cs);
         } else {
             for (int p = 0; p < k; p++)
                 for (int i = 0; i < VEC; i++) dst[p * SGEMM_PANEL + j + i] = j + i < n ? b[p * b_rs + i * b_cs] : 0.0f;
@@ -248,7 +250,7 @@ static void sgemm_pack_rows(float *dst, int rows, int step, int k, const float *
     const ptrdiff_t group = (ptrdiff_t)(k + 1) * SGEMM_LANES;
     if (a_cs == 1) {
         for (int i = 0; i < rows; i += step, dst += group)
-            pack_transposed(1, dst, SGEMM_LANES, rows - i < step ? rows - i : step, k, a + i * a_rs, a_rs);
+            pack_transposed(1, step * a_rs, dst, SGEMM_LANES, rows - i < step ? rows - i : step, k, a + i * a_rs, a_rs);
         return;
     }
     for (int p = 0; p < k; p++, dst += SGEMM_LANES, a += a_cs) { /* k outside: what is adjacent in a is read so */

@@ -1,90 +1,94 @@
 /* product.c - c = a b: blocking, packing and threads around the register tile of CpuIsa.
  *
- * A task is a block of c.  Its columns of b are packed into panels of SGEMM_PANEL columns, k after k, a slab of k at a
- * time, which stays in the last cache while all rows of a pass.  TILES_BLOCK tiles of rows, k_block products deep, are
- * copied together and stay in the second cache; each panel meets all of them from the first, where it was fetched while
- * the one before was busy.  An element's chain is continued from c between blocks of k, so that who computes which block,
- * and in which tile, changes no bit. */
+ * k is cut into blocks.  For each, rows of a are packed once, tile after tile, into a slab in the last cache that all
+ * threads read.  A task is a block of c: its columns of b are packed into panels of SGEMM_PANEL columns, k after k,
+ * which stay in the second cache while tile after tile of the slab, from the first cache, meets all of them.  An
+ * element's chain is continued from c between blocks of k, so that who computes which block, and in which tile, changes
+ * no bit. */
 #include "kernels/cpu/ops.h"
 
 #include <string.h>
 
 enum {
-    TILES_BLOCK = 8,    /* tiles of rows that go through a slab together: their part of c stays in the second cache */
-    TILES_ONE = 12,     /* the same when they are all there are: a panel of b is done with when they have met it */
-    COLUMNS_MAX = 512,  /* of a task */
-    COLUMNS_MIN = 256,  /* below this a row of a is read again too soon, and k is cut into slabs instead */
-    STREAM_TILES = 5,   /* so few tiles of rows: b is read once, panel by panel */
-    STREAM_AHEAD = 64,  /* k of which b is fetched ahead then */
-    FEW_ROWS = 4,       /* with so few, b comes faster when the caches alone foresee it */
-    TASKS_A_THREAD = 4, /* evens out slow cores */
-    COPY_PANELS = 8,    /* rows that meet so many panels are copied first */
-    ROW_PAD = 16
+    SLAB_FLOATS = SGEMM_LANES * (SGEMM_K_MAX + 1), /* room for a tile of any product */
+    CHAIN_FLOATS = 96 << 10,
+    CHAIN_COLUMNS = 128, /* of a task whose chains grow apart: many rows share what is packed of b */
+    COLUMNS_MAX = 512,   /* of a task */
+    COLUMNS_MIN = 128,   /* below this a tile leaves the first cache too soon */
+    PACK_TILES = 8,      /* packed together: where columns of a are adjacent, lines are shared */
+    COPY_PANELS = 8,     /* rows that meet so many panels are copied first */
+    STREAM_TILES = 5,    /* so few tiles of rows: packed panels are read once, one after the other */
+    STREAM_AHEAD = 64,   /* k of which a panel is fetched ahead then */
+    FEW_ROWS = 4,        /* with so few, b comes faster when the caches alone foresee it */
+    TASKS_A_THREAD = 4   /* evens out slow cores */
 };
 
 /* How a product is cut. */
 typedef struct {
-    int rows, columns;     /* a task; columns of each part */
-    int n_rows, n_columns; /* tasks */
-    int parts;             /* 2: columns of the left half of c and the same of the right (gated) */
-    int slab;              /* k packed at a time */
-    int one;               /* panels are packed over each other: no rows come later that would meet them */
-    int k_block;
-    int chain_apart; /* the chain cannot grow in c */
+    int parts;                       /* 2: columns of the left half of c and the same of the right (gated) */
+    int stream, copied, chain_apart; /* b panel by panel; a is packed; the chain cannot grow in c */
+    int step;                        /* rows a tile */
+    int k_block, k_slab, k_run;      /* of packed b; of packed a; of a chain that is added apart */
+    int rows_slab;                   /* of packed a */
+    int rows, columns, threads;      /* a task; columns of each part */
 } Cut;
 
 /* A thread's own memory. */
 typedef struct {
-    float *slab, *rows, *chain;
-    int    packed; /* first column of what slab holds whole, or -1 */
+    float *panels, *chain;
+    int packed; /* first column of what panels hold for the whole slab, or -1 */
 } Own;
 
 typedef struct {
     const CpuState *cpu;
-    const Product  *t;
-    Cut             cut;
+    const Product *t;
+    Cut cut;
+    float *slab;
 } Job;
 
-/* Rows that go through a slab together. */
-static int rows_max(const CpuIsa *isa, int M) {
-    return (M <= TILES_ONE * isa->tile_rows ? TILES_ONE : TILES_BLOCK) * isa->tile_rows;
-}
-static size_t rows_floats(void) { return (size_t)TILES_ONE * SGEMM_LANES * (SGEMM_RUN + ROW_PAD); }
-static size_t chain_floats(void) { return (size_t)TILES_ONE * SGEMM_LANES * COLUMNS_MAX; }
-static size_t own_floats(const CpuState *cpu) { return (size_t)cpu->slab_floats + rows_floats() + chain_floats(); }
+static size_t own_floats(const CpuState *cpu) { return (size_t)cpu->block_floats + CHAIN_FLOATS; }
 
 size_t product_scratch(const Device *dev) {
-    return sizeof(float) * own_floats(cpu_state(dev)) * (size_t)device_threads(dev);
+    return sizeof(float) * (SLAB_FLOATS + own_floats(cpu_state(dev)) * (size_t)device_threads(dev));
 }
 
-/* ---- one task ------------------------------------------------------------------------------------------------------ */
+/* ---- one task ---------------------------------------------------------------------------------------------------- */
 
-/* The block of c and the k that a stretch of tiles works on: rows [m0, m1), columns from n0 on of each part, k [k0, k1). */
+/* The block of c and the k that a stretch of tiles works on: rows [m0, m1), columns from n0 on of each part, k [k0,
+ * k1); the slab holds rows from slab_m on, k from slab_k on. */
 typedef struct {
-    int          m0, m1, n0, columns, k0, k1;
-    const float *slab;  /* packed k [k0, k1) of the columns, part after part; NULL: b is in panels */
-    float       *chain; /* element (m0, 0) when it does not grow in c; part p at column p * columns */
+    int m0, m1, n0, columns, k0, k1, slab_m, slab_k;
+    const float *packed; /* columns of b, part after part; NULL: b is in panels */
+    float *chain;        /* element (m0, 0) when it does not grow in c; part p at column p * columns */
 } Block;
 
-/* What a tile multiplies: rows of a given by strides, panel p of part `part` of the block's columns, k [k, k_end).  soon:
- * what to fetch meanwhile, two lines a k; NULL: nothing. */
+/* What is fetched meanwhile: two lines each of n places, ld apart; NULL: nothing. */
 typedef struct {
-    int          m, rows, part, p, k, k_end;
+    const float *at;
+    ptrdiff_t ld;
+    int n;
+} Soon;
+
+/* What a tile multiplies: rows from m on, panel p of part `part` of the block's columns, k [k, k_end). */
+typedef struct {
+    int m, rows, part, p, k, k_end;
     const float *a;
-    ptrdiff_t    a_rs, a_cs;
-    const float *soon;
-    ptrdiff_t    ld_soon;
+    ptrdiff_t a_rs, a_cs;
+    Soon soon;
 } Operands;
+
+static int panels_of(int columns) { return ceil_div(columns, SGEMM_PANEL); }
+static int chain_ld(const Job *j, const Block *b) { return j->cut.parts * b->columns; }
 
 static TileOut tile_out(const Job *j, const Block *b, const Operands *x, int column) {
     const Product *t = j->t;
-    int            run = t->mode == SGEMM_ADD, starts = run || x->k == 0, ends = run || x->k_end == t->K;
-    float         *out = t->c ? t->c + x->m * t->ldc + column : NULL, *chain = out;
-    TileOut        o = {.ld_chain = t->ldc, .ld_out = t->ldc, .soon = x->soon, .ld_soon = x->ld_soon};
+    int run = t->mode == SGEMM_ADD, starts = run || x->k == 0, ends = run || x->k_end == t->K;
+    float *out = t->c ? t->c + x->m * t->ldc + column : NULL, *chain = out;
+    TileOut o = {.ld_chain = t->ldc, .ld_out = t->ldc, .soon = x->soon.at, .ld_soon = x->soon.ld, .n_soon = x->soon.n};
     if (b->chain) {
-        chain = b->chain + (x->m - b->m0) * (ptrdiff_t)COLUMNS_MAX + x->part * b->columns + x->p * SGEMM_PANEL;
-        o.ld_chain = COLUMNS_MAX;
-        if (!ends || !out) out = chain, o.ld_out = COLUMNS_MAX;
+        o.ld_chain = chain_ld(j, b);
+        chain = b->chain + (x->m - b->m0) * o.ld_chain + x->part * b->columns + x->p * SGEMM_PANEL;
+        if (!ends || !out) out = chain, o.ld_out = o.ld_chain;
     }
     o.out = out;
     if (!starts) o.chain = chain;
@@ -94,217 +98,240 @@ static TileOut tile_out(const Job *j, const Block *b, const Operands *x, int col
     return o;
 }
 
+static int panel_is_bf16(const Product *t) { return t->panels && t->panel_type == DTYPE_BF16; }
+
+/* The first column of a part of the block. */
+static int column_of(const Job *j, const Block *b, int part) { return part * (j->t->N / j->cut.parts) + b->n0; }
+
 /* Panel p of a part, from k on, where it is packed. */
 static const void *panel_at(const Job *j, const Block *b, int part, int p, int k) {
     const Product *t = j->t;
-    if (b->slab && j->cut.one) return b->slab;
-    if (b->slab) {
-        ptrdiff_t panel = part * (ptrdiff_t)ceil_div(b->columns, SGEMM_PANEL) + p;
-        return b->slab + (panel * (b->k1 - b->k0) + (k - b->k0)) * SGEMM_PANEL;
-    }
-    ptrdiff_t column = part * (t->N / j->cut.parts) + b->n0 + p * SGEMM_PANEL;
-    return (const char *)t->panels + (column * t->K + (ptrdiff_t)k * SGEMM_PANEL) * (ptrdiff_t)dtype_size(t->panel_type);
+    if (b->packed)
+        return b->packed + (ptrdiff_t)((part * panels_of(b->columns) + p) * (b->k1 - b->k0) + k - b->k0) * SGEMM_PANEL;
+    ptrdiff_t column = column_of(j, b, part) + p * SGEMM_PANEL;
+    return (const char *)t->panels +
+           (column * t->K + (ptrdiff_t)k * SGEMM_PANEL) * (ptrdiff_t)dtype_size(t->panel_type);
 }
-
-static int panel_is_bf16(const Product *t) { return t->panels && t->panel_type == DTYPE_BF16; }
 
 static void tile_run(const Job *j, const Block *b, const Operands *x) {
     const Product *t = j->t;
-    const CpuIsa  *isa = j->cpu->isa;
-    int            n = x->p * SGEMM_PANEL, column = x->part * (t->N / j->cut.parts) + b->n0 + n, depth = x->k_end - x->k;
-    int            columns = int_min(SGEMM_PANEL, b->columns - n);
-    TileOut        o = tile_out(j, b, x, column);
-    const void    *panel = panel_at(j, b, x->part, x->p, x->k);
+    const CpuIsa *isa = j->cpu->isa;
+    int n = x->p * SGEMM_PANEL, columns = int_min(SGEMM_PANEL, b->columns - n), depth = x->k_end - x->k;
+    TileOut o = tile_out(j, b, x, column_of(j, b, x->part) + n);
+    const void *panel = panel_at(j, b, x->part, x->p, x->k);
     if (panel_is_bf16(t)) isa->sgemm_tile_bf16(x->rows, columns, depth, x->a, x->a_rs, panel, &o);
     else isa->sgemm_tile(x->rows, columns, depth, x->a, x->a_rs, x->a_cs, panel, SGEMM_PANEL, &o);
 }
 
-/* Rows a tile, evenly: 16 rows are 8 + 8, not 14 + 2. */
-static int rows_per_tile(int rows, int tile_rows) { return ceil_div(rows, ceil_div(rows, tile_rows)); }
-
-/* Rows of a 4,096 bytes or a multiple apart meet in the same few sets of the first cache: they are copied first. */
-static int rows_collide(const Product *t) { return t->a_rs % 1024 == 0; }
-
-/* Rows that are read later, fetched a few at a time meanwhile: caches do not foresee so many short ones. */
-typedef struct {
-    const float *row;
-    ptrdiff_t    ld;
-    int          rows, depth;
-} Ahead;
-
-static void ahead_fetch(Ahead *x, int rows) {
-    for (; rows > 0 && x->rows > 0; rows--, x->rows--, x->row += x->ld)
-        for (int k = 0; k < x->depth; k += 16) __builtin_prefetch(x->row + k, 0, 2);
-}
-
-/* The rows of a that are copied after those of the block at k [k, k_end). */
-static Ahead rows_ahead(const Job *j, const Block *b, int k_end) {
+static void gate(const Job *j, const Block *b, int m, int rows) {
     const Product *t = j->t;
-    int            m = b->m0, next = k_end;
-    if (k_end == b->k1) m = b->m1, next = b->k0;
-    int depth = int_min(j->cut.k_block, b->k1 - next);
-    return m < t->M ? (Ahead){t->a + m * t->a_rs + next, t->a_rs, int_min(b->m1 - b->m0, t->M - m), depth} : (Ahead){0};
-}
-
-/* Where column n of a part of the block begins in b at k. */
-static const float *column_at(const Job *j, const Block *b, int part, int n, int k) {
-    const Product *t = j->t;
-    return t->b + (part * (t->N / 2) + b->n0 + n) * t->b_cs + k * t->b_rs;
-}
-
-/* The panel of column n that is packed next, at k. */
-static Ahead columns_ahead(const Job *j, const Block *b, int part, int n, int k, int depth) {
-    if (n >= b->columns || j->t->b_rs != 1) return (Ahead){0};
-    return (Ahead){column_at(j, b, part, n, k), j->t->b_cs, int_min(SGEMM_PANEL, b->columns - n), depth};
-}
-
-/* The block's rows at x->k: as they lie in a, copied, or packed.  Returns the distance from one tile to the next. */
-static ptrdiff_t rows_take(const Job *j, const Block *b, Operands *x, int step, int copied, float *to) {
-    const Product *t = j->t;
-    int            rows = b->m1 - b->m0, depth = x->k_end - x->k;
-    x->a = t->a + b->m0 * t->a_rs + x->k * t->a_cs, x->a_rs = t->a_rs, x->a_cs = t->a_cs;
-    if (t->a_cs != 1 || (copied && !panel_is_bf16(t))) {
-        j->cpu->isa->sgemm_pack_rows(to, rows, step, depth, x->a, t->a_rs, t->a_cs);
-        x->a = to, x->a_rs = 1, x->a_cs = SGEMM_LANES;
-        return (ptrdiff_t)(depth + 1) * SGEMM_LANES;
-    }
-    if (copied) {
-        for (int m = 0; m < rows; m++)
-            memcpy(to + m * (depth + ROW_PAD), x->a + m * t->a_rs, sizeof(float) * (size_t)depth);
-        x->a = to, x->a_rs = depth + ROW_PAD;
-    }
-    return step * x->a_rs;
-}
-
-/* Up to rows_max() rows through all panels of the block, which are packed on the way when `pack` says so. */
-static void rows_run(const Job *j, const Block *b, int pack, const Own *own) {
-    const Product *t = j->t;
-    int            rows = b->m1 - b->m0, step = rows_per_tile(rows, j->cpu->isa->tile_rows), tiles = ceil_div(rows, step);
-    int            panels = ceil_div(b->columns, SGEMM_PANEL), all = panels * j->cut.parts;
-    int            copied = t->a_cs == 1 && (all >= COPY_PANELS || rows_collide(t));
-    for (int k = b->k0; k < b->k1; k += j->cut.k_block) {
-        Operands  x = {.k = k, .k_end = int_min(k + j->cut.k_block, b->k1)};
-        int       depth = x.k_end - k, fetched = 0;
-        ptrdiff_t a_tile = rows_take(j, b, &x, step, copied, own->rows);
-        /* The rows that are to be packed next are fetched while tiles are busy with these. */
-        const float *first = x.a, *soon = t->a_rs == 1 && b->m1 < t->M ? t->a + b->m1 + k * t->a_cs : NULL;
-        Ahead        next_rows = copied ? rows_ahead(j, b, x.k_end) : (Ahead){0};
-        for (int i = 0; i < all; i++) {
-            x.part = i / panels, x.p = i % panels;
-            int   part = (i + 1) / panels, p = (i + 1) % panels, last = i + 1 == all;
-            Ahead next = pack && !last ? columns_ahead(j, b, part, p * SGEMM_PANEL, k, depth) : (Ahead){0};
-            if (pack)
-                j->cpu->isa->sgemm_pack_panel((float *)panel_at(j, b, x.part, x.p, k),
-                                              int_min(SGEMM_PANEL, b->columns - x.p * SGEMM_PANEL), depth,
-                                              column_at(j, b, x.part, x.p * SGEMM_PANEL, k), t->b_rs, t->b_cs);
-            x.a = first;
-            for (x.m = b->m0; x.m < b->m1; x.m += step, x.a += a_tile) {
-                x.rows = int_min(step, b->m1 - x.m);
-                x.soon = NULL;
-                if (x.m == b->m0 && !last && !pack) {
-                    x.soon = panel_at(j, b, part, p, k), x.ld_soon = panel_is_bf16(t) ? SGEMM_PANEL / 2 : SGEMM_PANEL;
-                } else if (x.m == b->m0 && !last && t->b_cs == 1) {
-                    x.soon = column_at(j, b, part, p * SGEMM_PANEL, k), x.ld_soon = t->b_rs;
-                } else if (soon && fetched < rows) {
-                    x.soon = soon + fetched, x.ld_soon = t->a_cs, fetched += SGEMM_PANEL;
-                }
-                ahead_fetch(&next, ceil_div(SGEMM_PANEL, tiles));
-                ahead_fetch(&next_rows, ceil_div(rows, all * tiles));
-                tile_run(j, b, &x);
-            }
-        }
-    }
-}
-
-/* A few rows: every panel is read once and in order. */
-static void rows_stream(const Job *j, const Block *b) {
-    const Product *t = j->t;
-    int            step = rows_per_tile(b->m1 - b->m0, j->cpu->isa->tile_rows);
-    Operands       x = {.a_rs = t->a_rs, .a_cs = 1, .ld_soon = panel_is_bf16(t) ? SGEMM_PANEL / 2 : SGEMM_PANEL};
-    for (x.part = 0; x.part < j->cut.parts; x.part++)
-        for (x.p = 0; x.p < ceil_div(b->columns, SGEMM_PANEL); x.p++)
-            for (x.k = b->k0; x.k < b->k1; x.k = x.k_end)
-                for (x.m = b->m0; x.m < b->m1; x.m += step) {
-                    x.k_end = int_min(x.k + j->cut.k_block, b->k1);
-                    x.rows = int_min(step, b->m1 - x.m);
-                    x.a = t->a + x.m * t->a_rs + x.k;
-                    if (x.rows > FEW_ROWS) x.soon = (const float *)panel_at(j, b, x.part, x.p, x.k) + STREAM_AHEAD * x.ld_soon;
-                    tile_run(j, b, &x);
-                }
-}
-
-static void block_gate(const Job *j, const Block *b) {
-    const Product *t = j->t;
-    int            F = t->N / 2;
-    for (int m = b->m0; m < b->m1; m++) {
-        const float *left = t->c ? t->c + m * t->ldc + b->n0 : b->chain + (m - b->m0) * (ptrdiff_t)COLUMNS_MAX;
+    int F = t->N / 2;
+    for (int end = m + rows; m < end; m++) {
+        const float *left = t->c ? t->c + m * t->ldc + b->n0 : b->chain + (m - b->m0) * (ptrdiff_t)chain_ld(j, b);
         j->cpu->isa->swiglu(t->gated + m * (ptrdiff_t)F + b->n0, left, left + (t->c ? F : b->columns), b->columns);
     }
 }
 
-/* Rows [m0, m1), columns [n0, n0 + columns) of each part. */
-static void task_run(const Job *j, int m0, int m1, int n0, int columns, Own *own) {
+/* What is fetched while tiles of a block run: its successor's b, in so many pieces. */
+static int pieces(const Job *j, const Block *next) {
     const Product *t = j->t;
-    int            most = rows_max(j->cpu->isa, t->M);
-    /* A chain that grows apart must end before the next rows begin, however often that packs b. */
-    int   through = j->cut.chain_apart && j->cut.slab < t->K ? most : m1 - m0;
-    Block b = {.n0 = n0, .columns = columns, .chain = j->cut.chain_apart ? own->chain : NULL};
-    int   stream = t->panels && t->a_cs == 1 && m1 - m0 <= STREAM_TILES * j->cpu->isa->tile_rows;
-    for (int top = m0; top < m1; top += through)
-        for (b.k0 = 0; b.k0 < t->K; b.k0 += j->cut.slab) {
-            b.k1 = int_min(b.k0 + j->cut.slab, t->K);
-            b.slab = t->panels ? NULL : own->slab;
-            int pack = !t->panels && own->packed != n0;
-            for (b.m0 = top; b.m0 < int_min(top + through, m1); b.m0 += most) {
-                b.m1 = int_min(b.m0 + most, int_min(top + through, m1));
-                if (stream) rows_stream(j, &b);
-                else rows_run(j, &b, pack && b.m0 == top, own);
-                if (t->gated && b.k1 == t->K) block_gate(j, &b);
-            }
-            if (pack) own->packed = b.k1 - b.k0 == t->K && !j->cut.one ? n0 : -1;
-        }
+    if (next->columns <= 0) return 0;
+    if (t->panels || t->b_cs == 1) return j->cut.parts * panels_of(next->columns);
+    return t->b_rs == 1 ? j->cut.parts * ceil_div(next->k1 - next->k0, SGEMM_PANEL) : 0;
 }
 
-/* ---- all tasks ----------------------------------------------------------------------------------------------------- */
+static Soon piece(const Job *j, const Block *next, int i) {
+    const Product *t = j->t;
+    int each = pieces(j, next) / j->cut.parts, part = i / each, depth = next->k1 - next->k0;
+    if (t->panels) {
+        int lines = depth * SGEMM_PANEL * (int)dtype_size(t->panel_type) / 64;
+        return (Soon){panel_at(j, next, part, i % each, next->k0), SGEMM_PANEL, lines / 2};
+    }
+    const float *b = t->b + column_of(j, next, part) * t->b_cs + next->k0 * t->b_rs;
+    if (t->b_cs == 1) return (Soon){b + i % each * SGEMM_PANEL, t->b_rs, depth};
+    return (Soon){b + i % each * SGEMM_PANEL, t->b_cs, next->columns};
+}
+
+/* From one tile to the next in the slab. */
+static ptrdiff_t slab_tile(const Job *j, const Block *b) {
+    return (ptrdiff_t)(int_min(j->cut.k_slab, j->t->K - b->slab_k) + 1) * SGEMM_LANES;
+}
+
+/* The rows from m on at k: in the slab or as they lie. */
+static void rows_find(const Job *j, const Block *b, Operands *x) {
+    const Product *t = j->t;
+    x->a = t->a + x->m * t->a_rs + b->k0 * t->a_cs, x->a_rs = t->a_rs, x->a_cs = t->a_cs;
+    if (!j->cut.copied) return;
+    int bf16 = panel_is_bf16(t);
+    x->a_rs = bf16 ? int_min(j->cut.k_slab, t->K - b->slab_k) : 1, x->a_cs = bf16 ? 1 : SGEMM_LANES;
+    x->a = j->slab + (x->m - b->slab_m) / j->cut.step * slab_tile(j, b) + (b->k0 - b->slab_k) * x->a_cs;
+}
+
+/* Tile after tile through all panels of the block. */
+static void block_run(const Job *j, const Block *b, const Block *next) {
+    const Cut *g = &j->cut;
+    int panels = panels_of(b->columns), all = panels * g->parts, step = g->step;
+    int calls = ceil_div(b->m1 - b->m0, step) * all, fetches = pieces(j, next);
+    int spread = int_max(1, int_min(all, calls / int_max(fetches, 1)));
+    Operands x = {.m = b->m0};
+    for (; x.m < b->m1; x.m += step) {
+        x.rows = int_min(step, b->m1 - x.m);
+        rows_find(j, b, &x);
+        const float *a = x.a;
+        for (int i = 0; i < all; i++) {
+            int left = --calls; /* the last calls fetch, so that the most is still there when it is packed */
+            x.part = i / panels, x.p = i % panels;
+            x.soon = (Soon){0};
+            if (left % spread == 0 && left / spread < fetches) x.soon = piece(j, next, fetches - 1 - left / spread);
+            else if (i == all / 2 && g->copied && x.m + step < b->m1)
+                x.soon = (Soon){a + slab_tile(j, b), SGEMM_PANEL, (b->k1 - b->k0) / 2};
+            for (x.k = b->k0; x.k < b->k1; x.k = x.k_end, x.soon.at = NULL) {
+                x.k_end = int_min(x.k + g->k_run, b->k1);
+                x.a = a + (x.k - b->k0) * x.a_cs;
+                tile_run(j, b, &x);
+            }
+        }
+        if (j->t->gated && b->k1 == j->t->K) gate(j, b, x.m, x.rows);
+    }
+}
+
+/* A few rows: every panel is read once and in order. */
+static void block_stream(const Job *j, const Block *b) {
+    const Product *t = j->t;
+    const int ld = panel_is_bf16(t) ? SGEMM_PANEL / 2 : SGEMM_PANEL;
+    Operands x = {.a_rs = t->a_rs, .a_cs = 1};
+    for (x.part = 0; x.part < j->cut.parts; x.part++)
+        for (x.p = 0; x.p < panels_of(b->columns); x.p++)
+            for (x.k = 0; x.k < t->K; x.k = x.k_end)
+                for (x.m = b->m0; x.m < b->m1; x.m += j->cut.step) {
+                    x.k_end = int_min(x.k + j->cut.k_block, t->K);
+                    x.rows = int_min(j->cut.step, b->m1 - x.m);
+                    x.a = t->a + x.m * t->a_rs + x.k;
+                    if (x.rows > FEW_ROWS)
+                        x.soon = (Soon){(const float *)panel_at(j, b, x.part, x.p, x.k) + STREAM_AHEAD * ld, ld,
+                                        x.k_end - x.k};
+                    tile_run(j, b, &x);
+                }
+    if (t->gated) gate(j, b, b->m0, b->m1 - b->m0);
+}
+
+static void block_pack(const Job *j, const Block *b) {
+    const Product *t = j->t;
+    for (int part = 0; part < j->cut.parts; part++)
+        for (int p = 0; p < panels_of(b->columns); p++)
+            j->cpu->isa->sgemm_pack_panel((float *)panel_at(j, b, part, p, b->k0),
+                                          int_min(SGEMM_PANEL, b->columns - p * SGEMM_PANEL), b->k1 - b->k0,
+                                          t->b + (column_of(j, b, part) + p * SGEMM_PANEL) * t->b_cs + b->k0 * t->b_rs,
+                                          t->b_rs, t->b_cs);
+}
+
+/* What the thread is likely to pack after b: the next k of its columns, or the columns that a team's round further on.
+ */
+static Block block_after(const Job *j, const Block *b) {
+    const Cut *g = &j->cut;
+    int width = j->t->N / g->parts;
+    Block next = *b;
+    next.packed = NULL;
+    if (b->k1 < int_min(b->slab_k + g->k_slab, j->t->K)) next.k0 = b->k1;
+    else next.n0 = b->n0 + g->threads * g->columns;
+    if (next.n0 >= width) next.k0 = b->k1, next.n0 = 0;
+    next.k1 = int_min(next.k0 + g->k_block, j->t->K);
+    next.columns = next.k0 < next.k1 ? int_min(g->columns, width - next.n0) : 0;
+    return next;
+}
+
+/* A block of c at the slab's k. */
+static void task_run(const Job *j, Block b, Own *own) {
+    const Cut *g = &j->cut;
+    int k_end = int_min(b.slab_k + g->k_slab, j->t->K);
+    b.chain = g->chain_apart ? own->chain : NULL;
+    b.packed = j->t->panels ? NULL : own->panels;
+    if (g->stream) {
+        block_stream(j, &b);
+        return;
+    }
+    for (b.k0 = b.slab_k; b.k0 < k_end; b.k0 = b.k1) {
+        b.k1 = int_min(b.k0 + g->k_block, k_end);
+        Block next = block_after(j, &b);
+        if (b.packed && own->packed != b.n0) block_pack(j, &b);
+        if (b.k0 == b.slab_k && b.k1 == k_end) own->packed = b.n0;
+        block_run(j, &b, &next);
+    }
+}
+
+/* ---- all tasks --------------------------------------------------------------------------------------------------- */
+
+/* Pieces of `whole` that are at most `most` long and even: 16 rows are 8 + 8, not 14 + 2. */
+static int evenly(int whole, int most) { return ceil_div(whole, ceil_div(whole, int_max(most, 1))); }
+
+/* Rows of a 4,096 bytes or a multiple apart meet in the same few sets of the first cache: they are copied first. */
+static int rows_collide(const Product *t) { return t->a_rs % 1024 == 0; }
 
 static Cut cut_make(const CpuState *cpu, const Product *t, int threads) {
-    Cut g = {.parts = t->gated ? 2 : 1, .k_block = t->mode == SGEMM_ADD ? SGEMM_RUN : cpu->k_block};
-    int width = t->N / g.parts, tile = cpu->isa->tile_rows;
+    Cut g = {.parts = t->gated ? 2 : 1, .threads = threads, .step = evenly(t->M, cpu->isa->tile_rows)};
+    int tiles = ceil_div(t->M, g.step), width = t->N / g.parts, panels = panels_of(width);
+    /* k: even blocks of whole vectors, or of whole runs */
+    int unit = t->mode == SGEMM_ADD ? SGEMM_RUN : 16;
+    g.k_block = ceil_div(evenly(t->K, int_max(cpu->k_block / unit, 1) * unit), unit) * unit;
+    g.k_run = t->mode == SGEMM_ADD ? SGEMM_RUN : g.k_block;
     g.chain_apart = (t->gated && !t->c) || (t->residual && t->residual == t->c && t->K > g.k_block);
-    /* Whole k when enough columns fit, otherwise slabs; packed panels need none. */
-    int least = int_min(t->mode == SGEMM_ADD ? COLUMNS_MAX : COLUMNS_MIN, ceil_div(t->N, SGEMM_PANEL) * SGEMM_PANEL);
-    g.one = !t->panels && t->M <= rows_max(cpu->isa, t->M);
-    g.slab = t->K;
-    if (!t->panels && !g.one && (ptrdiff_t)t->K * least > cpu->slab_floats)
-        g.slab = int_max(1, cpu->slab_floats / least / g.k_block) * g.k_block;
-    int columns = t->panels || g.one ? COLUMNS_MAX : cpu->slab_floats / int_max(g.slab, 1) / SGEMM_PANEL * SGEMM_PANEL;
-    columns = int_min(columns, COLUMNS_MAX);
-    columns = int_max(columns / g.parts / SGEMM_PANEL, 1) * SGEMM_PANEL;
-    int panels = ceil_div(width, SGEMM_PANEL);
-    g.columns = int_min(columns, panels * SGEMM_PANEL);
-    g.rows = t->M;
+    g.stream = t->panels && t->a_cs == 1 && tiles <= STREAM_TILES;
+    g.copied = !g.stream && (t->a_cs != 1 || panels * g.parts >= COPY_PANELS || rows_collide(t));
+    g.k_slab = g.chain_apart || g.stream ? t->K : g.k_block;
+    g.rows_slab = g.step * (g.copied ? evenly(tiles, cpu->slab_floats / ((g.k_slab + 1) * SGEMM_LANES)) : tiles);
+
+    int most =
+        int_min(cpu->block_floats / g.k_block, g.chain_apart ? CHAIN_COLUMNS : COLUMNS_MAX) / g.parts / SGEMM_PANEL;
     if (threads > 1) {
-        int want = threads * TASKS_A_THREAD;
-        if (t->M <= 2 * rows_max(cpu->isa, t->M)) /* few rows: by columns, so that no b is read twice */
-            g.columns = int_min(g.columns, int_max(1, panels / want) * SGEMM_PANEL);
-        int row_tasks = ceil_div(want, ceil_div(width, g.columns));
-        if (t->M > rows_max(cpu->isa, t->M)) g.rows = int_min(g.rows, ceil_div(ceil_div(t->M, row_tasks), tile) * tile);
+        int even = panels / (threads * TASKS_A_THREAD), least = g.stream ? 1 : COLUMNS_MIN / g.parts / SGEMM_PANEL;
+        most = int_min(most, int_max(even, least));
+        int blocks = ceil_div(panels, int_max(most, 1));
+        most = ceil_div(panels, ceil_div(blocks, threads) * threads);
     }
-    g.rows = int_max(int_min(g.rows, t->M), 1);
-    g.n_rows = ceil_div(t->M, g.rows);
-    g.n_columns = ceil_div(width, g.columns);
+    g.columns = evenly(panels, most) * SGEMM_PANEL;
+    int n_columns = ceil_div(width, g.columns),
+        row_tasks = n_columns < threads ? ceil_div(threads * TASKS_A_THREAD, n_columns) : 1;
+    g.rows = ceil_div(ceil_div(g.rows_slab, row_tasks), g.step) * g.step;
+    if (g.chain_apart) g.rows = int_min(g.rows, CHAIN_FLOATS / (g.parts * g.columns) / g.step * g.step);
     return g;
 }
 
-/* Inside a team.  Rows are the fast index, so that a thread's next task finds its columns of b packed. */
+/* Tiles [tile, tile + PACK_TILES) of the slab. */
+static void slab_pack(const Job *j, const Block *s, int tile) {
+    const Product *t = j->t;
+    int m = s->slab_m + tile * j->cut.step, rows = int_min(PACK_TILES * j->cut.step, s->m1 - m);
+    int depth = int_min(j->cut.k_slab, t->K - s->slab_k);
+    const float *a = t->a + m * t->a_rs + s->slab_k * t->a_cs;
+    float *to = j->slab + tile * slab_tile(j, s);
+    if (!panel_is_bf16(t)) {
+        j->cpu->isa->sgemm_pack_rows(to, rows, j->cut.step, depth, a, t->a_rs, t->a_cs);
+        return;
+    }
+    for (int i = 0; i < rows; i++) {
+        float *row = to + i / j->cut.step * slab_tile(j, s) + i % j->cut.step * depth;
+        memcpy(row, a + i * t->a_rs, sizeof(float) * (size_t)depth);
+    }
+}
+
+/* Inside a team.  Rows are the fast index, so that a thread's next task may find its columns of b packed. */
 static void team_run(const Job *j, float *memory) {
     const Cut *g = &j->cut;
-    Own        own = {memory, memory + j->cpu->slab_floats, memory + j->cpu->slab_floats + rows_floats(), -1};
-#pragma omp for schedule(dynamic, 1) nowait
-    for (int task = 0; task < g->n_rows * g->n_columns; task++) {
-        int m = task % g->n_rows * g->rows, n = task / g->n_rows * g->columns;
-        task_run(j, m, int_min(m + g->rows, j->t->M), n, int_min(g->columns, j->t->N / g->parts - n), &own);
-    }
+    int width = j->t->N / g->parts;
+    Own own = {memory, memory + j->cpu->block_floats, -1};
+    for (int k = 0; k < j->t->K; k += g->k_slab, own.packed = -1)
+        for (int top = 0; top < j->t->M; top += g->rows_slab) {
+            Block s = {.slab_m = top, .slab_k = k, .m1 = int_min(top + g->rows_slab, j->t->M)};
+            int tiles = g->copied ? ceil_div(s.m1 - top, g->step) : 0, n_rows = ceil_div(s.m1 - top, g->rows);
+#pragma omp for schedule(static)
+            for (int tile = 0; tile < tiles; tile += PACK_TILES) slab_pack(j, &s, tile);
+#pragma omp for schedule(dynamic, 1)
+            for (int task = 0; task < n_rows * ceil_div(width, g->columns); task++) {
+                Block b = s;
+                b.m0 = top + task % n_rows * g->rows, b.m1 = int_min(b.m0 + g->rows, s.m1);
+                b.n0 = task / n_rows * g->columns, b.columns = int_min(g->columns, width - b.n0);
+                task_run(j, b, &own);
+            }
+        }
 }
 
 void product_run(Device *dev, const Product *t, void *scratch) {
@@ -313,19 +340,31 @@ void product_run(Device *dev, const Product *t, void *scratch) {
         device_fail(dev, "product", "products of an element must number 1 to 65536");
         return;
     }
+    const CpuState *cpu = cpu_state(dev);
     int threads = cpu_threads_for(dev, 2.0 * t->M * t->N * t->K);
-    Job j = {cpu_state(dev), t, cut_make(cpu_state(dev), t, threads)};
+    Job j = {cpu, t, cut_make(cpu, t, threads), scratch};
+    float *own = (float *)scratch + SLAB_FLOATS;
     if (threads == 1) {
-        team_run(&j, scratch);
+        team_run(&j, own);
         return;
     }
 #pragma omp parallel num_threads(threads)
-    team_run(&j, (float *)scratch + own_floats(j.cpu) * (size_t)cpu_thread());
+    team_run(&j, own + own_floats(cpu) * (size_t)cpu_thread());
 }
 
 void cpu_sgemm(Device *dev, int M, int N, int K, const float *a, ptrdiff_t a_rs, ptrdiff_t a_cs, const float *b,
                ptrdiff_t b_rs, ptrdiff_t b_cs, float *c, ptrdiff_t ldc, SgemmMode mode, void *scratch) {
-    Product t = {.M = M, .N = N, .K = K, .a = a, .a_rs = a_rs, .a_cs = a_cs, .b = b, .b_rs = b_rs, .b_cs = b_cs,
-                 .c = c, .ldc = ldc, .mode = mode};
+    Product t = {.M = M,
+                 .N = N,
+                 .K = K,
+                 .a = a,
+                 .a_rs = a_rs,
+                 .a_cs = a_cs,
+                 .b = b,
+                 .b_rs = b_rs,
+                 .b_cs = b_cs,
+                 .c = c,
+                 .ldc = ldc,
+                 .mode = mode};
     product_run(dev, &t, scratch);
 }
