@@ -2,7 +2,8 @@
  * random weights: one stream beside the bandwidth of memory, a prefill of 512 and 32 rollouts of a shared prefix of 256
  * tokens beside the best library's sgemm, all measured in turn; what a 33rd rollout costs, what the prefix takes when all
  * share it, and the same 32 over four patients.  Then a patient of 20 rollouts x 750 tokens by a 46 M model (6 layers, d
- * 768, 12 heads, feed-forward 2048, vocabulary 4,416, tied).  Drawing the next token is part of it.
+ * 768, 12 heads, feed-forward 2048, vocabulary 4,416, tied).  Drawing the next token is part of it.  Beside weights in bf16
+ * and int8, keys and values are bf16.
  *
  *   build/bench_infer [--threads N] [--seconds S a row] [--filter f32|bf16|int8] [--smoke 1] */
 #include "infer/kv_cache.h"
@@ -167,6 +168,7 @@ static void bench_rollouts(Bench *x, const char *name, double one) {
 static void model_start(Bench *x, const ModelConfig *cfg, DType weights, int pages) {
     Err err = {0};
     if (model_open(&x->m, cfg, x->dev, DTYPE_F32, 16, &err)) fail(&err);
+    if (weights != DTYPE_F32) x->m.kv_type = DTYPE_BF16; /* as `ehr-infer` does */
     model_init(&x->m, 1);
     if (model_prepare(&x->m, weights, &err) || acts_open(&x->acts, &x->m, TOKENS_MAX, 0, RECOMPUTE_NONE, &err) ||
         kv_cache_open(&x->cache, &x->m, pages, &err))

@@ -257,7 +257,7 @@ static void narrow_expect(Fixture *f, Device *dev, Products *p, DType t, float *
 
 static void test_narrow_weights(void **state) {
     Fixture *f = *state;
-    static const int   shapes[][3] = {{1, 1, 1}, {3, 34, 17}, {29, 96, 300}, {31, 130, 600}, {90, 192, 33}, {600, 64, 20}};
+    static const int   shapes[][3] = {{1, 1, 1}, {3, 34, 17}, {29, 96, 300}, {31, 130, 600}, {90, 192, 33}, {600, 64, 20}, {33, 66, 2100}};
     static const DType types[] = {DTYPE_BF16, DTYPE_I8};
     Device            *one = f->dev[0];
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)

@@ -6,7 +6,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ROWS_CHUNK = 512 };
+enum {
+    ROWS_CHUNK = 512,
+    TILES_ONE = 3, /* that meet a panel one after the other */
+    K_BLOCK = 1024 /* products of a tile: the panel and its rows stay in the first cache */
+};
 
 static int padded_cols(int cols) { return (int)round_up((size_t)cols, 16); }
 
@@ -75,23 +79,34 @@ size_t int8_scratch(int N, int cols) {
     return round_up(sizeof(float) * rows, 64) + rows * (size_t)padded_cols(cols);
 }
 
-/* Rows [m, m + rows) of panel p of the weight, as floats at `to`, rows ld apart. */
-static void panel_rows(const Int8Job *j, int p, int m, int rows, float *to, ptrdiff_t ld, const float *add) {
-    int32_t acc[INT8_ROWS_MAX * SGEMM_PANEL];
-    int     column = p * SGEMM_PANEL, n = int_min(SGEMM_PANEL, j->rows - column);
-    j->code->tile(acc, rows, j->padded / INT8_GROUP, j->q + (ptrdiff_t)m * j->padded, j->padded,
-                  j->w.panels + (ptrdiff_t)column * j->padded);
+/* Rows [m, m + rows) of panel p of the weight, as floats at `to`, rows ld apart.  next: the panel that comes after, of
+ * which the first two tiles fetch a half each; below 0: nothing. */
+static void panel_rows(const Int8Job *j, int p, int next, int m, int rows, float *to, ptrdiff_t ld, const float *add) {
+    int32_t       acc[TILES_ONE * INT8_ROWS_MAX * SGEMM_PANEL];
+    const int     column = p * SGEMM_PANEL, n = int_min(SGEMM_PANEL, j->rows - column);
+    const int     tiles = ceil_div(rows, j->code->tile_rows), step = ceil_div(rows, tiles); /* evenly */
+    const int     block = (int)round_up((size_t)ceil_div(j->padded, ceil_div(j->padded, K_BLOCK)), INT8_GROUP);
+    const int8_t *panel = j->w.panels + (ptrdiff_t)column * j->padded, *soon = NULL;
+    if (next >= 0 && tiles > 1) soon = j->w.panels + (ptrdiff_t)next * SGEMM_PANEL * j->padded;
+    for (int k = 0; k < j->padded; k += block) {
+        int       depth = int_min(block, j->padded - k);
+        ptrdiff_t half = (ptrdiff_t)depth * SGEMM_PANEL / 2, at = (ptrdiff_t)k * SGEMM_PANEL;
+        for (int i = 0, t = 0; i < rows; i += step, t++)
+            j->code->tile(acc + i * SGEMM_PANEL, k > 0, int_min(step, rows - i), depth / INT8_GROUP,
+                          j->q + (ptrdiff_t)(m + i) * j->padded + k, j->padded, panel + at,
+                          soon && t < 2 ? soon + at + t * half : NULL);
+    }
     for (int i = 0; i < rows; i++)
         j->code->scale(to + i * ld, add ? add + i * ld : NULL, acc + i * SGEMM_PANEL,
                        j->code->offset ? j->w.offset_sum + column : NULL, j->row_scale[m + i], j->w.scale + column, n);
 }
 
 /* Panel p of the left half and of the right, gated. */
-static void panels_gated(const Int8Job *j, int p, int m, int rows) {
-    float pair[INT8_ROWS_MAX * 2 * SGEMM_PANEL];
-    int   F = j->rows / 2;
-    panel_rows(j, p, m, rows, pair, 2 * SGEMM_PANEL, NULL);
-    panel_rows(j, F / SGEMM_PANEL + p, m, rows, pair + SGEMM_PANEL, 2 * SGEMM_PANEL, NULL);
+static void panels_gated(const Int8Job *j, int p, int next, int m, int rows) {
+    float pair[TILES_ONE * INT8_ROWS_MAX * 2 * SGEMM_PANEL];
+    int   F = j->rows / 2, right = F / SGEMM_PANEL + p;
+    panel_rows(j, p, m ? -1 : right, m, rows, pair, 2 * SGEMM_PANEL, NULL);
+    panel_rows(j, right, next, m, rows, pair + SGEMM_PANEL, 2 * SGEMM_PANEL, NULL);
     for (int i = 0; i < rows; i++)
         j->isa->swiglu(j->gated + (ptrdiff_t)(m + i) * F + p * SGEMM_PANEL, pair + i * 2 * SGEMM_PANEL,
                        pair + i * 2 * SGEMM_PANEL + SGEMM_PANEL, SGEMM_PANEL);
@@ -99,7 +114,7 @@ static void panels_gated(const Int8Job *j, int p, int m, int rows) {
 
 static void team_run(const Int8Job *j, const float *inp) {
     int panels = ceil_div(j->gated ? j->rows / 2 : j->rows, SGEMM_PANEL);
-    int step = ceil_div(j->M, ceil_div(j->M, j->code->tile_rows)); /* evenly */
+    int step = ceil_div(j->M, ceil_div(j->M, TILES_ONE * j->code->tile_rows)); /* evenly */
 #pragma omp for schedule(static)
     for (int m = 0; m < j->M; m++)
         j->row_scale[m] = j->code->quantize(j->q + (ptrdiff_t)m * j->padded, inp + (ptrdiff_t)m * j->cols, j->cols,
@@ -108,9 +123,10 @@ static void team_run(const Int8Job *j, const float *inp) {
     for (int p = 0; p < panels; p++)
         for (int m = 0; m < j->M; m += step) {
             int       rows = int_min(step, j->M - m);
+            int       next = m || p + 1 == panels ? -1 : p + 1; /* fetched once, by the first rows */
             ptrdiff_t at = (ptrdiff_t)m * j->rows + p * SGEMM_PANEL;
-            if (j->gated) panels_gated(j, p, m, rows);
-            else panel_rows(j, p, m, rows, j->out + at, j->rows, j->residual ? j->residual + at : NULL);
+            if (j->gated) panels_gated(j, p, next, m, rows);
+            else panel_rows(j, p, next, m, rows, j->out + at, j->rows, j->residual ? j->residual + at : NULL);
         }
 }
 

@@ -5,14 +5,18 @@
 
 enum { ROWS = 2, VECS = 4 /* of 8 columns */ };
 
-static void tile(int32_t *acc, int m, int groups, const uint8_t *a, ptrdiff_t lda, const int8_t *panel) {
+static void tile(int32_t *acc, int more, int m, int groups, const uint8_t *a, ptrdiff_t lda, const int8_t *panel,
+                 const int8_t *soon) {
     const uint8_t *second = m > 1 ? a + lda : a;
     const __m256i  ones = _mm256_set1_epi16(1);
     __m256i        sum[ROWS][VECS];
     for (int i = 0; i < ROWS; i++)
-        for (int v = 0; v < VECS; v++) sum[i][v] = _mm256_setzero_si256();
+        for (int v = 0; v < VECS; v++)
+            sum[i][v] = more && i < m ? _mm256_loadu_si256((const __m256i *)(acc + i * SGEMM_PANEL + v * 8))
+                                      : _mm256_setzero_si256();
     for (int g = 0; g < groups; g++, panel += SGEMM_PANEL * INT8_GROUP) {
         int32_t four[ROWS];
+        if (soon) __builtin_prefetch(soon + g * 64, 0, 2);
         memcpy(&four[0], a + g * INT8_GROUP, sizeof four[0]);
         memcpy(&four[1], second + g * INT8_GROUP, sizeof four[1]);
 #pragma GCC unroll 4

@@ -1,8 +1,10 @@
 /* int8_portable.c - 8-bit products in plain C. */
 #include "kernels/cpu/int8_tile.h"
 
-static void tile(int32_t *acc, int m, int groups, const uint8_t *a, ptrdiff_t lda, const int8_t *panel) {
-    memset(acc, 0, sizeof *acc * SGEMM_PANEL * (size_t)m);
+static void tile(int32_t *acc, int more, int m, int groups, const uint8_t *a, ptrdiff_t lda, const int8_t *panel,
+                 const int8_t *soon) {
+    (void)soon;
+    if (!more) memset(acc, 0, sizeof *acc * SGEMM_PANEL * (size_t)m);
     for (int i = 0; i < m; i++, acc += SGEMM_PANEL, a += lda)
         for (int g = 0; g < groups; g++)
             for (int j = 0; j < SGEMM_PANEL; j++)

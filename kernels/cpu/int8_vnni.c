@@ -10,12 +10,18 @@
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
 
-TILE_FN void body(const int m, int32_t *acc, int groups, const uint8_t *a, ptrdiff_t lda, const int8_t *panel) {
+TILE_FN void body(const int m, int32_t *acc, int more, int groups, const uint8_t *a, ptrdiff_t lda, const int8_t *panel,
+                  const int8_t *soon) {
     __m512i sum[INT8_ROWS_MAX][2];
     UNROLL
-    for (int i = 0; i < m; i++) sum[i][0] = sum[i][1] = _mm512_setzero_si512();
-    for (int g = 0; g < groups; g++, panel += SGEMM_PANEL * INT8_GROUP) {
+    for (int i = 0; i < m; i++) {
+        sum[i][0] = more ? _mm512_loadu_si512(acc + i * SGEMM_PANEL) : _mm512_setzero_si512();
+        sum[i][1] = more ? _mm512_loadu_si512(acc + i * SGEMM_PANEL + VEC) : _mm512_setzero_si512();
+    }
+    if (!soon) soon = panel;
+    for (int g = 0; g < groups; g++, panel += SGEMM_PANEL * INT8_GROUP, soon += 64) {
         __m512i b0 = _mm512_loadu_si512(panel), b1 = _mm512_loadu_si512(panel + 64);
+        __builtin_prefetch(soon, 0, 2);
         UNROLL
         for (int i = 0; i < m; i++) {
             int32_t four;
@@ -33,8 +39,9 @@ TILE_FN void body(const int m, int32_t *acc, int groups, const uint8_t *a, ptrdi
 }
 
 #define CASE(m) \
-    case m: body(m, acc, groups, a, lda, panel); break;
-static void tile(int32_t *acc, int m, int groups, const uint8_t *a, ptrdiff_t lda, const int8_t *panel) {
+    case m: body(m, acc, more, groups, a, lda, panel, soon); break;
+static void tile(int32_t *acc, int more, int m, int groups, const uint8_t *a, ptrdiff_t lda, const int8_t *panel,
+                 const int8_t *soon) {
     switch (m) {
         CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7)
         CASE(8) CASE(9) CASE(10) CASE(11) CASE(12) CASE(13) CASE(14)
