@@ -324,7 +324,10 @@ Status cmd_serve(int argc, char **argv, Err *err) {
                    "for is dropped and counted,\nnothing waits for it.  Neither ever answers anybody: to let a canary "
                    "answer, promote it and serve it.\n"
                    "Requests of many clients are computed together, each with the bits it would get alone: those of "
-                   "`ehr-infer risk`.\n"
+                   "`ehr-infer risk` and `explain`.\n"
+                   "A prompt or an input is text (codes separated by spaces) or a list of token ids; a list of texts or of lists "
+                   "is a batch, as\nOpenAI's clients send it.  [[\"SEX//F\", \"VISIT//OUT\"]] is one record of codes.  Raw events "
+                   "may carry a text, where the model knows notes.\n"
                    "Research use; not a medical device.",
                    stdout);
         return OK;
