@@ -1,4 +1,5 @@
 /* cmd_serve.c - ehr-infer serve, and ehr-infer key. */
+#include "data/deidentify_record.h"
 #include "infer/commands.h"
 #include "infer/serve.h"
 #include "model/checkpoint.h"
@@ -67,17 +68,23 @@ static Status vocabulary_open(Session *s, Err *err) {
     return st;
 }
 
-/* Whether nobody stands behind the training data. */
-static int is_synthetic(const Session *s) {
+/* What was done to the training data is done to what is told: where nobody stands behind them, and where they were released
+ * with their notes. */
+static Status rules_open(const Session *s, RecordRules *rules, PhiPatterns **phi, Err *err) {
     char *text;
     size_t size;
     Err ignored;
-    if (checkpoint_read_text(s->checkpoint, "trainer.json", &text, &size, &ignored)) return 0;
+    if (checkpoint_read_text(s->checkpoint, "trainer.json", &text, &size, &ignored)) return OK;
     json_t *t = json_loadb(text, size, 0, NULL);
-    const int yes = !strcmp(json_text(json_object_get(t, "provenance"), "deidentification"), "synthetic");
+    const char *level = json_text(json_object_get(t, "provenance"), "deidentification");
+    rules->synthetic = !strcmp(level, "synthetic");
+    const Status st = s->dataset.vocabulary.text_begin >= 0 && deidentify_level_is_release(level)
+                          ? phi_patterns_open(phi, err)
+                          : OK;
+    rules->mask = *phi;
     json_decref(t);
     free(text);
-    return yes;
+    return st;
 }
 
 /* ---- the watch --------------------------------------------------------------------------------------------------- */
@@ -200,6 +207,21 @@ static Status open_second(Server *sv, const ServeFlags *f, Err *err) {
     return st;
 }
 
+/* That something was to be served and was not, and why, is in the log too; a log that is not whole gets no line. */
+static void log_refusal(const ServeFlags *f, const Session *s, const Err *why) {
+    Audit *audit = NULL;
+    Err ignored;
+    int64_t cut;
+    if (audit_open(&audit, f->audit, &cut, &ignored)) return;
+    char *action = xasprintf("refused to start: %.300s", why->msg);
+    for (char *c = action; *c; c++)
+        if (*c < ' ' || *c > '~') *c = '?'; /* paths may hold anything, and be cut in the middle of a character */
+    const AuditEntry e = {.who = "server", .from = "", .action = action, .model = s->model_sha256};
+    if (audit_write(audit, &e, 1, &ignored)) fprintf(stderr, "ehr-infer serve: %s\n", ignored.msg);
+    audit_close(audit);
+    free(action);
+}
+
 static Status serve(const ServeFlags *f, const char *path, Err *err) {
     Session s = {0};
     Server sv = {0};
@@ -215,6 +237,7 @@ static Status serve(const ServeFlags *f, const char *path, Err *err) {
     char granted[65] = "", *checkpoint = NULL;
     int64_t cut = 0;
     sigset_t watched;
+    PhiPatterns *phi = NULL;
     /* Before the first thread that computes is made: all leave signals to the watch. */
     signal(SIGPIPE, SIG_IGN);
     watched_signals(&watched);
@@ -230,10 +253,11 @@ static Status serve(const ServeFlags *f, const char *path, Err *err) {
     if (!st) st = vocabulary_open(&s, err);
     o.limits = (AskLimits){
         .samples_max = (int)f->samples, .max_tokens = (int)f->max_tokens, .horizon_max = (double)f->horizon};
-    if (!st) o.limits.synthetic = is_synthetic(&s);
+    if (!st) st = rules_open(&s, &o.limits.rules, &phi, err);
     if (!st) st = serve_open(&sv, &s, &o, f->stage ? f->stage : "unverified", err);
     if (!st) st = open_maps(&sv, f->maps, err);
     if (!st && (f->shadow || f->canary)) st = open_second(&sv, f, err);
+    if (st && f->audit) log_refusal(f, &s, err);
     if (!st && f->audit) st = audit_open(&sv.audit, f->audit, &cut, err);
     if (f->audit && cut > 0)
         fprintf(stderr, "note: a half-written last line of %s was cut off: the server had been killed\n", f->audit);
@@ -242,6 +266,7 @@ static Status serve(const ServeFlags *f, const char *path, Err *err) {
     if (sv.audit) audit_close(sv.audit);
     if (sv.second) second_close(sv.second);
     if (sv.session) serve_close(&sv);
+    if (phi) phi_patterns_close(phi);
     vocabulary_free(&s.dataset.vocabulary);
     session_close(&s);
     return st;

@@ -77,7 +77,7 @@ static Status texts(const json_t *list, const char *name, char ***out, int *n, E
 static Status patient_read(Ask *a, const json_t *patient, const Vocabulary *v, const AskLimits *limits, Err *err) {
     a->record = xcalloc(1, sizeof *a->record);
     a->n_records = 1;
-    return serve_record_parse(a->record, patient, v, limits->synthetic, err);
+    return serve_record_parse(a->record, patient, v, &limits->rules, err);
 }
 
 /* Whether all of a list are of a type; of an empty one they are not. */

@@ -9,7 +9,7 @@ typedef enum { ASK_COMPLETIONS, ASK_RISK, ASK_SCORE, ASK_EMBEDDINGS, ASKS } AskK
 typedef struct {
     int samples_max, max_tokens; /* futures a request at most; tokens of a future, at most and by default */
     double horizon_max;          /* minutes */
-    int synthetic;               /* the model's patients are drawn: ages past 89 stay as they are */
+    RecordRules rules;
 } AskLimits;
 
 enum { ASK_OUTCOMES_MAX = 16, ASK_CODES_MAX = 64, ASK_EXPLAIN_MAX = 64, ASK_EXPLAIN = 10, JSON_DEPTH_MAX = 16 };

@@ -1,5 +1,6 @@
 /* serve_record.c - see serve_record.h. */
 #include "infer/serve_record.h"
+#include "data/deidentify_notes.h"
 #include "data/import.h"
 #include "data/tokenizer_timeline.h"
 #include "data/units.h"
@@ -97,6 +98,7 @@ static void view_set(ServeRecord *r, int64_t n, int n_static, int32_t index) {
 
 typedef struct {
     const Vocabulary *v;
+    const RecordRules *rules;
     EventFile file; /* in memory: codes sorted, units in order of arrival */
     Event *event;
     int64_t n;
@@ -192,7 +194,13 @@ static Status note_of(RawEvents *w, const json_t *o, const char *where, Event *e
         return err_set(err, ERR_USAGE, "the record has more than %d texts", RECORD_NOTES_MAX);
     const size_t n = json_string_length(text);
     char *plain = xmalloc(2 * n + 1);
-    const size_t held = field_text(json_string_value(text), n, plain, &bad, &nul);
+    size_t held = field_text(json_string_value(text), n, plain, &bad, &nul);
+    if (held && w->rules->mask) {
+        int64_t masked[PHI_COUNT + 1] = {0};
+        char *own = text_mask(w->rules->mask, plain, &held, masked);
+        free(plain);
+        plain = own;
+    }
     if (!held) {
         free(plain);
         return OK;
@@ -313,7 +321,7 @@ static void raw_free(RawEvents *w) {
     free(w->raw_kind);
 }
 
-static Status timeline_take(ServeRecord *r, RawEvents *w, int synthetic, double age, const json_t *o, Err *err) {
+static Status timeline_take(ServeRecord *r, RawEvents *w, double age, const json_t *o, Err *err) {
     const Vocabulary *v = w->v;
     TokenMap map;
     Timeline t;
@@ -323,7 +331,7 @@ static Status timeline_take(ServeRecord *r, RawEvents *w, int synthetic, double 
     int given;
     Status s = token_map_open(&map, v, &w->file, err);
     if (s) return s;
-    map.synthetic = synthetic;
+    map.synthetic = w->rules->synthetic;
     map.note = w->note;
     timeline_init(&t, v);
     s = timeline_build(&t, &map, &p, NULL, TIME_NONE, &counts, err);
@@ -353,10 +361,10 @@ static Status timeline_take(ServeRecord *r, RawEvents *w, int synthetic, double 
     return s;
 }
 
-static Status events_parse(ServeRecord *r, const json_t *o, const Vocabulary *v, int synthetic, Err *err) {
+static Status events_parse(ServeRecord *r, const json_t *o, const Vocabulary *v, const RecordRules *rules, Err *err) {
     static const char *const known[] = {"events", "age_years", "index", "index_minutes", "key", NULL};
     const json_t *list = json_object_get(o, "events");
-    RawEvents w = {.v = v, .n = (int64_t)json_array_size(list), .file = {.path = (char *)(uintptr_t) "the record"}};
+    RawEvents w = {.v = v, .rules = rules, .n = (int64_t)json_array_size(list), .file = {.path = (char *)(uintptr_t) "the record"}};
     double age;
     Status s = serve_members(o, known, "the record", err);
     if (!s && (!json_is_array(list) || !w.n)) s = err_set(err, ERR_USAGE, "events takes a list of at least one event");
@@ -373,7 +381,7 @@ static Status events_parse(ServeRecord *r, const json_t *o, const Vocabulary *v,
     if (!s) s = codes_set(&w, err);
     if (!s) {
         events_sort(&w);
-        s = timeline_take(r, &w, synthetic, age, o, err);
+        s = timeline_take(r, &w, age, o, err);
     }
     raw_free(&w);
     return s;
@@ -499,12 +507,12 @@ static Status tokens_parse(ServeRecord *r, const json_t *o, const Vocabulary *v,
     return OK;
 }
 
-Status serve_record_parse(ServeRecord *r, const json_t *o, const Vocabulary *v, int synthetic, Err *err) {
+Status serve_record_parse(ServeRecord *r, const json_t *o, const Vocabulary *v, const RecordRules *rules, Err *err) {
     *r = (ServeRecord){0};
     Status s;
     if (!json_is_object(o)) return err_set(err, ERR_USAGE, "patient takes an object with events or tokens");
     if (json_object_get(o, "tokens")) s = tokens_parse(r, o, v, err);
-    else s = events_parse(r, o, v, synthetic, err);
+    else s = events_parse(r, o, v, rules, err);
     if (!s) s = key_of(o, r, v->n_static, err);
     if (s) serve_record_free(r);
     return s;

@@ -4,7 +4,8 @@
  * {"events": [{"code": "LOINC//4548-4", "time": "2024-03-01T08:30:00" | "minutes": 1440, "value": 7.1 | "<5", "unit":
  * "%", "kind": "lab", "text": "Seen for cough."}, ...],
  *                                     statics and birth are events too: SEX//F, MEDS_BIRTH; no time for statics.  text: of
- *                                     a note; only where the vocabulary has tokens of texts
+ *                                     a note; only where the vocabulary has tokens of texts, and masked where those that the
+ *                                     model learned from were
  *  "age_years": 63}                           at the first event, instead of MEDS_BIRTH
  * {"tokens": [120, "GAP//1d-2d", ...], "minutes": [0, ...], "statics": ["SEX//F"], "age_years": 63}
  * Both: "index": a time as those of the events (the end of what is known; default: the last event), "key": number or
@@ -13,6 +14,7 @@
 #ifndef EHR_INFER_SERVE_RECORD_H
 #define EHR_INFER_SERVE_RECORD_H
 #include "data/dataset.h"
+#include "data/phi_scan_patterns.h"
 #include <jansson.h>
 
 enum { RECORD_EVENTS_MAX = 20000, RECORD_CODES_MAX = 4096, RECORD_UNITS_MAX = 64 };
@@ -28,8 +30,14 @@ typedef struct {
     int64_t n_events, n_unknown; /* told as UNKNOWN//kind */
 } ServeRecord;
 
-/* synthetic: the model's patients are drawn, ages past 89 stay.  ERR_USAGE says what is wrong with o. */
-Status serve_record_parse(ServeRecord *r, const json_t *o, const Vocabulary *v, int synthetic, Err *err);
+/* What was done to the records that the model learned from, and so is done to those told. */
+typedef struct {
+    int synthetic;           /* its patients were drawn: ages past 89 stay as they are */
+    const PhiPatterns *mask; /* its texts were masked as releases are (deidentify_notes.h); NULL: they were not */
+} RecordRules;
+
+/* ERR_USAGE says what is wrong with o. */
+Status serve_record_parse(ServeRecord *r, const json_t *o, const Vocabulary *v, const RecordRules *rules, Err *err);
 /* The same of one prompt: a list of ids and codes, or codes in one text separated by spaces.  It may open with
  * RECORD_START, statics and an age.  where: "prompt[3]", for errors. */
 Status serve_record_prompt(ServeRecord *r, const json_t *prompt, const char *where, const Vocabulary *v, Err *err);

@@ -240,6 +240,8 @@ def notes(url, events, data):
         check(f"{name}: 400", status == 400 and words in str(answer), answer)
     status, answer, _ = ask(url, "/v1/score", {"patient": {"events": [{**one, "minutes": i, "text": "x"} for i in range(1025)]}})
     check("too many texts: 400", status == 400 and "1024 texts" in str(answer), answer)
+    said = [ask(url, "/v1/score", {"patient": {"events": [{**one, "text": "cough, call " + t + " about a man of " + a}]}})[1]["tokens"] for t, a in (("617-555-0134", "97 years"), ("[PHONE]", "[AGE] years"), ("him", "57 years"))]
+    check("what looks like an identifier is masked, as in the release the model learned from", said[0] == said[1] != said[2], [[t["code"] for t in x] for x in said])
     empty = [ask(url, "/v1/score", {"patient": {"events": [{**one, **t}]}})[1]["n"] for t in ({}, {"text": " \n"}, {"text": None})]
     check("a text of blanks is none", empty[0] == empty[1] == empty[2], empty)
 

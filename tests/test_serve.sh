@@ -209,6 +209,11 @@ verdict $? "promoted by two: served, until it is revoked" staged.err
 stop
 refused 1 'was revoked' "$infer" serve clean --stage partner $staged --revoked revoked
 verdict $? "a revoked checkpoint is not served again" refused.log
+for words in 'partner needs 2' 'tampered/model.safetensors was changed' 'expired has not reached stage partner' 'has not reached stage general' 'was revoked'; do
+    grep '"action":"refused to start: ' staged.log | grep -q "$words" || echo "no line of: $words"
+done > missing.log
+[ ! -s missing.log ] && [ "$(grep -c '"action":"refused to start: ' staged.log)" = 6 ] && "$infer" audit verify staged.log > verify.log 2>&1
+verdict $? "each of these refusals is in the log, and its chain holds" missing.log
 
 # ---- TLS ---------------------------------------------------------------------------------------------------------------
 if command -v openssl > /dev/null && openssl req -x509 -newkey rsa:2048 -nodes -keyout tls.key -out tls.pem -days 2 -subj /CN=localhost \
