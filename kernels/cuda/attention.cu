@@ -179,13 +179,14 @@ template <> size_t cuda_attention_workspace<float>(const Device *, const KernelL
     return attention_backward_scratch(limits->N, limits->H);
 }
 
-/* A path for one generation of cards (wgmma and TMA on sm_90a) is chosen here, by cuda_compute_capability(dev): it must
- * bring its own attention_paged, for the two agree bit for bit. */
 template <>
 void cuda_attention_forward<bf16>(Device *dev, void *out, void *lse, const void *qk, const void *qkv,
                                   const int32_t *cu_seqlens, int n_seq, int N, int H, int G, int D) {
     if (N < 1 || !attention_head_size_fits(dev, "attention_forward", D)) return;
-    if (D == 64)
+    if (sm90_attention(dev))
+        sm90_attention_forward(dev, "attention_forward", (bf16 *)out, (float *)lse, (const bf16 *)qk, (const bf16 *)qkv,
+                               cu_seqlens, n_seq, N, H, G, D);
+    else if (D == 64)
         forward<64>(dev, (bf16 *)out, (float *)lse, (const bf16 *)qk, (const bf16 *)qkv, cu_seqlens, n_seq, N, H, G);
     else forward<128>(dev, (bf16 *)out, (float *)lse, (const bf16 *)qk, (const bf16 *)qkv, cu_seqlens, n_seq, N, H, G);
 }

@@ -3,7 +3,8 @@
  * The order of every forward sum, the same on every path.  A row of queries meets the blocks of 64 keys of its sequence
  * one by one, and a block gives it three things that depend on no other block:
  *     max_b = log2(e) / sqrt(D) * max_j score_j    sum_b = sum_j p_j    out_b = sum_j bf16(p_j) value_j
- * with p_j = exp2(log2(e) / sqrt(D) * score_j - max_b), the products from zero, in MMA steps of 16.  block_merge()
+ * with p_j = exp2(log2(e) / sqrt(D) * score_j - max_b), the products from zero, in MMA steps of 16, all of a device by one
+ * instruction: wgmma where sm90_attention(), mma.sync elsewhere.  block_merge()
  * joins them to what is there, in ascending order of blocks.  So it does not matter who computes a block, with which
  * other rows, or when: packed, prefilled, decoded, forked and grouped rows have the same bits, and decoding may spread
  * the blocks of one row over warps.  The price against the recurrence of Dao (2023), whose products go on from the
@@ -32,6 +33,14 @@ static inline bool attention_head_size_fits(Device *dev, const char *op, int D) 
 /* rowsum(dout out) and the log-sum-exp to the base 2, (H, N) each */
 static inline size_t attention_backward_scratch(int N, int H) { return 2 * sizeof(float) * (size_t)N * (size_t)H; }
 
+/* Whether forward attention goes over wgmma: a property of the device alone, since attention_forward, attention_paged
+ * and the order inside pages change together. */
+static inline bool sm90_attention(const Device *dev) {
+    return cuda_compute_capability(dev) == 90 && cuda_tensor_map_encode(dev);
+}
+/* attention_sm90.cu, where sm90_attention() */
+void sm90_attention_forward(Device *dev, const char *op, bf16 *out, float *lse, const bf16 *qk, const bf16 *qkv,
+                            const int32_t *cu_seqlens, int n_seq, int N, int H, int G, int D);
 /* attention_backward_sm90.cu, after the row sums.  false: not for this path, another card. */
 bool sm90_attention_backward(Device *dev, const char *op, bf16 *dqk, bf16 *dqkv, const bf16 *dout, const bf16 *qk,
                              const bf16 *qkv, const float *mean, const float *lse2, const int32_t *cu_seqlens,

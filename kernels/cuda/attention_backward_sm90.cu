@@ -8,18 +8,17 @@
  *
  * A box of the copy engine knows nothing of sequences.  Rows behind the sequence, in its last step, are a neighbour's:
  * they are made zeros before anybody multiplies them, since 0 times NaN is not 0. */
-#include "kernels/cuda/attention.cuh"
-#include "kernels/cuda/hopper.cuh"
+#include "kernels/cuda/attention_sm90.cuh"
 
 #include <math.h>
 
 namespace {
 
-constexpr int ROWS = 128, STEP = 64, STAGES = 3, THREADS = 3 * WARPGROUP, BOX = 8192;
+constexpr int ROWS = 128, STEP = 64, STAGES = 3, THREADS = 3 * WARPGROUP;
 
-/* TILE: 64 rows as boxes of 64 columns, behind each other.  SHARED: a warpgroup's two tiles each, then the stages. */
+/* SHARED: a warpgroup's two tiles each, then the stages. */
 template <int D> struct Layout {
-    static constexpr int TILE = D / 64 * BOX, OWN = 4 * TILE, STAGE = 2 * TILE + 1024;
+    static constexpr int TILE = HeadTile<D>::BYTES, OWN = 4 * TILE, STAGE = 2 * TILE + 1024;
     static constexpr int BARRIERS = OWN + STAGES * STAGE, SHARED = BARRIERS + (2 * STAGES + 1) * 8;
 };
 
@@ -41,13 +40,6 @@ struct Barriers {
     return b;
 }
 
-/* 64 rows from `row` on, columns of one head from `column` on. */
-template <int D>
-__device__ __forceinline__ void tile_fetch(char *to, const CUtensorMap *map, int column, int row, uint64_t *bar) {
-#pragma unroll
-    for (int c = 0; c < D / 64; c++) tma_load_2d(to + c * BOX, map, column + 64 * c, row, bar);
-}
-
 /* Both tiles of a stage: rows from `valid` on are no longer anybody's.  By all consumers. */
 template <int D> __device__ __forceinline__ void tail_zero(char *stage, int valid) {
     constexpr int CHUNKS = 8 * 2 * D / 64; /* of a row, in both tiles */
@@ -56,32 +48,6 @@ template <int D> __device__ __forceinline__ void tail_zero(char *stage, int vali
             make_uint4(0, 0, 0, 0);
     proxy_fence();
     barrier_sync(1, 2 * WARPGROUP);
-}
-
-/* c (64, 64) = a b^T, both of 64 rows */
-template <int D> __device__ __forceinline__ void rows_by_rows(float (*c)[4], const char *a, const char *b) {
-    const uint64_t from_a = wgmma_descriptor(a, 16, 1024), from_b = wgmma_descriptor(b, 16, 1024);
-#pragma unroll
-    for (int k = 0; k < D / 16; k++) {
-        const int at = k / 4 * BOX + k % 4 * 32;
-        wgmma<64, true, true>(c, wgmma_advance(from_a, at), wgmma_advance(from_b, at), k);
-    }
-}
-/* c (64, D) += a b: a (64, 64) as left operands, b of 64 rows */
-template <int D> __device__ __forceinline__ void weights_by_rows(float (*c)[4], const uint32_t (*a)[4], const char *b) {
-    const uint64_t from_b = wgmma_descriptor(b, BOX, 1024);
-#pragma unroll
-    for (int k = 0; k < STEP / 16; k++) wgmma_registers<D, false>(c, a[k], wgmma_advance(from_b, k * 2048), 1);
-}
-
-/* A warpgroup's 64 rows of results leave through its own tile: scaled, to dst, those below `valid`. */
-template <int D>
-__device__ __forceinline__ void result_write(bf16 *dst, size_t ld, char *tile, const float (*c)[4], float scale,
-                                             int valid) {
-    const int lane = threadIdx.x % 32, row = threadIdx.x % WARPGROUP / 32 * 16;
-    accumulator_store<D, D>((bf16 *)tile, row, 0, c, scale, scale, lane);
-    __syncwarp();
-    rows_write<D, 16>(dst, ld, (const bf16 *)tile, row, valid, lane);
 }
 
 /* ---- keys and values --------------------------------------------------------------------------------------------- */
@@ -178,8 +144,8 @@ __device__ __forceinline__ void keys_consume(const KeyWork &w, float (*dk)[4], f
                 wgmma_settle<STEP / 16>(p);
                 wgmma_settle<STEP / 16>(ds);
                 wgmma_fence();
-                weights_by_rows<D>(dv, p, dout);
-                weights_by_rows<D>(dk, ds, q);
+                weights_by_rows<D, false>(dv, p, dout);
+                weights_by_rows<D, false>(dk, ds, q);
                 wgmma_commit();
                 wgmma_wait<0>();
                 wgmma_settle<D>(dv);
@@ -225,8 +191,8 @@ __global__ void __launch_bounds__(THREADS, 1)
         keys_consume<D>(w, dk, dv, shared, own, bars, scale * LOG2_E);
         barrier_sync(2 + group, WARPGROUP); /* all four warps have read the tiles */
         const int left = rows - 64 * group;
-        result_write<D>(dk_to + (size_t)64 * group * ld_qk, ld_qk, own, dk, scale, left);
-        result_write<D>(dv_to + (size_t)64 * group * ld_qkv, ld_qkv, own + L::TILE, dv, 1, left);
+        result_write<D>(dk_to + (size_t)64 * group * ld_qk, ld_qk, own, dk, scale, scale, left);
+        result_write<D>(dv_to + (size_t)64 * group * ld_qkv, ld_qkv, own + L::TILE, dv, 1, 1, left);
     }
 #endif
 }
@@ -301,7 +267,7 @@ __device__ __forceinline__ void queries_consume(const QueryWork &w, float (*dq)[
             query_weights(ds, s, dp, lse2, mean, row, b * STEP, b * STEP + 63 > query, scale);
             wgmma_settle<STEP / 16>(ds);
             wgmma_fence();
-            weights_by_rows<D>(dq, ds, k);
+            weights_by_rows<D, false>(dq, ds, k);
             wgmma_commit();
             wgmma_wait<0>();
             wgmma_settle<D>(dq);
@@ -351,21 +317,12 @@ __global__ void __launch_bounds__(THREADS, 1)
         char *own = shared + 2 * group * L::TILE;
         queries_consume<D>(w, dq, shared, own, bars, row_lse2, row_mean, scale * LOG2_E);
         barrier_sync(2 + group, WARPGROUP); /* all four warps have read the tiles */
-        result_write<D>(dst + (size_t)64 * group * ld_qk, ld_qk, own, dq, scale, left);
+        result_write<D>(dst + (size_t)64 * group * ld_qk, ld_qk, own, dq, scale, scale, left);
     }
 #endif
 }
 
 /* ---- launching --------------------------------------------------------------------------------------------------- */
-
-bool heads_map(Device *dev, CUtensorMap *map, const void *base, int columns, int rows) {
-    const cuuint64_t size[] = {(cuuint64_t)columns, (cuuint64_t)rows}, bytes[] = {(cuuint64_t)columns * sizeof(bf16)};
-    const cuuint32_t box[] = {64, 64}, step[] = {1, 1};
-    return cuda_tensor_map_encode(dev)(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)base, size, bytes, box, step,
-                                       CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                                       CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                                       CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
-}
 
 template <int D>
 void backward(Device *dev, const char *op, bf16 *dqk, bf16 *dqkv, const bf16 *dout, const bf16 *qk, const bf16 *qkv,
@@ -373,11 +330,10 @@ void backward(Device *dev, const char *op, bf16 *dqk, bf16 *dqkv, const bf16 *do
     CUtensorMap qk_map, qkv_map, dout_map;
     const float scale = 1 / sqrtf((float)D);
     const int tiles = row_tiles(N, ROWS, n_seq);
-    if (!heads_map(dev, &qk_map, qk, (H + G) * D, N) || !heads_map(dev, &qkv_map, qkv, (H + 2 * G) * D, N) ||
-        !heads_map(dev, &dout_map, dout, H * D, N)) {
-        device_fail(dev, op, "the driver refuses a tensor map of an operand");
+    if (!boxes_map(dev, op, &qk_map, qk, (H + G) * D, (uint64_t)N) ||
+        !boxes_map(dev, op, &qkv_map, qkv, (H + 2 * G) * D, (uint64_t)N) ||
+        !boxes_map(dev, op, &dout_map, dout, H * D, (uint64_t)N))
         return;
-    }
     CUDA_LAUNCH(dev, op, hopper_attention_keys_kernel<D>, tiles * G, THREADS, Layout<D>::SHARED, qk_map, qkv_map,
                 dout_map, dqk, dqkv, mean, lse2, cu_seqlens, n_seq, N, H, G, scale);
     CUDA_LAUNCH(dev, op, hopper_attention_queries_kernel<D>, tiles * H, THREADS, Layout<D>::SHARED, qk_map, qkv_map,

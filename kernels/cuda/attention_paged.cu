@@ -11,7 +11,7 @@
  *
  * Groups: one launch goes over the shared pages, with the rows of all the group's sequences in one product, and leaves
  * max, sum and output of each row in scratch memory; the next goes on from there with the sequences' own pages. */
-#include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/attention_pages.cuh"
 
 #include <math.h>
 
@@ -28,10 +28,6 @@ static __device__ __forceinline__ int unit_member(int quad, int e) { return 2 * 
 /* Values: units are (d / 8, key / 32), lanes (d % 8, key / 2 % 4). */
 static __device__ __forceinline__ int value_unit(int i32, int d, int quad) {
     return (d / 8 * (KEYS / 32) + i32) * 32 + d % 8 * 4 + quad;
-}
-
-template <int D> static __device__ __forceinline__ size_t page_at(int64_t page, int kv, int g, int G) {
-    return ((size_t)(page * 2 + kv) * G + g) * (KEYS * D);
 }
 
 /* A thread has eight d of a row and head: a unit of the key, and one element of each of eight units of the values. */
@@ -65,15 +61,6 @@ __global__ void __launch_bounds__(256) kv_copy_page_kernel(bf16 *pool, int dst, 
 }
 
 /* ---- attention over pages --------------------------------------------------------------------------------------- */
-
-/* What one launch goes over: the shared pages of groups, or what remains of each sequence. */
-struct Pages {
-    const bf16 *pool;
-    const int32_t *q_offset, *kv_len, *block_table;
-    int n_seq, max_blocks;
-    const int32_t *group_offset, *group_shared; /* NULL: no sequence shares anything */
-    int n_group, shared;                        /* shared: this launch is the first of the two */
-};
 
 /* Rows of a tile are MT pieces of 16; WARPS blocks of keys are under way at once. */
 template <int D, int MT> struct PagedShape {
@@ -159,35 +146,6 @@ static __device__ __forceinline__ void page_values(float (*part)[PagedShape<D, M
                 *(float2 *)(part[row] + quad * 4 + lane % 2 * 2) = make_float2(out[m][2 * half], out[m][2 * half + 1]);
             }
     }
-}
-
-/* A tile's row is query row / ratio, head row % ratio of the key/value head's. */
-struct PagedRow {
-    int n, head;
-};
-static __device__ __forceinline__ PagedRow paged_row(int row, int ratio, int g) {
-    return PagedRow{row / ratio, g * ratio + row % ratio};
-}
-
-/* The largest u in [lo, hi) with offset[u] <= x. */
-static __device__ __forceinline__ int owner_of(const int32_t *offset, int lo, int hi, int x) {
-    while (hi - lo > 1) {
-        int mid = (lo + hi) / 2;
-        if (offset[mid] <= x) lo = mid;
-        else hi = mid;
-    }
-    return lo;
-}
-
-/* Blocks [first, end) of a tile, and the sequence in whose block table they are. */
-struct BlockRange {
-    int sequence, first, end;
-};
-static __device__ __forceinline__ BlockRange block_range(const Pages &p, int unit, int most_visible) {
-    int end = (most_visible + KEYS - 1) / KEYS;
-    if (p.shared) return BlockRange{p.group_offset[unit], 0, min(end, p.group_shared[unit])};
-    int first = p.group_offset ? p.group_shared[owner_of(p.group_offset, 0, p.n_group, unit)] : 0;
-    return BlockRange{unit, first, end};
 }
 
 /* state (N, H, STATE_HEAD + D): written by the launch over shared pages, where the other goes on from there */
@@ -358,12 +316,15 @@ static void paged(Device *dev, bf16 *out, const bf16 *qk, const PagedBatch *batc
     if (batch->n_group < batch->n_seq && N <= PAGED_GROUP_ROWS) {
         state = (float *)cuda_scratch(dev, "attention_paged", attention_paged_scratch(N, H, D));
         if (!state) return;
-        paged_launch<D, 4>(dev, out, state, qk, &pages, N, H, G);
+        if (sm90_attention(dev)) sm90_attention_paged(dev, out, state, qk, &pages, N, H, G, D);
+        else paged_launch<D, 4>(dev, out, state, qk, &pages, N, H, G);
     } else {
         pages.group_offset = NULL;
     }
     pages.shared = 0;
-    if ((int64_t)N * (H / G) <= 16 * (int64_t)batch->n_seq) paged_launch<D, 1>(dev, out, state, qk, &pages, N, H, G);
+    if (sm90_attention(dev)) sm90_attention_paged(dev, out, state, qk, &pages, N, H, G, D);
+    else if ((int64_t)N * (H / G) <= 16 * (int64_t)batch->n_seq)
+        paged_launch<D, 1>(dev, out, state, qk, &pages, N, H, G);
     else paged_launch<D, 4>(dev, out, state, qk, &pages, N, H, G);
 }
 
@@ -379,7 +340,8 @@ void cuda_kv_append<bf16>(Device *dev, void *pool, DType, const void *qk, const 
                           int H, int G, int D) {
     const unsigned blocks = (unsigned)(((int64_t)N * G * (D / 8) + 255) / 256);
     if (N < 1 || !attention_head_size_fits(dev, "kv_append", D)) return;
-    if (D == 64)
+    if (sm90_attention(dev)) sm90_kv_append(dev, (bf16 *)pool, (const bf16 *)qk, (const bf16 *)qkv, slot, N, H, G, D);
+    else if (D == 64)
         CUDA_LAUNCH(dev, "kv_append", kv_append_kernel<64>, blocks, 256, 0, (bf16 *)pool, (const bf16 *)qk,
                     (const bf16 *)qkv, slot, N, H, G);
     else
@@ -390,7 +352,8 @@ void cuda_kv_append<bf16>(Device *dev, void *pool, DType, const void *qk, const 
 template <> void cuda_kv_copy_page<bf16>(Device *dev, void *pool, DType, int dst, int src, int n_keys, int G, int D) {
     if (dst == src || n_keys < 1 || !attention_head_size_fits(dev, "kv_copy_page", D)) return;
     const dim3 grid((unsigned)(KEYS * D / UNIT / 256), (unsigned)G);
-    if (D == 64)
+    if (sm90_attention(dev)) sm90_kv_copy_page(dev, (bf16 *)pool, dst, src, n_keys, G, D);
+    else if (D == 64)
         CUDA_LAUNCH(dev, "kv_copy_page", kv_copy_page_kernel<64>, grid, 256, 0, (bf16 *)pool, dst, src, n_keys, G);
     else CUDA_LAUNCH(dev, "kv_copy_page", kv_copy_page_kernel<128>, grid, 256, 0, (bf16 *)pool, dst, src, n_keys, G);
 }

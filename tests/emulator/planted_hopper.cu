@@ -25,6 +25,7 @@ enum Bug {
     UNEQUAL_REGISTERS,
     NO_MBARRIER,
     ARRIVED_TWICE,
+    LATE_LANES, /* they wait for a phase that others have left behind */
 };
 
 enum {
@@ -57,8 +58,8 @@ __global__ void pipeline_kernel(const __grid_constant__ CUtensorMap a_map, const
     if (thread < WARPGROUP) {
         if (BUG != UNEQUAL_REGISTERS || warp != 2) registers_release<40>();
         else registers_release<24>();
-        if (thread) return;
-        for (int i = 0; i < TILES + (BUG == COPY_LEFT_BEHIND); i++) {
+        if (BUG == LATE_LANES ? warp : thread) return;
+        for (int i = 0; i < TILES + (BUG == COPY_LEFT_BEHIND) && !thread; i++) {
             int s = i % STAGES;
             char *stage = shared + s * STAGE + (BUG == MISALIGNED_STAGE ? 128 : 0);
             if (BUG != NO_EMPTY_WAIT) mbarrier_wait(empty + s, (i / STAGES & 1) ^ (BUG != WRONG_PARITY));
@@ -68,6 +69,11 @@ __global__ void pipeline_kernel(const __grid_constant__ CUtensorMap a_map, const
             if (BUG == ARRIVED_TWICE) mbarrier_arrive(full + s);
             tma_load_2d(stage, &a_map, 64 * i, 0, full + s);
             tma_load_2d(stage + A_BYTES, &b_map, 64 * i, 0, full + s);
+        }
+        if (BUG == LATE_LANES) {
+            if (!thread) mbarrier_wait(empty, 0); /* for the third phase's end */
+            __syncwarp();
+            mbarrier_wait(empty, 1); /* for the second's: from here on it looks like the fourth's */
         }
         return;
     }
@@ -123,6 +129,47 @@ template <Bug BUG> int pipeline() {
 }
 template <Bug BUG> int with(bool bug) { return bug ? pipeline<BUG>() : pipeline<NONE>(); }
 
+/* ---- turns of two warpgroups --------------------------------------------------------------------------------------
+ */
+
+enum Mistake {
+    NO_MISTAKE,
+    NOBODY_BEGINS,  /* the first turn is not given */
+    TURN_NOT_TAKEN, /* one warpgroup goes on without its turn */
+    TURN_NOT_GIVEN, /* and one keeps it */
+    TURN_GIVEN_TWICE,
+};
+enum { TURNS = 4 };
+
+/* As attention_sm90.cu issues its products: barrier w lets warpgroup w, whose turn comes TURNS times, number them. */
+template <Mistake MISTAKE> __global__ void turns_kernel(int *out) {
+    DYNAMIC_SHARED(int, next);
+    const int group = (int)threadIdx.x / WARPGROUP, both = 2 * WARPGROUP;
+    if (!threadIdx.x) *next = 0;
+    __syncthreads();
+    if (group == 1 && MISTAKE != NOBODY_BEGINS) barrier_arrive(1, both);
+    for (int i = 0; i < TURNS; i++) {
+        const bool here = i == 2 && group == 0;
+        if (MISTAKE == TURN_NOT_TAKEN && here) barrier_arrive(1, both);
+        else barrier_sync(1 + group, both);
+        if (threadIdx.x % WARPGROUP == 0) out[2 * i + group] = (*next)++;
+        __syncwarp();
+        if (MISTAKE == TURN_NOT_GIVEN && here) continue;
+        if (group == 0 || i + 1 < TURNS) barrier_arrive(2 - group, both);
+        if (MISTAKE == TURN_GIVEN_TWICE && here) barrier_arrive(2 - group, both);
+    }
+}
+template <Mistake MISTAKE> int turns() {
+    emu_config()->compute_capability = 90;
+    Array<int> out(2 * TURNS);
+    LAUNCH(turns_kernel<MISTAKE>, 1, 2 * WARPGROUP, 4, nullptr, out.device);
+    std::vector<int> got = out.read();
+    for (int i = 0; i < 2 * TURNS; i++)
+        if (got[(size_t)i] != i) return 1;
+    return 0;
+}
+template <Mistake MISTAKE> int in_turn(bool bug) { return bug ? turns<MISTAKE>() : turns<NO_MISTAKE>(); }
+
 __global__ void older_kernel(int *out) {
     DYNAMIC_SHARED(uint64_t, bar);
     mbarrier_init(bar, 1);
@@ -151,6 +198,7 @@ const Planted planted_hopper[] = {
     {"mbarrier not published", with<NOT_PUBLISHED>, FAULT, "mbarrier_published() has not"},
     {"mbarrier not initialized", with<NO_MBARRIER>, FAULT, "no mbarrier was initialized"},
     {"more arrivals than an mbarrier counts", with<ARRIVED_TWICE>, FAULT, "more than 1 threads arrive"},
+    {"mbarrier waited for a phase too late", with<LATE_LANES>, WRONG_RESULT, "no thread can go on"},
     {"stores read by wgmma without a proxy fence", with<NO_PROXY_FENCE>, CHECKED_FAULT, "without a proxy_fence()"},
     {"wgmma without a fence", with<NO_WGMMA_FENCE>, FAULT, "without wgmma_fence()"},
     {"sums read before wgmma_wait", with<NO_LAST_WAIT>, WRONG_RESULT, ""},
@@ -161,6 +209,10 @@ const Planted planted_hopper[] = {
     {"block that leaves a bulk copy behind", with<COPY_LEFT_BEHIND>, FAULT, "the block ends"},
     {"more registers than there are", with<TOO_MANY_REGISTERS>, FAULT, "registers by setmaxnreg"},
     {"setmaxnreg that differs in a warpgroup", with<UNEQUAL_REGISTERS>, FAULT, "called setmaxnreg with other"},
+    {"turns of warpgroups that nobody begins", in_turn<NOBODY_BEGINS>, FAULT, "no thread can go on"},
+    {"turn of a warpgroup not waited for", in_turn<TURN_NOT_TAKEN>, WRONG_RESULT, "race for|no thread can go on|twice"},
+    {"turn of a warpgroup not given", in_turn<TURN_NOT_GIVEN>, FAULT, "no thread can go on"},
+    {"turn of a warpgroup given twice", in_turn<TURN_GIVEN_TWICE>, FAULT, "comes twice"},
     {"Hopper's instructions on an older GPU", older_gpu, FAULT, "needs compute capability 9.0"},
 };
 const int n_planted_hopper = sizeof planted_hopper / sizeof *planted_hopper;

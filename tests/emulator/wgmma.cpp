@@ -3,8 +3,9 @@
  * Each warp does its own 16 rows of the 64, and no warp waits for the other three, which is the most a GPU might allow
  * itself; that all four ask for the same is checked.  From its issue to the wait for its group an instruction may read
  * its operands at any time: here at once or at the wait, as the schedule likes, and both times it is checked that
- * nobody may have written there meanwhile.  Accumulators are NaN until then.  Sums add products one by one in k order,
- * in float. */
+ * nobody may have written there meanwhile.  Accumulators are NaN until then.  Sums add the products of a step one by
+ * one, in float, and in descending k: mma adds them ascending, since nobody promises that the two instructions of a GPU
+ * give the same bits, and kernels that have to agree must not mix them. */
 #include "tests/emulator/check.h"
 #include "tests/emulator/hopper.h"
 #include "tests/emulator/tensor_map.h"
@@ -164,7 +165,7 @@ void execute(Instruction &x) {
     for (unsigned r = 0; r < ROWS; r++) {
         float *sum = x.sums->value[r];
         if (!x.w.accumulate) memset(sum, 0, n * sizeof *sum);
-        for (unsigned k = 0; k < DEPTH; k++)
+        for (unsigned k = DEPTH; k-- > 0;)
             for (unsigned j = 0; j < n; j++) sum[j] += a[r][k] * b[k][j];
     }
     x.done = true;
