@@ -27,7 +27,7 @@ template <int D, int CONSUMERS_> struct Shape {
     static constexpr int THREADS = (CONSUMERS + 1) * WARPGROUP;
     static constexpr int RESIDENT = CONSUMERS == 2 ? 1 : 2, TILE = HeadTile<D>::BYTES;
     static constexpr int TILES = CONSUMERS * TILE, VISIBLE = TILES + STAGES * 2 * TILE;
-    static constexpr int BARRIERS = VISIBLE + ROWS * 4, SHARED = BARRIERS + (4 * STAGES + 2) * 8;
+    static constexpr int KEPT = VISIBLE + ROWS * 4, BARRIERS = KEPT + 32, SHARED = BARRIERS + (4 * STAGES + 2) * 8;
 };
 
 /* full and empty: of keys, then values, of each stage. */
@@ -100,17 +100,13 @@ template <int D> __device__ __forceinline__ void rows_init(Rows<D> *r) {
     for (int half = 0; half < 2; half++) r->max[half] = -INFINITY, r->sum[half] = 0;
 }
 
-/* What a row of this lane sees: keys below visible; all of the warp's rows see those below least. */
-struct Sight {
-    int visible[2], least;
-};
-
-/* scores become weights, and how the block is to be merged */
-template <int D>
-__device__ __forceinline__ void block_weights(float (*s)[4], Merge *merge, Rows<D> *r, int first, const Sight &sight,
+/* scores become weights, and how the block is to be merged.  The lane's rows see keys below sight(0) and sight(1). */
+template <int D, class Sight>
+__device__ __forceinline__ void block_weights(float (*s)[4], Merge *merge, Rows<D> *r, int first, Sight sight,
                                               float scale) {
+    const int visible[2] = {sight(0), sight(1)};
     float block_max[2], block_sum[2];
-    if (first + KEYS > sight.least) block_mask(s, first, sight.visible, threadIdx.x % 32);
+    if (first + KEYS > min(visible[0], visible[1])) block_mask(s, first, visible, threadIdx.x % 32);
     block_softmax(s, scale, block_max, block_sum);
     for (int half = 0; half < 2; half++)
         merge[half] = block_merge(r->max + half, r->sum + half, block_max[half], block_sum[half]);
@@ -139,17 +135,40 @@ struct Span {
     bool turns; /* the other warpgroup does the same */
 };
 
-template <int D, class S>
+/* A warp's 16 rows of queries stay in its registers: from shared memory each of the two warpgroups would read them
+ * again for every block, and shared memory would be as busy as the tensor cores. */
+template <int D> __device__ __forceinline__ void queries_take(uint32_t (*q)[4], const char *tile) {
+    const int lane = threadIdx.x % 32, row = threadIdx.x % WARPGROUP / 32 * 16 + lane % 16;
+#pragma unroll
+    for (int k = 0; k < D / 16; k++) {
+        const int chunk = 2 * k + lane / 16;
+        ldmatrix_x4(q[k], tile + chunk / 8 * BOX + row * 128 + (chunk % 8 ^ row % 8) * 16);
+    }
+}
+/* c (64, 64) = queries keys^T */
+template <int D>
+__device__ __forceinline__ void queries_by_rows(float (*c)[4], const uint32_t (*q)[4], const char *keys) {
+    const uint64_t from = wgmma_descriptor(keys, 16, 1024);
+#pragma unroll
+    for (int k = 0; k < D / 16; k++)
+        wgmma_registers<64, true>(c, q[k], wgmma_advance(from, k / 4 * BOX + k % 4 * 32), k);
+}
+
+template <int D, class S, class Sight>
 __device__ __forceinline__ void consume(Rows<D> *r, const char *queries, const char *tiles, Barriers bars,
-                                        const Span &span, const Sight &sight, float scale) {
+                                        const Span &span, Sight sight, float scale) {
     const int group = (int)threadIdx.x / WARPGROUP, lane = (int)threadIdx.x % 32;
+    /* Of block b: stage, and the parity of its phase.  Worked out each time, for the registers are few. */
+    auto stage_of = [](int b) { return (int)((unsigned)b % S::STAGES); };
+    auto parity_of = [](int b) { return (int)((unsigned)b / S::STAGES & 1); };
     float s[KEYS / 8][4], part[D / 8][4];
-    uint32_t p[KEYS / 16][4];
+    uint32_t q[D / 16][4], p[KEYS / 16][4];
     Merge merge[2];
-    int stage = 0, parity = 0;
+    queries_take<D>(q, queries);
     mbarrier_wait(bars.full, 0);
+    wgmma_settle<D / 16>(q);
     wgmma_fence();
-    rows_by_rows<D>(s, queries, tiles);
+    queries_by_rows<D>(s, q, tiles);
     wgmma_commit();
     wgmma_wait<0>();
     wgmma_settle<KEYS>(s);
@@ -157,42 +176,43 @@ __device__ __forceinline__ void consume(Rows<D> *r, const char *queries, const c
     block_weights<D>(s, merge, r, span.first, sight, scale);
     weights_pack(p, s);
     if (span.turns && group == 1 && span.blocks > 1) barrier_arrive(TURN, 2 * WARPGROUP);
+#pragma unroll 1
     for (int b = 1; b < span.mine; b++) {
-        const int next = stage + 1 == S::STAGES ? 0 : stage + 1, next_parity = next ? parity : parity ^ 1;
-        mbarrier_wait(bars.full + 2 * next, next_parity);
-        mbarrier_wait(bars.full + 2 * stage + 1, parity);
+        const int keys = 2 * stage_of(b), values = 2 * stage_of(b - 1) + 1; /* tiles */
+        mbarrier_wait(bars.full + keys, parity_of(b));
+        mbarrier_wait(bars.full + values, parity_of(b - 1));
         if (span.turns) barrier_sync(TURN + group, 2 * WARPGROUP);
         wgmma_settle<KEYS / 16>(p);
         wgmma_fence();
-        rows_by_rows<D>(s, queries, tiles + next * 2 * S::TILE);
+        queries_by_rows<D>(s, q, tiles + keys * S::TILE);
         wgmma_commit();
-        weights_by_rows<D, true>(part, p, tiles + (2 * stage + 1) * S::TILE);
+        weights_by_rows<D, true>(part, p, tiles + values * S::TILE);
         wgmma_commit();
         if (span.turns && (group == 0 || b + 1 < span.blocks)) barrier_arrive(TURN + 1 - group, 2 * WARPGROUP);
         wgmma_wait<1>();
         wgmma_settle<KEYS>(s);
-        if (lane == 0) mbarrier_arrive(bars.empty + 2 * next);
+        if (lane == 0) mbarrier_arrive(bars.empty + keys);
         const Merge before[2] = {merge[0], merge[1]};
         block_weights<D>(s, merge, r, span.first + b * KEYS, sight, scale);
         wgmma_wait<0>();
         wgmma_settle<D>(part);
-        if (lane == 0) mbarrier_arrive(bars.empty + 2 * stage + 1);
+        if (lane == 0) mbarrier_arrive(bars.empty + values);
         part_merge<D>(r->out, part, before);
         weights_pack(p, s);
-        stage = next, parity = next_parity;
     }
     for (int b = span.mine; span.turns && b < span.blocks; b++) {
         barrier_sync(TURN + group, 2 * WARPGROUP);
         if (group == 0 || b + 1 < span.blocks) barrier_arrive(TURN + 1 - group, 2 * WARPGROUP);
     }
-    mbarrier_wait(bars.full + 2 * stage + 1, parity);
+    const int values = 2 * stage_of(span.mine - 1) + 1;
+    mbarrier_wait(bars.full + values, parity_of(span.mine - 1));
     wgmma_settle<KEYS / 16>(p);
     wgmma_fence();
-    weights_by_rows<D, true>(part, p, tiles + (2 * stage + 1) * S::TILE);
+    weights_by_rows<D, true>(part, p, tiles + values * S::TILE);
     wgmma_commit();
     wgmma_wait<0>();
     wgmma_settle<D>(part);
-    if (lane == 0) mbarrier_arrive(bars.empty + 2 * stage + 1);
+    if (lane == 0) mbarrier_arrive(bars.empty + values);
     part_merge<D>(r->out, part, merge);
 }
 
@@ -239,8 +259,9 @@ __global__ void __launch_bounds__((Shape<D, 2>::THREADS), (Shape<D, 2>::RESIDENT
     Rows<D> r;
     rows_init<D>(&r);
     mbarrier_wait(bars.queries, 0);
-    consume<D, S>(&r, own, shared + S::TILES, bars, Span{0, blocks, min(blocks, at / KEYS + group + 1), groups == 2},
-                  Sight{{at + row + 1, at + row + 9}, at + warp_row + 1}, scale);
+    consume<D, S>(
+        &r, own, shared + S::TILES, bars, Span{0, blocks, min(blocks, at / KEYS + group + 1), groups == 2},
+        [=](int half) { return at + row + 8 * half + 1; }, scale);
     const float total[2] = {row_sum(r.sum[0]), row_sum(r.sum[1])};
     for (int half = 0; half < 2 && lse; half++)
         if (lane % 4 == 0 && row + 8 * half < rows)
@@ -276,43 +297,42 @@ __global__ void __launch_bounds__(256) hopper_kv_copy_page_kernel(bf16 *pool, in
             ((const uint4 *)(pool + page_at<D>(src, kv, blockIdx.y, G)))[chunk];
 }
 
-/* What a tile of attention_paged is: rows from t.first on are queries times heads of g. */
+/* What a tile of attention_paged is: rows from `first` on are queries times heads of g.  It waits in shared memory, for
+ * the accumulators fill the registers. */
 struct PagedTile {
-    RowTile t;
-    int rows, g, ratio, H, G;
+    int unit, first, rows, g, ratio, H, G;
 };
+static_assert(sizeof(PagedTile) <= 32, "Shape keeps 32 bytes for it");
 
 /* Queries into their tiles, zeros after the last; how many keys each row sees. */
 template <int D, class S>
 __device__ __forceinline__ void queries_load(char *shared, const PagedTile &w, const bf16 *qk, const Pages &pages) {
     for (int i = threadIdx.x; i < S::ROWS * (D / 8); i += S::THREADS) {
         const int row = i / (D / 8), chunk = i % (D / 8);
-        const PagedRow r = paged_row(w.t.first + row, w.ratio, w.g);
+        const PagedRow r = paged_row(w.first + row, w.ratio, w.g);
         uint4 x = make_uint4(0, 0, 0, 0);
         if (row < w.rows) x = *(const uint4 *)(qk + ((size_t)r.n * (w.H + w.G) + r.head) * D + chunk * 8);
         *(uint4 *)(shared + row / 64 * S::TILE + chunk / 8 * BOX + row % 64 * 128 + (chunk % 8 ^ row % 8) * 16) = x;
     }
     for (int row = threadIdx.x; row < S::ROWS; row += S::THREADS) {
-        const int n = paged_row(w.t.first + min(row, w.rows - 1), w.ratio, w.g).n;
+        const int n = paged_row(w.first + min(row, w.rows - 1), w.ratio, w.g).n;
         const int s = pages.shared
-                          ? owner_of(pages.q_offset, pages.group_offset[w.t.unit], pages.group_offset[w.t.unit + 1], n)
-                          : w.t.unit;
+                          ? owner_of(pages.q_offset, pages.group_offset[w.unit], pages.group_offset[w.unit + 1], n)
+                          : w.unit;
         ((int *)(shared + S::VISIBLE))[row] = pages.kv_len[s] - (pages.q_offset[s + 1] - n) + 1;
     }
-    proxy_fence();
+    if (threadIdx.x == 0) *(PagedTile *)(shared + S::KEPT) = w;
 }
 
 /* A row's state between the launches over shared pages and over its own: attention.cuh. */
-template <int D> __device__ __forceinline__ void rows_resume(Rows<D> *r, const float *const *state) {
+template <int D> __device__ __forceinline__ void rows_resume(Rows<D> *r, const float *state, int half) {
     const int quad = threadIdx.x % 4;
-    for (int half = 0; half < 2; half++) {
-        r->sum[half] = state[half][quad];
-        r->max[half] = state[half][4];
+    r->sum[half] = state[quad];
+    r->max[half] = state[4];
 #pragma unroll
-        for (int n = 0; n < D / 8; n++) {
-            const float2 x = *(const float2 *)(state[half] + STATE_HEAD + 8 * n + 2 * quad);
-            r->out[n][2 * half] = x.x, r->out[n][2 * half + 1] = x.y;
-        }
+    for (int n = 0; n < D / 8; n++) {
+        const float2 x = *(const float2 *)(state + STATE_HEAD + 8 * n + 2 * quad);
+        r->out[n][2 * half] = x.x, r->out[n][2 * half + 1] = x.y;
     }
 }
 template <int D> __device__ __forceinline__ void rows_leave(const Rows<D> &r, float *state, int half) {
@@ -326,27 +346,27 @@ template <int D> __device__ __forceinline__ void rows_leave(const Rows<D> &r, fl
 
 /* state (N, H, STATE_HEAD + D) */
 template <int D, class S>
-__device__ __forceinline__ void paged_consume(const PagedTile &w, bf16 *out, float *state, char *shared, Barriers bars,
-                                              const Pages &pages, const BlockRange &range, int groups, int least,
-                                              float scale) {
+__device__ __forceinline__ void paged_consume(bf16 *out, float *state, char *shared, Barriers bars, const Pages &pages,
+                                              const BlockRange &range, int groups, float scale) {
     const int group = threadIdx.x / WARPGROUP, lane = threadIdx.x % 32;
     const int warp_row = threadIdx.x % WARPGROUP / 32 * 16, row = 64 * group + warp_row + lane / 4;
     const int *visible = (const int *)(shared + S::VISIBLE), blocks = range.end - range.first;
-    float *own_state[2];
-    for (int half = 0; half < 2; half++) {
-        const PagedRow at = paged_row(w.t.first + min(row + 8 * half, w.rows - 1), w.ratio, w.g);
-        own_state[half] = state + ((size_t)at.n * w.H + at.head) * (STATE_HEAD + D);
-    }
+    const PagedTile &w = *(const PagedTile *)(shared + S::KEPT);
+    auto own_state = [&](int half) {
+        const PagedRow at = paged_row(w.first + min(row + 8 * half, w.rows - 1), w.ratio, w.g);
+        return state + ((size_t)at.n * w.H + at.head) * (STATE_HEAD + D);
+    };
     Rows<D> r;
-    if (!pages.shared && range.first > 0) rows_resume<D>(&r, own_state);
-    else rows_init<D>(&r);
+    rows_init<D>(&r);
+    for (int half = 0; half < 2 && !pages.shared && range.first > 0; half++) rows_resume<D>(&r, own_state(half), half);
     if (blocks > 0)
-        consume<D, S>(&r, shared + group * S::TILE, shared + S::TILES, bars,
-                      Span{range.first * KEYS, blocks, blocks, groups == 2},
-                      Sight{{visible[row], visible[row + 8]}, least}, scale);
+        consume<D, S>(
+            &r, shared + group * S::TILE, shared + S::TILES, bars,
+            Span{range.first * KEYS, blocks, blocks, groups == 2}, [=](int half) { return visible[row + 8 * half]; },
+            scale);
     if (pages.shared) {
         for (int half = 0; half < 2; half++)
-            if (row + 8 * half < w.rows) rows_leave<D>(r, own_state[half], half);
+            if (row + 8 * half < w.rows) rows_leave<D>(r, own_state(half), half);
         return;
     }
     bf16 *tile = (bf16 *)(shared + group * S::TILE);
@@ -356,7 +376,7 @@ __device__ __forceinline__ void paged_consume(const PagedTile &w, bf16 *out, flo
 #pragma unroll
     for (int i = 0; i < 16 * (D / 8) / 32; i++) {
         const int in_tile = warp_row + (lane + i * 32) / (D / 8), chunk = (lane + i * 32) % (D / 8);
-        const PagedRow at = paged_row(w.t.first + 64 * group + in_tile, w.ratio, w.g);
+        const PagedRow at = paged_row(w.first + 64 * group + in_tile, w.ratio, w.g);
         if (64 * group + in_tile < w.rows)
             *(uint4 *)(out + ((size_t)at.n * w.H + at.head) * D + chunk * 8) =
                 *(const uint4 *)(tile + swizzle<D>(in_tile, chunk));
@@ -376,16 +396,12 @@ __global__ void __launch_bounds__((Shape<D, CONSUMERS>::THREADS), (Shape<D, CONS
     const RowTile t = row_tile(offset, n_units, N * ratio, S::ROWS, blockIdx.x / G);
     if (t.first >= t.end || t.unit == n_units) return;
     if (pages.shared && pages.group_shared[t.unit] == 0) return;
-    const PagedTile w = {t, min((int)S::ROWS, t.end - t.first), g, ratio, H, G};
-    const int groups = w.rows > 64 ? 2 : 1, group = threadIdx.x / WARPGROUP;
+    const PagedTile w = {t.unit, t.first, min((int)S::ROWS, t.end - t.first), g, ratio, H, G};
+    const int groups = CONSUMERS == 2 && w.rows > 64 ? 2 : 1, group = threadIdx.x / WARPGROUP;
     queries_load<D, S>(shared, w, qk, pages);
     const Barriers bars = barriers_init<S>(shared, groups);
-    int least = 0x7fffffff, most = 0;
-    for (int row = lane; row < S::ROWS; row += 32) {
-        least = min(least, ((const int *)(shared + S::VISIBLE))[row]);
-        most = max(most, ((const int *)(shared + S::VISIBLE))[row]);
-    }
-    least = __reduce_min_sync(0xffffffffu, least);
+    int most = 0;
+    for (int row = lane; row < S::ROWS; row += 32) most = max(most, ((const int *)(shared + S::VISIBLE))[row]);
     most = __reduce_max_sync(0xffffffffu, most);
     const BlockRange range = block_range(pages, t.unit, most);
     if (group == CONSUMERS) {
@@ -400,7 +416,7 @@ __global__ void __launch_bounds__((Shape<D, CONSUMERS>::THREADS), (Shape<D, CONS
         return;
     }
     registers_take<CONSUMERS == 2 ? 240 : 232>();
-    if (group < groups) paged_consume<D, S>(w, out, state, shared, bars, pages, range, groups, least, scale);
+    if (group < groups) paged_consume<D, S>(out, state, shared, bars, pages, range, groups, scale);
 #endif
 }
 

@@ -235,7 +235,7 @@ static __device__ __forceinline__ void wgmma_registers(float (*d)[4], const uint
                      : SUMS_8(0)                                                                                       \
                      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate), "n"(!(B)));                \
     }
-WGMMA_REGISTERS_128(false) WGMMA_REGISTERS_64(false)
+WGMMA_REGISTERS_128(false) WGMMA_REGISTERS_64(false) WGMMA_REGISTERS_64(true)
 
 #endif
 
