@@ -643,6 +643,65 @@ HOPPER_TEST(fork)
 HOPPER_TEST(neighbours_do_not_meet)
 HOPPER_TEST(rows_of_no_sequence)
 
+extern void emu_take_work(uint64_t *products, uint64_t *copied) __attribute__((weak));
+
+static void work_check(uint64_t products, uint64_t copied, const char *what) {
+    uint64_t did[2] = {0, 0};
+    emu_take_work(&did[0], &did[1]);
+    if (did[0] != products || did[1] != copied)
+        fail_msg("%s: %llu multiply-adds and %llu bytes brought, of which %llu and %llu are needed", what,
+                 (unsigned long long)did[0], (unsigned long long)did[1], (unsigned long long)products,
+                 (unsigned long long)copied);
+}
+
+/* No product and no copy too many: 64 rows meet the blocks of keys up to their own, 128 rows fetch a block once, and so
+ * does a group of sequences its shared pages, in one product. */
+static void work_of(int H, int G, int D) {
+    static const int lengths[] = {300, 0, 70, 64};
+    const uint64_t tile = 64 * (uint64_t)D * 2, block = 2 * 64 * 64 * (uint64_t)D;
+    CudaTest t = open_for(DTYPE_BF16, 795, H, G, D, PAGED_SEQS);
+    Packed p = packed_random(&t, lengths, 4, 1, 0, H, G, D);
+    uint64_t blocks = 0, tiles = 0;
+    for (int s = 0; s < 4; s++)
+        for (int row = 0; row < lengths[s]; row += 64) {
+            blocks += (uint64_t)row / 64 + 1;
+            tiles += 1 + (row % 128 == 0 ? 2 * (uint64_t)(row / 64 + (lengths[s] > row + 64 ? 2 : 1)) : 0);
+        }
+    emu_take_work(&(uint64_t){0}, &(uint64_t){0});
+    packed_forward(&t, &p);
+    cuda_test_sync(&t);
+    work_check((uint64_t)H * blocks * block, (uint64_t)H * tiles * tile, label("attention_forward", H, G, D));
+    packed_free(&t, &p);
+
+    Paged g = paged_random(&t, H, G, D);
+    float *want = tensor_download(&t, &g.p.out);
+    for (int grouped = 0; grouped < 2; grouped++) {
+        int first[PAGED_SEQS], end[PAGED_SEQS];
+        uint64_t pages = 0;
+        for (int s = 0; s < PAGED_SEQS; s++) end[s] = paged_lengths[s], first[s] = end[s] - 1;
+        for (int k = 0; k < 3; k++) {
+            const int shared = grouped ? group_shared[k] : 0;
+            for (int s = group_offset[k]; s < group_offset[k + 1]; s++)
+                pages += (uint64_t)((paged_lengths[s] + 63) / 64 - shared);
+            pages += (uint64_t)shared;
+        }
+        emu_take_work(&(uint64_t){0}, &(uint64_t){0});
+        paged_check(&t, &g, first, end, grouped, want);
+        work_check((uint64_t)G * pages * block, (uint64_t)G * pages * 2 * tile,
+                   label(grouped ? "attention_paged, grouped" : "attention_paged", H, G, D));
+    }
+    free(want);
+    paged_free(&t, &g);
+    cuda_test_close(&t);
+}
+
+static void test_hopper_work(void **state) {
+    (void)state;
+    if (!hopper) skip();
+    work_of(4, 2, 64);
+    work_of(2, 1, 128);
+}
+
 static void test_hopper_schedules(void **state) {
     (void)state;
     if (!hopper) skip();
@@ -670,6 +729,7 @@ int main(void) {
         hopper_test(test_hopper_fork),
         hopper_test(test_hopper_neighbours_do_not_meet),
         hopper_test(test_hopper_rows_of_no_sequence),
+        hopper_test(test_hopper_work),
         hopper_test(test_hopper_schedules),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -34,6 +34,10 @@ void emu_set_schedule(EmuSchedule schedule, uint64_t seed);
 void emu_set_multiprocessors(int count);
 void emu_last_launch(unsigned *blocks, unsigned *threads, size_t *shared);
 
+/* Since the last call: multiply-adds of the tensor cores in bf16, and bytes that the copy engine brought into shared
+ * memory. */
+void emu_take_work(uint64_t *products, uint64_t *copied);
+
 /* What went wrong so far (kernel faults, misuse of the runtime), counted; the last one in words.  A process in which
  * something was found and not taken by emu_take_faults() ends with exit code 3.  Taking them mends the
  * GPU, whose error otherwise stays for good. */

@@ -9,6 +9,8 @@
 
 namespace emu {
 
+Tally tally;
+
 namespace {
 
 #ifdef __SANITIZE_ADDRESS__
@@ -202,3 +204,9 @@ void kernel_address_fault(const void *p) {
 }
 
 } // namespace emu
+
+extern "C" void emu_take_work(uint64_t *products, uint64_t *copied) {
+    *products = emu::tally.products;
+    *copied = emu::tally.copied;
+    emu::tally = {};
+}

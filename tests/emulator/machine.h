@@ -104,6 +104,10 @@ void copies_land(Task *t, unsigned groups); /* those of groups before this numbe
 
 /* ---- mbarrier.cpp, wgmma.cpp --------------------------------------------------------------------------------- */
 extern unsigned bulk_pending; /* bulk copies under way */
+struct Tally {
+    uint64_t products, copied;
+};
+extern Tally tally; /* done so far: emu_take_work() */
 void bulk_progress();
 bool bulk_land_one(); /* false = there is none */
 void hopper_needed(const char *name, Site site);

@@ -248,6 +248,7 @@ void bulk_load(void *shared, const CUtensorMap *map, const int *at, unsigned ran
         if (bytes) check_access(c.by, from, bytes, READ, site);
     });
     check_bulk_starts(c.by, shared, c.bytes, site);
+    tally.copied += c.bytes;
     copies.push_back(c);
     bulk_pending = (unsigned)copies.size();
     if (m.schedule == SCHEDULE_REVERSE || (m.schedule != SCHEDULE_FORWARD && m.random.next() % 4 == 0))

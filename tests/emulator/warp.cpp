@@ -71,6 +71,7 @@ typedef float Row __attribute__((vector_size(32)));
  * 2 t + 8 (i / 2) and the next; b[i] rows 2 t + 8 i and the next of column g; c and d[i] row g + 8 (i / 2), column
  * 2 t + i % 2. */
 void run_mma_bf16(void **args, uint32_t, Site) {
+    tally.products += 16 * 8 * 16;
     alignas(32) float a[16][16], b[16][8], d[16][8];
     for (unsigned lane = 0; lane < WARP; lane++) {
         const MmaBf16 &m = *static_cast<MmaBf16 *>(args[lane]);

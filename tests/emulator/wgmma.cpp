@@ -226,6 +226,7 @@ void run_issue(void **args, uint32_t, Site site) {
         x.from[l] = static_cast<Wgmma *>(args[l])->a_registers;
         memcpy(x.registers[l], x.from[l], sizeof x.registers[l]);
     }
+    tally.products += ROWS * DEPTH * (uint64_t)w.n;
     check_reads(x);
     bool in_order = s.under_way.empty() || s.under_way.back().done;
     if (in_order && (m.schedule == SCHEDULE_REVERSE || (m.schedule != SCHEDULE_FORWARD && m.random.next() % 2)))
