@@ -45,8 +45,8 @@ Status cmd_export(int argc, char **argv, Err *err) {
         printf("%s: %d tensors, %.1f MB of weights in %s, %d file%s\n", out, sum.tensors, 1e-6 * (double)sum.bytes,
                encode_name(o.encoding), sum.files, sum.files == 1 ? "" : "s");
         if (sum.wider) printf("%d matrices whose rows are no multiple of %d are in f16\n", sum.wider, Q8_0_BLOCK);
-        printf(o.format == EXPORT_GGUF ? "next: llama-cli -m %s --temp 0 -p 'RECORD_START ...'\n"
-                                       : "next: AutoModelForCausalLM.from_pretrained('%s')\n", out);
+        printf(o.format == EXPORT_GGUF ? "next: llama-completion -m %s -no-cnv -p 'RECORD_START ...'; infer/EXPORT.md says more\n"
+                                       : "next: AutoModelForCausalLM.from_pretrained('%s'); infer/EXPORT.md says more\n", out);
     }
     free(checkpoint);
     return s;

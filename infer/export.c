@@ -266,6 +266,15 @@ static void shape_keys(Gguf *g, const ModelConfig *c, Encoding e) {
     gguf_f32(g, "qwen3.rope.freq_base", (float)c->rope_theta);
 }
 
+/* A future is a draw from the whole distribution; what llama.cpp does unasked (the likeliest 40, the upper 95%, sharpened)
+ * loses rare events.  Its programs take these for their defaults. */
+static void sampling_keys(Gguf *g) {
+    gguf_f32(g, "general.sampling.temp", 1);
+    gguf_u32(g, "general.sampling.top_k", 0);
+    gguf_f32(g, "general.sampling.top_p", 1);
+    gguf_f32(g, "general.sampling.min_p", 0);
+}
+
 /* Every code is a token of its own: as a user-defined token of a BPE without merges, llama.cpp cuts text at the codes. */
 static Status vocabulary_keys(Gguf *g, const char *text, int V, Err *err) {
     enum { CONTROL = 3, USER_DEFINED = 4 };
@@ -334,6 +343,7 @@ static Status write_gguf(const Model *m, const Tensor *list, int n, const char *
     gguf_text(&g, "general.description",
               "A transformer over patient timelines (ehr.c). Research use; not a medical device.");
     shape_keys(&g, &m->cfg, o->encoding);
+    sampling_keys(&g);
     Status s = checkpoint_read_text(o->checkpoint, "vocabulary.json", &text, &size, err);
     if (!s) s = vocabulary_keys(&g, text, m->cfg.vocab_size, err);
     if (!s) provenance_keys(&g, o->checkpoint, model_sha256);

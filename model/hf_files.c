@@ -156,9 +156,10 @@ static json_t *tokenizer(const json_t *tokens, const SpecialIds *ids) {
     return o;
 }
 
-/* Without tokenizer_class, model_type would choose the tokenizer of the Qwen language models. */
+/* Without tokenizer_class, model_type would choose the tokenizer of the Qwen language models; without model_input_names what a
+ * tokenizer returns holds token types, which model.generate() refuses. */
 static json_t *tokenizer_config(const json_t *tokens, const SpecialIds *ids) {
-    return json_pack("{s:s,s:o,s:o,s:o,s:o,s:b}", "tokenizer_class", "PreTrainedTokenizerFast", "pad_token",
+    return json_pack("{s:s,s:[s,s],s:o,s:o,s:o,s:o,s:b}", "tokenizer_class", "PreTrainedTokenizerFast", "model_input_names", "input_ids", "attention_mask", "pad_token",
                      word_or_null(tokens, ids->pad), "bos_token", word_or_null(tokens, ids->bos), "eos_token",
                      word_or_null(tokens, ids->eos), "unk_token", word_or_null(tokens, ids->unknown),
                      "clean_up_tokenization_spaces", 0);

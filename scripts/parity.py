@@ -1,7 +1,8 @@
 """Compares logits written by tests/parity_logits.c with those of transformers on the same checkpoint folder.
 
-Usage: parity.py CHECKPOINT LOGITS [BASE].  With BASE the checkpoint is a LoRA adapter, which peft puts on that model.  Exit 0 when the largest difference is below 1e-4, the likeliest continuations of ten
-timelines are the same, and the tokenizer agrees.
+Usage: parity.py CHECKPOINT LOGITS [BASE].  With BASE the checkpoint is a LoRA adapter, which peft puts on that model.
+Exit 0 when the largest difference is below 1e-4, the likeliest continuations of ten timelines are the same, and the
+tokenizer agrees, up to a prompt of text.
 """
 
 import json
@@ -50,10 +51,14 @@ def main():
     print(f"{n} timelines, {rows} positions, {vocabulary} logits each: largest difference {worst:.2e} (largest logit {scale:.1f})")
     print(f"likeliest {greedy} tokens: the same after {continued} of {min(n, CONTINUED)} timelines")
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    prompt = tokenizer(tokenizer.decode(tokens), return_tensors="pt")  # as text, the last timeline
+    with torch.no_grad():
+        told = model.generate(**prompt, max_new_tokens=greedy)[0, length:].numpy()
+    print(f"the last as text: {'the same' if np.array_equal(told, ours_next) else 'another'} continuation")
     codes = [t["code"] for t in json.loads((checkpoint / "vocabulary.json").read_text())["tokens"]]
     wrong = [c for i, c in enumerate(codes) if " " not in c and tokenizer.convert_tokens_to_ids(c) != i]
     print(f"tokenizer: {len(codes)} codes, {len(wrong)} with another id in transformers")
-    sys.exit(0 if worst < LIMIT and n > 0 and continued == min(n, CONTINUED) and not wrong else 1)
+    sys.exit(0 if worst < LIMIT and n > 0 and continued == min(n, CONTINUED) and not wrong and np.array_equal(told, ours_next) else 1)
 
 
 if __name__ == "__main__":

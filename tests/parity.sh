@@ -1,6 +1,7 @@
 #!/bin/bash
 # parity.sh - `make test-parity`: a checkpoint trained here, and what is exported from it, gives our logits and our
-# likeliest continuations in transformers; the gguf and safetensors packages read the weights back.
+# likeliest continuations in transformers; the gguf and safetensors packages read the weights back.  With the package
+# llama-cpp-python in .venv (set-up does not install it) llama.cpp does the same.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/env.sh
@@ -8,7 +9,7 @@ work=$(mktemp -d)
 trap 'rc=$?; [ $rc = 0 ] || tail -n 20 "$work/log"; rm -rf "$work"' EXIT
 sh scripts/setup.sh parity
 make --no-print-directory build/tests/parity_logits >> "$work/log" 2>&1
-passed=0 failed=0
+passed=0 failed=0 skipped=0
 check() { # check NAME COMMAND...
     local name=$1
     shift
@@ -28,9 +29,22 @@ for head in tied untied; do
         check "and so do those of the exported folder, in files of 500 KB ($head head, $type)" \
             .venv/bin/python scripts/parity.py "$work/$head-$type" "$work/$head-$type.logits"
     done
+    .venv/bin/python -c 'import sys, transformers as t; t.AutoModelForCausalLM.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2], max_shard_size="500KB")' \
+        "$work/$head-f32" "$work/$head-saved" >> "$work/log" 2>&1
+    cp "$work/$head-f32/vocabulary.json" "$work/$head-saved"
+    build/tests/parity_logits "$work/$head-saved" "$work/d" 64 "$work/$head-saved.logits"
+    check "a folder that transformers saved, in files of 500 KB, gives us the same logits, bit for bit ($head head)" \
+        cmp "$work/$head-saved.logits" "$work/$head.logits"
     for type in f32 bf16 f16 q8_0; do
         build/ehr-infer export "$work/$head/latest" --format gguf --dtype $type --out "$work/$head-$type.gguf" >> "$work/log" 2>&1
     done
+    if .venv/bin/python -c 'import llama_cpp' 2>> "$work/log"; then
+        check "llama.cpp gives our logits, as near as f32, f16, bf16 and q8_0 allow, from ids and from text ($head head)" \
+            .venv/bin/python scripts/parity_llama.py "$work/$head-f32" "$work/$head.logits" "$work/$head"-{f32,f16,bf16,q8_0}.gguf
+    else
+        echo "skip - llama.cpp ($head head): no package llama_cpp; .venv/bin/pip install llama-cpp-python compiles it (minutes)"
+        skipped=$((skipped + 1))
+    fi
     build/ehr-train --data "$work/d" --init "$work/$head" --lora-rank 8 --learning-rate 5e-3 --steps 20 --batch 4 --out "$work/$head-lora" >> "$work/log" 2>&1
     build/tests/parity_logits "$work/$head-lora/latest" "$work/d" 64 "$work/$head-lora.logits"
     check "peft puts our LoRA adapter on our exported base and gives our logits ($head head)" \
@@ -47,5 +61,5 @@ for head in tied untied; do
     check "the gguf package reads the same tensors ($head head)" \
         .venv/bin/python scripts/parity_export.py "$work/$head-f32" "$work/$head"-{f32,bf16,f16,q8_0}.gguf
 done
-echo "$passed passed, $failed failed, 0 skipped"
+echo "$passed passed, $failed failed, $skipped skipped"
 [ $failed = 0 ]

@@ -297,6 +297,10 @@ static void test_gguf(void **state) {
         assert_int_equal(key_find(r, n_keys, "qwen3.block_count", NULL, 0), 2);
         assert_int_equal(key_find(r, n_keys, "qwen3.attention.key_length", NULL, 0), 64);
         assert_int_equal(key_find(r, n_keys, "tokenizer.ggml.tokens", NULL, 0), 70);
+        assert_int_equal(key_find(r, n_keys, "general.sampling.top_k", NULL, 0), 0); /* llama.cpp's own: 40 */
+        assert_int_equal(key_find(r, n_keys, "general.sampling.temp", NULL, 0), 0x3F800000);
+        assert_int_equal(key_find(r, n_keys, "general.sampling.top_p", NULL, 0), 0x3F800000);
+        assert_int_equal(key_find(r, n_keys, "general.sampling.min_p", NULL, 0), 0);
         assert_int_equal(key_find(r, n_keys, "tokenizer.ggml.eos_token_id", NULL, 0), 2);
         for (uint64_t k = 0; k < n_keys; k++) {
             take_text(&r, NULL, 0);
