@@ -1,9 +1,11 @@
 /* import_fhir.h - the FHIR importer's parts.
  *
- *   fhir_text.c             streams -> the text of one resource at a time
- *   import_fhir.c           files, parsing, identity and version of a resource, accounts
- *   import_fhir_element.c   elements: dates, references, codes, quantities
- *   import_fhir_resource.c  resource types -> StageRows: the table of the format */
+ *   fhir_text.c                streams -> the text of one resource at a time
+ *   import_fhir.c              files, parsing, identity and version of a resource, accounts
+ *   import_fhir_element.c      elements: dates, references, codes, quantities
+ *   import_fhir_frame.c        what resources of all types share: subject, visit, status, times, numbers, rows
+ *   import_fhir_resource.c     resource types -> StageRows: the table of the format; patients, encounters
+ *   import_fhir_observation.c  observations, reports, imaging, free texts -> StageRows */
 #ifndef EHR_DATA_IMPORT_FHIR_H
 #define EHR_DATA_IMPORT_FHIR_H
 #include "data/import_stage.h"
@@ -65,5 +67,36 @@ typedef struct {
 void fhir_code(FhirRow *r, const json_t *concept, FhirCode *out);
 /* Code of a status concept: clinicalStatus, verificationStatus. */
 const char *fhir_status(const json_t *concept);
+
+/* ---- resources --------------------------------------------------------------------------------------------------- */
+typedef struct FhirType {
+    const char *name;
+    EventKind kind;
+    const char *subject, *visit; /* elements that refer to the patient and the encounter */
+    const char *code, *prefix;   /* path of a CodeableConcept, or of an array of them */
+    const char *time, *known;    /* element or choice; when it was recorded */
+    const char *quantity;        /* path of a number */
+    /* Statuses between bars.  Those that are in neither list are not final; "entered-in-error" is void for all. */
+    const char *keep, *not_done;
+    Status (*read)(FhirRow *r, const struct FhirType *t, Err *err); /* NULL: fhir_clinical */
+} FhirType;
+
+/* Counts why the row is dropped. */
+Status fhir_drop(FhirRow *r, ReportReason reason);
+Status fhir_stage(FhirRow *r, StageResource *s, Err *err);
+/* A resource that says of itself that it does not hold: it still takes the place of its older versions. */
+Status fhir_stage_void(FhirRow *r, ReportReason reason, Err *err);
+/* Subject, visit, status, times of a resource.  *go = 0: it is dropped. */
+Status fhir_frame(FhirRow *r, const FhirType *t, int *go, Err *err);
+/* A number of any JSON kind, or one written as text: 1 = read. */
+int fhir_number(FhirRow *r, const json_t *value, StageRow *s);
+Status fhir_quantity(FhirRow *r, const json_t *quantity, StageRow *s, Err *err);
+
+/* FhirType.read */
+Status fhir_clinical(FhirRow *r, const FhirType *t, Err *err);
+Status fhir_observation(FhirRow *r, const FhirType *t, Err *err);
+Status fhir_report(FhirRow *r, const FhirType *t, Err *err);
+Status fhir_document(FhirRow *r, const FhirType *t, Err *err);
+Status fhir_imaging(FhirRow *r, const FhirType *t, Err *err);
 
 #endif
