@@ -118,7 +118,8 @@ static void small_caches_check(Fixture *f, Device *dev, Products *p) {
 
 static void test_products(void **state) {
     Fixture *f = *state;
-    static const int shapes[][3] = {{1, 1, 1}, {3, 34, 17}, {29, 96, 300}, {31, 130, 600}, {290, 64, 33}, {230, 290, 20}, {130, 640, 300}};
+    static const int shapes[][3] = {{1, 1, 1},     {3, 34, 17},    {29, 96, 300},   {31, 130, 600},
+                                    {290, 64, 33}, {230, 290, 20}, {130, 640, 300}, {23, 70, 48}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         Device  *one = f->dev[0];
         Products p = {.N = shapes[i][0], .R = shapes[i][1], .C = shapes[i][2]};

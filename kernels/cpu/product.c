@@ -16,7 +16,9 @@ enum {
     COLUMNS_MAX = 512,   /* of a task */
     COLUMNS_MIN = 128,   /* below this a tile leaves the first cache too soon */
     PACK_TILES = 8,      /* packed together: where columns of a are adjacent, lines are shared */
-    COPY_PANELS = 8,     /* rows that meet so many panels are copied first */
+    ROW_PANELS = 24,     /* rows of a that meet so few panels are not packed, */
+    COLUMN_PANELS = 8,   /* nor columns of a, */
+    DIRECT_TILES = 19,   /* nor rows of b that meet so few tiles */
     STREAM_TILES = 5,    /* so few tiles of rows: packed panels are read once, one after the other */
     STREAM_AHEAD = 64,   /* k of which a panel is fetched ahead then */
     FEW_ROWS = 4,        /* with so few, b comes faster when the caches alone foresee it */
@@ -25,12 +27,14 @@ enum {
 
 /* How a product is cut. */
 typedef struct {
-    int parts;                       /* 2: columns of the left half of c and the same of the right (gated) */
-    int stream, copied, chain_apart; /* b panel by panel; a is packed; the chain cannot grow in c */
-    int step;                        /* rows a tile */
-    int k_block, k_slab, k_run;      /* of packed b; of packed a; of a chain that is added apart */
-    int rows_slab;                   /* of packed a */
-    int rows, columns, threads;      /* a task; columns of each part */
+    int parts;                  /* 2: columns of the left half of c and the same of the right (gated) */
+    int stream;                 /* few rows: b panel by panel */
+    int copied, direct;         /* a is packed; b is used where it lies */
+    int chain_apart;            /* the chain cannot grow in c */
+    int step;                   /* rows a tile */
+    int k_block, k_slab, k_run; /* of packed b; of packed a; of a chain that is added apart */
+    int rows_slab;              /* of packed a */
+    int rows, columns, threads; /* a task; columns of each part */
 } Cut;
 
 /* A thread's own memory. */
@@ -113,14 +117,21 @@ static const void *panel_at(const Job *j, const Block *b, int part, int p, int k
            (column * t->K + (ptrdiff_t)k * SGEMM_PANEL) * (ptrdiff_t)dtype_size(t->panel_type);
 }
 
+/* Column n of a part of the block where it lies in b, from k on. */
+static const float *column_at(const Job *j, const Block *b, int part, int n, int k) {
+    return j->t->b + (column_of(j, b, part) + n) * j->t->b_cs + k * j->t->b_rs;
+}
+
 static void tile_run(const Job *j, const Block *b, const Operands *x) {
     const Product *t = j->t;
     const CpuIsa *isa = j->cpu->isa;
     int n = x->p * SGEMM_PANEL, columns = int_min(SGEMM_PANEL, b->columns - n), depth = x->k_end - x->k;
     TileOut o = tile_out(j, b, x, column_of(j, b, x->part) + n);
-    const void *panel = panel_at(j, b, x->part, x->p, x->k);
+    const void *panel = j->cut.direct ? column_at(j, b, x->part, n, x->k) : panel_at(j, b, x->part, x->p, x->k);
     if (panel_is_bf16(t)) isa->sgemm_tile_bf16(x->rows, columns, depth, x->a, x->a_rs, panel, &o);
-    else isa->sgemm_tile(x->rows, columns, depth, x->a, x->a_rs, x->a_cs, panel, SGEMM_PANEL, &o);
+    else
+        isa->sgemm_tile(x->rows, columns, depth, x->a, x->a_rs, x->a_cs, panel, j->cut.direct ? t->b_rs : SGEMM_PANEL,
+                        &o);
 }
 
 static void gate(const Job *j, const Block *b, int m, int rows) {
@@ -147,7 +158,7 @@ static Soon piece(const Job *j, const Block *next, int i) {
         int lines = depth * SGEMM_PANEL * (int)dtype_size(t->panel_type) / 64;
         return (Soon){panel_at(j, next, part, i % each, next->k0), SGEMM_PANEL, lines / 2};
     }
-    const float *b = t->b + column_of(j, next, part) * t->b_cs + next->k0 * t->b_rs;
+    const float *b = column_at(j, next, part, 0, next->k0);
     if (t->b_cs == 1) return (Soon){b + i % each * SGEMM_PANEL, t->b_rs, depth};
     return (Soon){b + i % each * SGEMM_PANEL, t->b_cs, next->columns};
 }
@@ -183,7 +194,7 @@ static void block_run(const Job *j, const Block *b, const Block *next) {
             x.part = i / panels, x.p = i % panels;
             x.soon = (Soon){0};
             if (left % spread == 0 && left / spread < fetches) x.soon = piece(j, next, fetches - 1 - left / spread);
-            else if (i == all / 2 && g->copied && x.m + step < b->m1)
+            else if (i == all / 2 && g->copied && b->m1 - b->m0 > PACK_TILES * step && x.m + step < b->m1)
                 x.soon = (Soon){a + slab_tile(j, b), SGEMM_PANEL, (b->k1 - b->k0) / 2};
             for (x.k = b->k0; x.k < b->k1; x.k = x.k_end, x.soon.at = NULL) {
                 x.k_end = int_min(x.k + g->k_run, b->k1);
@@ -218,11 +229,9 @@ static void block_stream(const Job *j, const Block *b) {
 static void block_pack(const Job *j, const Block *b) {
     const Product *t = j->t;
     for (int part = 0; part < j->cut.parts; part++)
-        for (int p = 0; p < panels_of(b->columns); p++)
-            j->cpu->isa->sgemm_pack_panel((float *)panel_at(j, b, part, p, b->k0),
-                                          int_min(SGEMM_PANEL, b->columns - p * SGEMM_PANEL), b->k1 - b->k0,
-                                          t->b + (column_of(j, b, part) + p * SGEMM_PANEL) * t->b_cs + b->k0 * t->b_rs,
-                                          t->b_rs, t->b_cs);
+        for (int p = 0, n = 0; n < b->columns; p++, n += SGEMM_PANEL)
+            j->cpu->isa->sgemm_pack_panel((float *)panel_at(j, b, part, p, b->k0), int_min(SGEMM_PANEL, b->columns - n),
+                                          b->k1 - b->k0, column_at(j, b, part, n, b->k0), t->b_rs, t->b_cs);
 }
 
 /* What the thread is likely to pack after b: the next k of its columns, or the columns that a team's round further on.
@@ -245,7 +254,7 @@ static void task_run(const Job *j, Block b, Own *own) {
     const Cut *g = &j->cut;
     int k_end = int_min(b.slab_k + g->k_slab, j->t->K);
     b.chain = g->chain_apart ? own->chain : NULL;
-    b.packed = j->t->panels ? NULL : own->panels;
+    b.packed = j->t->panels || g->direct ? NULL : own->panels;
     if (g->stream) {
         block_stream(j, &b);
         return;
@@ -264,8 +273,14 @@ static void task_run(const Job *j, Block b, Own *own) {
 /* Pieces of `whole` that are at most `most` long and even: 16 rows are 8 + 8, not 14 + 2. */
 static int evenly(int whole, int most) { return ceil_div(whole, ceil_div(whole, int_max(most, 1))); }
 
-/* Rows of a 4,096 bytes or a multiple apart meet in the same few sets of the first cache: they are copied first. */
-static int rows_collide(const Product *t) { return t->a_rs % 1024 == 0; }
+/* Rows of 4,096 bytes or a multiple apart meet in the same few sets of the first cache: they are copied first. */
+static int collide(ptrdiff_t ld) { return ld % 1024 == 0; }
+
+/* Rows that meet few panels are used where they lie; where they are columns of a, as long as those share no sets. */
+static int rows_in_place(const Product *t, int panels) {
+    if (t->a_cs == 1) return panels <= ROW_PANELS && !collide(t->a_rs);
+    return t->a_rs == 1 && panels <= COLUMN_PANELS && t->a_cs <= 1024;
+}
 
 static Cut cut_make(const CpuState *cpu, const Product *t, int threads) {
     Cut g = {.parts = t->gated ? 2 : 1, .threads = threads, .step = evenly(t->M, cpu->isa->tile_rows)};
@@ -276,7 +291,8 @@ static Cut cut_make(const CpuState *cpu, const Product *t, int threads) {
     g.k_run = t->mode == SGEMM_ADD ? SGEMM_RUN : g.k_block;
     g.chain_apart = (t->gated && !t->c) || (t->residual && t->residual == t->c && t->K > g.k_block);
     g.stream = t->panels && t->a_cs == 1 && tiles <= STREAM_TILES;
-    g.copied = !g.stream && (t->a_cs != 1 || panels * g.parts >= COPY_PANELS || rows_collide(t));
+    g.direct = !t->panels && t->b_cs == 1 && t->N % SGEMM_LANES == 0 && tiles <= DIRECT_TILES && !collide(t->b_rs);
+    g.copied = !g.stream && !rows_in_place(t, panels * g.parts);
     g.k_slab = g.chain_apart || g.stream ? t->K : g.k_block;
     g.rows_slab = g.step * (g.copied ? evenly(tiles, cpu->slab_floats / ((g.k_slab + 1) * SGEMM_LANES)) : tiles);
 
