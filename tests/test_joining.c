@@ -57,7 +57,9 @@ static Status job_done(void *ctx, int64_t i, const RolloutJob *job, const Rollou
     return OK;
 }
 
-static void drawn(void *ctx, int64_t i, const RolloutJob *job, int sample, int n, int32_t token, double minutes) {
+static void drawn(void *ctx, int64_t i, const RolloutJob *job, int sample, int n, int32_t token, double minutes,
+                  double logprob) {
+    assert_true(isnan(logprob)); /* no job asks for it */
     (void)job;
     ((Joining *)ctx)->heard[i] += token_hash(sample, n, token, minutes);
 }
