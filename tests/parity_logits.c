@@ -54,7 +54,7 @@ int main(int argc, char **argv) {
     Err err = {OK, ""};
     Session s;
     if (argc != 5) return 2;
-    if (session_open(&s, argv[1], argv[2], &(SessionFlags){"cpu", "f32", "f32", 0, NULL}, &err)) return fail(&err);
+    if (session_open(&s, argv[1], argv[2], &(SessionFlags)SESSION_FLAGS_PLAIN, &err)) return fail(&err);
     int32_t n = atoi(argv[3]), V = s.model.cfg.vocab_size;
     if (n > s.dataset.n_patients[SPLIT_TRAIN]) n = (int32_t)s.dataset.n_patients[SPLIT_TRAIN];
     FILE *out = fopen(argv[4], "wb");
