@@ -324,15 +324,19 @@ static void test_wrong_tasks(void **state) {
 static void test_tasks_round_trip(void **state) {
     (void)state;
     static const char *const file[] = {"in_hospital_mortality", "readmission_30d", "death_1y", "admission_1y", "first_diagnosis_1y",
-                                       "ehrshot/long_los", "ehrshot/readmission_30d", "ehrshot/icu_transfer", "ehrshot/new_lupus", "ehrshot/lab_anemia"};
-    for (int i = 0; i < 10; i++) {
+                                       "ehrshot/long_los", "ehrshot/readmission_30d", "ehrshot/icu_transfer", "ehrshot/new_lupus", "ehrshot/lab_anemia",
+                                       "meds_dev/acidosis_24h", "meds_dev/anemia_24h", "meds_dev/creatinine_24h", "meds_dev/hyponatremia_24h",
+                                       "meds_dev/hypotension_24h", "meds_dev/leukocytosis_24h", "meds_dev/thrombocytopenia_24h"};
+    for (size_t i = 0; i < sizeof file / sizeof *file; i++) {
         char     *path = xasprintf("scripts/tasks/%s.json", file[i]), *json;
         size_t    size;
         LabelTask t;
         MUST(file_read(path, 1 << 20, &json, &size, err));
         MUST(label_task_parse(&t, json, size, path, err));
-        if (strncmp(file[i], "ehrshot/", 8)) assert_string_equal(t.name, file[i]);
-        else assert_true(!strncmp(t.name, "ehrshot_", 8) && !strcmp(t.name + 8, file[i] + 8));
+        const char *slash = strchr(file[i], '/'), *short_name = slash ? strchr(t.name, '_') : NULL;
+        if (!slash) assert_string_equal(t.name, file[i]);
+        else assert_true(short_name && !strcmp(short_name + 1, slash + 1));
+        if (slash && file[i][0] == 'm') assert_true(t.kind == LABEL_VALUE && t.outcome.bounded && t.first == FIRST_OF_STAY && t.until_discharge);
         assert_int_equal(t.inpatient.n, 3);
         char *once = label_task_format(&t);
         label_task_free(&t);
