@@ -300,6 +300,7 @@ def build(args, dataset):
         report["_summary"] = report_privacy.summary(found["privacy"])
     if "sequential" in found:
         report["_sequential"] = sequential_page.section(found["sequential"])
+        report["_summary"] = sequential_page.summary(found["sequential"])
     (args.out / "report.html").write_text(report_page.page(report, steps, evals))
     write_json(args.out / "report.json", report)
     if s and outcomes:

@@ -31,7 +31,7 @@ def subgroup_table(o):
     for s in judged:
         rows.append([label_of(s), s["n"], s["positive"], number(s["prevalence"]), number(s["mean_risk"]), figure_of(s, "auroc"),
                      figure_of(s, "oe", 2), figure_of(s, "slope", 2), figure_of(s, "tpr", 2) if threshold else None, alarm_cell(s)])  # fmt: skip
-    head = ["group", "rows", "had it", "share", "mean risk", "AUROC", "observed / expected", "calibration slope",
+    head = ["group", "forecasts", "had it", "share", "mean risk", "AUROC", "observed / expected", "calibration slope",
             "found at the threshold" if threshold else None, "alarm"]  # fmt: skip
     text = table(head, rows) if rows else ""
     few = [f"{html.escape(s['group'].lower())} {html.escape(s['label'])} ({s['positive']} of {s['n']})"
@@ -77,7 +77,8 @@ def summary(report):
     if not report["alarm_tests"]:
         return "No group had enough positives to be judged for fairness."
     if not report["alarms"]:
-        return f"No alarm for any group of patients, in {report['alarm_tests']} tests."
+        return (f"No group of patients (by sex, race, age, length of record) was found whose risks are wrong in another way than the others': "
+                f"no alarm in {report['alarm_tests']} tests. Groups in which fewer than {fairness.LEAST_POSITIVES} had an outcome were not judged.")  # fmt: skip
     lines = "".join(f"<li>{sentence(a)}</li>" for a in report["alarms"])
     return (f'<b class="alarm">The model is wrong in another way for some groups of patients: {len(report["alarms"])} '
             f'{"alarm" if len(report["alarms"]) == 1 else "alarms"}</b> in {report["alarm_tests"]} tests.<ul>{lines}</ul>')  # fmt: skip

@@ -1,6 +1,7 @@
 """report.html and model_card.md: the figures of an evaluation in pictures and plain words."""
 
 import html
+import re
 
 import numpy as np
 
@@ -114,10 +115,17 @@ def draw_decision(o):
 # ---- tables --------------------------------------------------------------------------------------------------------
 
 
-def outcome_name(o):
+def plain_name(o):
+    """admission_1y -> admission within 365 days; the file's own name stays in headings."""
+    words = re.sub(r"(_\d+[a-z]+)+$", "", o["name"]).replace("_", " ")
+    return html.escape(words) + within(o)
+
+
+def within(o):
     days = o["horizon_days"]
-    horizon = f"<br><small>within {days:g} days</small>" if days is not None and np.isfinite(days) else ""
-    return html.escape(o["name"]) + horizon
+    if days is None or not np.isfinite(days):
+        return ""
+    return f" within {days:g} days" if days >= 1 else f" within {1440 * days:g} minutes"
 
 
 def outcome_tables(outcomes, truth):
@@ -130,16 +138,16 @@ def outcome_tables(outcomes, truth):
     for o in outcomes:
         block = o.get("expected") or o["observed"]
         told.append([
-            outcome_name(o), o["n"], o["positive"], o["censored"], number(o["auroc"]) + interval(o["auroc_interval"]),
+            plain_name(o), o["n"], o["positive"], o["censored"], number(o["auroc"]) + interval(o["auroc_interval"]),
             if_truth(number(o["auroc_true_risk"])), number(block["auprc"]), number(o["positive"] / max(o["n"] - o["censored"], 1)),
         ])  # fmt: skip
         right.append([
-            outcome_name(o), number(o["mean_risk"]), if_truth(number(o.get("mean_true_risk"))), figure_of(block, "oe", 2),
+            plain_name(o), number(o["mean_risk"]), if_truth(number(o.get("mean_true_risk"))), figure_of(block, "oe", 2),
             number(o["slope"], 2) + interval(block["interval"].get("slope"), 2), number(block["brier"], 4),
             if_truth(number(o["rmse"], 4)), number(o["mean_mc_se"], 4),
         ])  # fmt: skip
     return (
-        table(["can it tell patients apart?", "rows", "had it", "followed too short", "AUROC", if_truth("the highest there is"), "AUPRC",
+        table(["can it tell patients apart?", "forecasts", "had it", "followed too short", "AUROC", if_truth("the highest there is"), "AUPRC",
                "AUPRC without skill"], told)
         + "<p></p>"
         + table(["are its risks right?", "mean risk", if_truth("mean true risk"), "observed / expected", "calibration slope", "Brier",
@@ -151,12 +159,12 @@ def in_short(o):
     """One outcome in a sentence or two that need no statistics."""
     b = o["observed"]
     if b["auroc"] is None or not o["positive"]:
-        return f"<li><b>{html.escape(o['name'])}</b>: {o['positive']} of {o['n']} patients had it; that is too few to say anything.</li>"
+        return f"<li><b>{plain_name(o)}</b>: {o['positive']} of {o['n']} patients had it; that is too few to say anything.</li>"
     known = o["n"] - o["censored"]
     # Beside the best possible, which is an expectation, stands an expectation: a few patients' luck can pass it.
     told_apart = o["auroc"] if o["auroc_true_risk"] else b["auroc"]
     text = (
-        f"<li><b>{html.escape(o['name'])}</b>: of {known} patients {o['positive']} had it; by the model's risks "
+        f"<li><b>{plain_name(o)}</b>: of {known} patients {o['positive']} had it; by the model's risks "
         f"{number(o['positive'] / b['oe'], 1) if b['oe'] else '-'} were expected. Of one who had it and one who did not, the first was given "
         f"the higher risk in {100 * told_apart:.0f}% of all such pairs (a coin: 50%"
     )
@@ -185,15 +193,19 @@ def baseline_table(o):
     return table(head, rows)
 
 
+def percent(x):
+    return "-" if x is None else f"{100 * x:.0f}%"
+
+
 def budget_table(o):
     head = [
         "alerts wanted of 100",
         "alerts got of 100",
-        "of those who had it, found",
-        "of the alerts, right",
+        "found, of those who had it",
+        "right, of the alerts",
         "days ahead (median)",
     ]
-    rows = [[f"{b['budget']:g}", number(b["alerts_per_100"], 1), number(b["tpr"], 2), number(b["ppv"], 2),
+    rows = [[f"{b['budget']:g}", number(b["alerts_per_100"], 1), percent(b["tpr"]), percent(b["ppv"]),
              number(b["lead_days"], 0)] for b in o["budgets"]]  # fmt: skip
     return table(head, rows)
 
@@ -205,8 +217,8 @@ h1{font-size:1.5em}h2{font-size:1.2em;margin-top:2.2em;border-top:1px solid #ddd
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}.wide{overflow-x:auto}
 td,th{padding:.3em .55em;border-bottom:1px solid #ddd;text-align:right;vertical-align:top}
 td:first-child,th:first-child{text-align:left}th{font-weight:600;font-size:.9em;vertical-align:bottom}
-small{color:#777;white-space:nowrap}img{max-width:100%}p{max-width:52em}
-.note{background:#f6f6f2;padding:.7em 1em;border-left:3px solid #bbb}.alarm{color:#b30000}"""
+small{color:#666;white-space:nowrap}small.wrap{white-space:normal}h2 small,h3 small{font-weight:normal}li{max-width:70em}img{max-width:100%}p{max-width:52em}
+div.note{max-width:70em}.note{background:#f6f6f2;padding:.7em 1em;border-left:3px solid #bbb}.alarm{color:#b30000}"""
 
 
 def loss_section(report, steps, evals):
@@ -225,7 +237,8 @@ def loss_section(report, steps, evals):
     text = "<h2>How well the next event is predicted</h2>"
     if losses:
         text += (
-            "<p>Mean surprise in nats a token on the tuning split of the data it was trained on, as training measured it; lower is better.</p>"
+            "<p>Mean surprise in nats a token (0: it was certain and right; 0.69: two things were equally likely; each nat more: 2.7 times as many) "
+            "on the tuning split of the data it was trained on, as training measured it; lower is better.</p>"
             + table(["", "nats"], losses)
         )
     if steps or evals:
@@ -236,7 +249,7 @@ def loss_section(report, steps, evals):
 
 def outcome_section(o):
     days = o["horizon_days"]
-    text = f"<h2>{html.escape(o['name'])}</h2>"
+    text = f"<h2>{plain_name(o).capitalize()} <small>{html.escape(o['name'])}</small></h2>"
     note = o.get("task", {}).get("note")
     text += f"<p>{html.escape(note)}</p>" if note else ""
     counts = o.get("counts", {}).get("excluded", {})
@@ -248,10 +261,14 @@ def outcome_section(o):
     elif o["observed"]["auroc"] is not None:
         text += f'<div><img alt="calibration" src="{draw_one_calibration(o)}">'
         text += f' <img alt="decision curve" src="{draw_decision(o)}">' if "decision_curve" in o else ""
-        text += "</div>"
+        text += (
+            f"</div><p>Left: each dot is a part of the patients, its bar the 95% interval; on the grey line as many had it as the model said, above "
+            f"it more. The ticks below are the patients. Right: where the blue line is the highest, acting on the model's risk does more good "
+            f"than acting on everybody or on nobody; in patients helped of each one seen, less those bothered for nothing.</p>"
+        )
     if o.get("recalibration"):
         r = o["recalibration"]
-        text += (f"<p>Recalibrated on the tuning split ({r['rows']} rows, {r['positive']} positives; fitted: {html.escape(r['fitted'])}): "
+        text += (f"<p>Recalibrated on the tuning split ({r['rows']} forecasts, {r['positive']} of them had it; fitted: {html.escape(r['fitted'])}): "
                  f"the log-odds of a risk times {r['slope']:.2f}, {'plus' if r['intercept'] >= 0 else 'minus'} {abs(r['intercept']):.2f}. "
                  "Alert thresholds come from the same split. What they do on held-out patients:</p>" + budget_table(o))  # fmt: skip
     if o["baselines"]:
@@ -297,8 +314,8 @@ def risks_section(outcomes):
         else "Outcomes are those recorded; patients whose follow-up ended before the horizon are left out and counted."
     )
     return (
-        f"<h2>How well risks are told apart, and whether they are right</h2><p>{basis} Intervals: 95%, resampling patients.</p>"
-        + "<ul>" + "".join(in_short(o) for o in outcomes) + "</ul>"
+        f"<h2>How well risks are told apart, and whether they are right</h2><p>A forecast is the risk of one patient at one time. {basis} "
+        "Intervals, in small print: 95%, resampling patients.</p>"
         + '<p>The figures below are explained at the <a href="#reading">end of this page</a>.</p>'
         + outcome_tables(outcomes, truth)
         + f'<div><img alt="ROC" src="{draw_roc(outcomes)}"> <img alt="calibration" src="{draw_calibration(outcomes)}"></div>'
@@ -320,24 +337,47 @@ even when every risk is right. Of all alarms in this report at most 5% are expec
 groups with fewer than 20 positives are not judged, and no alarm there is no assurance.</p>"""
 
 
+ESTIMATOR = {
+    "mc": "the share of simulated futures that hold the outcome",
+    "scope": "simulated futures, the chance of the outcome added up at every step",
+    "reach": "simulated futures kept free of the outcome, its chance taken at every step",
+    "next": "the chance that the outcome is the very next event: a cheap stand-in",
+}
+
+
+def in_short_box(report):
+    """What somebody reads who reads nothing else."""
+    outcomes = report["outcomes"]
+    parts = ["<ul>" + "".join(in_short(o) for o in outcomes) + f"</ul>{report_groups.summary(report)}"] if outcomes else []
+    parts += [report["_summary"]] if report.get("_summary") else []
+    return f'<div class="note"><b>In short</b>{"".join(parts)}</div>' if parts else ""
+
+
+def made_of(report):
+    used = sorted({o["estimator"] for o in report["outcomes"] if o["estimator"]})
+    how = "".join(f", risks: {ESTIMATOR.get(k, html.escape(k))} ({html.escape(k)})" for k in used)
+    futures = f", {report['samples']} futures a forecast" if used and report.get("samples") else ""
+    return (
+        f"<p><small class=\"wrap\">Checkpoint {html.escape(report['checkpoint'] or '-')}, dataset {html.escape(report['dataset'])} (de-identification "
+        f"level: {html.escape(str(report['deidentification']))}){how}{futures}, seed {report['seed']}. Every figure is in report.json.</small></p>"
+    )
+
+
 def page(report, steps, evals):
     outcomes, privacy = report["outcomes"], report.get("privacy")
-    used = sorted({o["estimator"] for o in outcomes if o["estimator"]})
-    estimators = f", risks by {html.escape(', '.join(used))}" if used else ""
     notes = "".join(f"<li>{html.escape(n)}</li>" for n in report.get("notes", []))
-    asked = "was asked to find diagnoses, test by test; here is how often it was right, and at what price." if "_sequential" in report else (
-        "was asked what it gives away about the patients it was trained on."
-        if privacy
-        else "was asked, for patients it has never seen, how likely certain outcomes are; here is how right it was."
-    )
-    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>ehr.c report</title><style>{STYLE}</style>
-<h1>Evaluation report</h1>
+    if "_sequential" in report:
+        title, asked = "Finding diagnoses, test by test", "was asked to find diagnoses, one test after the other; here is how often it was right, and at what price."
+    elif privacy:
+        title, asked = "What the model gives away", "was asked what it gives away about the patients it was trained on."
+    else:
+        title, asked = "How right its risks are", "was asked, for patients it has never seen, how likely certain outcomes are; here is how right it was."
+    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>ehr.c report</title><style>{STYLE}</style>
+<h1>Evaluation report: {title[0].lower() + title[1:]}</h1>
 <p class="note">For research. Not a medical device; not for use in the care of any person.</p>
-<p>A model that reads a patient's record and simulates how it goes on {asked} Checkpoint
-{html.escape(report["checkpoint"] or "-")}{estimators}, dataset {html.escape(report["dataset"])} (de-identification level:
-{html.escape(str(report["deidentification"]))}).</p>
-{f'<div class="note">{report_groups.summary(report)}</div>' if outcomes else ""}
-{f'<div class="note">{report["_summary"]}</div>' if report.get("_summary") else ""}
+<p>A model that reads a patient's record and simulates how it goes on {asked}</p>
+{in_short_box(report)}
+{made_of(report)}
 {"<p>Not evaluated, or not in full:</p><ul>" + notes + "</ul>" if notes else ""}
 {risks_section(outcomes) if outcomes else ""}
 {report_groups.recorded_section(report.get("recorded", []))}

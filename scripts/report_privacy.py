@@ -49,10 +49,13 @@ def draw_attacks(pairs):
         cuts = np.sort(other)[::-1]
         found = (np.sort(member)[::-1][None] > cuts[:, None]).mean(1) if member.size * other.size < 3e7 else None
         if found is not None:
-            ax.plot(np.maximum(np.arange(cuts.size) / cuts.size, least), np.maximum(found, least), lw=1.3, label=name)
+            ax.plot(np.maximum(np.arange(cuts.size) / cuts.size, least), np.maximum(found, least), lw=1.3, label=name.replace("min-k", "Min-K%"))
     ax.plot([least, 1], [least, 1], color="#cccccc", lw=0.8, label="a coin")
     ax.set_xscale("log")
     ax.set_yscale("log")
+    ticks = [1e-3, 1e-2, 1e-1, 1]
+    ax.set_xticks(ticks, ["0.1%", "1%", "10%", "100%"])
+    ax.set_yticks(ticks, ["0.1%", "1%", "10%", "100%"])
     report_parts.legend(ax, loc="lower right")
     return report_parts.picture(figure)
 
@@ -172,9 +175,10 @@ def in_words(alarm):
 def summary(p):
     """The first thing to read."""
     if not p["alarms"]:
-        return f"No alarm in {p['tests']} tests: nothing here tells training patients from others."
+        return f"<p>No alarm in {p['tests']} tests: nothing here tells training patients from others.</p>"
     names = "".join(f"<li>{html.escape(in_words(n))}</li>" for n in p["alarms"])
+    alarms = f"{len(p['alarms'])} {'alarm' if len(p['alarms']) == 1 else 'alarms'}"
     return (
-        f'<b class="alarm">{len(p["alarms"])} alarms</b> in {p["tests"]} tests:<ul>{names}</ul>An alarm says that something can be '
+        f'<p><b class="alarm">{alarms}</b> in {p["tests"]} tests:</p><ul>{names}</ul>An alarm says that something can be '
         "told at all; the figures below say how much. Of all alarms at most 5% are expected to be chance."
     )

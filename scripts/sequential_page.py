@@ -93,3 +93,23 @@ def section(s):
         "what the model asked for had not been recorded. How it would do if every test were really taken cannot be told from such records.</p>"
         + test_table(s)
     )
+
+
+def summary(s):
+    """The first thing to read."""
+
+    def told(key, words):
+        p = s[key]
+        price = f" for {number(p['cost'], 2)} {html.escape(s['currency'])}" if p["cost"] else ""
+        return f"{100 * p['right']['mean']:.0f}% {words}{price}"
+
+    text = (
+        f"<ul><li>In {s['encounters']} visits the model named a diagnosis that was new and was recorded: {told('never', 'without any test')}, "
+        f"{told('own', 'stopping where it would')}, {told('everything', 'with every test there is')}. Naming the most common diagnosis always: "
+        f"{100 * s['most_common_named']['mean']:.0f}%.</li>"
+    )
+    if "ceiling" in s:
+        k = s["ceiling"]
+        text += (f"<li>The best possible, by the law that drew these patients: {100 * k['never']['best']['mean']:.0f}% without and "
+                 f"{100 * k['everything']['best']['mean']:.0f}% with every test.</li>")  # fmt: skip
+    return text + "<li>Only tests that somebody ordered have results here: this is no trial of a way to order tests.</li></ul>"

@@ -1,12 +1,16 @@
 """check_alarms.py DATASET [SEEDS [GROUP]] - how often alarms for groups are raised on risks that are right, and on risks of a
 group whose records lost half of its outcomes.
 
-DATASET is an oracle cohort with label files.  Every seed draws outcomes of all held-out rows from their true risks, and as
-many tuning rows to recalibrate on; what is predicted is the true risk, or for the group what a model learns from records
-that lost every second admission: half of the hazard.  All groups, all outcomes and all tests of a seed are one family, as
-in a report.  Prints "ok - name" or "not ok - name"; exit 1 when more than 10% of the families of right risks hold an alarm,
-or fewer than 90% of the others hold one for the group.  The cohort of the quickstart (3,513 rows, 625 of the group, 96 of
-them admitted) promises that: the expected z is 4.6, an alarm needs 3.6.
+DATASET is an oracle cohort with label files.  Every seed draws outcomes of held-out rows from their true risks, and as many
+tuning rows to recalibrate on; what is predicted is the true risk, or for the group and the outcomes that were lost what a
+model learns from records that lost every second one: half of the hazard.  All groups, all outcomes and all tests of a seed
+are one family, as in a report of risks alone; what is recorded over whole records (scripts/recorded.py) sees more and is
+not drawn here.  Prints "ok - name" or "not ok - name"; exit 1 when more than 10% of the families of right risks hold an
+alarm, or when too few of the others hold one for the group.
+
+How many that must be is a calculation.  The cohort of the quickstart has 3,513 rows, 625 of the group, 96 of them admitted;
+halved risks beyond the tenth that is tolerated stand 4.6 standard errors from those, and the first alarm of 69 tests needs
+3.4: power 88%, and 98.6% of a cohort half as large again.
 """
 
 import json
@@ -22,6 +26,7 @@ import recalibrate  # noqa: E402
 import shards  # noqa: E402
 
 LOST = {"admission_1y", "death_1y"}  # a diagnosis is written down at other visits as well
+BOUNDS = [(1.0, 0.8), (1.5, 0.95)]  # rows, in those of the cohort; share that must be found
 LEAST_ROWS, RESAMPLES = 800, 2  # no alarm rests on a resample
 
 
@@ -38,20 +43,22 @@ def truths(folder):
     return out
 
 
-def family(cohort, rng, harmed=None):
+def family(cohort, rng, harmed=None, times=1.0):
     """The alarms of one report."""
     found = []
     for name, (truth, groups, keys, horizon) in cohort.items():
         hit = np.logical_or.reduce([v == harmed for v in groups.values()]) & (name in LOST)
         learnt = np.where(hit, 1 - np.sqrt(1 - truth), truth)
         parts = []
-        for rows, chance in [(rng.integers(0, truth.size, truth.size), learnt), (np.arange(truth.size), truth)]:
-            y = (rng.uniform(size=truth.size) < chance[rows]).astype(float)
-            columns = {"risk": np.clip(learnt[rows], 1e-4, 1 - 1e-4), "outcome": y, "patient_key": keys[rows],
-                       "index_minutes": np.zeros(truth.size)}  # fmt: skip
+        n = int(times * truth.size)
+        whole = np.arange(n) if n == truth.size else rng.integers(0, truth.size, n)
+        for rows, chance in [(rng.integers(0, truth.size, n), learnt), (whole, truth)]:
+            y = (rng.uniform(size=n) < chance[rows]).astype(float)
+            columns = {"risk": np.clip(learnt[rows], 1e-4, 1 - 1e-4), "outcome": y, "patient_key": keys[rows] if n == truth.size else np.arange(n),
+                       "index_minutes": np.zeros(n)}  # fmt: skip
             parts.append(outcome.Rows(columns, {g: v[rows] for g, v in groups.items()}))
         tuning, held_out = parts
-        record = recalibrate.seal(recalibrate.fit(tuning.risk, tuning.y, np.ones(truth.size), 10))
+        record = recalibrate.seal(recalibrate.fit(tuning.risk, tuning.y, np.ones(n), 10))
         found.append(outcome.evaluate(name, {"horizon_minutes": str(horizon)}, held_out, record, n_bootstrap=RESAMPLES, seed=1))
     return fairness.raise_alarms(found)
 
@@ -66,10 +73,14 @@ def main():
     false = sum(bool(a) for a, _ in fair)
     print(f"{'ok' if false <= seeds / 10 else 'not ok'} - right risks: {false} of {seeds} reports raise an alarm, in {np.mean([n for _, n in fair]):.0f} "
           f"tests each of {len(cohort)} outcomes")  # fmt: skip
-    harmed = [family(cohort, np.random.default_rng(2000 + s), group)[0] for s in range(seeds)]
-    seen = sum(any(a["subgroup"].endswith(f"//{group}") and a["statistic"] == "log_oe" and a["gap"] > 0 for a in h) for h in harmed)
-    print(f"{'ok' if seen >= 0.9 * seeds else 'not ok'} - half of the hazard of {group} gone: {seen} of {seeds} reports say so")
-    sys.exit(false > seeds / 10 or seen < 0.9 * seeds)
+    good = false <= seeds / 10
+    for times, least in BOUNDS:
+        harmed = [family(cohort, np.random.default_rng(2000 + s), group, times)[0] for s in range(seeds)]
+        seen = sum(any(a["subgroup"].endswith(f"//{group}") and a["statistic"] == "log_oe" and a["gap"] > 0 for a in h) for h in harmed)
+        good &= seen >= least * seeds
+        print(f"{'ok' if seen >= least * seeds else 'not ok'} - half of the hazard of {group} gone, {times:g} times the rows: {seen} of {seeds} "
+              f"reports say so, {100 * least:.0f}% must")  # fmt: skip
+    sys.exit(not good)
 
 
 main()
