@@ -1,5 +1,6 @@
 /* diagnose.c - see diagnose.h: simulated courses of encounters, their weights, and what they come to. */
 #include "infer/diagnose.h"
+#include "infer/decode_pass.h"
 #include "infer/rollout_window.h"
 #include "kernels/philox.h"
 #include <math.h>
@@ -40,12 +41,12 @@ struct Diagnoser {
     double *p, *mass;             /* (V), (n_test) */
     float *logits;                /* (n_courses, Vp) */
     int *order;                   /* (n_courses) live courses */
+    DecodeRow *row;               /* (n_courses) of a pass */
+    int32_t *group_offset, *group_shared; /* (n_courses + 1) */
     KvCache cache;
     Acts *acts;
     float *d_logits;
-    char *input, *d_input; /* what a pass reads, uploaded as one */
-    size_t input_size, input_used;
-    int64_t *slot;
+    DecodePass pass;
 };
 
 void belief_init(Belief *b, const DiagnosisCodes *c) {
@@ -60,22 +61,16 @@ void belief_free(Belief *b) {
 
 /* ---- memory ------------------------------------------------------------------------------------------------------ */
 
-static size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
-
 static Status open_device(Diagnoser *g, Err *err) {
     Model *m = g->law->model;
-    size_t rows = (size_t)g->max_rows, n = (size_t)g->n_courses;
-    g->input_size = 2 * aligned(rows * 4) + aligned(rows * 8) + 4 * aligned((n + 1) * 4) + aligned(n * (size_t)g->max_blocks * 4) +
-                    aligned((size_t)g->max_blocks * 4);
-    g->input = xcalloc(g->input_size, 1);
-    g->slot = xcalloc(rows, sizeof *g->slot);
-    g->d_input = device_alloc(m->dev, g->input_size);
-    g->d_logits = device_alloc(m->dev, n * (size_t)g->Vp * sizeof(float));
-    if (!g->d_input || !g->d_logits)
+    g->d_logits = device_alloc(m->dev, (size_t)g->n_courses * (size_t)g->Vp * sizeof(float));
+    if (!g->d_logits)
         return err_set(err, ERR_NOMEM, "%s has no memory for %d courses at a time: use a smaller --batch", device_name(m->dev), g->n_courses);
-    Status st = acts_open(&g->acts, m, g->max_rows, 0, RECOMPUTE_NONE, err);
     int own = (g->o.max_tokens + KV_PAGE - 1) / KV_PAGE + 2;
-    return st ? st : kv_cache_open(&g->cache, m, g->width * (g->max_blocks + 1) + g->n_courses * own, err);
+    Status st = acts_open(&g->acts, m, g->max_rows, 0, RECOMPUTE_NONE, err);
+    if (!st) st = kv_cache_open(&g->cache, m, g->width * (g->max_blocks + 1) + g->n_courses * own, err);
+    size_t extra = decode_pass_aligned(sizeof(int32_t)); /* the row whose logits are wanted */
+    return st ? st : decode_pass_open(&g->pass, m, g->acts, &g->cache, g->max_rows, g->n_courses, g->max_blocks, extra, err);
 }
 
 Status diagnoser_open(Diagnoser **out, const Law *law, const Vocabulary *v, const DiagnosisCodes *c, const DiagnoseOptions *o,
@@ -91,6 +86,9 @@ Status diagnoser_open(Diagnoser **out, const Law *law, const Vocabulary *v, cons
     g->opened = xcalloc((size_t)g->width, sizeof *g->opened);
     g->course = xcalloc((size_t)g->n_courses, sizeof *g->course);
     g->order = xcalloc((size_t)g->n_courses, sizeof *g->order);
+    g->row = xcalloc((size_t)g->n_courses, sizeof *g->row);
+    g->group_offset = xcalloc((size_t)g->n_courses + 1, sizeof *g->group_offset);
+    g->group_shared = xcalloc((size_t)g->n_courses + 1, sizeof *g->group_shared);
     g->forbidden = xcalloc((size_t)v->n, 1);
     g->blocked = xcalloc(T + 1, 1);
     g->p = xcalloc((size_t)v->n, sizeof *g->p);
@@ -122,12 +120,12 @@ void diagnoser_close(Diagnoser *g) {
         kv_sequence_free(&k->kv);
     }
     if (g->law->model) {
-        device_free(g->law->model->dev, g->d_input);
+        decode_pass_close(&g->pass);
         device_free(g->law->model->dev, g->d_logits);
         if (g->acts) acts_close(g->acts);
         kv_cache_close(&g->cache);
     }
-    void *all[] = {g->opened, g->course, g->order, g->forbidden, g->blocked, g->p, g->mass, g->logits, g->input, g->slot, g};
+    void *all[] = {g->opened, g->course, g->order, g->forbidden, g->blocked, g->p, g->mass, g->logits, g->row, g->group_offset, g->group_shared, g};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
 }
 
@@ -135,68 +133,6 @@ int diagnoser_width(const Diagnoser *g) { return g->width; }
 int64_t diagnoser_tokens(const Diagnoser *g) { return g->tokens; }
 
 /* ---- the model's passes ------------------------------------------------------------------------------------------ */
-
-/* Room for an array of the pass: where the host writes it; *device: where it will be. */
-static void *input_add(Diagnoser *g, size_t count, size_t size, void *device) {
-    size_t at = g->input_used;
-    g->input_used += aligned(count * size);
-    REQUIRE(g->input_used <= g->input_size);
-    char *there = g->d_input + at;
-    memcpy(device, &there, sizeof there);
-    return g->input + at;
-}
-
-static Status no_room(Err *err) { return err_set(err, ERR_NOMEM, "the key-value cache is full: use a smaller --batch"); }
-
-/* Runs the sequences seq (n): the tokens of each, behind what its cache holds.  rows: tokens in all. */
-typedef struct {
-    int n, n_group, rows;
-    KvSequence **seq;          /* (n) */
-    const int32_t *const *own; /* (n) its tokens */
-    const int *count;          /* (n) how many */
-    const int32_t *group_offset, *group_shared;
-} Pass;
-
-static Status pass_run(Diagnoser *g, const Pass *x, Err *err) {
-    Model *m = g->law->model;
-    size_t n = (size_t)x->n, rows = (size_t)x->rows;
-    int most = 1, at = 0;
-    for (int i = 0; i < x->n; i++) {
-        if (!kv_sequence_extend(&g->cache, x->seq[i], x->count[i], g->slot + at)) return no_room(err);
-        if (x->seq[i]->n_pages > most) most = x->seq[i]->n_pages;
-        at += x->count[i];
-    }
-    PagedBatch pages = {.pool = g->cache.pool, .n_seq = x->n, .max_blocks = most, .n_group = x->n_group};
-    int32_t *d_tokens, *d_positions;
-    int64_t *d_slot;
-    g->input_used = 0;
-    int32_t *tokens = input_add(g, rows, sizeof *tokens, &d_tokens);
-    int32_t *positions = input_add(g, rows, sizeof *positions, &d_positions);
-    int32_t *q_offset = input_add(g, n + 1, sizeof *q_offset, &pages.q_offset);
-    int32_t *kv_len = input_add(g, n, sizeof *kv_len, &pages.kv_len);
-    int32_t *blocks = input_add(g, n * (size_t)most, sizeof *blocks, &pages.block_table);
-    memcpy(input_add(g, rows, sizeof *g->slot, &d_slot), g->slot, rows * sizeof *g->slot);
-    size_t groups = (size_t)x->n_group;
-    memcpy(input_add(g, groups + 1, sizeof(int32_t), &pages.group_offset), x->group_offset, (groups + 1) * sizeof(int32_t));
-    memcpy(input_add(g, groups, sizeof(int32_t), &pages.group_shared), x->group_shared, groups * sizeof(int32_t));
-    at = 0;
-    for (int i = 0; i < x->n; i++) {
-        const KvSequence *s = x->seq[i];
-        q_offset[i] = at;
-        kv_len[i] = s->len;
-        for (int j = 0; j < x->count[i]; j++, at++) {
-            tokens[at] = x->own[i][j];
-            positions[at] = s->len - x->count[i] + j;
-        }
-        int32_t *pages_of = blocks + (size_t)i * (size_t)most;
-        memcpy(pages_of, s->page, (size_t)s->n_pages * sizeof *pages_of);
-        memset(pages_of + s->n_pages, 0, (size_t)(most - s->n_pages) * sizeof *pages_of);
-    }
-    q_offset[x->n] = at;
-    device_upload(m->dev, g->d_input, g->input, g->input_used);
-    model_decode(m, g->acts, d_tokens, d_positions, d_slot, &pages, g->cache.layer_stride, x->rows);
-    return OK;
-}
 
 static Status logits_take(Diagnoser *g, float *out, const int32_t *d_rows, int n, Err *err) {
     Model *m = g->law->model;
@@ -210,15 +146,13 @@ static Status opened_prefill(Diagnoser *g, Opened *o, Err *err) {
         g->law->logits(g->law->ctx, o->window.token, o->window.n, o->logits);
         return OK;
     }
-    KvSequence *seq[] = {&o->kv};
-    const int32_t *own[] = {o->window.token}, offset[] = {0, 1}, shared[] = {0};
-    Pass x = {.n = 1, .n_group = 1, .rows = o->window.n, .seq = seq, .own = own, .count = &o->window.n, .group_offset = offset, .group_shared = shared};
-    Status st = pass_run(g, &x, err);
+    const int32_t offset[] = {0, 1}, shared = 0, last = o->window.n - 1;
+    const DecodeRow row = {&o->kv, o->window.token, o->window.n};
+    int32_t *d_row;
+    Status st = decode_pass_lay(&g->pass, &row, 1, offset, &shared, 1, err);
     if (st) return st;
-    int32_t *d_row, last = o->window.n - 1;
-    g->input_used = 0;
-    memcpy(input_add(g, 1, sizeof last, &d_row), &last, sizeof last);
-    device_upload(g->law->model->dev, g->d_input, g->input, g->input_used);
+    decode_pass_copy(&g->pass, &last, 1, sizeof last, &d_row);
+    decode_pass_run(&g->pass);
     return logits_take(g, o->logits, d_row, 1, err);
 }
 
@@ -236,27 +170,19 @@ static Status courses_decode(Diagnoser *g, int n, Err *err) {
         }
         return OK;
     }
-    KvSequence **seq = xcalloc((size_t)n, sizeof(KvSequence *));
-    const int32_t **own = xcalloc((size_t)n, sizeof(int32_t *));
-    int *count = xcalloc((size_t)n, sizeof *count);
-    int32_t *offset = xcalloc((size_t)n + 1, sizeof *offset), *shared = xcalloc((size_t)n + 1, sizeof *shared);
     int groups = 0;
     for (int i = 0; i < n; i++) {
         Course *k = &g->course[g->order[i]];
-        seq[i] = &k->kv;
-        own[i] = k->token + k->n - 1;
-        count[i] = 1;
+        g->row[i] = (DecodeRow){&k->kv, k->token + k->n - 1, 1};
         if (i && g->course[g->order[i - 1]].opened == k->opened) continue;
-        offset[groups] = i;
-        shared[groups++] = g->opened[k->opened].kv.len / KV_PAGE;
+        g->group_offset[groups] = i;
+        g->group_shared[groups++] = g->opened[k->opened].kv.len / KV_PAGE;
     }
-    offset[groups] = n;
-    Pass x = {.n = n, .n_group = groups, .rows = n, .seq = seq, .own = own, .count = count, .group_offset = offset, .group_shared = shared};
-    Status st = pass_run(g, &x, err);
-    if (!st) st = logits_take(g, g->logits, NULL, n, err);
-    void *all[] = {seq, own, count, offset, shared};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
-    return st;
+    g->group_offset[groups] = n;
+    Status st = decode_pass_lay(&g->pass, g->row, n, g->group_offset, g->group_shared, groups, err);
+    if (st) return st;
+    decode_pass_run(&g->pass);
+    return logits_take(g, g->logits, NULL, n, err);
 }
 
 /* ---- one token of a course --------------------------------------------------------------------------------------- */
@@ -419,7 +345,8 @@ static Status course_start(Diagnoser *g, Course *k, int opened, int sample, Err 
     memset(k->seen, 0, T + D);
     memset(k->dx, 0, D * sizeof *k->dx);
     for (int t = 0; t < g->c->n_test; t++) k->unplaced += to_come(g, k, t);
-    if (g->law->model && !kv_sequence_fork(&g->cache, &k->kv, &o->kv)) return no_room(err);
+    if (g->law->model && !kv_sequence_fork(&g->cache, &k->kv, &o->kv))
+        return err_set(err, ERR_NOMEM, "the key-value cache is full: use a smaller --batch");
     return OK;
 }
 

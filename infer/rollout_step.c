@@ -12,15 +12,6 @@
 
 /* ---- memory ------------------------------------------------------------------------------------------------------ */
 
-static size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
-
-/* The largest step: a prefill of max_rows tokens, or a decode of the whole batch. */
-static size_t input_bytes(const Rollout *r, int batch) {
-    size_t b = (size_t)batch, n = r->law->seq_len > batch ? (size_t)r->law->seq_len : b;
-    return 2 * aligned(n * sizeof(int32_t)) + aligned(n * sizeof(int64_t)) + 5 * aligned((b + 1) * sizeof(int32_t)) +
-           aligned(b * (size_t)r->max_blocks * sizeof(int32_t)) + aligned(b * sizeof(double));
-}
-
 static int jobs_for(const Rollout *r, int batch) {
     if (r->n_total < 0) return r->o->jobs_max;
     int first = r->o->first_look && r->cb->enough && r->o->first_look < r->o->n_samples ? r->o->first_look : r->o->n_samples;
@@ -29,6 +20,11 @@ static int jobs_for(const Rollout *r, int batch) {
 }
 
 static int rows_for(const Rollout *r, int batch) { return r->law->seq_len > batch ? r->law->seq_len : batch; }
+
+/* A step draws as well: for every future a uniform number and the outcomes it never draws. */
+static size_t extra_bytes(int batch) {
+    return decode_pass_aligned((size_t)batch * sizeof(double)) + decode_pass_aligned(((size_t)batch + 1) * sizeof(uint32_t));
+}
 
 /* Every live future at full length, every job's prefix and the last one's beside it: the pool cannot run dry. */
 static int pages_for(const Rollout *r, int batch) { return (batch + jobs_for(r, batch) + 1) * (r->max_blocks + 1); }
@@ -39,7 +35,7 @@ static double bytes_for(const Rollout *r, int batch) {
     int rows = rows_for(r, batch);
     return (double)kv_cache_bytes(m, pages_for(r, batch)) +
            (double)acts_bytes(&m->cfg, m->dtype, rows, 0, RECOMPUTE_NONE) + (double)acts_scratch_bytes(&m->cfg, m->dev, m->k, rows) +
-           4.0 * r->Vp * (batch + jobs_for(r, batch)) + (double)input_bytes(r, batch);
+           4.0 * r->Vp * (batch + jobs_for(r, batch)) + (double)decode_pass_bytes(rows, batch, r->max_blocks) + (double)extra_bytes(batch);
 }
 
 /* The most futures at a time, up to the batch asked for, that memory has room for; what they compute stays the same. */
@@ -63,20 +59,17 @@ static Status batch_fit(Rollout *r, Err *err) {
 static Status open_device(Rollout *r, Err *err) {
     Device *dev = r->law->model->dev;
     size_t b = (size_t)r->batch, V = (size_t)r->v->n, row = (size_t)r->Vp * sizeof(float);
-    size_t drawn = aligned(b * sizeof *r->drawn);
+    size_t drawn = decode_pass_aligned(b * sizeof *r->drawn);
     size_t outcomes = r->n_total < 0 ? SAMPLE_OUTCOMES_MAX : (size_t)r->o->n_outcomes;
-    size_t before = drawn + (r->o->weigh_paths ? aligned(b * sizeof *r->logp) : 0);
+    size_t before = drawn + (r->o->weigh_paths ? decode_pass_aligned(b * sizeof *r->logp) : 0);
     size_t output = before + b * outcomes * sizeof *r->p;
-    r->input_size = input_bytes(r, r->batch);
-    r->input = xcalloc(r->input_size, 1);
     r->output = xcalloc(output, 1);
-    r->d_input = device_alloc(dev, r->input_size);
     r->d_output = device_alloc(dev, output);
     r->d_logits = device_alloc(dev, b * row);
     r->d_outcome_bits = device_alloc(dev, V * sizeof(uint32_t));
     r->d_forbidden = device_alloc(dev, V);
     r->d_forbidden_first = device_alloc(dev, V);
-    int ok = r->d_input && r->d_output && r->d_logits && r->d_outcome_bits && r->d_forbidden && r->d_forbidden_first;
+    int ok = r->d_output && r->d_logits && r->d_outcome_bits && r->d_forbidden && r->d_forbidden_first;
     for (int a = 0; a < r->max_jobs && ok; a++) ok = (r->job[a].logits = device_alloc(dev, row)) != NULL;
     for (int a = 0; r->n_total < 0 && a < r->max_jobs && ok; a++)
         ok = (r->job[a].d_own_bits = device_alloc(dev, V * sizeof(uint32_t))) != NULL;
@@ -88,7 +81,7 @@ static Status open_device(Rollout *r, Err *err) {
     r->p = (float *)(void *)(r->output + before);
     r->d_p = (float *)(void *)(r->d_output + before);
     r->p_row = xcalloc(b, sizeof *r->p_row);
-    r->slot = xcalloc((size_t)r->max_rows, sizeof *r->slot);
+    r->row = xcalloc(b, sizeof *r->row);
     r->group_offset = xcalloc(b + 1, sizeof *r->group_offset);
     r->group_shared = xcalloc(b, sizeof *r->group_shared);
     r->window = xcalloc((size_t)r->law->seq_len, sizeof *r->window);
@@ -96,6 +89,7 @@ static Status open_device(Rollout *r, Err *err) {
     if (r->o->outcome_bits) device_upload(dev, r->d_outcome_bits, r->o->outcome_bits, V * sizeof(uint32_t));
     Status s = acts_open(&r->acts, r->law->model, r->max_rows, 0, RECOMPUTE_NONE, err);
     if (!s) s = kv_cache_open(&r->cache, r->law->model, pages_for(r, r->batch), err);
+    if (!s) s = decode_pass_open(&r->pass, r->law->model, r->acts, &r->cache, r->max_rows, r->batch, r->max_blocks, extra_bytes(r->batch), err);
     r->root_token = xcalloc((size_t)r->law->seq_len, sizeof *r->root_token);
     return s;
 }
@@ -142,13 +136,14 @@ void rollout_close(Rollout *r) {
     }
     if (r->law->model) {
         Device *dev = r->law->model->dev;
-        void *device[] = {r->d_input, r->d_output, r->d_logits, r->d_outcome_bits, r->d_forbidden, r->d_forbidden_first};
+        void *device[] = {r->d_output, r->d_logits, r->d_outcome_bits, r->d_forbidden, r->d_forbidden_first};
         for (size_t i = 0; i < sizeof device / sizeof *device; i++) device_free(dev, device[i]);
         if (r->acts) acts_close(r->acts);
         kv_sequence_free(&r->root);
+        decode_pass_close(&r->pass);
         kv_cache_close(&r->cache);
     }
-    void *host[] = {r->input, r->output, r->forbidden, r->forbidden_first, r->window, r->slot, r->group_offset, r->group_shared,
+    void *host[] = {r->output, r->forbidden, r->forbidden_first, r->window, r->row, r->group_offset, r->group_shared,
                     r->root_token, r->logits, r->p_row, r->order, r->job, r->future};
     for (size_t i = 0; i < sizeof host / sizeof *host; i++) free(host[i]);
 }
@@ -217,26 +212,7 @@ static Status device_status(const Rollout *r, Err *err) {
     return why ? err_set(err, ERR_DEVICE, "rollout: %s", why) : OK;
 }
 
-/* ---- what a step reads --------------------------------------------------------------------------------------------- */
-
-/* Room for an array of the step: where the host writes it; *device: where it will be. */
-static void *input_add(Rollout *r, size_t count, size_t size, void *device) {
-    size_t at = r->input_used;
-    r->input_used += aligned(count * size);
-    REQUIRE(r->input_used <= r->input_size);
-    char *there = r->d_input + at;
-    memcpy(device, &there, sizeof there);
-    return r->input + at;
-}
-
-static void input_copy(Rollout *r, const void *from, size_t count, size_t size, void *device) {
-    memcpy(input_add(r, count, size, device), from, count * size);
-}
-
-static void input_upload(Rollout *r) {
-    device_upload(r->law->model->dev, r->d_input, r->input, r->input_used);
-    r->input_used = 0;
-}
+/* ---- what a step gives --------------------------------------------------------------------------------------------- */
 
 /* Ids of n rows, and n_p probabilities of outcomes. */
 static void output_download(Rollout *r, int n, size_t n_p) {
@@ -257,29 +233,15 @@ static void logits_download(Rollout *r, const float *logits, int n) {
 
 /* Runs window[s->len .. total) behind what s holds, as one sequence; logits (Vp, may be NULL) of its last token. */
 static Status prefill(Rollout *r, KvSequence *s, const int32_t *window, int total, float *logits, Err *err) {
-    Model *m = r->law->model;
-    const int from = s->len, n = total - from;
-    window += from;
-    if (!kv_sequence_extend(&r->cache, s, n, r->slot))
-        return err_set(err, ERR_NOMEM, "the key-value cache is full: use a smaller --batch");
-    const int32_t ends[2] = {0, n}, group[2] = {0, 1}, none = 0, row = n - 1;
-    PagedBatch pages = {.pool = r->cache.pool, .n_seq = 1, .max_blocks = s->n_pages, .n_group = 1};
-    int32_t *d_tokens, *d_positions, *d_row;
-    int64_t *d_slot;
-    size_t rows = (size_t)n;
-    input_copy(r, window, rows, sizeof *window, &d_tokens);
-    input_copy(r, r->slot, rows, sizeof *r->slot, &d_slot);
-    int32_t *positions = input_add(r, rows, sizeof *positions, &d_positions);
-    for (int i = 0; i < n; i++) positions[i] = from + i;
-    input_copy(r, ends, 2, sizeof *ends, &pages.q_offset);
-    input_copy(r, &total, 1, sizeof total, &pages.kv_len);
-    input_copy(r, s->page, (size_t)s->n_pages, sizeof *s->page, &pages.block_table);
-    input_copy(r, group, 2, sizeof *group, &pages.group_offset);
-    input_copy(r, &none, 1, sizeof none, &pages.group_shared);
-    input_copy(r, &row, 1, sizeof row, &d_row);
-    input_upload(r);
-    model_decode(m, r->acts, d_tokens, d_positions, d_slot, &pages, r->cache.layer_stride, n);
-    if (logits) model_logits(m, r->acts, logits, d_row, 1);
+    const int n = total - s->len;
+    const DecodeRow row = {s, window + s->len, n};
+    const int32_t group[] = {0, 1}, none = 0, last = n - 1;
+    int32_t *d_row;
+    Status st = decode_pass_lay(&r->pass, &row, 1, group, &none, 1, err);
+    if (st) return st;
+    decode_pass_copy(&r->pass, &last, 1, sizeof last, &d_row);
+    decode_pass_run(&r->pass);
+    if (logits) model_logits(r->law->model, r->acts, logits, d_row, 1);
     r->stats->prefill_tokens += n;
     return device_status(r, err);
 }
@@ -339,9 +301,9 @@ Status rollout_first_token(Rollout *r, ActiveJob *j, Future *f, Err *err) {
     SampleSpec spec = sample_spec(r, j, on_device);
     uint32_t suppress = suppress_bits(j), *d_suppress;
     double *d_uniform;
-    input_copy(r, &u, 1, sizeof u, &d_uniform);
-    input_copy(r, &suppress, 1, sizeof suppress, &d_suppress);
-    input_upload(r);
+    decode_pass_copy(&r->pass, &u, 1, sizeof u, &d_uniform);
+    decode_pass_copy(&r->pass, &suppress, 1, sizeof suppress, &d_suppress);
+    decode_pass_upload(&r->pass);
     m->k->sample(m->dev, r->d_drawn, r->d_logp, j->o->n_outcomes ? r->d_p : NULL, j->logits, d_uniform, d_suppress, &spec, 1);
     output_download(r, 1, (size_t)j->o->n_outcomes);
     if (j->job.n_follow || j->o->tell_logprobs) logits_download(r, j->logits, 1);
@@ -407,44 +369,24 @@ static Status decode_live(Rollout *r, int *n_out, Err *err) {
         Status s = f->live && f->length == r->law->seq_len ? refill(r, f, err) : OK;
         if (s) return s;
     }
-    int n_group, n = arrange(r, &n_group), most = 1;
+    int n_group, n = arrange(r, &n_group);
     for (int i = 0; i < n; i++) {
         Future *f = &r->future[r->order[i]];
-        if (!kv_sequence_extend(&r->cache, &f->kv, 1, &r->slot[i]))
-            return err_set(err, ERR_NOMEM, "the key-value cache is full: use a smaller --batch");
-        if (f->kv.n_pages > most) most = f->kv.n_pages;
+        r->row[i] = (DecodeRow){&f->kv, &f->pending, 1};
+        f->length++;
     }
-    PagedBatch pages = {.pool = r->cache.pool, .n_seq = n, .max_blocks = most, .n_group = n_group};
-    int32_t *d_tokens, *d_positions;
-    int64_t *d_slot;
+    Status st = decode_pass_lay(&r->pass, r->row, n, r->group_offset, r->group_shared, n_group, err);
+    if (st) return st;
     double *d_uniform;
     uint32_t *d_suppress;
-    size_t rows = (size_t)n;
-    int32_t *tokens = input_add(r, rows, sizeof *tokens, &d_tokens);
-    int32_t *positions = input_add(r, rows, sizeof *positions, &d_positions);
-    int32_t *q_offset = input_add(r, rows + 1, sizeof *q_offset, &pages.q_offset);
-    int32_t *kv_len = input_add(r, rows, sizeof *kv_len, &pages.kv_len);
-    int32_t *blocks = input_add(r, rows * (size_t)most, sizeof *blocks, &pages.block_table);
-    double *uniform = input_add(r, rows, sizeof *uniform, &d_uniform);
-    uint32_t *suppress = input_add(r, rows, sizeof *suppress, &d_suppress);
+    double *uniform = decode_pass_add(&r->pass, (size_t)n, sizeof *uniform, &d_uniform);
+    uint32_t *suppress = decode_pass_add(&r->pass, (size_t)n, sizeof *suppress, &d_suppress);
     for (int i = 0; i < n; i++) {
         Future *f = &r->future[r->order[i]];
-        tokens[i] = f->pending;
-        positions[i] = f->length++;
-        q_offset[i] = i;
-        kv_len[i] = f->kv.len;
         uniform[i] = future_uniform(r, f);
         suppress[i] = suppress_bits(&r->job[f->job]);
-        int32_t *pages_of = blocks + (size_t)i * (size_t)most;
-        memcpy(pages_of, f->kv.page, (size_t)f->kv.n_pages * sizeof *pages_of);
-        memset(pages_of + f->kv.n_pages, 0, (size_t)(most - f->kv.n_pages) * sizeof *pages_of);
     }
-    q_offset[n] = n;
-    input_copy(r, r->slot, rows, sizeof *r->slot, &d_slot);
-    input_copy(r, r->group_offset, (size_t)n_group + 1, sizeof *r->group_offset, &pages.group_offset);
-    input_copy(r, r->group_shared, (size_t)n_group, sizeof *r->group_shared, &pages.group_shared);
-    input_upload(r);
-    model_decode(m, r->acts, d_tokens, d_positions, d_slot, &pages, r->cache.layer_stride, n);
+    decode_pass_run(&r->pass);
     model_logits(m, r->acts, r->d_logits, NULL, n);
     output_download(r, n, draw_rows(r, d_uniform, d_suppress, n));
     int wanted = 0;

@@ -2,6 +2,7 @@
  * touches the device. */
 #ifndef EHR_INFER_ROLLOUT_STEP_H
 #define EHR_INFER_ROLLOUT_STEP_H
+#include "infer/decode_pass.h"
 #include "infer/rollout.h"
 
 typedef struct {
@@ -55,9 +56,8 @@ typedef struct {
     KvSequence root;
     Acts                   *acts;
     int                     Vp, max_blocks, max_rows;
-    /* What a step reads is packed into one host buffer and uploaded as one; what it writes comes back as one. */
-    char     *input, *d_input;
-    size_t    input_size, input_used;
+    DecodePass              pass;
+    /* What a step writes comes back as one. */
     char     *output, *d_output; /* drawn ids, their log probabilities when asked for, then outcome probabilities */
     int32_t  *drawn, *d_drawn;   /* (batch) */
     float    *logp, *d_logp;     /* (batch) NULL unless weigh_paths */
@@ -69,7 +69,7 @@ typedef struct {
     uint32_t *d_outcome_bits; /* of o */
     uint8_t  *forbidden, *d_forbidden, *forbidden_first, *d_forbidden_first;
     int32_t  *window; /* (seq_len) tokens to prefill */
-    int64_t  *slot;   /* (max_rows) where the cache keeps each row */
+    DecodeRow *row;   /* (batch) of a step */
     int32_t  *group_offset, *group_shared; /* (batch + 1), (batch) */
     int      *order; /* (batch) live futures, those of one job together */
 } Rollout;
