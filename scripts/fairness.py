@@ -7,7 +7,7 @@ more or less ill than others.  Its probability comes from the saddlepoint of a s
 Rice 1980), which is right where a group has few of them and a normal's is not; rows of one patient are not independent,
 and what that adds to the variance is taken from all patients.
 
-Observed over expected is tested against the nearest odds within a tenth of the other patients': with enough patients every
+Observed over expected is tested against the nearest odds within a twentieth of the other patients': with enough patients every
 model is wrong by something, and an alarm is to be worth somebody's time.
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 import metrics
 
 LEAST_POSITIVES = 20  # of a group, for it to be judged
-TOLERATED = math.log(1.1)  # gap of log odds that is no alarm
+TOLERATED = math.log(1.05)  # gap of log odds that is no alarm
 
 
 def _score(a, p, y, n):

@@ -48,7 +48,7 @@ def recorded_section(recorded):
     text = (
         "<h2>Does the model expect as many events as there are, in every group?</h2><p>At every step of a held-out record the "
         "model says how likely the event is to come next. Added up over whole records that is how many it expects; above 1 "
-        "there were more. Groups are those that a record begins with. An alarm: the ratio is more than a tenth away from the "
+        "there were more. Groups are those that a record begins with. An alarm: the ratio is more than a twentieth away from the "
         "other patients', by more than chance.</p>"
     )
     for r in recorded:

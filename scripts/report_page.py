@@ -331,7 +331,7 @@ the risks are too low. Calibration slope: 1 when risks are as spread as they sho
 too extreme. Sampling error: the mean standard error of a risk from simulating a finite number of futures; it says nothing
 about the error of the model. Net benefit: right alerts, less needless ones at the price that the chosen risk implies.</p>
 <p>Groups: an alarm says that a group's risks are wrong in another way than everybody else's: more or fewer had the outcome
-than the risks promised (by more than a tenth in the odds), the risks are too extreme or too flat, or alerts find fewer than those risks promise. A group with more
+than the risks promised (by more than a twentieth in the odds), the risks are too extreme or too flat, or alerts find fewer than those risks promise. A group with more
 illness has no alarm for that. AUROCs of groups are shown, not judged: they differ with how varied the patients of a group are
 even when every risk is right. Of all alarms in this report at most 5% are expected to be chance (Benjamini and Hochberg);
 groups with fewer than 20 positives are not judged, and no alarm there is no assurance.</p>"""

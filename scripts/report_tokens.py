@@ -44,19 +44,19 @@ def draw_gaps(g):
 
 def loss_table(t):
     excess = "excess" in t
-    head = ["", "tokens", "nats a token", *(["excess over the floor"] if excess else []), "likeliest is right", "in the likeliest 5", "in the likeliest 10"]  # fmt: skip
+    head = ["tokens", "nats a token", *(["excess over the floor"] if excess else []), "likeliest is right", "in the likeliest 5", "in the likeliest 10"]  # fmt: skip
 
     def cells(name, e):
         out = [name, e["n"], number(e["mean"]) + interval(e["interval"])]
         out += [number(e.get("excess"), 4)] if excess else []
         return [*out, *(percent(e[f"top_{k}"]) for k in (1, 5, 10))]
 
-    rows = [cells("all", t["all"])] + [cells(html.escape(e["kind"].replace("_", " ")), e) for e in t["by_kind"]]
-    rows += [
-        cells(f"tokens {e['from']} to {e['to'] - 1}" if e["to"] else f"token {e['from']} and later", e)
+    kinds = [cells("all", t["all"])] + [cells(html.escape(e["kind"].replace("_", " ")), e) for e in t["by_kind"]]
+    places = [
+        cells(f"tokens {e['from'] + 1} to {e['to']}" if e["to"] else f"token {e['from'] + 1} and later", e)
         for e in t["by_place"]
     ]
-    return table(head, rows)
+    return table(["kind of event", *head], kinds) + "<p></p>" + table(["place in the record", *head], places)
 
 
 def calibration_section(t):
@@ -85,5 +85,5 @@ def calibration_section(t):
 def section(t):
     return (
         f"<p>On {t['patients']} held-out patients, by kind of event and by place in the record. What a model should learn from a "
-        "long record shows in the last rows.</p>" + loss_table(t) + calibration_section(t)
+        "long record shows in the last rows. A token is an event, with its value if it has one, or the gap up to the next.</p>" + loss_table(t) + calibration_section(t)
     )

@@ -18,7 +18,7 @@ near = lambda a, b: a is not None and abs(a - b) < 1e-6
 assert eval(sys.argv[2]), (sys.argv[2], r)' "$1" "$2" > holds.log 2>&1
 }
 
-for c in check_metrics check_fairness check_evaluation; do
+for c in check_metrics check_figures check_fairness check_evaluation; do
     "$python" "$root/scripts/$c.py" > $c.log 2>&1
     rc=$?
     grep -E -A1 '^(ok|not ok) - ' $c.log
@@ -182,6 +182,43 @@ assert all(g["observed"] >= 20 for g in e["groups"] if "tests" in g)
 assert r["alarm_tests"] == sum(len(g.get("tests", [])) for o in r["outcomes"] + r["recorded"] for g in o.get("groups", []) + o.get("subgroups", []))
 EOF
 verdict $? "events are set beside what the model expects, group by group" recorded.log
+PYTHONPATH=$root/scripts "$python" - > features.log 2>&1 << 'EOF'
+import csv, json, math
+import h5py, numpy as np
+import baselines, shards, suite
+dataset = json.load(open("d/dataset.json"))
+v = shards.Vocabulary("d", dataset)
+with h5py.File("report/work/readmission_30d.h5") as f:
+    labels = {k: f[k][:] for k in f}
+    attributes = dict(f.attrs)
+mark = v.outcome_tokens(json.loads(attributes["outcome_codes"]))
+rows = baselines.Rows("d", dataset, v, labels, mark)
+counts, levels = rows.counts.toarray(), 0
+with h5py.File("d/train-00000.h5") as f:
+    offsets, tokens, minutes = (f[k][:] for k in ("patient_offsets", "tokens", "minutes"))
+mine = [i for i in range(labels["split"].size) if labels["split"][i] == 0]
+for i in mine:
+    a, b = (int(x) for x in offsets[labels["patient_row"][i] :][:2])
+    known = [(int(t), int(m)) for t, m in zip(tokens[a:b], minutes[a:b]) if m <= labels["index_minutes"][i] and v.is_event[t]]
+    last, since = {}, None
+    for w, window in enumerate((30 * 1440, 365 * 1440, math.inf)):
+        direct = np.zeros(v.n)
+        for t, m in known:
+            direct[t] += m > labels["index_minutes"][i] - window
+        assert np.allclose(counts[i, w * v.n : (w + 1) * v.n], np.log(1 + direct)), (i, window)
+    for t, m in known:
+        last[v.base[t]] = v.level[t] if v.level[t] else last.get(v.base[t])
+        since = (labels["index_minutes"][i] - m) / 1440 if mark[t] else since
+    names = sorted({v.base[k] for k in range(v.n) if v.level[k] > 0})
+    assert all((last.get(n) or None) == (None if np.isnan(x) else x) for n, x in zip(names, rows.levels[i])), i
+    assert since == rows.since[i] or (since is None and np.isnan(rows.since[i])), i
+assert len(mine) > 50
+w = suite.label_weights({k: c[mine] for k, c in labels.items()}, float(attributes["horizon_minutes"]))  # of the censored: 0
+rate = w @ np.maximum(labels["outcome"][mine], 0) / w.sum()
+told = list(csv.DictReader(open("report/rows/readmission_30d.csv")))
+assert all(abs(float(x["baseline_prevalence"]) - rate) < 1e-6 for x in told), rate
+EOF
+verdict $? "baselines: counts in windows, last levels, time since, prevalence, one by one" features.log
 "$python" - > rows.log 2>&1 << 'EOF'
 import csv, hashlib, json
 r = json.load(open("report/report.json"))
@@ -202,13 +239,19 @@ for o in r["outcomes"]:
     assert m["model_sha256"] == r["provenance"]["model_sha256"] == hashlib.sha256(open("r/best/model.safetensors", "rb").read()).hexdigest()
 EOF
 verdict $? "figures are those of the rows kept beside them; maps carry their hash and the model's" rows.log
+grep -Eq '^took [0-9]+ s, [0-9]+ s of CPU: .*risks [0-9]+ s \([0-9]+ s of CPU\)' whole.log
+verdict $? "time and processor time are printed, part by part" whole.log
 grep -v seconds report/report.json > first.json
+mkdir first && cp report/report.html report/model_card.md report/recalibration.json first
 touch marker
 rm report/report.* report/work/admission_1y-held_out-risk.h5
 EHR_BUILD=$build whole report > whole.log 2>&1 &&
     [ "$(find report/work -newer marker -name '*risk.h5')" = report/work/admission_1y-held_out-risk.h5 ] &&
     diff first.json <(grep -v seconds report/report.json) > diff.log
 verdict $? "a stopped suite does only what is missing, to the same report" whole.log
+for f in report.html model_card.md recalibration.json; do cmp "first/$f" "report/$f" || echo "$f differs"; done > diff.log 2>&1
+[ ! -s diff.log ]
+verdict $? "and to the same bytes of page, model card and maps" diff.log
 "$python" "$root/scripts/compare.py" report report --bootstrap 20 --out same.json > compare.log 2>&1 && grep -q ' 0 better, 0 worse' compare.log && [ -s same.json ]
 verdict $? "compare.py: a report against itself" compare.log
 mkdir -p twisted/rows && cp report/report.json twisted && cp report/rows/readmission_30d.csv twisted/rows &&
@@ -257,6 +300,15 @@ for w, curve in ((model, q["curve"]), (usual, q["usual_order"]["curve"])):
     for p in curve:
         rows = [stop(x, lambda s: s["confidence"] >= (p["threshold"] if p["threshold"] is not None else 2)) for x in w]
         assert near(p["cost"], mean(rows, "cost")) and near(p["right"]["mean"], mean(rows, "right")) and near(p["minutes"], mean(rows, "minutes"))
+assert near(q["gain_of_everything"]["mean"], mean([w[-1] for w in model], "right") - mean([w[0] for w in model], "right"))
+assert near(q["most_common_named"]["mean"], mean([w[0] for w in model], "common_right")) and near(q["new_diagnoses"], mean([w[0] for w in model], "n_new"))
+single = [s for w, o in zip(model, own) for s in w if s["asked"] >= 0 and s["step"] <= o["step"]]
+assert near(q["asked_in_vain"], sum(s["recorded"] == 0 for s in single) / max(len(single), 1))
+for t in q["tests"]:
+    ids = {k for k, c in code.items() if c == t["code"]}
+    asked = [s for w, o in zip(model, own) for s in w if s["asked"] in ids and s["step"] <= o["step"]]
+    assert near(t["asked"], len(asked) / 15) and near(t["asked_and_recorded"], sum(s["recorded"] > 0 for s in asked) / max(len(asked), 1))
+assert near(q["ceiling"]["never"]["best"]["mean"], mean([w[0] for w in law], "truth_best"))
 assert near(q["as_recorded"]["cost"], mean([w[0] for w in model], "recorded_cost")) and q["everything"]["minutes"] == 120
 EOF
 verdict $? "sequential: policies are those of the walks, walks pay the prices" asked.log
