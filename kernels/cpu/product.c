@@ -11,6 +11,7 @@
 
 enum {
     SLAB_FLOATS = SGEMM_LANES * (SGEMM_K_MAX + 1), /* room for a tile of any product */
+    SLABS = 2,                                     /* threads pack one while others still read the one before */
     CHAIN_FLOATS = 96 << 10,
     CHAIN_COLUMNS = 128, /* of a task whose chains grow apart: many rows share what is packed of b */
     COLUMNS_MAX = 512,   /* of a task */
@@ -53,7 +54,7 @@ typedef struct {
 static size_t own_floats(const CpuState *cpu) { return (size_t)cpu->block_floats + CHAIN_FLOATS; }
 
 size_t product_scratch(const Device *dev) {
-    return sizeof(float) * (SLAB_FLOATS + own_floats(cpu_state(dev)) * (size_t)device_threads(dev));
+    return sizeof(float) * (SLABS * SLAB_FLOATS + own_floats(cpu_state(dev)) * (size_t)device_threads(dev));
 }
 
 /* ---- one task ---------------------------------------------------------------------------------------------------- */
@@ -62,6 +63,7 @@ size_t product_scratch(const Device *dev) {
  * k1); the slab holds rows from slab_m on, k from slab_k on. */
 typedef struct {
     int m0, m1, n0, columns, k0, k1, slab_m, slab_k;
+    float *slab;         /* packed rows of a */
     const float *packed; /* columns of b, part after part; NULL: b is in panels */
     float *chain;        /* element (m0, 0) when it does not grow in c; part p at column p * columns */
 } Block;
@@ -175,7 +177,7 @@ static void rows_find(const Job *j, const Block *b, Operands *x) {
     if (!j->cut.copied) return;
     int bf16 = panel_is_bf16(t);
     x->a_rs = bf16 ? int_min(j->cut.k_slab, t->K - b->slab_k) : 1, x->a_cs = bf16 ? 1 : SGEMM_LANES;
-    x->a = j->slab + (x->m - b->slab_m) / j->cut.step * slab_tile(j, b) + (b->k0 - b->slab_k) * x->a_cs;
+    x->a = b->slab + (x->m - b->slab_m) / j->cut.step * slab_tile(j, b) + (b->k0 - b->slab_k) * x->a_cs;
 }
 
 /* Tile after tile through all panels of the block. */
@@ -282,6 +284,13 @@ static int rows_in_place(const Product *t, int panels) {
     return t->a_rs == 1 && panels <= COLUMN_PANELS && t->a_cs <= 1024;
 }
 
+/* Panels a task, at most `most`: as many tasks for each thread as for the others, where that goes. */
+static int panels_for_all(int panels, int most, int threads) {
+    for (int rounds = 1, each; (each = ceil_div(panels, rounds * threads)) > 1; rounds++)
+        if (each <= most && ceil_div(panels, each) % threads == 0) return each;
+    return 1;
+}
+
 static Cut cut_make(const CpuState *cpu, const Product *t, int threads) {
     Cut g = {.parts = t->gated ? 2 : 1, .threads = threads, .step = evenly(t->M, cpu->isa->tile_rows)};
     int tiles = ceil_div(t->M, g.step), width = t->N / g.parts, panels = panels_of(width);
@@ -301,8 +310,7 @@ static Cut cut_make(const CpuState *cpu, const Product *t, int threads) {
     if (threads > 1) {
         int even = panels / (threads * TASKS_A_THREAD), least = g.stream ? 1 : COLUMNS_MIN / g.parts / SGEMM_PANEL;
         most = int_min(most, int_max(even, least));
-        int blocks = ceil_div(panels, int_max(most, 1));
-        most = ceil_div(panels, ceil_div(blocks, threads) * threads);
+        most = panels_for_all(panels, most, threads);
     }
     g.columns = evenly(panels, most) * SGEMM_PANEL;
     int n_columns = ceil_div(width, g.columns),
@@ -318,7 +326,7 @@ static void slab_pack(const Job *j, const Block *s, int tile) {
     int m = s->slab_m + tile * j->cut.step, rows = int_min(PACK_TILES * j->cut.step, s->m1 - m);
     int depth = int_min(j->cut.k_slab, t->K - s->slab_k);
     const float *a = t->a + m * t->a_rs + s->slab_k * t->a_cs;
-    float *to = j->slab + tile * slab_tile(j, s);
+    float *to = s->slab + tile * slab_tile(j, s);
     if (!panel_is_bf16(t)) {
         j->cpu->isa->sgemm_pack_rows(to, rows, j->cut.step, depth, a, t->a_rs, t->a_cs);
         return;
@@ -329,18 +337,22 @@ static void slab_pack(const Job *j, const Block *s, int tile) {
     }
 }
 
-/* Inside a team.  Rows are the fast index, so that a thread's next task may find its columns of b packed. */
+/* Inside a team.  Rows are the fast index, so that a thread's next task may find its columns of b packed.  Slabs take
+ * turns: a thread that has no task left begins to pack the next one, and only then waits for the others. */
 static void team_run(const Job *j, float *memory) {
     const Cut *g = &j->cut;
-    int width = j->t->N / g->parts;
+    int width = j->t->N / g->parts, turn = 0;
     Own own = {memory, memory + j->cpu->block_floats, -1};
     for (int k = 0; k < j->t->K; k += g->k_slab, own.packed = -1)
-        for (int top = 0; top < j->t->M; top += g->rows_slab) {
-            Block s = {.slab_m = top, .slab_k = k, .m1 = int_min(top + g->rows_slab, j->t->M)};
+        for (int top = 0; top < j->t->M; top += g->rows_slab, turn = !turn && g->threads > 1) {
+            Block s = {.slab_m = top, .slab_k = k, .slab = j->slab + turn * SLAB_FLOATS};
+            s.m1 = int_min(top + g->rows_slab, j->t->M);
             int tiles = g->copied ? ceil_div(s.m1 - top, g->step) : 0, n_rows = ceil_div(s.m1 - top, g->rows);
-#pragma omp for schedule(static)
-            for (int tile = 0; tile < tiles; tile += PACK_TILES) slab_pack(j, &s, tile);
+            if (g->copied || k > 0) {
 #pragma omp for schedule(dynamic, 1)
+                for (int tile = 0; tile < tiles; tile += PACK_TILES) slab_pack(j, &s, tile);
+            }
+#pragma omp for schedule(dynamic, 1) nowait
             for (int task = 0; task < n_rows * ceil_div(width, g->columns); task++) {
                 Block b = s;
                 b.m0 = top + task % n_rows * g->rows, b.m1 = int_min(b.m0 + g->rows, s.m1);
@@ -359,7 +371,7 @@ void product_run(Device *dev, const Product *t, void *scratch) {
     const CpuState *cpu = cpu_state(dev);
     int threads = cpu_threads_for(dev, 2.0 * t->M * t->N * t->K);
     Job j = {cpu, t, cut_make(cpu, t, threads), scratch};
-    float *own = (float *)scratch + SLAB_FLOATS;
+    float *own = (float *)scratch + SLABS * SLAB_FLOATS;
     if (threads == 1) {
         team_run(&j, own);
         return;
