@@ -17,7 +17,8 @@ WERROR ?= $(if $(CI),-Werror)
 CFLAGS_COMMON := -std=c11 -D_GNU_SOURCE -I. -g -Wall -Wextra -Wpointer-arith -Wstrict-prototypes -Wno-format-truncation $(WERROR) \
                  -ffp-contract=off -fno-math-errno -MMD -MP
 comma         := ,
-CFLAGS_OPT    := $(if $(SAN),-O1 -fsanitize=address$(comma)undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined,-O3)
+LEVEL          = $(if $(SAN),-O1,-O3)
+CFLAGS_OPT     = $(LEVEL) $(if $(SAN),-fsanitize=address$(comma)undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
 
 # ---- what is there -------------------------------------------------------------------------------------------------
 DETECT := $(BUILD)/detect.mk
@@ -84,6 +85,8 @@ $(shell mkdir -p $(BUILD); printf '%s' 'NO_MPI=$(NO_MPI) NO_CUDA=$(NO_CUDA) NO_O
 run = $(if $(V),$(3),@printf '  %-5s%s\n' $(1) $(2); $(3))
 
 # ---- objects -------------------------------------------------------------------------------------------------------
+# Under the sanitizers the tests' time goes into kernels: those are worth the compiler's.
+$(BUILD)/kernels/%.o: LEVEL = $(if $(SAN),-O2,-O3)
 $(BUILD)/kernels/cpu/%_avx512.o: ISA := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma
 $(BUILD)/kernels/cpu/%_vnni.o:   ISA := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mavx2 -mfma
 $(BUILD)/kernels/cpu/%_avx2.o:   ISA := -mavx2 -mfma
@@ -209,7 +212,7 @@ fuzz: setup
 	    bash tests/run.sh build-san $(basename $(notdir $(wildcard tests/fuzz_*.c)))
 test-parity: setup
 	@$(MAKE) --no-print-directory all
-	@bash tests/parity.sh
+	@MAKE="$(MAKE)" bash tests/parity.sh
 # Programs, libraries and launcher in one folder, for machines that have none of them (scripts/bundle.sh).
 .PHONY: bundle
 bundle: setup

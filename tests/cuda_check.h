@@ -79,6 +79,8 @@ static inline int test_long(void) {
     const char *text = getenv("EHR_TEST_LONG");
     return text && *text && strcmp(text, "0");
 }
+/* The longest: sizes that take no path the others leave out, where size costs nothing. */
+static inline int test_large(void) { return test_long() && !test_emulated(); }
 
 /* Skips the test, with the reason, where there is no GPU. */
 static inline CudaTest cuda_test_open(DType dtype) {

@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 work=$(mktemp -d)
 trap 'rc=$?; [ $rc = 0 ] || tail -n 20 "$work/log"; rm -rf "$work"' EXIT
 sh scripts/setup.sh parity
-make --no-print-directory build/tests/parity_logits >> "$work/log" 2>&1
+"${MAKE:-make}" --no-print-directory build/tests/parity_logits >> "$work/log" 2>&1
 passed=0 failed=0 skipped=0
 check() { # check NAME COMMAND...
     local name=$1

@@ -5,6 +5,7 @@
 local_ranks
 data=$build/ehr-data train=$build/ehr-train infer=$build/ehr-infer
 samples=${EHR_SAMPLE_DATA:-$root/../shared/data}
+small="--layers 1 --d-model 64 --heads 1 --kv-heads 1 --d-ff 128 --seq-len 128 --batch 4 --steps 20"
 cd "$work" && ln -s "$root/scripts" scripts || exit 1
 
 # ---- an invented hospital --------------------------------------------------------------------------------------------
@@ -51,7 +52,7 @@ verdict $? "a stay's diagnoses are known at its end" label.log
 "$data" label e.h5 --data d --outcome death=MEDS_DEATH --horizon 365d > label.log 2>&1
 [ $? = 2 ] && grep -q 'shifted by patient' label.log
 verdict $? "an index by the calendar is refused: dates are shifted by patient" label.log
-"$train" --data d --model nano --layers 1 --seq-len 128 --batch 4 --steps 20 --out run > train.log 2>&1 &&
+"$train" --data d $small --out run > train.log 2>&1 &&
     "$infer" risk run --data d --labels d/labels/in_hospital_mortality.h5 --split all --samples 2 --max-tokens 40 --out risk.csv > risk.log 2>&1 && [ "$(grep -vc '^#' risk.csv)" = 181 ]
 verdict $? "train 20 steps, risks of all stays" train.log
 (cd h && "$root/.venv/bin/python" -m zipfile -c ../h.zip hosp icu 2> zip.log) || (cd h && python3 -m zipfile -c ../h.zip hosp icu)
@@ -83,7 +84,7 @@ fi
 maps=
 for m in icd_cm_9_to_10_mapping icd_pcs_9_to_10_mapping mimic_drug_to_atc icd10cm-order-Jan-2021 atc_coding; do maps="$maps --map $samples/codes/$m.csv.gz"; done
 "$data" import mimic "$samples/mimic-iv-demo" $maps --out m.h5 --quiet > demo.log 2>&1 && "$data" validate m.h5 >> demo.log 2>&1 && "$data" tokenize m.h5 --out md >> demo.log 2>&1 &&
-    "$data" validate md >> demo.log 2>&1 && "$train" --data md --model nano --layers 1 --seq-len 128 --batch 4 --steps 20 --out mrun >> demo.log 2>&1
+    "$data" validate md >> demo.log 2>&1 && "$train" --data md $small --out mrun >> demo.log 2>&1
 verdict $? "demo: import with maps, validate, tokenize, train 20 steps" demo.log
 # 15 admissions end by death, one of them within a day.
 "$data" label m.h5 --data md --task scripts/tasks/in_hospital_mortality.json > label.log 2>&1 && grep -q '^    positive  *14 ' label.log && grep -q 'dead at the index  *1$' label.log
