@@ -268,9 +268,13 @@ def outcome_section(o):
         )
     if o.get("recalibration"):
         r = o["recalibration"]
-        text += (f"<p>Recalibrated on the tuning split ({r['rows']} forecasts, {r['positive']} of them had it; fitted: {html.escape(r['fitted'])}): "
-                 f"the log-odds of a risk times {r['slope']:.2f}, {'plus' if r['intercept'] >= 0 else 'minus'} {abs(r['intercept']):.2f}. "
-                 "Alert thresholds come from the same split. What they do on held-out patients:</p>" + budget_table(o))  # fmt: skip
+        how = (
+            f"Not recalibrated: {html.escape(r['fitted'].removeprefix('nothing: '))}. "
+            if r["fitted"].startswith("nothing")
+            else f"Recalibrated on the tuning split ({r['rows']} forecasts, {r['positive']} of them had it; fitted: {html.escape(r['fitted'])}): the "
+            f"log-odds of a risk times {r['slope']:.2f}, {'plus' if r['intercept'] >= 0 else 'minus'} {abs(r['intercept']):.2f}. "
+        )
+        text += f"<p>{how}Alert thresholds come from the tuning split. What they do on held-out patients:</p>" + budget_table(o)
     if o["baselines"]:
         text += (
             "<h3>Against simpler models</h3><p>Trained on the same patients and labels. A difference whose interval "

@@ -18,7 +18,7 @@ def draw(o):
         ax.axhline(p["simulated_auroc"], color="#333333", lw=1, ls="--", label="simulated futures, no label")
     ax.set_xscale("log", base=2)
     ax.set_xticks([r["k"] for r in shots], [str(r["k"]) for r in shots])
-    report_parts.legend(ax, loc="lower right")
+    report_parts.legend(ax, loc="upper left", bbox_to_anchor=(1.0, 1.0))  # beside it: curves go everywhere
     return report_parts.picture(figure)
 
 
