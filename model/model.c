@@ -185,11 +185,18 @@ static Weight prepared_weight(Model *m, const Weight *w, DType as, char **at) {
     return out;
 }
 
+/* Beside narrower blocks the head is read in 16 bits, where float32 kernels can; never in 8: rare outcomes are its rows. */
+static DType head_type(const Model *m, const Weight *head, DType weights) {
+    const int narrower = dtype_size(weights) < dtype_size(m->dtype) && m->dtype == DTYPE_F32;
+    return narrower && prepared_bytes(m, head, DTYPE_BF16) ? DTYPE_BF16 : m->dtype;
+}
+
 Status model_prepare(Model *m, DType weights, Err *err) {
     if (m->prepared_weights) return OK;
     const int n = m->cfg.n_layers * W_PER_LAYER;
     Weight head = plain_head(m);
-    size_t bytes = prepared_bytes(m, &head, m->dtype);
+    const DType of_head = head_type(m, &head, weights);
+    size_t bytes = prepared_bytes(m, &head, of_head);
     for (int i = 0; i < n; i++) {
         Weight w = plain_weight(m, i / W_PER_LAYER, i % W_PER_LAYER);
         const size_t one = prepared_bytes(m, &w, weights);
@@ -205,7 +212,7 @@ Status model_prepare(Model *m, DType weights, Err *err) {
                        (double)bytes / 1048576);
     struct PreparedWeights *p = xcalloc(1, sizeof *p);
     p->layer = xcalloc((size_t)n, sizeof *p->layer);
-    p->head = prepared_weight(m, &head, m->dtype, &at);
+    p->head = prepared_weight(m, &head, of_head, &at);
     for (int i = 0; i < n; i++) {
         Weight w = plain_weight(m, i / W_PER_LAYER, i % W_PER_LAYER);
         p->layer[i] = prepared_weight(m, &w, weights, &at);

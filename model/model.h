@@ -40,7 +40,8 @@ void model_set_weights(Model *m, const float *host, int64_t begin, int64_t count
 /* The dtype of what kernels.h calls real in t's table: statistics, logits, losses, parameter gradients. */
 DType dtype_real(DType t);
 /* Re-lays the weights for inference (packing); call once after loading, never while training.  weights: what the
- * matrices of the blocks become, m->dtype, DTYPE_BF16 or DTYPE_I8 (kernels.h); embedding, head and norms stay m->dtype. */
+ * matrices of the blocks become, m->dtype, DTYPE_BF16 or DTYPE_I8 (kernels.h); embedding and norms stay m->dtype, the head
+ * is DTYPE_BF16 beside narrower blocks. */
 Status model_prepare(Model *m, DType weights, Err *err);
 
 /* 6 x parameters that multiply activations + 6 x L x H x D x mean context: forward + backward, causal, no recompute; with

@@ -79,7 +79,7 @@ static double pass_flops(const ModelConfig *c, int rows, int logit_rows, double 
 static double pass_bytes(const Bench *x, DType weights, double context) {
     const ModelConfig *c = &x->m.cfg;
     const double head = (double)c->d_model * c->vocab_size;
-    return (pass_flops(c, 1, 0, 0) / 2) * (double)dtype_size(weights) + head * 4 +
+    return (pass_flops(c, 1, 0, 0) / 2) * (double)dtype_size(weights) + head * (weights == DTYPE_F32 ? 4 : 2) +
            context * (double)kv_cache_bytes(&x->m, 1) / KV_PAGE;
 }
 

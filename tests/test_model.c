@@ -476,6 +476,41 @@ static void test_decode_near(void **state) {
     device_close(dev);
 }
 
+/* Weights of 16 bits are those of the blocks and of the head, and nothing else: the bits of a model that was rounded so. */
+static void test_narrow_weights(void **state) {
+    (void)state;
+    const int length[SEQ] = {LEN, LEN};
+    Batch b = make_batch(length, SEQ, 300, 8);
+    memcpy(b.tokens + LEN, b.tokens, SHARED * KV_PAGE * sizeof *b.tokens);
+    Device *dev = open_device(2);
+    char *logits[2];
+    size_t bytes = 0;
+    for (int i = 0; i < 2; i++) {
+        Model m;
+        Err err;
+        ModelConfig cfg = WIDE;
+        cfg.tied = 0; /* or the embedding would be rounded with the head */
+        open_model(&m, dev, &cfg, 1, DTYPE_F32);
+        for (int p = 0; i && p < m.table.n; p++) {
+            const ParamSpec *spec = &m.table.spec[p];
+            uint32_t *bits = (uint32_t *)m.w_arena + spec->offset;
+            for (int64_t k = 0; spec->ndim == 2 && strcmp(spec->name, "embedding") && k < spec->count; k++)
+                bits[k] = (bits[k] + 0x7FFF + (bits[k] >> 16 & 1)) & 0xFFFF0000u;
+        }
+        if (!i) assert_int_equal(model_prepare(&m, DTYPE_BF16, &err), OK);
+        Decoder d = open_decoder(&m);
+        bytes = (size_t)SEQ * LEN * (size_t)m.cfg.vocab_padded * sizeof(float);
+        logits[i] = xcalloc(1, bytes);
+        feed(&d, b.tokens, length, 0, logits[i]);
+        close_decoder(&d);
+        model_close(&m);
+    }
+    assert_memory_equal(logits[0], logits[1], bytes);
+    for (int i = 0; i < 2; i++) free(logits[i]);
+    free_batch(&b);
+    device_close(dev);
+}
+
 static void test_decode(void **state) {
     (void)state;
     check_decode(DTYPE_F32, DTYPE_F32, DTYPE_F32);
@@ -548,6 +583,7 @@ int main(void) {
         cmocka_unit_test(test_threads),          cmocka_unit_test(test_many_sequences),
         cmocka_unit_test(test_no_leaks),         cmocka_unit_test(test_decode),
         cmocka_unit_test(test_decode_near),
+        cmocka_unit_test(test_narrow_weights),
         cmocka_unit_test(test_bad_batches),
     };
     return cmocka_run_group_tests_name("model", tests, NULL, NULL);
