@@ -16,14 +16,15 @@ enum {
     CHAIN_COLUMNS = 128, /* of a task whose chains grow apart: many rows share what is packed of b */
     COLUMNS_MAX = 512,   /* of a task */
     COLUMNS_MIN = 128,   /* below this a tile leaves the first cache too soon */
-    PACK_TILES = 8,      /* packed together: where columns of a are adjacent, lines are shared */
-    ROW_PANELS = 24,     /* rows of a that meet so few panels are not packed, */
-    COLUMN_PANELS = 8,   /* nor columns of a, */
-    DIRECT_TILES = 19,   /* nor rows of b that meet so few tiles */
-    STREAM_TILES = 5,    /* so few tiles of rows: packed panels are read once, one after the other */
-    STREAM_AHEAD = 64,   /* k of which a panel is fetched ahead then */
-    FEW_ROWS = 4,        /* with so few, b comes faster when the caches alone foresee it */
-    TASKS_A_THREAD = 4   /* evens out slow cores */
+    PACK_TILES =
+        8, /* packed together; all of a slab, in the second cache as well, when all columns are packed at once */
+    ROW_PANELS = 24,   /* rows of a that meet so few panels are not packed, */
+    COLUMN_PANELS = 8, /* nor columns of a, */
+    DIRECT_TILES = 19, /* nor rows of b that meet so few tiles */
+    STREAM_TILES = 5,  /* so few tiles of rows: packed panels are read once, one after the other */
+    STREAM_AHEAD = 64, /* k of which a panel is fetched ahead then */
+    FEW_ROWS = 4,      /* with so few, b comes faster when the caches alone foresee it */
+    TASKS_A_THREAD = 4 /* evens out slow cores */
 };
 
 /* How a product is cut. */
@@ -145,16 +146,21 @@ static void gate(const Job *j, const Block *b, int m, int rows) {
     }
 }
 
-/* What is fetched while tiles of a block run: its successor's b, in so many pieces. */
+/* What is fetched while tiles of a block run, its successor's rows of a or columns of b, in so many pieces. */
 static int pieces(const Job *j, const Block *next) {
     const Product *t = j->t;
-    if (next->columns <= 0) return 0;
+    if (!next->columns && t->a_cs == 1) return next->m1 > next->m0 ? ceil_div(next->k1 - next->k0, SGEMM_PANEL) : 0;
+    if (!next->columns) return t->a_rs == 1 ? ceil_div(next->m1 - next->m0, SGEMM_PANEL) : 0;
     if (t->panels || t->b_cs == 1) return j->cut.parts * panels_of(next->columns);
     return t->b_rs == 1 ? j->cut.parts * ceil_div(next->k1 - next->k0, SGEMM_PANEL) : 0;
 }
 
 static Soon piece(const Job *j, const Block *next, int i) {
     const Product *t = j->t;
+    if (!next->columns) {
+        const float *a = t->a + next->m0 * t->a_rs + next->k0 * t->a_cs + i * SGEMM_PANEL;
+        return t->a_cs == 1 ? (Soon){a, t->a_rs, next->m1 - next->m0} : (Soon){a, t->a_cs, next->k1 - next->k0};
+    }
     int each = pieces(j, next) / j->cut.parts, part = i / each, depth = next->k1 - next->k0;
     if (t->panels) {
         int lines = depth * SGEMM_PANEL * (int)dtype_size(t->panel_type) / 64;
@@ -236,18 +242,23 @@ static void block_pack(const Job *j, const Block *b) {
                                           b->k1 - b->k0, column_at(j, b, part, n, b->k0), t->b_rs, t->b_cs);
 }
 
-/* What the thread is likely to pack after b: the next k of its columns, or the columns that a team's round further on.
- */
+/* What the thread is likely to pack after b: rows of the next slab if it keeps its columns (columns = 0 then),
+ * otherwise the next k of its columns, or the columns a team's round further on. */
 static Block block_after(const Job *j, const Block *b) {
     const Cut *g = &j->cut;
     int width = j->t->N / g->parts;
     Block next = *b;
     next.packed = NULL;
+    if (g->threads == 1 && g->columns >= width && b->m1 == b->slab_m + g->rows_slab && b->m1 < j->t->M) {
+        next.columns = 0, next.m0 = b->m1, next.m1 = int_min(b->m1 + g->rows_slab, j->t->M);
+        return next;
+    }
     if (b->k1 < int_min(b->slab_k + g->k_slab, j->t->K)) next.k0 = b->k1;
     else next.n0 = b->n0 + g->threads * g->columns;
     if (next.n0 >= width) next.k0 = b->k1, next.n0 = 0;
     next.k1 = int_min(next.k0 + g->k_block, j->t->K);
     next.columns = next.k0 < next.k1 ? int_min(g->columns, width - next.n0) : 0;
+    if (!next.columns) next.m1 = next.m0;
     return next;
 }
 
@@ -294,9 +305,10 @@ static int panels_for_all(int panels, int most, int threads) {
 static Cut cut_make(const CpuState *cpu, const Product *t, int threads) {
     Cut g = {.parts = t->gated ? 2 : 1, .threads = threads, .step = evenly(t->M, cpu->isa->tile_rows)};
     int tiles = ceil_div(t->M, g.step), width = t->N / g.parts, panels = panels_of(width);
-    /* k: even blocks of whole vectors, or of whole runs */
-    int unit = t->mode == SGEMM_ADD ? SGEMM_RUN : 16;
-    g.k_block = ceil_div(evenly(t->K, int_max(cpu->k_block / unit, 1) * unit), unit) * unit;
+    /* k: even blocks of whole vectors, or of whole runs, and of one run if all columns fit then */
+    int unit = t->mode == SGEMM_ADD ? SGEMM_RUN : 16, k_most = int_max(cpu->k_block / unit, 1) * unit;
+    if (t->mode == SGEMM_ADD && panels * SGEMM_PANEL <= cpu->block_floats / SGEMM_RUN) k_most = SGEMM_RUN;
+    g.k_block = ceil_div(evenly(t->K, k_most), unit) * unit;
     g.k_run = t->mode == SGEMM_ADD ? SGEMM_RUN : g.k_block;
     g.chain_apart = (t->gated && !t->c) || (t->residual && t->residual == t->c && t->K > g.k_block);
     g.stream = t->panels && t->a_cs == 1 && tiles <= STREAM_TILES;
@@ -313,6 +325,7 @@ static Cut cut_make(const CpuState *cpu, const Product *t, int threads) {
         most = panels_for_all(panels, most, threads);
     }
     g.columns = evenly(panels, most) * SGEMM_PANEL;
+    if (threads == 1 && g.copied && g.columns >= width) g.rows_slab = int_min(g.rows_slab, PACK_TILES * g.step);
     int n_columns = ceil_div(width, g.columns),
         row_tasks = n_columns < threads ? ceil_div(threads * TASKS_A_THREAD, n_columns) : 1;
     g.rows = ceil_div(ceil_div(g.rows_slab, row_tasks), g.step) * g.step;
