@@ -16,15 +16,14 @@ enum {
     CHAIN_COLUMNS = 128, /* of a task whose chains grow apart: many rows share what is packed of b */
     COLUMNS_MAX = 512,   /* of a task */
     COLUMNS_MIN = 128,   /* below this a tile leaves the first cache too soon */
-    PACK_TILES =
-        8, /* packed together; all of a slab, in the second cache as well, when all columns are packed at once */
-    ROW_PANELS = 24,   /* rows of a that meet so few panels are not packed, */
-    COLUMN_PANELS = 8, /* nor columns of a, */
-    DIRECT_TILES = 19, /* nor rows of b that meet so few tiles */
-    STREAM_TILES = 5,  /* so few tiles of rows: packed panels are read once, one after the other */
-    STREAM_AHEAD = 64, /* k of which a panel is fetched ahead then */
-    FEW_ROWS = 4,      /* with so few, b comes faster when the caches alone foresee it */
-    TASKS_A_THREAD = 4 /* evens out slow cores */
+    PACK_TILES = 8,      /* packed together; a whole slab, in the second cache, if all columns are packed at once */
+    ROW_PANELS = 24,     /* rows of a that meet so few panels are not packed, */
+    COLUMN_PANELS = 8,   /* nor columns of a, */
+    DIRECT_TILES = 19,   /* nor rows of b that meet so few tiles */
+    STREAM_TILES = 5,    /* so few tiles of rows: packed panels are read once, one after the other */
+    STREAM_AHEAD = 64,   /* k of which a panel is fetched ahead then */
+    FEW_ROWS = 4,        /* with so few, b comes faster when the caches alone foresee it */
+    TASKS_A_THREAD = 4   /* evens out slow cores */
 };
 
 /* How a product is cut. */
