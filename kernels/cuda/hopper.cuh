@@ -85,6 +85,18 @@ static __device__ __forceinline__ void tma_load_2d(void *shared, const CUtensorM
         "l"((uint64_t)map), "r"(shared_address(bar)), "r"(x), "r"(y)
         : "memory");
 }
+/* The other way, from shared memory; what lies outside the matrix is left out.  By one thread, after the proxy_fence()
+ * of those who wrote the box and a barrier; in groups, as cp.async. */
+static __device__ __forceinline__ void tma_store_2d(const CUtensorMap *map, int x, int y, const void *shared) {
+    asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"((uint64_t)map),
+                 "r"(shared_address(shared)), "r"(x), "r"(y)
+                 : "memory");
+}
+static __device__ __forceinline__ void tma_store_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+/* Waits until at most `pending` of this thread's groups have still to read shared memory. */
+template <int pending> static __device__ __forceinline__ void tma_store_wait() {
+    asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(pending) : "memory");
+}
 /* By each thread whose stores wgmma or the copy engine will touch, before the barrier that says so. */
 static __device__ __forceinline__ void proxy_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 

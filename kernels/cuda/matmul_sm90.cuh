@@ -14,7 +14,11 @@
 #include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/matmul_end.cuh"
 
-enum { HOPPER_DEPTH = 64, HOPPER_BOX = 8192 /* bytes of 64 lines of 64 elements */ };
+enum {
+    HOPPER_DEPTH = 64,
+    HOPPER_BOX = 8192,   /* bytes of 64 lines of 64 elements */
+    HOPPER_STORE = 2048, /* and of 16 rows of 64 results */
+};
 
 /* Which endings a form of product has, as bits. */
 enum {
@@ -31,8 +35,11 @@ template <int M_, int N_, int STAGES_, int RESIDENT_> struct HopperTile {
     static constexpr int THREADS = CONSUMERS * WARPGROUP + (REGISTERS_MOVE ? WARPGROUP : 32);
     static constexpr int A_BYTES = M * 128, STAGE_BYTES = A_BYTES + N * 128;
     static constexpr int WIDTH = N < 32 ? N : 32, PAIR_WIDTH = N < 64 ? N : 64; /* columns that leave at a time */
-    static constexpr int SLAB_BYTES = 16 * (WIDTH + 8) * 4, SLABS = STAGES * STAGE_BYTES;
+    /* A warp's way out: 16 rows as the endings of matmul_end.cuh want them, or two boxes for the copy engine. */
+    static constexpr bool BOXES = N >= 64;
+    static constexpr int SLAB_BYTES = BOXES ? 2 * HOPPER_STORE : 16 * (WIDTH + 8) * 4, SLABS = STAGES * STAGE_BYTES;
     static constexpr int BARRIERS = SLABS + CONSUMERS * 4 * SLAB_BYTES, SHARED = BARRIERS + 2 * STAGES * 8;
+    static_assert(SLAB_BYTES >= 16 * (WIDTH + 8) * 4, "float has room");
     static_assert(SLAB_BYTES >= 16 * (PAIR_WIDTH + 8) * 2, "bf16 leaves in wider parts than float");
     static constexpr HopperShape shape() { return {M, N, RESIDENT, SHARED, STAGES}; }
 };
@@ -92,10 +99,36 @@ static __device__ __forceinline__ void produce(const Product &p, const CUtensorM
 
 /* ---- consumers --------------------------------------------------------------------------------------------------- */
 
+/* END_STORE of aligned bf16: the copy engine takes 64 columns at a time while the warp goes on to the next, and to the
+ * next tile.  Before the kernel ends: tma_store_wait<0>() by lane 0. */
+template <int N>
+static __device__ __forceinline__ void rows_to_boxes(const Product &p, const CUtensorMap *out, char *slab,
+                                                     const float (*sum)[4], int row, int column) {
+    const int lane = (int)threadIdx.x % 32, g = lane / 4;
+#pragma unroll
+    for (int i = 0; i < N / 64; i++) {
+        char *box = slab + i % 2 * HOPPER_STORE;
+        if (lane == 0) tma_store_wait<(N > 64)>(); /* for the last store from this box */
+        __syncwarp();
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+            char *to = box + g * 128 + (j ^ g) * 16 + lane % 4 * 4;
+            *(__nv_bfloat162 *)to = __floats2bfloat162_rn(sum[8 * i + j][0], sum[8 * i + j][1]);
+            *(__nv_bfloat162 *)(to + 1024) = __floats2bfloat162_rn(sum[8 * i + j][2], sum[8 * i + j][3]);
+        }
+        proxy_fence();
+        __syncwarp();
+        if (lane == 0) {
+            if (row < p.M && column + 64 * i < p.N) tma_store_2d(out, column + 64 * i, row, box);
+            tma_store_commit();
+        }
+    }
+}
+
 /* A warp's 16 rows of the tile.  A kernel knows the endings of its form only: each costs registers in all. */
 template <class Tile, int ENDINGS>
-static __device__ __forceinline__ void tile_end(const Product &p, void *out, char *slab, const float (*sum)[4], int row,
-                                                int column) {
+static __device__ __forceinline__ void tile_end(const Product &p, const CUtensorMap *boxes, void *out, char *slab,
+                                                const float (*sum)[4], int row, int column) {
     constexpr int N = Tile::N, W = Tile::WIDTH, PAIR = Tile::PAIR_WIDTH, AHEAD = N / W < 2 ? 1 : 2;
     if (knows(ENDINGS, END_SWIGLU) && p.ending == END_SWIGLU) {
 #pragma unroll
@@ -110,6 +143,8 @@ static __device__ __forceinline__ void tile_end(const Product &p, void *out, cha
                 }
             rows_swiglu<bf16, PAIR>(p, out, slab, turns, row, column + PAIR * i);
         }
+    } else if (Tile::BOXES && knows(ENDINGS, END_STORE) && p.ending == END_STORE && p.vectors) {
+        if constexpr (Tile::BOXES) rows_to_boxes<N>(p, boxes, slab, sum, row, column);
     } else if (knows(ENDINGS, END_STORE) && p.ending == END_STORE) {
 #pragma unroll
         for (int i = 0; i < N / PAIR; i++)
@@ -125,8 +160,8 @@ static __device__ __forceinline__ void tile_end(const Product &p, void *out, cha
 }
 
 template <class Tile, bool A_ALONG_K, bool B_ALONG_K, int ENDINGS>
-static __device__ __forceinline__ void consume(const Product &p, char *stages, char *slab, uint64_t *full,
-                                               uint64_t *empty, int tiles) {
+static __device__ __forceinline__ void consume(const Product &p, const CUtensorMap *boxes, char *stages, char *slab,
+                                               uint64_t *full, uint64_t *empty, int tiles) {
     const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32, consumer = warp / 4;
     const uint64_t a0 = wgmma_descriptor(stages + consumer * HOPPER_BOX, 16, 1024);
     const uint64_t b0 = wgmma_descriptor(stages + Tile::A_BYTES, B_ALONG_K ? 16 : HOPPER_BOX, 1024);
@@ -154,14 +189,15 @@ static __device__ __forceinline__ void consume(const Product &p, char *stages, c
         wgmma_settle<Tile::N>(sum);
         if (lane == 0) mbarrier_arrive(empty + before);
         void *out = (char *)p.out + at.split * p.split_elements * (int64_t)sizeof(float);
-        tile_end<Tile, ENDINGS>(p, out, slab, sum, at.m0 + warp * 16, at.n0);
+        tile_end<Tile, ENDINGS>(p, boxes, out, slab, sum, at.m0 + warp * 16, at.n0);
     }
+    if (Tile::BOXES && knows(ENDINGS, END_STORE) && lane == 0) tma_store_wait<0>();
 }
 
 template <class Tile, bool A_ALONG_K, bool B_ALONG_K, int ENDINGS>
 __global__ void __launch_bounds__(Tile::THREADS, Tile::RESIDENT)
-    hopper_matmul_kernel(const __grid_constant__ CUtensorMap a, const __grid_constant__ CUtensorMap b, const Product p,
-                         int tiles) {
+    hopper_matmul_kernel(const __grid_constant__ CUtensorMap a, const __grid_constant__ CUtensorMap b,
+                         const __grid_constant__ CUtensorMap out, const Product p, int tiles) {
 #if HOPPER_BODY
     DYNAMIC_SHARED(char, shared);
     uint64_t *full = (uint64_t *)(shared + Tile::BARRIERS), *empty = full + Tile::STAGES;
@@ -182,8 +218,8 @@ __global__ void __launch_bounds__(Tile::THREADS, Tile::RESIDENT)
             produce<Tile, A_ALONG_K, B_ALONG_K>(p, &a, &b, shared, full, empty, tiles);
     } else {
         if constexpr (Tile::REGISTERS_MOVE) registers_take<232>();
-        consume<Tile, A_ALONG_K, B_ALONG_K, ENDINGS>(p, shared, shared + Tile::SLABS + warp * Tile::SLAB_BYTES, full,
-                                                     empty, tiles);
+        consume<Tile, A_ALONG_K, B_ALONG_K, ENDINGS>(p, &out, shared, shared + Tile::SLABS + warp * Tile::SLAB_BYTES,
+                                                     full, empty, tiles);
     }
 #else
     (void)tiles;
@@ -192,12 +228,12 @@ __global__ void __launch_bounds__(Tile::THREADS, Tile::RESIDENT)
 
 /* ---- launching --------------------------------------------------------------------------------------------------- */
 
-/* An operand of `lines` by K elements, in boxes of box_lines lines and 64 elements of k, or 64 and 64.  1 = encoded. */
-static inline int operand_map(Device *dev, const char *op, CUtensorMap *map, const void *base, int along_k, int lines,
-                              int K, int stride, int box_lines) {
-    const cuuint64_t size[] = {(cuuint64_t)(along_k ? K : lines), (cuuint64_t)(along_k ? lines : K)};
+/* A matrix of bf16 in boxes of 64 columns.  1 = encoded. */
+static inline int matrix_map(Device *dev, const char *op, CUtensorMap *map, const void *base, int columns, int rows,
+                             int stride, int box_rows) {
+    const cuuint64_t size[] = {(cuuint64_t)columns, (cuuint64_t)rows};
     const cuuint64_t bytes[] = {(cuuint64_t)stride * sizeof(bf16)};
-    const cuuint32_t box[] = {64, (cuuint32_t)(along_k ? box_lines : HOPPER_DEPTH)}, step[] = {1, 1};
+    const cuuint32_t box[] = {64, (cuuint32_t)box_rows}, step[] = {1, 1};
     const TensorMapEncode encode = cuda_tensor_map_encode(dev);
     if (encode && encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)base, size, bytes, box, step,
                          CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
@@ -205,6 +241,12 @@ static inline int operand_map(Device *dev, const char *op, CUtensorMap *map, con
         return 1;
     device_fail(dev, op, "the driver refuses a tensor map of an operand");
     return 0;
+}
+/* An operand of `lines` by K elements, in boxes of box_lines lines and 64 elements of k, or 64 and 64. */
+static inline int operand_map(Device *dev, const char *op, CUtensorMap *map, const void *base, int along_k, int lines,
+                              int K, int stride, int box_lines) {
+    return matrix_map(dev, op, map, base, along_k ? K : lines, along_k ? lines : K, stride,
+                      along_k ? box_lines : (int)HOPPER_DEPTH);
 }
 
 template <class Tile, bool A_ALONG_K, bool B_ALONG_K, int ENDINGS>
@@ -214,10 +256,14 @@ static void hopper_launch(Device *dev, const char *op, const Product &p) {
     if (!operand_map(dev, op, &a, p.a, A_ALONG_K, p.M, p.K, p.a_stride, Tile::M) ||
         !operand_map(dev, op, &b, p.b, B_ALONG_K, p.N, p.K, p.b_stride, Tile::N / 2))
         return;
+    CUtensorMap out = a; /* not looked at, except where results leave in boxes */
+    if (Tile::BOXES && p.ending == END_STORE && p.vectors &&
+        !matrix_map(dev, op, &out, p.out, p.N, p.M, (int)p.out_stride, 16))
+        return;
     const int tiles = ceil_div(p.M, Tile::M) * ceil_div(p.N, Tile::N) * ceil_div(p.K, p.split_k);
     const int resident = Tile::RESIDENT * cuda_sm_count(dev);
     CUDA_LAUNCH(dev, op, (hopper_matmul_kernel<Tile, A_ALONG_K, B_ALONG_K, ENDINGS>),
-                (unsigned)(tiles < resident ? tiles : resident), Tile::THREADS, Tile::SHARED, a, b, p, tiles);
+                (unsigned)(tiles < resident ? tiles : resident), Tile::THREADS, Tile::SHARED, a, b, out, p, tiles);
 }
 
 #endif

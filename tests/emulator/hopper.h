@@ -15,6 +15,9 @@ void mbarrier_published(Site site);
 void mbarrier_arrive(uint64_t *bar, unsigned bytes, Site site);
 void mbarrier_wait(uint64_t *bar, unsigned parity, Site site);
 void bulk_load(void *shared, const CUtensorMap *map, const int *at, unsigned rank, uint64_t *bar, Site site);
+void bulk_store(const CUtensorMap *map, const int *at, unsigned rank, const void *shared, Site site);
+void bulk_store_commit();
+void bulk_store_wait(unsigned pending, Site site);
 void proxy_fence();
 unsigned shared_offset(const void *p, Site site); /* in the block's dynamic shared memory, which starts at 0 */
 
@@ -44,6 +47,12 @@ inline void tma_load_2d(void *shared, const CUtensorMap *map, int x, int y, uint
     const int at[] = {x, y};
     emu::bulk_load(shared, map, at, 2, bar, site);
 }
+inline void tma_store_2d(const CUtensorMap *map, int x, int y, const void *shared, EMU_SITE) {
+    const int at[] = {x, y};
+    emu::bulk_store(map, at, 2, shared, site);
+}
+inline void tma_store_commit() { emu::bulk_store_commit(); }
+template <int pending> inline void tma_store_wait(EMU_SITE) { emu::bulk_store_wait(pending, site); }
 inline void proxy_fence() { emu::proxy_fence(); }
 
 inline void wgmma_fence(EMU_SITE) { emu::wgmma_fence(site); }

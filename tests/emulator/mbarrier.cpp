@@ -3,7 +3,10 @@
  * A phase of an mbarrier ends when `count` threads have arrived and as many bytes came as they said to expect.  Whoever
  * waits for it then knows what those who arrived had done before, and that the copies are there.  A copy lands at once,
  * at any moment, or when nobody can go on without it, as the schedule likes, and several in any order; until then its
- * destination is NaN and nobody's to touch. */
+ * destination is NaN and nobody's to touch.
+ *
+ * A bulk store reads shared memory at any time from its issue to its thread's wait for it, and until then nobody may
+ * change what lies there. */
 #include "tests/emulator/check.h"
 #include "tests/emulator/hopper.h"
 #include "tests/emulator/tensor_map.h"
@@ -41,6 +44,16 @@ struct BulkCopy {
     Site site;
 };
 std::vector<BulkCopy> copies;
+
+/* From shared memory to the tensor: copy.shared is where it comes from, group that of its thread. */
+struct BulkStore {
+    BulkCopy copy;
+    std::vector<unsigned char> was;
+    unsigned group;
+    bool done;
+};
+std::vector<BulkStore> stores;
+std::vector<unsigned> store_groups; /* of each thread */
 
 uint64_t mark_of(size_t i) { return 0x6d626172ull << 32 | i; }
 
@@ -116,11 +129,29 @@ void bulk_check(const TensorMap &t, unsigned rank, const void *shared, Site site
         fault(site, "a bulk copy of rows of %u bytes swizzled in %u: the emulator knows equal ones only", row, t.span);
 }
 
+void store_reads(const BulkStore &s) {
+    for (unsigned at = 0; at < s.copy.bytes; at += 16)
+        check_access(s.copy.by, s.copy.shared + at, 16, ASYNC_READ, s.copy.site);
+}
+
+void store_execute(BulkStore &s) {
+    const BulkCopy &c = s.copy;
+    std::vector<unsigned char> box(c.bytes);
+    uint64_t base = (uint64_t)(c.shared - block.shared);
+    for (unsigned at = 0; at < c.bytes; at += 16) memcpy(&box[at], block.shared + swizzled(base + at, c.map.span), 16);
+    each_box_row(c, [&](unsigned row, const char *to, unsigned first, unsigned bytes) {
+        if (bytes) memcpy(const_cast<char *>(to), &box[row + first], bytes);
+    });
+    s.done = true;
+}
+
 } // namespace
 
 void hopper_block() {
     barriers.clear();
     copies.clear();
+    stores.clear();
+    store_groups.assign(m.threads, 0);
     bulk_pending = 0;
     wgmma_block();
 }
@@ -157,6 +188,8 @@ bool bulk_into(const char *p, unsigned *by, Site *site) {
 
 void hopper_exit() {
     if (!copies.empty()) fault(copies[0].site, "the block ends while this bulk copy into its memory is under way");
+    if (!stores.empty())
+        fault(stores[0].copy.site, "the block ends and nobody has waited for this bulk store from its memory");
     Site here = {__FILE__, __LINE__};
     for (const Mbarrier &b : barriers)
         if (b.brought > b.seen) fault(here, "the block ends and nobody has waited for a bulk copy into its memory");
@@ -255,6 +288,48 @@ void bulk_load(void *shared, const CUtensorMap *map, const int *at, unsigned ran
         land(copies.size() - 1);
     else memset(shared, 0xFF, c.bytes);
     yield();
+}
+
+void bulk_store(const CUtensorMap *map, const int *at, unsigned rank, const void *shared, Site site) {
+    hopper_needed("a bulk store", site);
+    BulkStore s = {};
+    BulkCopy &c = s.copy;
+    memcpy(&c.map, map, sizeof c.map);
+    bulk_check(c.map, rank, shared, site);
+    c.shared = static_cast<unsigned char *>(const_cast<void *>(shared));
+    memcpy(c.at, at, rank * sizeof *at);
+    c.bytes = c.map.element_bytes;
+    for (unsigned d = 0; d < rank; d++) c.bytes *= c.map.box[d];
+    shared_offset(c.shared + c.bytes - 1, site);
+    c.by = task();
+    c.site = site;
+    each_box_row(c, [&](unsigned, const char *to, unsigned, unsigned bytes) {
+        if (bytes) check_access(c.by, to, bytes, WRITE, site);
+    });
+    store_reads(s);
+    s.was.assign(c.shared, c.shared + c.bytes);
+    s.group = store_groups[c.by->linear];
+    if (m.schedule == SCHEDULE_REVERSE || (m.schedule != SCHEDULE_FORWARD && m.random.next() % 2)) store_execute(s);
+    stores.push_back(s);
+    yield();
+}
+
+void bulk_store_commit() { store_groups[task()->linear]++; }
+
+void bulk_store_wait(unsigned pending, Site) {
+    Task *t = task();
+    size_t n = 0;
+    for (BulkStore &s : stores) {
+        if (s.copy.by == t && s.group + pending < store_groups[t->linear]) {
+            store_reads(s);
+            if (memcmp(s.was.data(), s.copy.shared, s.copy.bytes))
+                fault(s.copy.site, "the memory of a bulk store was changed before the wait for it");
+            if (!s.done) store_execute(s);
+        } else {
+            std::swap(stores[n++], s);
+        }
+    }
+    stores.resize(n);
 }
 
 void proxy_fence() { task()->proxy_fences++; }

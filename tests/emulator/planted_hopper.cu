@@ -170,6 +170,56 @@ template <Mistake MISTAKE> int turns() {
 }
 template <Mistake MISTAKE> int in_turn(bool bug) { return bug ? turns<MISTAKE>() : turns<NO_MISTAKE>(); }
 
+/* ---- bulk stores --------------------------------------------------------------------------------------------------
+ */
+
+enum Slip {
+    NO_SLIP,
+    STORE_NOT_FENCED,
+    BOX_REUSED,     /* the box is written again before the copy engine has read it */
+    NO_STORE_WAIT,  /* the block ends before */
+    NOT_COMMITTED,  /* the wait does not know of the store */
+    WAIT_OF_OTHERS, /* by another thread than the one that asked for the store */
+};
+enum { BOXES = 5, BOX_ROWS = 16 };
+
+/* A warp writes rows of 64 numbers, 16 at a time, through two boxes: out (70, 60), the last box partly outside. */
+template <Slip SLIP> __global__ void stores_kernel(const __grid_constant__ CUtensorMap map) {
+    DYNAMIC_SHARED(char, shared);
+    const int lane = (int)threadIdx.x, waits = SLIP == WAIT_OF_OTHERS ? 1 : 0;
+    for (int i = 0; i < BOXES; i++) {
+        char *box = shared + i % 2 * BOX_ROWS * 128;
+        if (lane == waits && SLIP != BOX_REUSED) tma_store_wait<1>();
+        __syncwarp();
+        for (int j = lane; j < BOX_ROWS * 64; j += 32) {
+            const int row = j / 64, column = j % 64, chunk = column / 8 ^ row % 8;
+            ((bf16 *)(box + row * 128 + chunk * 16))[column % 8] = __float2bfloat16((float)(2 * i + row % 2));
+        }
+        if (SLIP != STORE_NOT_FENCED) proxy_fence();
+        __syncwarp();
+        if (lane == 0) {
+            tma_store_2d(&map, 0, i * BOX_ROWS, box);
+            if (SLIP != NOT_COMMITTED) tma_store_commit();
+        }
+    }
+    if (lane == waits && SLIP != NO_STORE_WAIT) tma_store_wait<0>();
+}
+template <Slip SLIP> int stores() {
+    emu_config()->compute_capability = 90;
+    const int rows = 70, columns = 60, stride = 64;
+    Array<bf16> out(std::vector<bf16>((size_t)(rows * stride), __float2bfloat16(-1.0f)));
+    LAUNCH(stores_kernel<SLIP>, 1, 32, 2 * BOX_ROWS * 128, nullptr,
+           map_of(out.device, columns, rows, stride, 64, BOX_ROWS));
+    std::vector<bf16> got = out.read();
+    if (cudaGetLastError()) return 2;
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < stride; j++)
+            if (__bfloat162float(got[(size_t)(i * stride + j)]) != (j < columns ? (float)(i / 16 * 2 + i % 2) : -1.0f))
+                return 1;
+    return 0;
+}
+template <Slip SLIP> int stored(bool bug) { return bug ? stores<SLIP>() : stores<NO_SLIP>(); }
+
 __global__ void older_kernel(int *out) {
     DYNAMIC_SHARED(uint64_t, bar);
     mbarrier_init(bar, 1);
@@ -213,6 +263,11 @@ const Planted planted_hopper[] = {
     {"turn of a warpgroup not waited for", in_turn<TURN_NOT_TAKEN>, WRONG_RESULT, "race for|no thread can go on|twice"},
     {"turn of a warpgroup not given", in_turn<TURN_NOT_GIVEN>, FAULT, "no thread can go on"},
     {"turn of a warpgroup given twice", in_turn<TURN_GIVEN_TWICE>, FAULT, "comes twice"},
+    {"bulk store without a proxy fence", stored<STORE_NOT_FENCED>, CHECKED_FAULT, "without a proxy_fence()"},
+    {"bulk store of a box written again", stored<BOX_REUSED>, FAULT, "before the wait for it|nobody has waited"},
+    {"bulk store left behind", stored<NO_STORE_WAIT>, FAULT, "waited for this bulk store"},
+    {"bulk store not committed", stored<NOT_COMMITTED>, FAULT, "waited for this bulk store"},
+    {"bulk store waited for by another thread", stored<WAIT_OF_OTHERS>, FAULT, "waited for this bulk store"},
     {"Hopper's instructions on an older GPU", older_gpu, FAULT, "needs compute capability 9.0"},
 };
 const int n_planted_hopper = sizeof planted_hopper / sizeof *planted_hopper;
