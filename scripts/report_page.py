@@ -122,6 +122,9 @@ def plain_name(o):
 
 
 def within(o):
+    longer = re.fullmatch(r"(\d+)d", o.get("task", {}).get("longer_than", ""))
+    if longer:  # a stay's length is the outcome; its horizon is only what is left of it
+        return f" (more than {longer[1]} days)"
     days = o["horizon_days"]
     if days is None or not np.isfinite(days):
         return ""
@@ -158,13 +161,14 @@ def outcome_tables(outcomes, truth):
 def in_short(o):
     """One outcome in a sentence or two that need no statistics."""
     b = o["observed"]
+    asked = "patients" if o["patients"] == o["n"] else f"forecasts ({o['patients']} patients)"
     if b["auroc"] is None or not o["positive"]:
-        return f"<li><b>{plain_name(o)}</b>: {o['positive']} of {o['n']} patients had it; that is too few to say anything.</li>"
+        return f"<li><b>{plain_name(o)}</b>: {o['positive']} of {o['n']} {asked} had it; that is too few to say anything.</li>"
     known = o["n"] - o["censored"]
     # Beside the best possible, which is an expectation, stands an expectation: a few patients' luck can pass it.
     told_apart = o["auroc"] if o["auroc_true_risk"] else b["auroc"]
     text = (
-        f"<li><b>{plain_name(o)}</b>: of {known} patients {o['positive']} had it; by the model's risks "
+        f"<li><b>{plain_name(o)}</b>: it came true for {o['positive']} of {known} {asked}; by the model's risks "
         f"{number(o['positive'] / b['oe'], 1) if b['oe'] else '-'} were expected. Of one who had it and one who did not, the first was given "
         f"the higher risk in {100 * told_apart:.0f}% of all such pairs (a coin: 50%"
     )
