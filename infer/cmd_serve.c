@@ -15,6 +15,7 @@ typedef struct {
     int64_t port, queue, batch, samples, max_tokens, horizon, body, connections;
     int64_t min_tokens, second_threads;
     double deadline, drain, read, max_unknown, share;
+    int once;
 } ServeFlags;
 
 static int is_loopback(const char *address) { return !strncmp(address, "127.", 4) || !strcmp(address, "::1"); }
@@ -233,6 +234,7 @@ static Status serve(const ServeFlags *f, const char *path, Err *err) {
                       .max_unknown = f->max_unknown,
                       .keys = f->keys,
                       .kill_file = f->kill_file,
+                      .once = f->once,
                       .revoked = f->revoked};
     char granted[65] = "", *checkpoint = NULL;
     int64_t cut = 0;
@@ -295,6 +297,8 @@ Status cmd_serve(int argc, char **argv, Err *err) {
         {"--bind", FLAG_STRING, &f.bind, 0, 0, NULL, "address to listen on; beyond this machine only with --keys", 0},
         {"--keys", FLAG_STRING, &f.keys, 0, 0, NULL,
          "file of API keys' hashes, written by `ehr-infer key`; changes count at once", 0},
+        {"--once", FLAG_BOOL, &f.once, 0, 0, NULL,
+         "refuse requests without the header Idempotency-Key; one that comes again is refused in any case", 0},
         {"--tls-cert", FLAG_STRING, &f.cert, 0, 0, NULL, "certificate chain, PEM", 0},
         {"--tls-key", FLAG_STRING, &f.key, 0, 0, NULL, "its key, PEM", 0},
         {"--audit", FLAG_STRING, &f.audit, 0, 0, NULL,

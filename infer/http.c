@@ -325,6 +325,7 @@ static HttpExchange *exchange_begin(Http *h, struct MHD_Connection *connection, 
     x->r = (HttpRequest){.method = method, .path = x->path, .body = "", .id = ++h->exchanges};
     if (x->of) exchange_count(x);
     x->r.authorization = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, MHD_HTTP_HEADER_AUTHORIZATION);
+    x->r.idempotency_key = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, "Idempotency-Key");
     address_text(connection, x->r.from);
     return x;
 }

@@ -11,7 +11,7 @@ typedef struct HttpStream HttpStream;     /* an answer that comes in pieces */
 
 typedef struct {
     const char *method, *path; /* path: as it was sent, without the query */
-    const char *authorization; /* header, NULL: none */
+    const char *authorization, *idempotency_key; /* headers, NULL: none */
     char from[48];             /* address of the other side */
     const char *body;          /* (size) with a NUL behind it; empty in head */
     size_t size;

@@ -115,6 +115,16 @@ static int batch_spend(Server *sv, const HttpRequest *r, int n, int *wait_s, int
     return good;
 }
 
+/* NULL, or why a request cannot be taken under the name it has; then *status is set. */
+static const char *name_take(Server *sv, const HttpRequest *r, const Seen *seen, int *status) {
+    const char *name = r->idempotency_key;
+    *status = 400;
+    if (!name && sv->o.once) return "needs the header Idempotency-Key: a name that no other request has";
+    if (name && (!*name || strlen(name) > ONCE_NAME_MAX)) return "the header Idempotency-Key takes 1 to 255 characters";
+    *status = name && !serve_once_take(&sv->once, seen->who, name) ? 409 : 0;
+    return *status ? "a request of this Idempotency-Key was taken before: each is answered once" : NULL;
+}
+
 static void queue_remove(Server *sv, Job *job) {
     *job->link = job->next;
     if (job->next) job->next->link = job->link;
@@ -250,6 +260,8 @@ void serve_handle(void *ctx, HttpExchange *x, HttpRequest *r) {
         engine_job_free(job);
         return;
     }
+    const char *again = status ? NULL : name_take(sv, r, seen, &status);
+    if (again) why = again;
     if (!status) {
         for (int i = 0; i < job->ask.n_records; i++)
             serve_metrics_record(&sv->metrics, job->ask.record[i].n_events, job->ask.record[i].n_unknown);
@@ -400,6 +412,7 @@ Status serve_open(Server *sv, Session *s, const ServeOptions *o, const char *sta
 }
 
 void serve_close(Server *sv) {
+    serve_once_close(&sv->once);
     maps_free(&sv->maps);
     free(sv->model_name);
     free(sv->card);

@@ -11,6 +11,7 @@
 #include "infer/serve_keys.h"
 #include "infer/serve_maps.h"
 #include "infer/serve_metrics.h"
+#include "infer/serve_once.h"
 #include "infer/serve_second.h"
 #include <pthread.h>
 
@@ -39,6 +40,7 @@ typedef struct {
     double max_unknown;   /* share of its events, above which likewise */
     double deadline_s, drain_s;
     const char *keys, *kill_file, *revoked; /* paths; NULL: none */
+    int once;             /* every request has to have a name (serve_once.h) */
 } ServeOptions;
 
 typedef struct Answer Answer; /* on its way: serve_answers.c */
@@ -62,6 +64,7 @@ typedef struct {
     char *model_name, *card, *vocabulary, *page_policy; /* "ehr"; of /info; vocabulary.json; of the page at / */
     const char *stage;
     double started;
+    Once once; /* of the thread that reads requests */
     pthread_mutex_t lock; /* of all below */
     pthread_cond_t wake;
     ServeKeys keys;

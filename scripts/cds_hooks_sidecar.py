@@ -178,6 +178,7 @@ class Sidecar:
 
     def call(self, path, body=None, timeout=120):
         headers = {"Authorization": "Bearer " + self.key} if self.key else {}
+        headers |= {"Idempotency-Key": str(uuid.uuid4())} if body else {}  # a copy of the request is refused
         request = urllib.request.Request(self.args.serve + path, json.dumps(body).encode() if body else None, headers)
         try:
             with urllib.request.urlopen(request, timeout=timeout) as reply:

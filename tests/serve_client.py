@@ -18,11 +18,12 @@
 import csv, hashlib, http.client, json, socket, sys, threading, time, urllib.parse
 
 
-def ask_bytes(url, path, body=None, key=None, method=None, timeout=60):
+def ask_bytes(url, path, body=None, key=None, method=None, timeout=60, name=None):
     u = urllib.parse.urlsplit(url)
     c = http.client.HTTPConnection(u.hostname, u.port, timeout=timeout)
     data = body if isinstance(body, (bytes, type(None))) else json.dumps(body).encode()
     headers = {"Authorization": "Bearer " + key} if key else {}
+    headers |= {"Idempotency-Key": name} if name is not None else {}
     c.request(method or ("POST" if data is not None else "GET"), path, data, headers)
     r = c.getresponse()
     text = r.read()
@@ -520,6 +521,13 @@ def attacks(url, key, other, read_s, log):
     alive("after bad requests")
     twice = [ask(url, "/v1/risk", RISK, key) for _ in range(2)]
     check("a replayed body: the same answer, nothing more", twice[0][:2] == twice[1][:2] and twice[0][0] == 200, twice)
+    for want, names in [([200, 409, 409, 200], "aaab"), ([400, 200, 409], "ddd"), ([400], ["c" * 256]), ([400], [""])]:
+        before = len(lines())
+        bodies = [{} if name == "d" and i == 0 else RISK for i, name in enumerate(names)]
+        got = [ask(url, "/v1/risk", body, key, name=name)[0] for name, body in zip(names, bodies)]
+        check(f"names of requests: {want}", got == want, got)
+        if 409 not in want or 400 not in want:
+            logged("requests named wrong or again", before, max(want), sum(s != 200 for s in want))
     chunk, before = b"10000\r\n" + b" " * 65536 + b"\r\n", len(lines())
     got, _ = raw_exchange(url, head.encode() + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 5 + b"0\r\n\r\n")
     check("chunks without end: 413 or closed", b" 413 " in got or not got, got[:200])
@@ -669,6 +677,11 @@ def maps(url, key, file):
           {"risk", "recalibrated", "mc_se", "interval", "horizon_days", "explanation", "codes", "competing_risk"} <= set(o) and len(o["explanation"]["events"]) == 2, a)
 
 
+def once(url):
+    got = [ask(url, "/v1/risk", RISK, name=name)[0] for name in (None, "a", "a", "b")]
+    check("without a name, with one, again, with another: 400, 200, 409, 200", got == [400, 200, 409, 200], got)
+
+
 def burst(url, key, n, samples, answers=None):
     """Prints "COUNT STATUS" lines and "retry N": how many refusals said when to come back.  Appends the SHA-256 of every
     answer 200 to the file ANSWERS."""
@@ -702,8 +715,8 @@ if __name__ == "__main__":
         same(args[0], args[1], args[2], args[3], args[4], json.loads(args[5]), args[6:])
     elif command == "answers":
         answers(*args)
-    elif command in ("one", "shadowed", "maps", "notes", "second"):
-        {"one": one, "shadowed": shadowed, "maps": maps, "notes": notes, "second": second}[command](*args)
+    elif command in ("one", "shadowed", "maps", "notes", "second", "once"):
+        {"one": one, "shadowed": shadowed, "maps": maps, "notes": notes, "second": second, "once": once}[command](*args)
     elif command == "rows":
         rows(args[0], args[1], args[2], json.loads(args[3]), args[4], int(args[5]), int(args[6]))
     elif command in ("streams", "openai"):

@@ -120,6 +120,10 @@ verdict $? "a full queue: answers, and 429 with Retry-After, nothing else" burst
 refused 2 'another server' "$infer" serve r --port 0 --audit small.log
 verdict $? "two servers do not write one audit log" refused.log
 stop
+start nameless --once
+"$python" "$client" once "$url" > once.log 2>&1 && [ "$(status /health none)" = 200 ]
+verdict $? "--once: no request without a name, none twice" once.log
+stop
 start late --deadline 0.2
 "$python" "$client" burst "$url" none 3 1000 > burst.log 2>&1
 grep -q '^3 504$' burst.log
