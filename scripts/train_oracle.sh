@@ -1,7 +1,7 @@
 #!/bin/bash
 # train_oracle.sh [OUT] - the longer recipe of the quickstart: more and longer synthetic records, a wider model, more steps and
-# a rate that falls over the last third, to come close to the loss floor and to the AUROC of the true risks.  An hour or two
-# on two cores; resumes where it was stopped, and with more STEPS goes on from what there is (the rate rises again).
+# a rate that falls over the last third, to come close to the loss floor and to the AUROC of the true risks.  The training
+# took three hours of one busy core; resumes where it was stopped, and with more STEPS goes on from what there is (the rate rises again).
 #   PATIENTS (500000), STEPS (40000), RANKS (2), LIMIT (1000 held-out patients), SAMPLES (128) override the recipe.
 set -euo pipefail
 cd "$(dirname "$0")/.."
