@@ -5,20 +5,14 @@
 #include "data/attest.h"
 #include "infer/release.h"
 #include "infer/serve_maps.h"
-#include "kernels/philox.h"
 #include "model/adapter.h"
 #include "model/checkpoint.h"
 #include "tests/fuzz_corpus.h"
+#include "tests/fuzz_json.h"
 #include "tests/make_dataset.h"
 #include <math.h>
 
 enum { CAPACITY = CORPUS_FILE_MAX + 8192 };
-static uint64_t counter, seed = 1;
-static uint64_t draw(uint64_t below) {
-    const Philox4 r = philox4x32(seed, counter++, 0);
-    return below ? ((uint64_t)r.v[0] << 32 | r.v[1]) % below : 0;
-}
-
 /* ---- the readers: each says whether it took the file ------------------------------------------------------------- */
 
 static int read_config(const char *dir, Err *err) {
@@ -118,40 +112,10 @@ static int try(const char *dir, int reader, const char *text, size_t n, const ch
     return taken;
 }
 
-static size_t mutate(char *text, size_t n) {
-    static const char *const word[] = {"null", "-1", "0", "1e999", "1e-320", "99999999999999999999", "2147483648", "\"\"", "[]", "{}", "true", "0.5", "\"../x\"",
-                                       "\"\\u0000\"", "[[[[", "\"\xff\"", "4611686018427387904", "\"model-00001-of-00002.safetensors\""};
-    for (uint64_t k = 1 + draw(4); k > 0 && n > 2; k--) {
-        size_t at = (size_t)draw(n), length;
-        switch (draw(5)) {
-        case 0: text[at] = (char)draw(256); break;
-        case 1: text[at] = "0123456789{}[],:\"-."[draw(19)]; break;
-        case 2: /* cut a piece out */
-            length = (size_t)draw(draw(4) ? 40 : n);
-            if (at + length > n) length = n - at;
-            memmove(text + at, text + at + length, n - at - length);
-            n -= length;
-            break;
-        case 3: { /* put something where a value stands */
-            while (at < n && text[at] != ':' && text[at] != ',') at++;
-            const char *w = word[draw(sizeof word / sizeof *word)];
-            size_t end = at + 1, size = strlen(w);
-            while (end < n && !strchr(",}]", text[end])) end++;
-            if (at + 1 > n || end > n || n + size > CORPUS_FILE_MAX) break;
-            memmove(text + at + 1 + size, text + end, n - end);
-            memcpy(text + at + 1, w, size);
-            n = n - (end - at - 1) + size;
-            break;
-        }
-        default: /* repeat a piece */
-            length = (size_t)draw(120);
-            if (at + length > n || n + length > CORPUS_FILE_MAX) break;
-            memmove(text + at + length, text + at, n - at);
-            n += length;
-        }
-    }
-    return n;
-}
+static const char *const WORD[] = {
+    "null", "-1", "0", "1e999", "1e-320", "99999999999999999999", "2147483648", "\"\"", "[]", "{}", "true", "0.5",
+    "\"../x\"", "\"\\u0000\"", "[[[[", "\"\xff\"", "4611686018427387904", "\"model-00001-of-00002.safetensors\""};
+enum { WORDS = sizeof WORD / sizeof *WORD };
 
 int main(int argc, char **argv) {
     const double until = clock_s() + (argc > 1 ? atof(argv[1]) : 2);
@@ -173,7 +137,7 @@ int main(int argc, char **argv) {
     for (; clock_s() < until; runs++) {
         const int i = (int)draw((uint64_t)c.n);
         memcpy(text, c.file[i].data, c.file[i].size);
-        const size_t n = mutate(text, c.file[i].size);
+        const size_t n = json_mutate(text, c.file[i].size, CORPUS_FILE_MAX, WORD, WORDS);
         taken += try(dir, reader_of(c.file[i].name), text, n, NULL);
     }
     for (int i = 0; i < READERS; i++) {

@@ -1,18 +1,12 @@
 /* fuzz_serve.c SECONDS [SEED] - mutated request bodies never crash what reads them, and whatever is accepted keeps what
  * the rollout engine takes for granted: ids of the vocabulary, times that do not descend, limits. */
 #include "infer/serve_ask.h"
-#include "kernels/philox.h"
 #include "tests/fuzz_corpus.h"
+#include "tests/fuzz_json.h"
 #include "tests/make_dataset.h"
 #include <math.h>
 
 enum { CAPACITY = 1 << 16 };
-static uint64_t counter, seed = 1;
-static uint64_t draw(uint64_t below) {
-    Philox4 r = philox4x32(seed, counter++, 0);
-    return below ? ((uint64_t)r.v[0] << 32 | r.v[1]) % below : 0;
-}
-
 static const char *const BODY[] = {
     "{\"patient\":{\"events\":[{\"code\":\"SEX//"
     "F\"},{\"code\":\"MEDS_BIRTH\",\"time\":\"1950-02-03\"},{\"code\":\"ICD10CM//I50.9\",\"time\":"
@@ -39,62 +33,11 @@ static const char *const BODY[] = {
     "01\"}}",
     "{\"input\":[\"VISIT//OUT\",\"LOINC//4548-4=Q2\"]}"};
 
-static size_t mutate(char *text, size_t n) {
-    static const char *const word[] = {"null",
-                                       "-1",
-                                       "1e999",
-                                       "99999999999999999999",
-                                       "\"\"",
-                                       "[]",
-                                       "{}",
-                                       "true",
-                                       "0.5",
-                                       "\"MEDS_DEATH\"",
-                                       "\"time\":",
-                                       "\"minutes\":-2147483648",
-                                       "\"1000-01-01\"",
-                                       "\"9999-12-31T23:59:60\"",
-                                       "[[[[",
-                                       "\\u0000",
-                                       "2147483647",
-                                       "\"GAP//=6mt\",",
-                                       "\"samples\":",
-                                       "\"UNKNOWN//lab\"",
-                                       "\xff\xfe",
-                                       "\"-5h\""};
-    for (uint64_t k = 1 + draw(4); k > 0 && n > 2; k--) {
-        size_t at = (size_t)draw(n), length;
-        switch (draw(5)) {
-        case 0: text[at] = (char)draw(256); break;
-        case 1: text[at] = "0123456789{}[],:\"-"[draw(18)]; break;
-        case 2: /* cut a piece out */
-            length = (size_t)draw(40);
-            if (at + length > n) length = n - at;
-            memmove(text + at, text + at + length, n - at - length);
-            n -= length;
-            break;
-        case 3: { /* put something where a value stands */
-            while (at < n && text[at] != ':' && text[at] != ',') at++;
-            const char *w = word[draw(sizeof word / sizeof *word)];
-            size_t end = at + 1, size = strlen(w);
-            while (end < n && !strchr(",}]", text[end])) end++;
-            if (at + 1 > n || end > n || n + size > CAPACITY) break;
-            memmove(text + at + 1 + size, text + end, n - end);
-            memcpy(text + at + 1, w, size);
-            n = n - (end - at - 1) + size;
-            break;
-        }
-        default: /* repeat a piece, a few times */
-            length = (size_t)draw(120);
-            for (uint64_t times = 1 + draw(draw(10) ? 2 : 100); times > 0; times--) {
-                if (at + length > n || n + length > CAPACITY) break;
-                memmove(text + at + length, text + at, n - at);
-                n += length;
-            }
-        }
-    }
-    return n;
-}
+static const char *const WORD[] = {
+    "null", "-1", "1e999", "99999999999999999999", "\"\"", "[]", "{}", "true", "0.5", "\"MEDS_DEATH\"", "\"time\":",
+    "\"minutes\":-2147483648", "\"1000-01-01\"", "\"9999-12-31T23:59:60\"", "[[[[", "\\u0000", "2147483647",
+    "\"GAP//=6mt\",", "\"samples\":", "\"UNKNOWN//lab\"", "\xff\xfe", "\"-5h\""};
+enum { WORDS = sizeof WORD / sizeof *WORD };
 
 static int fail(const char *what, const char *text, size_t n) {
     fprintf(stderr, "fuzz_serve: %s (seed %llu, counter %llu)\n%.*s\n", what, (unsigned long long)seed,
@@ -155,7 +98,7 @@ int main(int argc, char **argv) {
         const int kept = runs < c.n ? (int)runs : draw(3) ? -1 : (int)draw((uint64_t)c.n);
         size_t n = kept < 0 ? strlen(body) : c.file[kept].size;
         memcpy(text, kept < 0 ? body : c.file[kept].data, n);
-        if (runs >= c.n && draw(8)) n = mutate(text, n);
+        if (runs >= c.n && draw(8)) n = json_mutate(text, n, CAPACITY, WORD, WORDS);
         char *exact = xmalloc(n + 1); /* so that reading past the end is seen */
         memcpy(exact, text, n);
         exact[n] = 0;

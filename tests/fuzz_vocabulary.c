@@ -2,54 +2,17 @@
  * promises of vocabulary.h that others index by. */
 #include "data/note_text.h"
 #include "data/vocabulary.h"
-#include "kernels/philox.h"
 #include "tests/fuzz_corpus.h"
+#include "tests/fuzz_json.h"
 #include "tests/make_dataset.h"
 #include <jansson.h>
 #include <math.h>
 
-static uint64_t counter, seed = 1;
-static uint64_t draw(uint64_t below) {
-    Philox4 r = philox4x32(seed, counter++, 0);
-    return below ? ((uint64_t)r.v[0] << 32 | r.v[1]) % below : 0;
-}
-
-static size_t mutate(char *text, size_t n, size_t capacity) {
-    static const char *const token[] = {"null", "-1", "1e999", "99999999999999999999", "\"\"", "[]", "{}", "true", "0.5", "\"PAD\"",
-                                        "\"GAP//=6mt\"", "\"event\"", "\"age\"", "\"MEDS_DEATH\"", "\"level\": 3,", "64", "\\u0000",
-                                        "[256, 101]", "[104, 101]", "\"text\"", "\"SPELL//he\"", "\"merges\": []", "255"};
-    for (uint64_t k = 1 + draw(4); k > 0; k--) {
-        size_t at = (size_t)draw(n), length;
-        switch (draw(5)) {
-        case 0: text[at] = (char)draw(256); break;
-        case 1: text[at] = "0123456789{}[],:\"-"[draw(18)]; break;
-        case 2: /* cut a piece out */
-            length = (size_t)draw(40);
-            if (at + length > n) length = n - at;
-            memmove(text + at, text + at + length, n - at - length);
-            n -= length;
-            break;
-        case 3: { /* put something where a value may stand */
-            while (at < n && text[at] != ':' && text[at] != ',') at++;
-            const char *word = token[draw(sizeof token / sizeof *token)];
-            size_t end = at + 1, w = strlen(word);
-            while (end < n && !strchr(",}]", text[end])) end++;
-            if (at + 1 > n || end > n || n + w > capacity) break;
-            memmove(text + at + 1 + w, text + end, n - end);
-            memcpy(text + at + 1, word, w);
-            n = n - (end - at - 1) + w;
-            break;
-        }
-        default: /* repeat a piece */
-            length = (size_t)draw(120);
-            if (at + length > n || n + length > capacity) break;
-            memmove(text + at + length, text + at, n - at);
-            n += length;
-        }
-        if (n < 2) break;
-    }
-    return n;
-}
+static const char *const WORD[] = {
+    "null", "-1", "1e999", "99999999999999999999", "\"\"", "[]", "{}", "true", "0.5", "\"PAD\"", "\"GAP//=6mt\"",
+    "\"event\"", "\"age\"", "\"MEDS_DEATH\"", "\"level\": 3,", "64", "\\u0000", "[256, 101]", "[104, 101]",
+    "\"text\"", "\"SPELL//he\"", "\"merges\": []", "255"};
+enum { WORDS = sizeof WORD / sizeof *WORD };
 
 static void check(const Vocabulary *v) {
     char text[256];
@@ -131,7 +94,7 @@ int main(int argc, char **argv) {
         const int kept = tried < c.n ? (int)tried : draw(8) ? -1 : (int)draw((uint64_t)c.n);
         size_t n = kept < 0 ? size : c.file[kept].size;
         memcpy(text, kept < 0 ? base : c.file[kept].data, n);
-        if (tried >= c.n && n > 1) n = mutate(text, n, capacity);
+        if (tried >= c.n && n > 1) n = json_mutate(text, n, capacity, WORD, WORDS);
         char *exact = malloc(n); /* so that a read past the end is seen */
         memcpy(exact, text, n);
         corpus_try(exact, n, tried < c.n ? c.file[tried].name : NULL);
