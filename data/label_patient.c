@@ -30,6 +30,12 @@ static int64_t happened(const Event *e) {
     return e->available >= e->time && e->available < end ? e->available : end;
 }
 
+/* When an event counts for the task.  An index before a result lies between taking the sample and knowing: there the
+ * result happens when it is known. */
+static int64_t counted(const LabelTask *t, const Event *e) {
+    return t->index == INDEX_BEFORE_RESULT ? e->available : happened(e);
+}
+
 static int is_true(const LabelPredicate *p, const EventFile *f, const Event *e) {
     if (p->unit[0] && strcmp(f->units[e->unit], p->unit)) return 0;
     return !p->bounded || (e->value > p->above && e->value < p->below);
@@ -139,7 +145,7 @@ static Found look_after(const LabelTask *t, const EventFile *f, const uint32_t *
     for (int64_t i = 0; i < p->n; i++) {
         const Event *e = &p->event[i];
         if (e->time == TIME_NONE || f->code_kind[e->code] == KIND_BIRTH) continue;
-        int64_t when = happened(e);
+        int64_t when = counted(t, e);
         int known = when <= at->us || e->available <= at->us;
         if (is_outcome(t, f, marks, e)) {
             if (known) found.prior |= t->first != FIRST_OF_STAY || e->available >= at->stay_start;

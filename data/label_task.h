@@ -5,7 +5,7 @@
  *      event: the outcome happens;  value: the outcome's codes are measured above or below a bound;
  *      duration: the stay that the index lies in lasts "longer_than" from its start
  *  "index": "admission+24h" | "discharge" | "visit-end" | "age:65" | "last-year" | "oracle" | "file" (of --meds),
- *           or "admission-day" | "discharge-day": 23:59 of that day; "before-result": 1 min before each of the outcome's,
+ *           or "admission-day" | "discharge-day": 23:59 of that day; "before-result": 1 min before each of the outcome's is known,
  *  "outcome": {"codes": ["VISIT//IP", ...], "above": 5.5, "below": 3.0, "unit": "mmol/L"},
  *  "horizon": "30d",          longest time after the index
  *  "until": "discharge",      and no longer than the stay of the index

@@ -271,6 +271,9 @@ static void test_before_results(void **state) {
                  {30, 0, "LOINC//2823-3", KIND_LAB, 0, 0, 7.0f, "mg/dL"}, {40, 0, "LOINC//2823-3", KIND_LAB, 0, 0, NAN, "mmol/L"},
                  {50, 0, "LOINC//2823-3", KIND_LAB, 0, 0, 5.6f, "mmol/L"}, END};
     assert_labels(task, row, UNDATED, "0@19 1@49(+1)| index before the record 1");
+    /* Drawn an hour before the laboratory tells what it is: the result is what follows the index. */
+    Row drawn[] = {OPEN(0, "VISIT//OUT", 1), {20, 80, "LOINC//2823-3", KIND_LAB, 0, 0, 5.6f, "mmol/L"}, {90, 150, "LOINC//2823-3", KIND_LAB, 0, 0, 5.0f, "mmol/L"}, END};
+    assert_labels(task, drawn, AT(1, 0), "1@79(+1) 0@149");
 }
 
 /* ---- tasks --------------------------------------------------------------------------------------------------------- */
