@@ -63,19 +63,54 @@ static uint8_t *expressible_make(const LabelTask *t, const EventFile *f, const V
     return can;
 }
 
-/* The code patterns that `risk` looks for; for values, the tokens of levels that lie wholly within the bounds. */
+/* Whether the values of a level, lo < v <= hi, are within the bounds.  One that ends at the bound itself passes, as the
+ * nearest that these edges can tell, unless the bound is all that it holds. */
+static int level_within(const LabelPredicate *p, double lo, double hi) {
+    return lo >= p->above && hi <= p->below && (double)nextafterf((float)lo, INFINITY) < p->below;
+}
+
+static int token_within(const LabelPredicate *p, const VocabToken *token) {
+    return token->kind == TOKEN_EVENT && token->level > 0 && matches(p, token->base) &&
+           (!p->unit[0] || !strcmp(p->unit, token->unit)) && level_within(p, token->lo, token->hi);
+}
+
+/* A result beyond what the test can measure lies within the bounds where the level does that is open on its side. */
+static int limit_within(const LabelPredicate *p, const Vocabulary *v, const VocabToken *limit) {
+    if (limit->kind != TOKEN_EVENT || limit->level >= 0 || !matches(p, limit->base)) return 0;
+    for (int id = 0; id < v->n; id++) {
+        const VocabToken *token = &v->token[id];
+        if (isinf(limit->level == LEVEL_LT ? token->lo : token->hi) && token_within(p, token) && !strcmp(token->base, limit->base)) return 1;
+    }
+    return 0;
+}
+
+/* Appends the code patterns that `risk` looks for; of bounded values, the tokens of what lies within the bounds. */
+static void codes_append(const LabelPredicate *p, const Vocabulary *v, json_t *list) {
+    for (int i = 0; !p->bounded && i < p->n; i++) json_array_append_new(list, json_string(p->codes[i]));
+    for (int id = 0; p->bounded && id < v->n; id++)
+        if (token_within(p, &v->token[id]) || limit_within(p, v, &v->token[id]))
+            json_array_append_new(list, json_string(v->token[id].code));
+}
+
 static json_t *outcome_codes(const LabelTask *t, const Vocabulary *v) {
     json_t *list = json_array();
-    if (t->kind == LABEL_DURATION) return list;
-    for (int i = 0; !t->outcome.bounded && i < t->outcome.n; i++)
-        json_array_append_new(list, json_string(t->outcome.codes[i]));
-    for (int id = 0; t->outcome.bounded && id < v->n; id++) {
-        const VocabToken *token = &v->token[id];
-        if (token->kind != TOKEN_EVENT || !token->level || !matches(&t->outcome, token->base)) continue;
-        if (t->outcome.unit[0] && strcmp(t->outcome.unit, token->unit)) continue;
-        if (token->lo >= t->outcome.above && token->hi <= t->outcome.below)
-            json_array_append_new(list, json_string(token->code));
+    if (t->kind != LABEL_DURATION) codes_append(&t->outcome, v, list);
+    return list;
+}
+
+/* NULL: a stop with bounds has no level within them, and no simulated future would ever end there. */
+static json_t *stop_codes(const LabelTask *t, const Dataset *d, Err *err) {
+    json_t *list = json_array();
+    for (int i = 0; i < t->n_stops; i++) {
+        const size_t before = json_array_size(list);
+        codes_append(&t->stop[i], &d->vocabulary, list);
+        if (json_array_size(list) > before) continue;
+        err_set(err, ERR_USAGE, "task %s: a stop asks for %s within bounds that hold no level of %s: change its bounds, or tokenise "
+                "with --edges that hold them", t->name, t->stop[i].codes[0], d->path);
+        json_decref(list);
+        return NULL;
     }
+    if (t->until_discharge) json_array_append_new(list, json_string("VISIT_END"));
     return list;
 }
 
@@ -175,7 +210,7 @@ static int level_expressible(const Run *r, const LabelRow *row) {
     if (!e) return 0;
     int level = edges_level(e, row->event_value);
     double lo = level > 1 ? e->edge[level - 2] : -INFINITY, hi = level <= e->n ? e->edge[level - 1] : INFINITY;
-    return lo >= p->above && hi <= p->below;
+    return level_within(p, lo, hi);
 }
 
 static int expressible(const Run *r, const LabelRow *row) {
@@ -346,12 +381,8 @@ static void set_json(Table *out, const char *name, json_t *value) {
     free(text);
 }
 
-static void attributes_write(const Run *r, json_t *codes, Table *out) {
+static void attributes_write(const Run *r, json_t *codes, json_t *stops, Table *out) {
     char *task = label_task_format(r->t), horizon[32];
-    json_t *stops = json_array();
-    for (int i = 0; i < r->t->n_stops; i++)
-        for (int k = 0; k < r->t->stop[i].n; k++) json_array_append_new(stops, json_string(r->t->stop[i].codes[k]));
-    if (r->t->until_discharge) json_array_append_new(stops, json_string("VISIT_END"));
     snprintf(horizon, sizeof horizon, "%lld", (long long)r->t->horizon_minutes);
     table_set(out, "name", r->t->name);
     table_set(out, "task", task);
@@ -361,7 +392,6 @@ static void attributes_write(const Run *r, json_t *codes, Table *out) {
     table_set(out, "dataset_sha256", r->d.sha256);
     table_set(out, "vocabulary_sha256", r->d.vocabulary.sha256);
     counts_write(r->counts, out);
-    json_decref(stops);
     free(task);
 }
 
@@ -417,16 +447,18 @@ Status label_build(Table *out, LabelTask *t, const LabelOptions *o, LabelCounts 
     memset(counts, 0, sizeof *counts);
     table_init(out, 0);
     Status s = run_open(&r, err);
-    json_t *codes = s ? NULL : outcome_codes(t, &r.d.vocabulary);
+    json_t *codes = s ? NULL : outcome_codes(t, &r.d.vocabulary), *stops = NULL;
     if (!s) s = expressible_check(t, &r.d, codes, err);
+    if (!s && !(stops = stop_codes(t, &r.d, err))) s = ERR_USAGE;
     if (!s) s = patients_label(&r, err);
     if (!s) {
         table_free(out);
         s = rows_write(&r, out, err);
     }
-    if (!s) attributes_write(&r, codes, out);
+    if (!s) attributes_write(&r, codes, stops, out);
     if (s) table_free(out);
     json_decref(codes);
+    json_decref(stops);
     run_close(&r);
     return s;
 }

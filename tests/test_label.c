@@ -5,6 +5,7 @@
 #include "data/oracle_cohort.h"
 #include "data/oracle_file.h"
 #include "tests/make_events.h"
+#include <jansson.h>
 
 /* One event of the only subject; day-only events have their date in `time`. */
 typedef struct {
@@ -460,6 +461,77 @@ static void test_choices_of_rows(void **state) {
     label_task_free(&t);
 }
 
+/* The codes in attribute `name` of what a task makes of these events. */
+static json_t *codes_of(const char *task, const LabelOptions *o, const char *name) {
+    LabelTask   t;
+    LabelCounts counts;
+    Table       table;
+    MUST(label_task_parse(&t, task, strlen(task), "test", err));
+    MUST(label_build(&table, &t, o, &counts, err));
+    json_t *codes = json_loads(table_attribute(&table, name), 0, NULL);
+    table_free(&table);
+    label_task_free(&t);
+    return codes;
+}
+
+static int token_level(const Dataset *d, const json_t *code, const char *base) {
+    int id = vocabulary_find(&d->vocabulary, json_string_value(code));
+    assert_true(id >= 0 && !strcmp(d->vocabulary.token[id].base, base));
+    return id;
+}
+
+/* What simulated futures look for are the levels whose values the label counts: of outcomes and of stops. */
+static void test_levels_of_bounds(void **state) {
+    (void)state;
+    static const char edges[] = "{\"format\": \"ehr.c value edges\", \"format_version\": 1, \"edges\": ["
+                                "{\"codes\": [\"LAB//X\"], \"units\": [\"u\"], \"lt\": [20], \"le\": [20, 30]}]}";
+    MUST(file_write(at("edges.json"), edges, strlen(edges), err));
+    MadeFile f = events_begin(at("levels.h5"));
+    for (int i = 1; i <= 600; i++) {
+        events_subject(&f, i, DAY, SPLIT_UNSET);
+        events_add(&f, (MadeEvent){i, 0, "VISIT//IN", KIND_VISIT_START, NONE, NULL, 0}, NULL);
+        events_add(&f, (MadeEvent){i, 60, "LAB//X", KIND_LAB, (float)(i % 50), "u", i % 50 < 2 ? COMPARE_LT : COMPARE_EQ}, NULL);
+        events_add(&f, (MadeEvent){i, 100, "VISIT_END", KIND_VISIT_END, NONE, NULL, 0}, NULL);
+    }
+    events_end(&f);
+    TokenizeOptions options = made_options(at("levels.h5"), at("levels"));
+    options.edges = at("edges.json");
+    TokenizeReport r = made_tokenize(options);
+    tokenize_report_free(&r);
+    Dataset      d = made_open(at("levels"));
+    LabelOptions o = {.events = at("levels.h5"), .dataset = at("levels"), .split = -1};
+    size_t       i, at_bound = 0, limits = 0;
+    json_t      *code, *codes = codes_of("{\"name\": \"t\", \"kind\": \"value\", \"index\": \"visit-end\", \"horizon\": \"10d\", "
+                                         "\"outcome\": {\"codes\": [\"LAB//X\"], \"below\": 20, \"unit\": \"u\"}}", &o, "outcome_codes");
+    json_array_foreach(codes, i, code) {
+        const VocabToken *token = &d.vocabulary.token[token_level(&d, code, "LAB//X")];
+        limits += token->level == LEVEL_LT;
+        assert_true(token->level == LEVEL_LT || token->hi < 20);
+    }
+    assert_true(i > 1 && limits == 1); /* "< 1" is below 20 as well */
+    json_decref(codes);
+    for (int id = 0; id < d.vocabulary.n; id++) at_bound += d.vocabulary.token[id].level > 0 && d.vocabulary.token[id].hi == 20;
+    assert_int_equal(at_bound, 1); /* there is a level of 20 alone, which "below 20" leaves out */
+    codes = codes_of("{\"name\": \"t\", \"index\": \"visit-end\", \"horizon\": \"10d\", \"outcome\": {\"codes\": [\"VISIT//IN\"]}, "
+                     "\"stops\": [{\"codes\": [\"LAB//X\"], \"above\": 30, \"unit\": \"u\"}, {\"codes\": [\"VISIT_END\"]}]}", &o, "stop_codes");
+    assert_true(json_array_size(codes) > 1);
+    assert_string_equal(json_string_value(json_array_get(codes, json_array_size(codes) - 1)), "VISIT_END");
+    json_array_remove(codes, json_array_size(codes) - 1);
+    json_array_foreach(codes, i, code) assert_true(d.vocabulary.token[token_level(&d, code, "LAB//X")].lo >= 30); /* no limit */
+    json_decref(codes);
+    dataset_close(&d);
+    LabelTask   none;
+    LabelCounts counts;
+    Table       table;
+    Err         problem = {0};
+    const char *far = "{\"name\": \"t\", \"index\": \"visit-end\", \"horizon\": \"10d\", \"outcome\": {\"codes\": [\"VISIT//IN\"]}, "
+                      "\"stops\": [{\"codes\": [\"LAB//X\"], \"above\": 3000}]}";
+    MUST(label_task_parse(&none, far, strlen(far), "test", err));
+    assert_int_equal(label_build(&table, &none, &o, &counts, &problem), ERR_USAGE);
+    assert_non_null(strstr(problem.msg, "stop"));
+    label_task_free(&none);
+}
+
 static void refused(const LabelOptions *o, const char *outcome, const char *index, Status code, const char *says) {
     LabelTask   t = shorthand(outcome, index);
     LabelCounts counts;
@@ -615,7 +687,7 @@ int main(void) {
         cmocka_unit_test(test_tasks_round_trip),
         cmocka_unit_test(test_label_file),
         cmocka_unit_test(test_choices_of_rows),
-        cmocka_unit_test(test_two_datasets_of_one_source), cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_two_datasets_of_one_source), cmocka_unit_test(test_levels_of_bounds), cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_damaged_label_files),
     };
     return cmocka_run_group_tests_name("label", tests, folder_make, folder_remove);
