@@ -1,7 +1,8 @@
 /* label_patient.c - the rules of labelling, on one patient's raw events.
  *
- * An index is a moment of *available* time: what was known by then is history.  Outcomes are judged by when they
- * *happened*; something that happened earlier and became known later is no outcome. */
+ * An index is a moment of *available* time: what was known by the end of its minute, which is how finely tokens tell time,
+ * is history.  Outcomes are judged by when they *happened*; something that happened earlier and became known later is no
+ * outcome. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +20,7 @@ const char *const EXCLUSION_NAME[EXCLUSIONS] = {"no index",
 
 typedef struct {
     int64_t us, stay_start, stay_end; /* TIME_NONE = none */
+    int64_t known_us;                 /* the last moment of the token minute of us: until then all is told to a model */
 } IndexTime;
 
 static int64_t day_of(int64_t us) { return us >= 0 ? us / US_PER_DAY : -((-us + US_PER_DAY - 1) / US_PER_DAY); }
@@ -84,7 +86,7 @@ static void push(IndexList *l, int64_t us, int64_t start, int64_t end) {
         l->room = l->room ? 2 * l->room : 16;
         l->at = xrealloc(l->at, (size_t)l->room * sizeof *l->at);
     }
-    l->at[l->n++] = (IndexTime){us, start, end};
+    l->at[l->n++] = (IndexTime){us, start, end, us};
 }
 
 static void find_at_visits(const LabelTask *t, const EventFile *f, const uint32_t *marks, const EventPatient *p,
@@ -146,7 +148,7 @@ static Found look_after(const LabelTask *t, const EventFile *f, const uint32_t *
         const Event *e = &p->event[i];
         if (e->time == TIME_NONE || f->code_kind[e->code] == KIND_BIRTH) continue;
         int64_t when = counted(t, e);
-        int known = when <= at->us || e->available <= at->us;
+        int known = when <= at->known_us || e->available <= at->known_us;
         if (is_outcome(t, f, marks, e)) {
             if (known) found.prior |= t->first != FIRST_OF_STAY || e->available >= at->stay_start;
             else if (t->after_minutes && when <= begin) found.early = 1;
@@ -184,8 +186,8 @@ static int outcome_of_event(const LabelTask *t, const IndexTime *at, const Found
 static int why_not(const LabelTask *t, const LabelRecord *r, const IndexTime *at, int64_t death,
                    int64_t observed_until) {
     if (at->us < r->origin_us) return EXCLUDED_BEFORE;
-    if (death <= at->us) return EXCLUDED_DEAD;
-    if (t->index == INDEX_ADMISSION && at->stay_end != TIME_NONE && at->stay_end <= at->us) return EXCLUDED_LEFT;
+    if (death <= at->known_us) return EXCLUDED_DEAD;
+    if (t->index == INDEX_ADMISSION && at->stay_end != TIME_NONE && at->stay_end <= at->known_us) return EXCLUDED_LEFT;
     if (observed_until < at->us) return EXCLUDED_UNOBSERVED;
     return -1;
 }
@@ -255,7 +257,10 @@ int64_t label_patient(const LabelTask *t, const EventFile *f, const uint32_t *ma
     if (!list.n) counts->excluded[EXCLUDED_NO_INDEX]++;
     for (int64_t i = 0; i < list.n; i++) {
         LabelRow row;
-        int why = row_of(t, f, marks, p, r, &list.at[i], death, observed_until, &row);
+        IndexTime *at = &list.at[i];
+        if (at->us >= r->origin_us && at->us <= observed_until)
+            at->known_us += US_PER_MINUTE - 1 - (int64_t)(((uint64_t)at->us - (uint64_t)r->origin_us) % US_PER_MINUTE);
+        int why = row_of(t, f, marks, p, r, at, death, observed_until, &row);
         if (why >= 0) {
             counts->excluded[why]++;
             continue;

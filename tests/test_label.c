@@ -532,6 +532,48 @@ static void test_levels_of_bounds(void **state) {
     label_task_free(&none);
 }
 
+/* Times have seconds and tokens minutes: what a model is told at the index, the label does not ask for. */
+static void test_minute_of_the_index(void **state) {
+    (void)state;
+    static const struct { int second; const char *code; int kind; } row[] = {
+        {30, "VISIT//OUT", KIND_VISIT_START}, {36040, "VISIT_END", KIND_VISIT_END}, {36080, "ICD10CM//I50", KIND_DIAGNOSIS},
+        {72000, "VISIT//OUT", KIND_VISIT_START}, {73000, "VISIT_END", KIND_VISIT_END}, {73010, "MEDS_DEATH", KIND_DEATH}};
+    EventWriter *w;
+    int64_t      n[3];
+    MUST(event_writer_open(&w, at("seconds.h5"), 64 << 20, err));
+    for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
+        Event e = {.subject = 1, .value = NAN, .time = made_us(0) + row[i].second * 1000000ll, .precision = PRECISION_SECOND};
+        e.available = e.time;
+        MUST(event_writer_code(w, row[i].code, row[i].kind, NULL, NULL, &e.code, err));
+        MUST(event_writer_add(w, &e, err));
+    }
+    MUST(event_writer_subject(w, 1, made_us(AT(40, 0)), SPLIT_TRAIN, err));
+    MUST(event_writer_close(w, "test", "{}", &n[0], &n[1], &n[2], err));
+    TokenizeReport r = made_tokenize(made_options(at("seconds.h5"), at("seconds")));
+    tokenize_report_free(&r);
+    LabelTask    t;
+    LabelOptions o = {.events = at("seconds.h5"), .dataset = at("seconds"), .split = -1};
+    LabelCounts  counts;
+    Table        table;
+    MUST(label_task_shorthand(&t, "heart_failure=ICD10CM//I50", 10 * DAY, err));
+    MUST(label_index_parse(&t, "visit-end", "--index", err));
+    t.first = 0;
+    MUST(label_build(&table, &t, &o, &counts, err));
+    Dataset     d = made_open(at("seconds"));
+    PatientView p = made_patient_of(&d, at("seconds.linkage.h5"), 1);
+    assert_int_equal(table.n, 1);
+    assert_int_equal(counts.excluded[EXCLUDED_DEAD], 1); /* ten seconds later, in the same minute */
+    const int64_t *index = table_get(&table, "index_minutes", COLUMN_I64), *outcome = table_get(&table, "outcome", COLUMN_I64);
+    int told = 0;
+    for (int64_t i = 0; i < p.n && p.minutes[i] <= index[0]; i++)
+        told |= !strcmp(d.vocabulary.token[patient_token(&p, i)].code, "ICD10CM//I50");
+    assert_int_equal(told, 1);
+    assert_int_equal(outcome[0], 0);
+    dataset_close(&d);
+    table_free(&table);
+    label_task_free(&t);
+}
+
 static void refused(const LabelOptions *o, const char *outcome, const char *index, Status code, const char *says) {
     LabelTask   t = shorthand(outcome, index);
     LabelCounts counts;
@@ -687,7 +729,7 @@ int main(void) {
         cmocka_unit_test(test_tasks_round_trip),
         cmocka_unit_test(test_label_file),
         cmocka_unit_test(test_choices_of_rows),
-        cmocka_unit_test(test_two_datasets_of_one_source), cmocka_unit_test(test_levels_of_bounds), cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_two_datasets_of_one_source), cmocka_unit_test(test_levels_of_bounds), cmocka_unit_test(test_minute_of_the_index), cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_damaged_label_files),
     };
     return cmocka_run_group_tests_name("label", tests, folder_make, folder_remove);
