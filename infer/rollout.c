@@ -139,10 +139,27 @@ static void weigh_step(Rollout *r, Future *f, const float *p_outcome) {
     }
 }
 
-/* Which watches the token ends.  Returns what ended the last of them, STOP_COUNT when one is still open. */
+/* Ends the watches whose stop came in a minute that is over. */
+static void close_ending(const Rollout *r, Future *f) {
+    for (int k = 0; f->ending && k < r->job[f->job].o->n_outcomes; k++)
+        if (f->ending & f->open & 1u << k) outcome_close(f, k);
+    f->ending = 0;
+    f->kind = -1;
+}
+
+/* Which watches the token ends.  Returns what ended the last of them, STOP_COUNT when one is still open.
+ * Labels count an outcome in the minute of a stop.  Events of a minute are told in the order of their kinds, so the outcome
+ * may come behind the stop, as the death does behind the end of the stay that it ended: such a watch goes on to the end of
+ * the minute, which is a gap or a kind that comes earlier. */
 static StopReason watch_token(Rollout *r, Future *f, int32_t token) {
     const RolloutOptions *o = r->job[f->job].o;
+    const int kind = r->v->token[token].event_kind;
     StopReason why = STOP_COUNT;
+    if (kind >= 0 && kind < f->kind) {
+        if (f->ending) why = STOP_EVENT;
+        close_ending(r, f);
+    }
+    if (kind >= 0) f->kind = kind;
     for (int k = 0; k < o->n_outcomes; k++) {
         if (!(f->open >> k & 1)) continue;
         if (o->outcome_bits[token] >> k & 1) {
@@ -153,9 +170,13 @@ static StopReason watch_token(Rollout *r, Future *f, int32_t token) {
             }
             why = STOP_OUTCOME;
         } else if (token == r->v->death) {
-            f->s.competing[k] = o->estimator == ESTIMATOR_REACH ? f->survive[k] : 1;
+            if (!(f->ending >> k & 1)) f->s.competing[k] = o->estimator == ESTIMATOR_REACH ? f->survive[k] : 1;
             why = STOP_DEATH;
         } else if (o->stop_bits && o->stop_bits[token] >> k & 1) {
+            if (kind >= 0 && kind <= r->job[f->job].last_kind[k]) {
+                f->ending |= 1u << k;
+                continue;
+            }
             if (why == STOP_COUNT) why = STOP_EVENT;
         } else {
             continue;
@@ -167,9 +188,10 @@ static StopReason watch_token(Rollout *r, Future *f, int32_t token) {
     return o->n_outcomes && !f->open ? why : STOP_COUNT;
 }
 
-/* The clock moves to minute `to`; horizons that it passes are over. */
+/* The clock moves to minute `to`; stops before it, and horizons that it passes, are over. */
 static void future_wait(Rollout *r, Future *f, double to) {
     const RolloutOptions *o = r->job[f->job].o;
+    close_ending(r, f);
     for (int k = 0; k < o->n_outcomes; k++) {
         curve_fill(r, f, k, to);
         if (o->outcome_horizon && o->outcome_horizon[k] < to && f->open >> k & 1) outcome_close(f, k);
@@ -250,6 +272,15 @@ static Status options_check(const Law *law, const Vocabulary *v, const RolloutOp
     return OK;
 }
 
+static void job_last_kinds(const Rollout *r, ActiveJob *j) {
+    for (int k = 0; k < j->o->n_outcomes; k++) {
+        j->last_kind[k] = -1;
+        for (int id = 0; j->o->stop_bits && id < r->v->n; id++)
+            if (j->o->outcome_bits[id] >> k & 1 && r->v->token[id].event_kind > j->last_kind[k])
+                j->last_kind[k] = r->v->token[id].event_kind;
+    }
+}
+
 static Status job_admit(Rollout *r, Err *err) {
     int a = 0;
     while (r->job[a].used) a++;
@@ -267,6 +298,7 @@ static Status job_admit(Rollout *r, Err *err) {
     j->n_wanted = j->job.n_follow ? j->job.n_follow : looks ? j->o->first_look : j->o->n_samples;
     j->sample = xcalloc((size_t)j->n_wanted, sizeof *j->sample);
     job_history(j, r->v);
+    job_last_kinds(r, j);
     r->n_jobs++;
     r->stats->waiting += j->n_wanted;
     rollout_job_outcomes(r, j);
@@ -348,6 +380,8 @@ static Status future_start(Rollout *r, int job, Err *err) {
     f->refilled = 0;
     f->length = j->n_window;
     f->open = j->job.watch ? j->job.watch & all : all;
+    f->ending = 0;
+    f->kind = -1;
     f->s = (RolloutSample){.last = -1};
     if (o->n_curve) f->s.curve = xcalloc((size_t)o->n_outcomes * (size_t)o->n_curve * 2, sizeof *f->s.curve);
     for (int k = 0; k < o->n_outcomes; k++) {

@@ -40,7 +40,8 @@ typedef struct {
     const uint32_t *outcome_bits;  /* (V) bit o: the id is outcome o */
     int      n_outcomes;           /* 0 .. SAMPLE_OUTCOMES_MAX; reach suppresses all that a job watches: let it watch one */
     const double *outcome_horizon; /* (n_outcomes) minutes, at most horizon_minutes; NULL: all horizon_minutes */
-    const uint32_t *stop_bits;     /* (V) bit o: the id ends outcome o's watch, as a discharge may; NULL = none */
+    const uint32_t *stop_bits;     /* (V) bit o: the id ends outcome o's watch, as a discharge may, with the minute it is
+                                    * told in if the outcome may be told behind it; NULL = none */
     int      n_curve;              /* points of the curves in a sample: 1/n .. n/n of each outcome's horizon; 0 = none */
     int      first_event;          /* 1: a future ends with its first event: the hazard of the next event alone */
     int      mean_clock;           /* 1: a gap lasts its bin's mean, as published elsewhere; biased inside a bin */

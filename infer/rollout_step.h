@@ -19,6 +19,7 @@ typedef struct {
     int           n_history, capacity;
     double        elapsed;  /* minutes of the unfinished gap at the index; 0 = none worth a token */
     int           n_window; /* tokens prefilled, prefix included */
+    int           last_kind[SAMPLE_OUTCOMES_MAX]; /* of outcomes with stops: the last EventKind of their tokens, -1 = none */
     KvSequence    kv;
     float        *logits;   /* (Vp) after the last prefilled token; device memory, host memory without a model */
 } ActiveJob;
@@ -33,6 +34,8 @@ typedef struct {
     int        length;   /* tokens in its cache, prefix included */
     double     now;      /* minutes after the index */
     uint32_t   open;     /* bit o: outcome o is not decided yet */
+    uint32_t   ending;   /* bit o: of these, a stop has come, and its minute is not over */
+    int        kind;     /* EventKind of the newest event of this minute, -1 = none */
     double     survive[SAMPLE_OUTCOMES_MAX]; /* prod(1 - p) so far */
     int        point[SAMPLE_OUTCOMES_MAX];   /* next point of its curve */
     RolloutSample s;     /* what it will be; tokens and token_minutes stay empty until it ends */

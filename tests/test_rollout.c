@@ -152,6 +152,51 @@ static Status late_done(void *ctx, int64_t i, const RolloutJob *job, const Rollo
     return OK;
 }
 
+/* After a gap: B, the end of a visit, .6, A, a result, .4.  After B: at once DEATH .3 or A .1, else a gap.  After A: a gap. */
+static void visit_law(void *ctx, const int32_t *tokens, int n, float *out) {
+    (void)ctx;
+    const int last = tokens[n - 1];
+    for (int i = 0; i < N_TOKENS; i++) out[i] = -INFINITY;
+    if (last >= GAP && last < DEATH) {
+        out[EVENT_B] = logf(.6f);
+        out[EVENT_A] = logf(.4f);
+    } else {
+        out[GAP + 16] = last == EVENT_B ? logf(.6f) : 0;
+        if (last == EVENT_B) out[DEATH] = logf(.3f), out[EVENT_A] = logf(.1f);
+    }
+}
+
+/* What a minute tells behind the end of a visit, as only its death may be, is of that visit still; labels have it so, and
+ * in records of those who died in hospital the end comes first.  A result cannot follow in the same minute. */
+static void test_death_in_the_minute_of_a_stop(void **state) {
+    (void)state;
+    Vocabulary v = make_vocabulary();
+    uint16_t tokens[8];
+    int32_t minutes[8];
+    uint32_t stop[N_TOKENS] = {0};
+    token_table[EVENT_A].event_kind = KIND_LAB;
+    token_table[EVENT_B].event_kind = KIND_VISIT_END;
+    token_table[DEATH].event_kind = KIND_DEATH;
+    stop[EVENT_B] = 1;
+    Law law = {.logits = visit_law, .seq_len = 64};
+    const struct { int token; double risk; } outcome[] = {{DEATH, .3}, {EVENT_A, .4}};
+    for (int e = ESTIMATOR_MC; e <= ESTIMATOR_REACH; e++)
+        for (int k = 0; k < 2; k++) {
+            Collected c = {0};
+            uint32_t mark[N_TOKENS] = {0};
+            mark[outcome[k].token] = 1;
+            c.patient[0] = make_patient(1, 2, tokens, minutes);
+            RolloutOptions o = {.n_samples = 20000, .batch = 64, .max_tokens = 500, .seed = 7, .horizon_minutes = 3650 * 1440.0,
+                                .estimator = (Estimator)e, .outcome_bits = mark, .n_outcomes = 1, .stop_bits = stop,
+                                .temperature = 1};
+            run(&law, &v, o, 1, &c);
+            RiskEstimate r = risk_estimate((Estimator)e, c.risk, o.n_samples, 1);
+            if (fabs(r.risk - outcome[k].risk) > 4 * r.mc_se + 1e-6)
+                fail_msg("estimator %d, outcome %d: %g, truth %g, se %g", e, k, r.risk, outcome[k].risk, r.mc_se);
+            collected_free(&c);
+        }
+}
+
 /* The index lies 100 d after the last event: of what the law allows, only the gap of 60 d - 180 d outlasts that, and only
  * its rest, at most 80 d, still runs. */
 static void test_gap_running_at_the_index(void **state) {
@@ -434,6 +479,7 @@ int main(void) {
         cmocka_unit_test(test_intervals),
         cmocka_unit_test(test_estimators_are_unbiased),
         cmocka_unit_test(test_stop_events_end_a_future),
+        cmocka_unit_test(test_death_in_the_minute_of_a_stop),
         cmocka_unit_test(test_gap_running_at_the_index),
         cmocka_unit_test(test_cache_forks_share_and_return_pages),
         cmocka_unit_test(test_batch_and_threads_change_nothing),
