@@ -174,6 +174,9 @@ static Status event_row(TableReader *r, Err *err) {
     } else if (!recorded) {
         if (kind != KIND_BIRTH && date_is_placeholder(e.time)) return table_count(r, DROP_PLACEHOLDER_DATE), OK;
         known_assume(r, &e, kind);
+    } else if (e.available < e.time) {
+        table_count(r, NOTE_KNOWN_BEFORE);
+        e.available = e.time;
     }
     if (field_int(field(r, COL_PRECISION), &given) > 0 && given >= 0 && given <= PRECISION_NONE)
         e.precision = (uint8_t)given;

@@ -74,6 +74,18 @@ static void test_whole(void **state) {
     event_file_close(&f);
 }
 
+/* What is said to have been known before it happened was known when it happened: an error to `validate` otherwise. */
+static void test_known_before(void **state) {
+    (void)state;
+    put("events.csv", "subject_id,time_us,code,available_us\n1,60000000,A,0\n1,0,B,0\n1,-60000000,C,60000000\n");
+    ok(meds_import(at("e.h5")));
+    assert_accounted();
+    assert_string_equal(timeline("e.h5", 1), "1970-01-01 00:00|1970-01-01 00:00|B||0\n1970-01-01 00:01|1970-01-01 00:01|A||0\n"
+                                             "1970-01-01 00:01|1969-12-31 23:59|C||0\nend 1970-01-01 00:01\n");
+    assert_int_equal(table("events")->count[NOTE_KNOWN_BEFORE], 1);
+    assert_int_equal(report.recorded[KIND_OTHER], 3);
+}
+
 static void test_bad_rows(void **state) {
     (void)state;
     char *text = xcalloc(1, 4096);
@@ -116,6 +128,7 @@ static void test_refusals(void **state) {
 
 int main(void) {
 #define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, folder_open, folder_close)
-    const struct CMUnitTest tests[] = {IN_FOLDER(test_plain), IN_FOLDER(test_whole), IN_FOLDER(test_bad_rows), IN_FOLDER(test_refusals)};
+    const struct CMUnitTest tests[] = {IN_FOLDER(test_plain), IN_FOLDER(test_whole), IN_FOLDER(test_known_before),
+                                       IN_FOLDER(test_bad_rows), IN_FOLDER(test_refusals)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
