@@ -1,25 +1,16 @@
 /* fuzz_gguf.c SECONDS [SEED] - whatever bytes a GGUF file has, reading it ends in a parse whose parts all lie within
  * the file, or in an error with a message. */
 #include "infer/gguf_read.h"
-#include "kernels/philox.h"
-#include "tests/fuzz_corpus.h"
+#include "tests/fuzz.h"
 
 enum { CAPACITY = 1 << 16 };
-static uint64_t counter, seed = 1;
-static uint64_t draw(uint64_t below) {
-    const Philox4 r = philox4x32(seed, counter++, 0);
-    return below ? ((uint64_t)r.v[0] << 32 | r.v[1]) % below : 0;
-}
 
-/* kept: its name in the corpus, NULL of a new one. */
-static int try(const char *data, size_t size, const char *kept) {
-    uint8_t *exact = xmalloc(size + !size); /* so that a sanitizer sees one byte too far */
+static int try(const char *data, size_t size) {
+    const uint8_t *byte = (const uint8_t *)data;
     volatile uint8_t sum = 0;
     GgufFile g;
     Err err = {OK, ""};
-    memcpy(exact, data, size);
-    corpus_try(exact, size, kept);
-    const Status s = gguf_parse(&g, exact, size, "fuzz", &err);
+    const Status s = gguf_parse(&g, byte, size, "fuzz", &err);
     REQUIRE(s ? err.msg[0] && !g.key && !g.tensor : 1);
     for (int64_t i = 0; i < g.n_keys; i++) {
         const GgufKey *k = &g.key[i];
@@ -29,11 +20,9 @@ static int try(const char *data, size_t size, const char *kept) {
     }
     for (int64_t i = 0; i < g.n_tensors; i++) {
         REQUIRE(g.tensor[i].begin < g.tensor[i].end && g.tensor[i].end <= size);
-        sum = (uint8_t)(sum + exact[g.tensor[i].begin] + exact[g.tensor[i].end - 1]);
+        sum = (uint8_t)(sum + byte[g.tensor[i].begin] + byte[g.tensor[i].end - 1]);
     }
     if (!s) gguf_file_free(&g);
-    corpus_try(NULL, 0, NULL);
-    free(exact);
     return s == OK;
 }
 
@@ -57,23 +46,6 @@ static size_t mutate(char *text, size_t n) {
     return n;
 }
 
-int main(int argc, char **argv) {
-    const double until = clock_s() + (argc > 1 ? atof(argv[1]) : 2);
-    if (argc > 2) seed = strtoull(argv[2], NULL, 10);
-    char *text = xmalloc(CAPACITY);
-    int64_t runs = 0, whole = 0;
-    Corpus c;
-    corpus_open(&c, "gguf");
-    for (int i = 0; i < c.n; i++) whole += try(c.file[i].data, c.file[i].size, c.file[i].name);
-    const int good = whole > 0;
-    for (; clock_s() < until; runs++) {
-        const int i = (int)draw((uint64_t)c.n);
-        memcpy(text, c.file[i].data, c.file[i].size);
-        whole += try(text, mutate(text, c.file[i].size), NULL);
-    }
-    corpus_close(&c);
-    free(text);
-    printf("fuzz_gguf: %d kept and %lld mutated files, %lld of them whole, seed %llu: %s\n", c.n, (long long)runs,
-           (long long)whole, (unsigned long long)seed, good ? "ok" : "no kept file is whole");
-    return !good;
-}
+static size_t make(char *file) { return mutate(file, fuzz_take(file)); }
+
+static const Fuzzer FUZZER = {.name = "gguf", .max = CAPACITY, .make = make, .try = try};

@@ -1,8 +1,7 @@
 /* fuzz_serve.c SECONDS [SEED] - mutated request bodies never crash what reads them, and whatever is accepted keeps what
  * the rollout engine takes for granted: ids of the vocabulary, times that do not descend, limits. */
 #include "infer/serve_ask.h"
-#include "tests/fuzz_corpus.h"
-#include "tests/fuzz_json.h"
+#include "tests/fuzz_text.h"
 #include "tests/make_dataset.h"
 #include <math.h>
 
@@ -33,18 +32,29 @@ static const char *const BODY[] = {
     "01\"}}",
     "{\"input\":[\"VISIT//OUT\",\"LOINC//4548-4=Q2\"]}"};
 
-static const char *const WORD[] = {
-    "null", "-1", "1e999", "99999999999999999999", "\"\"", "[]", "{}", "true", "0.5", "\"MEDS_DEATH\"", "\"time\":",
-    "\"minutes\":-2147483648", "\"1000-01-01\"", "\"9999-12-31T23:59:60\"", "[[[[", "\\u0000", "2147483647",
-    "\"GAP//=6mt\",", "\"samples\":", "\"UNKNOWN//lab\"", "\xff\xfe", "\"-5h\""};
+static const char *const WORD[] = {"null",
+                                   "-1",
+                                   "1e999",
+                                   "99999999999999999999",
+                                   "\"\"",
+                                   "[]",
+                                   "{}",
+                                   "true",
+                                   "0.5",
+                                   "\"MEDS_DEATH\"",
+                                   "\"time\":",
+                                   "\"minutes\":-2147483648",
+                                   "\"1000-01-01\"",
+                                   "\"9999-12-31T23:59:60\"",
+                                   "[[[[",
+                                   "\\u0000",
+                                   "2147483647",
+                                   "\"GAP//=6mt\",",
+                                   "\"samples\":",
+                                   "\"UNKNOWN//lab\"",
+                                   "\xff\xfe",
+                                   "\"-5h\""};
 enum { WORDS = sizeof WORD / sizeof *WORD };
-
-static int fail(const char *what, const char *text, size_t n) {
-    fprintf(stderr, "fuzz_serve: %s (seed %llu, counter %llu)\n%.*s\n", what, (unsigned long long)seed,
-            (unsigned long long)counter, (int)n, text);
-    corpus_keep();
-    return 1;
-}
 
 static const char *broken_record(const ServeRecord *r, const Vocabulary *v) {
     if (r->n_known < 0 || r->n_known > r->view.n || r->index_minutes < 0 || r->n_unknown > r->n_events) return "counts";
@@ -72,7 +82,8 @@ static const char *broken(const Ask *a, const Vocabulary *v, const AskLimits *li
             !(a->outcome[i].horizon >= 1 && a->outcome[i].horizon <= limits->horizon_max))
             return "an outcome";
     if (a->n_records < 1 || a->n_records > ASK_RECORDS_MAX) return "records";
-    if (a->n_records > 1 && a->kind != ASK_COMPLETIONS && a->kind != ASK_EMBEDDINGS) return "a batch of what takes none";
+    if (a->n_records > 1 && a->kind != ASK_COMPLETIONS && a->kind != ASK_EMBEDDINGS)
+        return "a batch of what takes none";
     if (a->kind == ASK_COMPLETIONS && a->n_records * a->samples > limits->samples_max) return "choices";
     for (int i = 0; i < a->n_records; i++) {
         const char *what = broken_record(&a->record[i], v);
@@ -81,51 +92,40 @@ static const char *broken(const Ask *a, const Vocabulary *v, const AskLimits *li
     return NULL;
 }
 
-int main(int argc, char **argv) {
-    double limit = argc > 1 ? atof(argv[1]) : 2, start = clock_s();
-    if (argc > 2) seed = strtoull(argv[2], NULL, 10);
-    const AskLimits limits = {.samples_max = 100, .max_tokens = 500, .horizon_max = 10519200};
-    char *json = made_vocabulary_json(), *text = xmalloc(CAPACITY);
-    Vocabulary v;
-    Err err = {0};
-    if (vocabulary_parse(&v, json, strlen(json), "made", &err)) return fail(err.msg, "", 0);
-    int bad = 0;
-    int64_t runs = 0, accepted = 0;
-    Corpus c;
-    corpus_open(&c, "serve");
-    for (; !bad && (runs < c.n || clock_s() - start < limit); runs++) {
-        const char *body = BODY[draw(sizeof BODY / sizeof *BODY)];
-        const int kept = runs < c.n ? (int)runs : draw(3) ? -1 : (int)draw((uint64_t)c.n);
-        size_t n = kept < 0 ? strlen(body) : c.file[kept].size;
-        memcpy(text, kept < 0 ? body : c.file[kept].data, n);
-        if (runs >= c.n && draw(8)) n = json_mutate(text, n, CAPACITY, WORD, WORDS);
-        char *exact = xmalloc(n + 1); /* so that reading past the end is seen */
-        memcpy(exact, text, n);
-        exact[n] = 0;
-        corpus_try(exact, n, runs < c.n ? c.file[runs].name : NULL);
-        for (int kind = 0; kind < ASKS && !bad; kind++) {
-            Ask a;
-            err.msg[0] = 0;
-            const Status s = ask_parse(&a, (AskKind)kind, exact, n, &v, &limits, &err);
-            if (s) {
-                if (s != ERR_USAGE && s != ERR_FORMAT) bad = fail("not the client's fault", exact, n);
-                if (!err.msg[0]) bad = fail("an error without a message", exact, n);
-                continue;
-            }
-            const char *what = broken(&a, &v, &limits);
-            if (what) bad = fail(what, exact, n);
-            accepted++;
-            ask_free(&a);
-        }
-        corpus_try(NULL, 0, NULL);
-        free(exact);
-    }
-    if (!bad && !accepted) bad = fail("nothing was accepted", "", 0);
-    vocabulary_free(&v);
-    corpus_close(&c);
+static Vocabulary vocabulary;
+
+static void begin(void) {
+    char *json = made_vocabulary_json();
+    Err err;
+    REQUIRE(!vocabulary_parse(&vocabulary, json, strlen(json), "made", &err));
     free(json);
-    free(text);
-    printf("fuzz_serve: %lld inputs (%d kept), %lld accepted, seed %llu: %s\n", (long long)runs, c.n, (long long)accepted,
-           (unsigned long long)seed, bad ? "failed" : "ok");
-    return bad;
+    for (size_t i = 0; i < sizeof BODY / sizeof *BODY; i++) fuzz_keep(BODY[i], strlen(BODY[i]));
 }
+
+static int try(const char *body, size_t n) {
+    static const AskLimits limits = {.samples_max = 100, .max_tokens = 500, .horizon_max = 10519200};
+    int accepted = 0;
+    for (int kind = 0; kind < ASKS; kind++) {
+        Ask a;
+        Err err = {0};
+        const Status s = ask_parse(&a, (AskKind)kind, body, n, &vocabulary, &limits, &err);
+        if (s) {
+            REQUIRE((s == ERR_USAGE || s == ERR_FORMAT) && err.msg[0]); /* the client's fault, and told */
+            continue;
+        }
+        const char *what = broken(&a, &vocabulary, &limits);
+        if (what) fuzz_fail(what);
+        accepted = 1;
+        ask_free(&a);
+    }
+    return accepted;
+}
+
+static size_t make(char *text) { return json_mutate(text, fuzz_take(text), CAPACITY, WORD, WORDS); }
+
+static const char *end(void) {
+    vocabulary_free(&vocabulary);
+    return NULL;
+}
+
+static const Fuzzer FUZZER = {.name = "serve", .max = CAPACITY, .open = begin, .make = make, .try = try, .close = end};

@@ -1,17 +1,17 @@
-/* fuzz_vocabulary.c SECONDS [SEED] - mutated vocabulary.json never crashes the parser, and whatever it accepts keeps the
- * promises of vocabulary.h that others index by. */
+/* fuzz_vocabulary.c SECONDS [SEED] - mutated vocabulary.json never crashes the parser, and whatever it accepts keeps
+ * the promises of vocabulary.h that others index by. */
 #include "data/note_text.h"
 #include "data/vocabulary.h"
-#include "tests/fuzz_corpus.h"
-#include "tests/fuzz_json.h"
+#include "tests/fuzz_text.h"
 #include "tests/make_dataset.h"
 #include <jansson.h>
 #include <math.h>
 
 static const char *const WORD[] = {
-    "null", "-1", "1e999", "99999999999999999999", "\"\"", "[]", "{}", "true", "0.5", "\"PAD\"", "\"GAP//=6mt\"",
-    "\"event\"", "\"age\"", "\"MEDS_DEATH\"", "\"level\": 3,", "64", "\\u0000", "[256, 101]", "[104, 101]",
-    "\"text\"", "\"SPELL//he\"", "\"merges\": []", "255"};
+    "null",           "-1",  "1e999",   "99999999999999999999", "\"\"",       "[]",       "{}",
+    "true",           "0.5", "\"PAD\"", "\"GAP//=6mt\"",        "\"event\"",  "\"age\"",  "\"MEDS_DEATH\"",
+    "\"level\": 3,",  "64",  "\\u0000", "[256, 101]",           "[104, 101]", "\"text\"", "\"SPELL//he\"",
+    "\"merges\": []", "255"};
 enum { WORDS = sizeof WORD / sizeof *WORD };
 
 static void check(const Vocabulary *v) {
@@ -19,7 +19,8 @@ static void check(const Vocabulary *v) {
     uint8_t *forbidden = malloc((size_t)v->n);
     uint32_t *mark = calloc((size_t)v->n, sizeof *mark);
     const char *pattern[] = {"ICD10CM//E11", "LOINC*"};
-    REQUIRE(v->n >= 3 && v->gap_lo > 0 && v->gap_lo + GAP_TOKENS <= v->n && v->death > 0 && v->death < v->n && v->n_age > 0);
+    REQUIRE(v->n >= 3 && v->gap_lo > 0 && v->gap_lo + GAP_TOKENS <= v->n && v->death > 0 && v->death < v->n &&
+            v->n_age > 0);
     vocabulary_forbidden(v, forbidden);
     REQUIRE(vocabulary_match(v, pattern, 2, 1, mark) <= v->n);
     vocabulary_nearest(v, "ICD10CM//X", text, sizeof text);
@@ -67,53 +68,40 @@ static char *with_notes(const char *json) {
         else snprintf(code, sizeof code, "SPELL//%s", i == 3 + 256 ? "he" : "the");
         json_array_append_new(tokens, json_pack("{s:i, s:s, s:s}", "id", first + i, "code", code, "kind", "text"));
     }
-    json_object_set_new(root, "notes", json_pack("{s:i, s:i, s:[[i, i], [i, i]]}", "begin", first, "max_tokens", 9, "merges",
-                                                 'h', 'e', 't', 256));
+    json_object_set_new(
+        root, "notes",
+        json_pack("{s:i, s:i, s:[[i, i], [i, i]]}", "begin", first, "max_tokens", 9, "merges", 'h', 'e', 't', 256));
     char *text = json_dumps(root, JSON_PRESERVE_ORDER);
     json_decref(root);
     return text;
 }
 
-int main(int argc, char **argv) {
-    double until = clock_s() + (argc > 1 ? atof(argv[1]) : 2);
-    if (argc > 2) seed = strtoull(argv[2], NULL, 10);
-    char *plain = made_vocabulary_json(), *noted = with_notes(plain), *base = plain;
-    size_t size = strlen(noted), capacity = (size > CORPUS_FILE_MAX ? size : CORPUS_FILE_MAX) + 4096;
-    char *text = malloc(capacity);
-    int64_t tried = 0, accepted = 0;
-    Vocabulary whole;
-    Err why;
-    REQUIRE(!vocabulary_parse(&whole, noted, size, "fuzz", &why) && whole.text_begin > 0);
-    vocabulary_free(&whole);
-    Corpus c;
-    corpus_open(&c, "vocabulary");
-    /* The kept ones as they are, then the well-formed one, and sometimes a kept one, mutated. */
-    for (; tried < c.n || clock_s() < until; tried++) {
-        base = tried & 1 ? noted : plain;
-        size = strlen(base);
-        const int kept = tried < c.n ? (int)tried : draw(8) ? -1 : (int)draw((uint64_t)c.n);
-        size_t n = kept < 0 ? size : c.file[kept].size;
-        memcpy(text, kept < 0 ? base : c.file[kept].data, n);
-        if (tried >= c.n && n > 1) n = json_mutate(text, n, capacity, WORD, WORDS);
-        char *exact = malloc(n); /* so that a read past the end is seen */
-        memcpy(exact, text, n);
-        corpus_try(exact, n, tried < c.n ? c.file[tried].name : NULL);
-        Vocabulary v;
-        Err err = {0};
-        if (!vocabulary_parse(&v, exact, n, "fuzz", &err)) {
-            check(&v);
-            vocabulary_free(&v);
-            accepted++;
-        } else {
-            REQUIRE(err.msg[0] && v.n == 0 && !v.token);
-        }
-        corpus_try(NULL, 0, NULL);
-        free(exact);
-    }
-    corpus_close(&c);
-    free(text);
-    free(noted);
+enum { CAPACITY = 1 << 17 };
+
+static void begin(void) {
+    char *plain = made_vocabulary_json(), *noted = with_notes(plain);
+    Vocabulary v;
+    Err err;
+    REQUIRE(!vocabulary_parse(&v, noted, strlen(noted), "fuzz", &err) && v.text_begin > 0);
+    vocabulary_free(&v);
+    fuzz_keep(plain, strlen(plain));
+    fuzz_keep(noted, strlen(noted));
     free(plain);
-    printf("%lld mutations, %lld still vocabularies\n", (long long)tried, (long long)accepted);
-    return tried == 0;
+    free(noted);
 }
+
+static int try(const char *text, size_t n) {
+    Vocabulary v;
+    Err err = {0};
+    if (vocabulary_parse(&v, text, n, "fuzz", &err)) {
+        REQUIRE(err.msg[0] && v.n == 0 && !v.token);
+        return 0;
+    }
+    check(&v);
+    vocabulary_free(&v);
+    return 1;
+}
+
+static size_t make(char *text) { return json_mutate(text, fuzz_take(text), CAPACITY, WORD, WORDS); }
+
+static const Fuzzer FUZZER = {.name = "vocabulary", .max = CAPACITY, .open = begin, .make = make, .try = try};
