@@ -1,7 +1,6 @@
 """Checks what evaluate.py makes of risks: recalibration, alarms for groups, figures of an outcome.  Prints "ok - name" or
 "not ok - name"; exit 1 on any failure."""
 
-import sys
 
 import numpy as np
 
@@ -11,14 +10,8 @@ import futures
 import metrics
 import outcome
 import recalibrate
+from checks import check, finish
 
-failed = False
-
-
-def check(name, good, detail=""):
-    global failed
-    print(f"{'ok' if good else 'not ok'} - {name}" + ("" if good else f"\n    {detail}"))
-    failed |= not good
 
 
 def cohort(rng, n, harm=1.0):
@@ -194,4 +187,4 @@ check_p_values(np.random.default_rng(8))
 check_alarms(rng)
 check_compare(rng)
 check_futures(rng)
-sys.exit(failed)
+finish()

@@ -1,7 +1,6 @@
 """Checks the alarms for groups against slow, direct definitions and against chance.  Prints "ok - name" or "not ok - name";
 exit 1 on any failure."""
 
-import sys
 
 import numpy as np
 from scipy import stats
@@ -9,14 +8,8 @@ from scipy import stats
 import fairness
 import metrics
 import recorded
+from checks import check, finish
 
-failed = False
-
-
-def check(name, good, detail=""):
-    global failed
-    print(f"{'ok' if good else 'not ok'} - {name}" + ("" if good else f"\n    {detail}"))
-    failed |= not good
 
 
 def check_tail(rng):
@@ -138,4 +131,4 @@ check_tail(rng)
 check_adjusted(rng)
 check_size(rng)
 check_recorded(rng)
-sys.exit(failed)
+finish()

@@ -1,7 +1,6 @@
 """Checks the figures of an outcome, and of simulated years, that check_metrics.py does not: against scikit-learn and against
 counts made one by one.  Prints "ok - name" or "not ok - name"; exit 1 on any failure."""
 
-import sys
 
 import numpy as np
 from sklearn import metrics as sk
@@ -11,19 +10,9 @@ import futures
 import metrics
 import outcome
 import recalibrate
+from checks import check, close, finish
 
-failed = False
 HORIZON = 1000.0
-
-
-def check(name, good, detail=""):
-    global failed
-    print(f"{'ok' if good else 'not ok'} - {name}" + ("" if good else f"\n    {detail}"))
-    failed |= not good
-
-
-def close(a, b, limit=1e-9):
-    return a is not None and abs(a - b) <= limit
 
 
 def line(risk, y):
@@ -160,6 +149,10 @@ def check_futures(rng):
     def apart(a, b):
         return max(abs(np.mean([x <= t for x in a]) - np.mean([x <= t for x in b])) for t in a + b)
 
+    # Three seconds are one moment; 28.5 minutes are no gap, 29.4 are.
+    moments = [(d, "lab", "a") for d in (0.50003, 0.5, 0.5204, 0.5402, 2.25)]
+    between = [round(g, 7) for g in futures.gaps_of(moments)]
+    check("gaps of moments: to 9 seconds, and none of half an hour", between == [0.5, 0.0204, 1.7098], str(between))
     check("gaps and the spread of events a year: largest distance of two distributions", close(value["gaps"], apart(*gaps))
           and close(value["spread of events a year"], apart(*length)))  # fmt: skip
     first = r["most_unlike"][0]
@@ -177,4 +170,4 @@ rng = np.random.default_rng(21)
 check_outcome(rng)
 check_truth(rng)
 check_futures(rng)
-sys.exit(failed)
+finish()

@@ -1,21 +1,14 @@
 """Checks metrics.py against slow, direct definitions.  Prints "ok - name" or "not ok - name"; exit 1 on any failure."""
 
 import math
-import sys
 
 import numpy as np
 from sklearn import metrics as sk
 from sklearn.linear_model import LogisticRegression
 
 import metrics
+from checks import check, close, finish
 
-failed = False
-
-
-def check(name, good, detail=""):
-    global failed
-    print(f"{'ok' if good else 'not ok'} - {name}" + ("" if good else f"\n    {detail}"))
-    failed |= not good
 
 
 def pairs_auroc(risk, p):
@@ -40,10 +33,6 @@ def direct_auprc(risk, p):
         area += hits / taken.sum() * (hits - last) / p.sum()
         last = hits
     return area
-
-
-def close(a, b, limit=1e-9):
-    return a is not None and abs(a - b) <= limit
 
 
 def check_against_definitions(rng):
@@ -252,4 +241,4 @@ check_smooth_calibration(rng)
 check_decisions(rng)
 check_follow_up(rng)
 check_multiple_tests(rng)
-sys.exit(failed)
+finish()

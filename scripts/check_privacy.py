@@ -2,7 +2,6 @@
 failure."""
 
 import math
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,14 +11,8 @@ import attributes
 import canaries
 import copying
 import privacy
+from checks import check, finish
 
-failed = False
-
-
-def check(name, good, detail=""):
-    global failed
-    print(f"{'ok' if good else 'not ok'} - {name}" + ("" if good else f"\n    {detail}"))
-    failed |= not good
 
 
 def check_membership(rng):
@@ -165,4 +158,4 @@ check_copying(rng)
 check_canaries(rng)
 check_attributes(rng)
 check_alarms()
-sys.exit(failed)
+finish()

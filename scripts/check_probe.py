@@ -1,6 +1,5 @@
 """Checks the few-shot probe against scikit-learn used by hand.  Prints "ok - name" or "not ok - name"; exit 1 on any failure."""
 
-import sys
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -8,14 +7,8 @@ from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 import probe
+from checks import check, finish
 
-failed = False
-
-
-def check(name, good, detail=""):
-    global failed
-    print(f"{'ok' if good else 'not ok'} - {name}" + ("" if good else f"\n    {detail}"))
-    failed |= not good
 
 
 def world(rng, n, strength):
@@ -61,4 +54,4 @@ again = probe.curve(features, y, np.arange(400), 100, 1)
 check("the same seed, the same figures", again == rows)
 alone = probe.curve({k: (a, b[:0], c) for k, (a, b, c) in features.items()}, (y[0], y[1][:0], y[2]), np.arange(400), 20, 1)
 check("without tuning rows the rows that were learnt from choose", abs(alone[-1]["embedding"]["auroc"] - direct) < 0.02)
-sys.exit(failed)
+finish()

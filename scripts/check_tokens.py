@@ -1,7 +1,6 @@
 """Checks the figures of token_quality.py against slow, direct definitions and scikit-learn.  Prints "ok - name" or "not ok -
 name"; exit 1 on any failure."""
 
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,8 +8,8 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import log_loss, top_k_accuracy_score
 
 import token_quality
+from checks import check, finish
 
-failed = False
 KINDS = ["gap", "value", "lab", "drug"]
 # Tokens 0 to 3 are gaps, 4 to 8 labs, 9 to 13 drugs.
 VOCABULARY = SimpleNamespace(
@@ -20,12 +19,6 @@ VOCABULARY = SimpleNamespace(
     is_event=np.arange(14) >= 4,
 )
 KIND = np.array([0] * 4 + [2] * 5 + [3] * 5)
-
-
-def check(name, good, detail=""):
-    global failed
-    print(f"{'ok' if good else 'not ok'} - {name}" + ("" if good else f"\n    {detail}"))
-    failed |= not good
 
 
 def softmax(x):
@@ -136,4 +129,4 @@ rng = np.random.default_rng(11)
 check_losses(rng)
 check_calibration(rng)
 check_gaps(rng)
-sys.exit(failed)
+finish()

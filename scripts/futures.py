@@ -79,7 +79,8 @@ def _frequencies(futures, code):
     return single
 
 
-def _gaps(events):
+def gaps_of(events):
+    """Days between moments, from the index on: told to 9 seconds; what is half an hour or less is no gap."""
     moments = sorted({0.0} | {round(d, 4) for d, _, _ in events})
     return [b - a for a, b in zip(moments, moments[1:], strict=False) if b - a > 0.02]
 
@@ -107,7 +108,7 @@ class Pairs:
         self.names = names
         self.count = np.stack([_frequencies(side, code) for side in both])  # (2, n, codes)
         self.length = self.count.sum(2)
-        self.gaps = [[np.array(_gaps(events)) for events in side] for side in both]
+        self.gaps = [[np.array(gaps_of(events)) for events in side] for side in both]
         common = np.argsort(-(self.count > 0).sum((0, 1)), kind="stable")[:60]
         have = (self.count[:, :, common] > 0).astype(np.float32)
         upper = np.triu_indices(common.size, 1)

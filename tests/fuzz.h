@@ -113,7 +113,7 @@ static inline void fuzz_save(void) {
     if (write(2, said, strlen(said)) < 0) return;
 }
 
-static void fuzz_signal(int sig) {
+static inline void fuzz_signal(int sig) {
     fuzz_save();
     signal(sig, SIG_DFL);
     raise(sig);
