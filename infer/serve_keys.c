@@ -2,6 +2,7 @@
 #include "infer/serve_keys.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <jansson.h>
 #include <math.h>
 #include <sodium.h>
 #include <stdlib.h>
@@ -33,6 +34,13 @@ static Status scopes_read(const char *text, const char *const *scope, uint32_t *
     return s;
 }
 
+/* Names go into the audit log, which is JSON. */
+static int is_text(const char *name) {
+    json_t *text = json_string(name);
+    json_decref(text);
+    return text != NULL;
+}
+
 static Status line_read(ServeKeys *k, char *line, const char *path, int number, const char *const *scope, Err *err) {
     char name[KEY_NAME_MAX], hex[80], scopes[200], where[300];
     long long per_minute;
@@ -43,6 +51,7 @@ static Status line_read(ServeKeys *k, char *line, const char *path, int number, 
         return err_set(err, ERR_FORMAT, "%s is not NAME HASH SCOPES PER_MINUTE (`ehr-infer key` writes such lines)",
                        where);
     if (k->n == KEYS_MAX) return err_set(err, ERR_FORMAT, "%s has more than %d keys", path, KEYS_MAX);
+    if (!is_text(name)) return err_set(err, ERR_FORMAT, "%s: the name is no UTF-8 text, and could not be told in the audit log", where);
     *key = (ServeKey){.per_minute = (double)per_minute, .tokens = (double)per_minute};
     memcpy(key->name, name, sizeof name);
     if (sodium_hex2bin(key->hash, sizeof key->hash, hex, strlen(hex), NULL, &got, NULL) || got != sizeof key->hash)
@@ -106,6 +115,7 @@ Status serve_keys_add(const char *path, const char *name, const char *scopes, in
     Status s = sodium_init() < 0 ? err_set(err, ERR_IO, "libsodium does not start on this machine") : OK;
     if (!s && (!*name || strlen(name) >= KEY_NAME_MAX || strpbrk(name, " \t\n\r#")))
         s = err_set(err, ERR_USAGE, "--name takes up to %d characters without spaces and #", KEY_NAME_MAX - 1);
+    if (!s && !is_text(name)) s = err_set(err, ERR_USAGE, "--name is no UTF-8 text");
     if (!s) s = scopes_read(scopes, scope, &bits, "--scopes", err);
     if (!s && path_exists(path)) s = serve_keys_read(there, path, scope, err);
     for (int i = 0; i < there->n && !s; i++)
