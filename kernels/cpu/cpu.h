@@ -77,7 +77,7 @@ typedef struct {
     const CpuInt8 *int8;
     int           k_block;      /* k of a tile's rows: they fit the first cache */
     int           block_floats; /* of b packed at a time: half of the second cache */
-    int           slab_floats;  /* of a packed at a time: a share of the last cache */
+    int           slab_floats;  /* of a that a thread keeps packed: its share of the last cache */
 } CpuState;
 
 const CpuState *cpu_state(const Device *dev);

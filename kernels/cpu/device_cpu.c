@@ -58,13 +58,14 @@ static long cache_bytes(int name, long least, long otherwise) {
     return bytes <= 0 ? otherwise : bytes < least ? least : bytes;
 }
 
-/* A tile's rows of a, up to 14, fill two thirds of the first cache, panels of b pass through the rest. */
-static void blocking_set(CpuState *s) {
+/* A tile's rows of a, up to 14, fill two thirds of the first cache, panels of b pass through the rest; threads share half
+ * of the last cache. */
+static void blocking_set(CpuState *s, int threads) {
     enum { K_MAX = 512, BLOCK_MAX = 1 << 18, SLAB_MAX = 1 << 20 };
     const long l1 = cache_bytes(_SC_LEVEL1_DCACHE_SIZE, 16 << 10, 32 << 10) / (long)sizeof(float);
     const long l2 = cache_bytes(_SC_LEVEL2_CACHE_SIZE, 256 << 10, 512 << 10) / (long)sizeof(float);
     const long l3 = cache_bytes(_SC_LEVEL3_CACHE_SIZE, 0, 0) / (long)sizeof(float);
-    const long k = l1 * 2 / 3 / 14 / 16 * 16, slab = l2 > l3 / 4 ? l2 : l3 / 4;
+    const long k = l1 * 2 / 3 / 14 / 16 * 16, share = l3 / 2 / threads, slab = l2 / 2 > share ? l2 / 2 : share;
     s->k_block = (int)(k < K_MAX ? k : K_MAX);
     s->block_floats = (int)(l2 / 2 < BLOCK_MAX ? l2 / 2 : BLOCK_MAX);
     s->slab_floats = (int)(slab < SLAB_MAX ? slab : SLAB_MAX);
@@ -226,7 +227,7 @@ int device_open_cpu(Device *dev, int threads, char *msg, size_t msg_size) {
         snprintf(msg, msg_size, "opening the CPU: out of memory");
         return -1;
     }
-    blocking_set(dev->state);
+    blocking_set(dev->state, dev->threads);
     const CpuIsa *isa = isa_of(CPU_AVX512);
     if (!isa) isa = isa_of(CPU_AVX2);
     if (!isa) isa = isa_of(CPU_PORTABLE);

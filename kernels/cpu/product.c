@@ -1,86 +1,80 @@
-/* product.c - c = a b: blocking, packing and threads around the register tile of CpuIsa.
+/* product.c - c = a b: threads, blocking and packing around the register tile of CpuIsa.
  *
- * k is cut into blocks.  For each, rows of a are packed once, tile after tile, into a slab in the last cache that all
- * threads read.  A task is a block of c: its columns of b are packed into panels of SGEMM_PANEL columns, k after k,
- * which stay in the second cache while tile after tile of the slab, from the first cache, meets all of them.  An
- * element's chain is continued from c between blocks of k, so that who computes which block, and in which tile, changes
- * no bit. */
+ * Every thread has a rectangle of c (grid_make) and computes it as if it were alone: nobody packs for others or waits
+ * for them.  Rows of a are packed, tile after tile, into a slab in the last cache.  Columns of b are packed into panels
+ * of SGEMM_PANEL columns, k after k, which stay in the second cache while tile after tile of the slab meets all of them.
+ * What is packed next is fetched meanwhile.  An element's chain is continued from c between blocks of k, so that who
+ * computes which block, and in which tile, changes no bit. */
 #include "kernels/cpu/ops.h"
 
 #include <string.h>
 
 enum {
-    SLAB_FLOATS = SGEMM_LANES * (SGEMM_K_MAX + 1), /* room for a tile of any product */
-    SLABS = 2,                                     /* threads pack one while others still read the one before */
     CHAIN_FLOATS = 96 << 10,
-    CHAIN_COLUMNS = 128, /* of a task whose chains grow apart: many rows share what is packed of b */
-    COLUMNS_MAX = 512,   /* of a task */
-    COLUMNS_MIN = 128,   /* below this a tile leaves the first cache too soon */
-    PACK_TILES = 8,      /* packed together; a whole slab, in the second cache, if all columns are packed at once */
+    CHAIN_COLUMNS = 128, /* of a block whose chains grow apart: many rows share what is packed of b */
+    COLUMNS_MAX = 512,   /* of a block */
+    GROUP_TILES = 8,     /* packed together, and fetched while the ones before are busy */
     ROW_PANELS = 24,     /* rows of a that meet so few panels are not packed, */
     COLUMN_PANELS = 8,   /* nor columns of a, */
     DIRECT_TILES = 19,   /* nor rows of b that meet so few tiles */
     STREAM_TILES = 5,    /* so few tiles of rows: packed panels are read once, one after the other */
     STREAM_AHEAD = 64,   /* k of which a panel is fetched ahead then */
     FEW_ROWS = 4,        /* with so few, b comes faster when the caches alone foresee it */
-    TASKS_A_THREAD = 4   /* evens out slow cores */
+    SLAB_ROWS = 1024,    /* share what is packed of b */
+    PACK_COST = 16       /* an element packed costs as much as so many multiply-adds */
 };
 
-/* How a product is cut. */
+/* A rectangle of c; columns are those of each part. */
 typedef struct {
-    int parts;                  /* 2: columns of the left half of c and the same of the right (gated) */
-    int stream;                 /* few rows: b panel by panel */
-    int copied, direct;         /* a is packed; b is used where it lies */
-    int chain_apart;            /* the chain cannot grow in c */
-    int step;                   /* rows a tile */
-    int k_block, k_slab, k_run; /* of packed b; of packed a; of a chain that is added apart */
-    int rows_slab;              /* of packed a */
-    int rows, columns, threads; /* a task; columns of each part */
+    int rows, columns; /* how many rectangles */
+    int m, n;          /* of each, at most */
+} Grid;
+
+/* How a rectangle is cut. */
+typedef struct {
+    int parts;              /* 2: columns of the left half of c and the same of the right (gated) */
+    int stream;             /* few rows: b panel by panel */
+    int copied, kept;       /* a is packed; it stays so for other columns */
+    int direct;             /* b is used where it lies */
+    int chain_apart;        /* the chain cannot grow in c */
+    int step, group;        /* rows a tile; tiles packed together */
+    int k_block, k_run;     /* of packed b; of a chain that is added apart */
+    int columns;            /* of each part, of packed b */
+    int rows_slab, k_slab;  /* of packed a */
 } Cut;
 
-/* A thread's own memory. */
-typedef struct {
-    float *panels, *chain;
-    int packed; /* first column of what panels hold for the whole slab, or -1 */
-} Own;
-
+/* A thread's work and its memory. */
 typedef struct {
     const CpuState *cpu;
     const Product *t;
     Cut cut;
-    float *slab;
+    int m0, m1, n0, n1; /* its rectangle */
+    float *slab, *panels, *chain;
 } Job;
 
-static size_t own_floats(const CpuState *cpu) { return (size_t)cpu->block_floats + CHAIN_FLOATS; }
+static size_t own_floats(const CpuState *cpu) { return (size_t)cpu->slab_floats + (size_t)cpu->block_floats + CHAIN_FLOATS; }
 
 size_t product_scratch(const Device *dev) {
-    return sizeof(float) * (SLABS * SLAB_FLOATS + own_floats(cpu_state(dev)) * (size_t)device_threads(dev));
+    return sizeof(float) * own_floats(cpu_state(dev)) * (size_t)device_threads(dev);
 }
 
-/* ---- one task ---------------------------------------------------------------------------------------------------- */
+/* ---- one block --------------------------------------------------------------------------------------------------- */
 
-/* The block of c and the k that a stretch of tiles works on: rows [m0, m1), columns from n0 on of each part, k [k0,
- * k1); the slab holds rows from slab_m on, k from slab_k on. */
+/* Rows [m0, m1) of c, columns from n0 on of each part, k [k0, k1) of those packed of a from slab_k on. */
 typedef struct {
-    int m0, m1, n0, columns, k0, k1, slab_m, slab_k;
-    float *slab;         /* packed rows of a */
-    const float *packed; /* columns of b, part after part; NULL: b is in panels */
-    float *chain;        /* element (m0, 0) when it does not grow in c; part p at column p * columns */
+    int m0, m1, n0, columns, k0, k1, slab_k;
+    int packing;  /* the first to use these rows of a */
+    float *chain; /* element (m0, 0) when it does not grow in c; part p at column p * columns */
 } Block;
-
-/* What is fetched meanwhile: two lines each of n places, ld apart; NULL: nothing. */
-typedef struct {
-    const float *at;
-    ptrdiff_t ld;
-    int n;
-} Soon;
 
 /* What a tile multiplies: rows from m on, panel p of part `part` of the block's columns, k [k, k_end). */
 typedef struct {
     int m, rows, part, p, k, k_end;
     const float *a;
     ptrdiff_t a_rs, a_cs;
-    Soon soon;
+    const float *soon; /* fetched meanwhile: two lines each of so many places, so far apart */
+    ptrdiff_t ld_soon;
+    int n_soon;
 } Operands;
 
 static int panels_of(int columns) { return ceil_div(columns, SGEMM_PANEL); }
@@ -90,7 +84,7 @@ static TileOut tile_out(const Job *j, const Block *b, const Operands *x, int col
     const Product *t = j->t;
     int run = t->mode == SGEMM_ADD, starts = run || x->k == 0, ends = run || x->k_end == t->K;
     float *out = t->c ? t->c + x->m * t->ldc + column : NULL, *chain = out;
-    TileOut o = {.ld_chain = t->ldc, .ld_out = t->ldc, .soon = x->soon.at, .ld_soon = x->soon.ld, .n_soon = x->soon.n};
+    TileOut o = {.ld_chain = t->ldc, .ld_out = t->ldc, .soon = x->soon, .ld_soon = x->ld_soon, .n_soon = x->n_soon};
     if (b->chain) {
         o.ld_chain = chain_ld(j, b);
         chain = b->chain + (x->m - b->m0) * o.ld_chain + x->part * b->columns + x->p * SGEMM_PANEL;
@@ -110,13 +104,12 @@ static int panel_is_bf16(const Product *t) { return t->panels && t->panel_type =
 static int column_of(const Job *j, const Block *b, int part) { return part * (j->t->N / j->cut.parts) + b->n0; }
 
 /* Panel p of a part, from k on, where it is packed. */
-static const void *panel_at(const Job *j, const Block *b, int part, int p, int k) {
+static const float *panel_at(const Job *j, const Block *b, int part, int p, int k) {
     const Product *t = j->t;
-    if (b->packed)
-        return b->packed + (ptrdiff_t)((part * panels_of(b->columns) + p) * (b->k1 - b->k0) + k - b->k0) * SGEMM_PANEL;
-    ptrdiff_t column = column_of(j, b, part) + p * SGEMM_PANEL;
-    return (const char *)t->panels +
-           (column * t->K + (ptrdiff_t)k * SGEMM_PANEL) * (ptrdiff_t)dtype_size(t->panel_type);
+    if (!t->panels)
+        return j->panels + (ptrdiff_t)((part * panels_of(b->columns) + p) * (b->k1 - b->k0) + k - b->k0) * SGEMM_PANEL;
+    ptrdiff_t column = column_of(j, b, part) + p * SGEMM_PANEL, element = column * t->K + (ptrdiff_t)k * SGEMM_PANEL;
+    return (const float *)t->panels + (panel_is_bf16(t) ? element / 2 : element);
 }
 
 /* Column n of a part of the block where it lies in b, from k on. */
@@ -129,8 +122,8 @@ static void tile_run(const Job *j, const Block *b, const Operands *x) {
     const CpuIsa *isa = j->cpu->isa;
     int n = x->p * SGEMM_PANEL, columns = int_min(SGEMM_PANEL, b->columns - n), depth = x->k_end - x->k;
     TileOut o = tile_out(j, b, x, column_of(j, b, x->part) + n);
-    const void *panel = j->cut.direct ? column_at(j, b, x->part, n, x->k) : panel_at(j, b, x->part, x->p, x->k);
-    if (panel_is_bf16(t)) isa->sgemm_tile_bf16(x->rows, columns, depth, x->a, x->a_rs, panel, &o);
+    const float *panel = j->cut.direct ? column_at(j, b, x->part, n, x->k) : panel_at(j, b, x->part, x->p, x->k);
+    if (panel_is_bf16(t)) isa->sgemm_tile_bf16(x->rows, columns, depth, x->a, x->a_rs, (const uint16_t *)panel, &o);
     else
         isa->sgemm_tile(x->rows, columns, depth, x->a, x->a_rs, x->a_cs, panel, j->cut.direct ? t->b_rs : SGEMM_PANEL,
                         &o);
@@ -145,71 +138,143 @@ static void gate(const Job *j, const Block *b, int m, int rows) {
     }
 }
 
-/* What is fetched while tiles of a block run, its successor's rows of a or columns of b, in so many pieces. */
-static int pieces(const Job *j, const Block *next) {
+/* ---- what is fetched while tiles run ----------------------------------------------------------------------------- */
+
+/* In n pieces, `each` of a part, spread evenly over so many tiles from the first on: in bursts they would hold up what
+ * the tiles themselves wait for.  A piece is two lines each of `places`, ld apart. */
+typedef struct {
+    const float *at;
+    ptrdiff_t part, piece, ld;
+    int n, each, places;
+    int first, tiles, done;
+} Fetch;
+
+/* (count, depth) elements of a or b: at[i * stride + k * k_stride] */
+static Fetch fetch_of(const float *at, int count, int depth, ptrdiff_t stride, ptrdiff_t k_stride) {
+    Fetch f = {.at = at, .piece = SGEMM_PANEL};
+    if (k_stride == 1) f.ld = stride, f.places = count, f.each = panels_of(depth);
+    else if (stride == 1) f.ld = k_stride, f.places = depth, f.each = panels_of(count);
+    f.n = f.each;
+    return f;
+}
+
+/* Columns of b that are packed, or read as panels, after the block: the next k, or else the next columns. */
+static Fetch fetch_columns(const Job *j, const Block *b) {
     const Product *t = j->t;
-    if (!next->columns && t->a_cs == 1) return next->m1 > next->m0 ? ceil_div(next->k1 - next->k0, SGEMM_PANEL) : 0;
-    if (!next->columns) return t->a_rs == 1 ? ceil_div(next->m1 - next->m0, SGEMM_PANEL) : 0;
-    if (t->panels || t->b_cs == 1) return j->cut.parts * panels_of(next->columns);
-    return t->b_rs == 1 ? j->cut.parts * ceil_div(next->k1 - next->k0, SGEMM_PANEL) : 0;
-}
-
-static Soon piece(const Job *j, const Block *next, int i) {
-    const Product *t = j->t;
-    if (!next->columns) {
-        const float *a = t->a + next->m0 * t->a_rs + next->k0 * t->a_cs + i * SGEMM_PANEL;
-        return t->a_cs == 1 ? (Soon){a, t->a_rs, next->m1 - next->m0} : (Soon){a, t->a_cs, next->k1 - next->k0};
-    }
-    int each = pieces(j, next) / j->cut.parts, part = i / each, depth = next->k1 - next->k0;
-    if (t->panels) {
-        int lines = depth * SGEMM_PANEL * (int)dtype_size(t->panel_type) / 64;
-        return (Soon){panel_at(j, next, part, i % each, next->k0), SGEMM_PANEL, lines / 2};
-    }
-    const float *b = column_at(j, next, part, 0, next->k0);
-    if (t->b_cs == 1) return (Soon){b + i % each * SGEMM_PANEL, t->b_rs, depth};
-    return (Soon){b + i % each * SGEMM_PANEL, t->b_cs, next->columns};
-}
-
-/* From one tile to the next in the slab. */
-static ptrdiff_t slab_tile(const Job *j, const Block *b) {
-    return (ptrdiff_t)(int_min(j->cut.k_slab, j->t->K - b->slab_k) + 1) * SGEMM_LANES;
-}
-
-/* The rows from m on at k: in the slab or as they lie. */
-static void rows_find(const Job *j, const Block *b, Operands *x) {
-    const Product *t = j->t;
-    x->a = t->a + x->m * t->a_rs + b->k0 * t->a_cs, x->a_rs = t->a_rs, x->a_cs = t->a_cs;
-    if (!j->cut.copied) return;
-    int bf16 = panel_is_bf16(t);
-    x->a_rs = bf16 ? int_min(j->cut.k_slab, t->K - b->slab_k) : 1, x->a_cs = bf16 ? 1 : SGEMM_LANES;
-    x->a = b->slab + (x->m - b->slab_m) / j->cut.step * slab_tile(j, b) + (b->k0 - b->slab_k) * x->a_cs;
-}
-
-/* Tile after tile through all panels of the block. */
-static void block_run(const Job *j, const Block *b, const Block *next) {
     const Cut *g = &j->cut;
-    int panels = panels_of(b->columns), all = panels * g->parts, step = g->step;
-    int calls = ceil_div(b->m1 - b->m0, step) * all, fetches = pieces(j, next);
-    int spread = int_max(1, int_min(all, calls / int_max(fetches, 1)));
-    Operands x = {.m = b->m0};
-    for (; x.m < b->m1; x.m += step) {
-        x.rows = int_min(step, b->m1 - x.m);
-        rows_find(j, b, &x);
-        const float *a = x.a;
-        for (int i = 0; i < all; i++) {
-            int left = --calls; /* the last calls fetch, so that the most is still there when it is packed */
-            x.part = i / panels, x.p = i % panels;
-            x.soon = (Soon){0};
-            if (left % spread == 0 && left / spread < fetches) x.soon = piece(j, next, fetches - 1 - left / spread);
-            else if (i == all / 2 && g->copied && b->m1 - b->m0 > PACK_TILES * step && x.m + step < b->m1)
-                x.soon = (Soon){a + slab_tile(j, b), SGEMM_PANEL, (b->k1 - b->k0) / 2};
-            for (x.k = b->k0; x.k < b->k1; x.k = x.k_end, x.soon.at = NULL) {
-                x.k_end = int_min(x.k + g->k_run, b->k1);
-                x.a = a + (x.k - b->k0) * x.a_cs;
-                tile_run(j, b, &x);
-            }
+    Block next = *b;
+    if (b->k1 < int_min(b->slab_k + g->k_slab, t->K)) next.k0 = b->k1;
+    else next.n0 = b->n0 + g->columns, next.k0 = b->slab_k;
+    if (next.n0 >= j->n1) next.n0 = j->n0, next.k0 = b->k1 < t->K ? b->k1 : b->m1 < j->m1 ? 0 : t->K;
+    next.k1 = int_min(next.k0 + g->k_block, t->K);
+    next.columns = int_min(g->columns, j->n1 - next.n0);
+    int depth = next.k1 - next.k0;
+    if (depth <= 0) return (Fetch){0};
+    Fetch f;
+    if (t->panels) {
+        int words = panel_is_bf16(t) ? SGEMM_PANEL / 2 : SGEMM_PANEL; /* a k */
+        f = (Fetch){.at = panel_at(j, &next, 0, 0, next.k0), .piece = (ptrdiff_t)t->K * words, .ld = SGEMM_PANEL,
+                    .each = panels_of(next.columns), .places = ceil_div(depth * words, SGEMM_PANEL)};
+        f.part = (ptrdiff_t)(t->N / g->parts / SGEMM_PANEL) * f.piece;
+    } else {
+        f = fetch_of(column_at(j, &next, 0, 0, next.k0), next.columns, depth, t->b_cs, t->b_rs);
+        f.part = t->N / g->parts * t->b_cs;
+    }
+    f.n = f.each * g->parts;
+    return f;
+}
+
+/* Where a tile of rows is packed. */
+static float *slab_at(const Job *j, const Block *b, int m) {
+    const Cut *g = &j->cut;
+    int tile = (m - b->m0) / g->step, before = (b->k0 - b->slab_k) / g->k_block * (g->rows_slab / g->step);
+    if (!g->kept) return j->slab + (ptrdiff_t)(tile % g->group) * (b->k1 - b->k0 + 1) * SGEMM_LANES;
+    return j->slab + ((ptrdiff_t)before * (g->k_block + 1) + (ptrdiff_t)tile * (b->k1 - b->k0 + 1)) * SGEMM_LANES;
+}
+
+/* Rows [m, m1) of the block, as they lie or packed. */
+static Fetch fetch_rows(const Job *j, const Block *b, int m, int m1) {
+    const Product *t = j->t;
+    int depth = b->k1 - b->k0;
+    if (m >= m1 || !j->cut.copied) return (Fetch){0};
+    if (!b->packing)
+        return (Fetch){.at = slab_at(j, b, m), .ld = SGEMM_PANEL, .n = 1, .each = 1, .places = depth / 2};
+    return fetch_of(t->a + m * t->a_rs + b->k0 * t->a_cs, m1 - m, depth, t->a_rs, t->a_cs);
+}
+
+/* A piece for the tile, if one is due. */
+static int fetch_take(Operands *x, Fetch *f, int tile) {
+    int i = f->done;
+    if (i >= f->n || (int64_t)i * f->tiles > (int64_t)(tile - f->first) * f->n) return 0;
+    x->soon = f->at + i / f->each * f->part + i % f->each * f->piece;
+    x->ld_soon = f->ld, x->n_soon = f->places;
+    return ++f->done;
+}
+
+/* ---- a block's tiles --------------------------------------------------------------------------------------------- */
+
+static void rows_pack(const Job *j, const Block *b, int m, int m1) {
+    const Product *t = j->t;
+    int depth = b->k1 - b->k0;
+    const float *a = t->a + m * t->a_rs + b->k0 * t->a_cs;
+    if (!panel_is_bf16(t)) {
+        j->cpu->isa->sgemm_pack_rows(slab_at(j, b, m), m1 - m, j->cut.step, depth, a, t->a_rs, t->a_cs);
+        return;
+    }
+    for (int i = 0; m + i < m1; i++) {
+        float *row = slab_at(j, b, m + i) + i % j->cut.step * depth;
+        memcpy(row, a + i * t->a_rs, sizeof(float) * (size_t)depth);
+    }
+}
+
+static void columns_pack(const Job *j, const Block *b) {
+    const Product *t = j->t;
+    for (int part = 0; part < j->cut.parts; part++)
+        for (int p = 0, n = 0; n < b->columns; p++, n += SGEMM_PANEL)
+            j->cpu->isa->sgemm_pack_panel((float *)(uintptr_t)panel_at(j, b, part, p, b->k0),
+                                          int_min(SGEMM_PANEL, b->columns - n), b->k1 - b->k0,
+                                          column_at(j, b, part, n, b->k0), t->b_rs, t->b_cs);
+}
+
+/* Rows from x->m on through all panels. */
+static void rows_run(const Job *j, const Block *b, Operands *x, int tile, Fetch *rows, Fetch *columns) {
+    const Cut *g = &j->cut;
+    const Product *t = j->t;
+    int panels = panels_of(b->columns), all = panels * g->parts;
+    x->a = t->a + x->m * t->a_rs + b->k0 * t->a_cs, x->a_rs = t->a_rs, x->a_cs = t->a_cs;
+    if (g->copied) {
+        int bf16 = panel_is_bf16(t);
+        x->a = slab_at(j, b, x->m), x->a_rs = bf16 ? b->k1 - b->k0 : 1, x->a_cs = bf16 ? 1 : SGEMM_LANES;
+    }
+    const float *a = x->a;
+    for (int i = 0; i < all; i++) {
+        x->part = i / panels, x->p = i % panels, x->soon = NULL;
+        if (!fetch_take(x, rows, tile + i)) fetch_take(x, columns, tile + i);
+        for (x->k = b->k0; x->k < b->k1; x->k = x->k_end, x->soon = NULL) {
+            x->k_end = int_min(x->k + g->k_run, b->k1);
+            x->a = a + (x->k - b->k0) * x->a_cs;
+            tile_run(j, b, x);
         }
-        if (j->t->gated && b->k1 == j->t->K) gate(j, b, x.m, x.rows);
+    }
+    if (t->gated && b->k1 == t->K) gate(j, b, x->m, x->rows);
+}
+
+static void block_run(const Job *j, const Block *b) {
+    const Cut *g = &j->cut;
+    int group = (g->copied && b->packing ? g->group : 1) * g->step, tile = 0;
+    int all = panels_of(b->columns) * g->parts, tiles = ceil_div(b->m1 - b->m0, g->step) * all;
+    Fetch columns = fetch_columns(j, b);
+    columns.tiles = int_min(tiles, all * columns.n), columns.first = tiles - columns.tiles;
+    Operands x = {.m = b->m0};
+    while (x.m < b->m1) {
+        int m1 = int_min(x.m + group, b->m1);
+        if (g->copied && b->packing) rows_pack(j, b, x.m, m1);
+        Fetch rows = fetch_rows(j, b, m1, int_min(m1 + group, b->m1));
+        rows.first = tile, rows.tiles = ceil_div(m1 - x.m, g->step) * all;
+        for (; x.m < m1; x.m += g->step, tile += all) {
+            x.rows = int_min(g->step, m1 - x.m);
+            rows_run(j, b, &x, tile, &rows, &columns);
+        }
     }
 }
 
@@ -217,7 +282,7 @@ static void block_run(const Job *j, const Block *b, const Block *next) {
 static void block_stream(const Job *j, const Block *b) {
     const Product *t = j->t;
     const int ld = panel_is_bf16(t) ? SGEMM_PANEL / 2 : SGEMM_PANEL;
-    Operands x = {.a_rs = t->a_rs, .a_cs = 1};
+    Operands x = {.a_rs = t->a_rs, .a_cs = 1, .ld_soon = ld};
     for (x.part = 0; x.part < j->cut.parts; x.part++)
         for (x.p = 0; x.p < panels_of(b->columns); x.p++)
             for (x.k = 0; x.k < t->K; x.k = x.k_end)
@@ -226,61 +291,13 @@ static void block_stream(const Job *j, const Block *b) {
                     x.rows = int_min(j->cut.step, b->m1 - x.m);
                     x.a = t->a + x.m * t->a_rs + x.k;
                     if (x.rows > FEW_ROWS)
-                        x.soon = (Soon){(const float *)panel_at(j, b, x.part, x.p, x.k) + STREAM_AHEAD * ld, ld,
-                                        x.k_end - x.k};
+                        x.soon = panel_at(j, b, x.part, x.p, x.k) + STREAM_AHEAD * ld, x.n_soon = x.k_end - x.k;
                     tile_run(j, b, &x);
                 }
     if (t->gated) gate(j, b, b->m0, b->m1 - b->m0);
 }
 
-static void block_pack(const Job *j, const Block *b) {
-    const Product *t = j->t;
-    for (int part = 0; part < j->cut.parts; part++)
-        for (int p = 0, n = 0; n < b->columns; p++, n += SGEMM_PANEL)
-            j->cpu->isa->sgemm_pack_panel((float *)panel_at(j, b, part, p, b->k0), int_min(SGEMM_PANEL, b->columns - n),
-                                          b->k1 - b->k0, column_at(j, b, part, n, b->k0), t->b_rs, t->b_cs);
-}
-
-/* What the thread is likely to pack after b: rows of the next slab if it keeps its columns (columns = 0 then),
- * otherwise the next k of its columns, or the columns a team's round further on. */
-static Block block_after(const Job *j, const Block *b) {
-    const Cut *g = &j->cut;
-    int width = j->t->N / g->parts;
-    Block next = *b;
-    next.packed = NULL;
-    if (g->threads == 1 && g->columns >= width && b->m1 == b->slab_m + g->rows_slab && b->m1 < j->t->M) {
-        next.columns = 0, next.m0 = b->m1, next.m1 = int_min(b->m1 + g->rows_slab, j->t->M);
-        return next;
-    }
-    if (b->k1 < int_min(b->slab_k + g->k_slab, j->t->K)) next.k0 = b->k1;
-    else next.n0 = b->n0 + g->threads * g->columns;
-    if (next.n0 >= width) next.k0 = b->k1, next.n0 = 0;
-    next.k1 = int_min(next.k0 + g->k_block, j->t->K);
-    next.columns = next.k0 < next.k1 ? int_min(g->columns, width - next.n0) : 0;
-    if (!next.columns) next.m1 = next.m0;
-    return next;
-}
-
-/* A block of c at the slab's k. */
-static void task_run(const Job *j, Block b, Own *own) {
-    const Cut *g = &j->cut;
-    int k_end = int_min(b.slab_k + g->k_slab, j->t->K);
-    b.chain = g->chain_apart ? own->chain : NULL;
-    b.packed = j->t->panels || g->direct ? NULL : own->panels;
-    if (g->stream) {
-        block_stream(j, &b);
-        return;
-    }
-    for (b.k0 = b.slab_k; b.k0 < k_end; b.k0 = b.k1) {
-        b.k1 = int_min(b.k0 + g->k_block, k_end);
-        Block next = block_after(j, &b);
-        if (b.packed && own->packed != b.n0) block_pack(j, &b);
-        if (b.k0 == b.slab_k && b.k1 == k_end) own->packed = b.n0;
-        block_run(j, &b, &next);
-    }
-}
-
-/* ---- all tasks --------------------------------------------------------------------------------------------------- */
+/* ---- a thread's rectangle ---------------------------------------------------------------------------------------- */
 
 /* Pieces of `whole` that are at most `most` long and even: 16 rows are 8 + 8, not 14 + 2. */
 static int evenly(int whole, int most) { return ceil_div(whole, ceil_div(whole, int_max(most, 1))); }
@@ -294,16 +311,10 @@ static int rows_in_place(const Product *t, int panels) {
     return t->a_rs == 1 && panels <= COLUMN_PANELS && t->a_cs <= 1024;
 }
 
-/* Panels a task, at most `most`: as many tasks for each thread as for the others, where that goes. */
-static int panels_for_all(int panels, int most, int threads) {
-    for (int rounds = 1, each; (each = ceil_div(panels, rounds * threads)) > 1; rounds++)
-        if (each <= most && ceil_div(panels, each) % threads == 0) return each;
-    return 1;
-}
-
-static Cut cut_make(const CpuState *cpu, const Product *t, int threads) {
-    Cut g = {.parts = t->gated ? 2 : 1, .threads = threads, .step = evenly(t->M, cpu->isa->tile_rows)};
-    int tiles = ceil_div(t->M, g.step), width = t->N / g.parts, panels = panels_of(width);
+/* (m, n): the rectangle's rows and columns of each part */
+static Cut cut_make(const CpuState *cpu, const Product *t, int step, int m, int n) {
+    Cut g = {.parts = t->gated ? 2 : 1, .step = step};
+    int tiles = ceil_div(m, step), panels = panels_of(n);
     /* k: even blocks of whole vectors, or of whole runs, and of one run if all columns fit then */
     int unit = t->mode == SGEMM_ADD ? SGEMM_RUN : 16, k_most = int_max(cpu->k_block / unit, 1) * unit;
     if (t->mode == SGEMM_ADD && panels * SGEMM_PANEL <= cpu->block_floats / SGEMM_RUN) k_most = SGEMM_RUN;
@@ -312,66 +323,63 @@ static Cut cut_make(const CpuState *cpu, const Product *t, int threads) {
     g.chain_apart = (t->gated && !t->c) || (t->residual && t->residual == t->c && t->K > g.k_block);
     g.stream = t->panels && t->a_cs == 1 && tiles <= STREAM_TILES;
     g.direct = !t->panels && t->b_cs == 1 && t->N % SGEMM_LANES == 0 && tiles <= DIRECT_TILES && !collide(t->b_rs);
-    g.copied = !g.stream && !rows_in_place(t, panels * g.parts);
-    g.k_slab = g.chain_apart || g.stream ? t->K : g.k_block;
-    g.rows_slab = g.step * (g.copied ? evenly(tiles, cpu->slab_floats / ((g.k_slab + 1) * SGEMM_LANES)) : tiles);
 
-    int most =
-        int_min(cpu->block_floats / g.k_block, g.chain_apart ? CHAIN_COLUMNS : COLUMNS_MAX) / g.parts / SGEMM_PANEL;
-    if (threads > 1) {
-        int even = panels / (threads * TASKS_A_THREAD), least = g.stream ? 1 : COLUMNS_MIN / g.parts / SGEMM_PANEL;
-        most = int_min(most, int_max(even, least));
-        most = panels_for_all(panels, most, threads);
+    int most = int_min(cpu->block_floats / g.k_block, g.chain_apart ? CHAIN_COLUMNS : COLUMNS_MAX);
+    g.columns = evenly(panels, most / g.parts / SGEMM_PANEL) * SGEMM_PANEL;
+    /* a: all of it in the slab, or else enough rows */
+    int blocks = ceil_div(t->K, g.k_block), room = cpu->slab_floats / ((g.k_block + 1) * SGEMM_LANES);
+    g.kept = g.columns < n;
+    g.copied = !g.stream && !rows_in_place(t, panels * g.parts) && room >= (g.kept && g.chain_apart ? blocks : 1);
+    g.group = int_min(t->a_cs == 1 ? 4 : GROUP_TILES, room);
+    int wide = blocks, most_tiles = tiles;
+    if (g.kept) {
+        if (!g.chain_apart) wide = g.direct ? 1 : int_min(blocks, int_max(1, room / int_min(tiles, SLAB_ROWS / step)));
+        most_tiles = int_min(most_tiles, int_max(1, room / wide));
     }
-    g.columns = evenly(panels, most) * SGEMM_PANEL;
-    if (threads == 1 && g.copied && g.columns >= width) g.rows_slab = int_min(g.rows_slab, PACK_TILES * g.step);
-    int n_columns = ceil_div(width, g.columns),
-        row_tasks = n_columns < threads ? ceil_div(threads * TASKS_A_THREAD, n_columns) : 1;
-    g.rows = ceil_div(ceil_div(g.rows_slab, row_tasks), g.step) * g.step;
-    if (g.chain_apart) g.rows = int_min(g.rows, CHAIN_FLOATS / (g.parts * g.columns) / g.step * g.step);
+    if (g.chain_apart) most_tiles = int_min(most_tiles, CHAIN_FLOATS / (g.parts * g.columns) / step);
+    else if (blocks > 1) most_tiles = int_min(most_tiles, cpu->slab_floats / (g.parts * g.columns) / step);
+    g.rows_slab = evenly(tiles, most_tiles) * step;
+    g.k_slab = wide * g.k_block;
     return g;
 }
 
-/* Tiles [tile, tile + PACK_TILES) of the slab. */
-static void slab_pack(const Job *j, const Block *s, int tile) {
-    const Product *t = j->t;
-    int m = s->slab_m + tile * j->cut.step, rows = int_min(PACK_TILES * j->cut.step, s->m1 - m);
-    int depth = int_min(j->cut.k_slab, t->K - s->slab_k);
-    const float *a = t->a + m * t->a_rs + s->slab_k * t->a_cs;
-    float *to = s->slab + tile * slab_tile(j, s);
-    if (!panel_is_bf16(t)) {
-        j->cpu->isa->sgemm_pack_rows(to, rows, j->cut.step, depth, a, t->a_rs, t->a_cs);
-        return;
-    }
-    for (int i = 0; i < rows; i++) {
-        float *row = to + i / j->cut.step * slab_tile(j, s) + i % j->cut.step * depth;
-        memcpy(row, a + i * t->a_rs, sizeof(float) * (size_t)depth);
-    }
+static void job_run(const Job *j) {
+    const Cut *g = &j->cut;
+    int K = j->t->K, whole = !g->kept && K <= g->k_block; /* b stays packed */
+    Block b = {.chain = g->chain_apart ? j->chain : NULL};
+    for (b.m0 = j->m0; b.m0 < j->m1; b.m0 = b.m1)
+        for (b.m1 = int_min(b.m0 + g->rows_slab, j->m1), b.slab_k = 0; b.slab_k < K; b.slab_k += g->k_slab)
+            for (b.n0 = j->n0; b.n0 < j->n1; b.n0 += g->columns) {
+                b.columns = int_min(g->columns, j->n1 - b.n0), b.packing = b.n0 == j->n0;
+                if (g->stream) {
+                    block_stream(j, &b);
+                    continue;
+                }
+                for (b.k0 = b.slab_k; b.k0 < int_min(b.slab_k + g->k_slab, K); b.k0 = b.k1) {
+                    b.k1 = int_min(b.k0 + g->k_block, K);
+                    if (!g->direct && !j->t->panels && !(whole && b.m0 > j->m0)) columns_pack(j, &b);
+                    block_run(j, &b);
+                }
+            }
 }
 
-/* Inside a team.  Rows are the fast index, so that a thread's next task may find its columns of b packed.  Slabs take
- * turns: a thread that has no task left begins to pack the next one, and only then waits for the others. */
-static void team_run(const Job *j, float *memory) {
-    const Cut *g = &j->cut;
-    int width = j->t->N / g->parts, turn = 0;
-    Own own = {memory, memory + j->cpu->block_floats, -1};
-    for (int k = 0; k < j->t->K; k += g->k_slab, own.packed = -1)
-        for (int top = 0; top < j->t->M; top += g->rows_slab, turn = !turn && g->threads > 1) {
-            Block s = {.slab_m = top, .slab_k = k, .slab = j->slab + turn * SLAB_FLOATS};
-            s.m1 = int_min(top + g->rows_slab, j->t->M);
-            int tiles = g->copied ? ceil_div(s.m1 - top, g->step) : 0, n_rows = ceil_div(s.m1 - top, g->rows);
-            if (g->copied || k > 0) {
-#pragma omp for schedule(dynamic, 1)
-                for (int tile = 0; tile < tiles; tile += PACK_TILES) slab_pack(j, &s, tile);
-            }
-#pragma omp for schedule(dynamic, 1) nowait
-            for (int task = 0; task < n_rows * ceil_div(width, g->columns); task++) {
-                Block b = s;
-                b.m0 = top + task % n_rows * g->rows, b.m1 = int_min(b.m0 + g->rows, s.m1);
-                b.n0 = task / n_rows * g->columns, b.columns = int_min(g->columns, width - b.n0);
-                task_run(j, b, &own);
-            }
-        }
+/* ---- threads ----------------------------------------------------------------------------------------------------- */
+
+/* One rectangle of c for each thread, of whole tiles and panels; the grid whose largest rectangle is the least work: its
+ * multiply-adds, and the m rows of a and n columns of b that its thread packs.  k is never cut: an element's chain is one
+ * thread's. */
+static Grid grid_make(const Product *t, int step, int threads) {
+    int parts = t->gated ? 2 : 1, tiles = ceil_div(t->M, step), panels = panels_of(t->N / parts);
+    Grid best = {0};
+    double least = 0;
+    for (int rows = 1; rows <= threads; rows++) {
+        Grid g = {.m = ceil_div(tiles, rows) * step, .n = ceil_div(panels, threads / rows) * SGEMM_PANEL};
+        double work = (double)g.m * g.n * parts + PACK_COST * (double)(g.m + g.n * parts);
+        if (best.rows && work >= least) continue;
+        g.rows = ceil_div(t->M, g.m), g.columns = ceil_div(t->N / parts, g.n);
+        best = g, least = work;
+    }
+    return best;
 }
 
 void product_run(Device *dev, const Product *t, void *scratch) {
@@ -381,15 +389,18 @@ void product_run(Device *dev, const Product *t, void *scratch) {
         return;
     }
     const CpuState *cpu = cpu_state(dev);
-    int threads = cpu_threads_for(dev, 2.0 * t->M * t->N * t->K);
-    Job j = {cpu, t, cut_make(cpu, t, threads), scratch};
-    float *own = (float *)scratch + SLABS * SLAB_FLOATS;
-    if (threads == 1) {
-        team_run(&j, own);
-        return;
+    int step = evenly(t->M, cpu->isa->tile_rows), width = t->N / (t->gated ? 2 : 1);
+    Grid grid = grid_make(t, step, cpu_threads_for(dev, 2.0 * t->M * t->N * t->K));
+    Cut cut = cut_make(cpu, t, step, int_min(grid.m, t->M), int_min(grid.n, width));
+    int jobs = grid.rows * grid.columns;
+#pragma omp parallel for schedule(static, 1) num_threads(jobs) if (jobs > 1)
+    for (int i = 0; i < jobs; i++) {
+        Job j = {cpu, t, cut, .m0 = i / grid.columns * grid.m, .n0 = i % grid.columns * grid.n};
+        j.m1 = int_min(j.m0 + grid.m, t->M), j.n1 = int_min(j.n0 + grid.n, width);
+        j.slab = (float *)scratch + own_floats(cpu) * (size_t)i;
+        j.panels = j.slab + cpu->slab_floats, j.chain = j.panels + cpu->block_floats;
+        job_run(&j);
     }
-#pragma omp parallel num_threads(threads)
-    team_run(&j, own + own_floats(cpu) * (size_t)cpu_thread());
 }
 
 void cpu_sgemm(Device *dev, int M, int N, int K, const float *a, ptrdiff_t a_rs, ptrdiff_t a_cs, const float *b,
