@@ -129,10 +129,11 @@ typedef struct {
     /* real *dweight (rows, cols) += dout^T @ inp */
     void (*matmul_wgrad)(Device *dev, void *dweight, const void *dout, const void *inp, int N, int rows, int cols);
 
-    /* out = silu(gate) * up, from a kept gate_up (activation recompute)   gate_up (N,2F)   out (N,F) */
+    /* out = silu(gate) * up   gate_up (N,2F)   out (N,F) */
     void (*swiglu_forward)(Device *dev, void *out, const void *gate_up, int N, int F);
-    /* dgate_up (N,2F) = ; may be gate_up itself   dout (N,F) */
-    void (*swiglu_backward)(Device *dev, void *dgate_up, const void *dout, const void *gate_up, int N, int F);
+    /* dgate_up (N,2F) = ; may be gate_up itself   dout (N,F)
+     *   act (N,F) = silu(gate) * up once more, for the gradient of the weight that it met; may be dout itself */
+    void (*swiglu_backward)(Device *dev, void *dgate_up, void *act, const void *dout, const void *gate_up, int N, int F);
 
     /* b_wide = scale * b_i on the diagonal, 0 elsewhere; a_turned (cols, n * rank) = a^T, unless it is NULL */
     void (*adapter_spread)(Device *dev, void *b_wide, void *a_turned, const void *a, const void *b, const AdapterBlocks *s);

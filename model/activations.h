@@ -26,7 +26,7 @@ typedef struct {
 /* Of the pass as a whole; forward rows first, then what only backward needs. */
 typedef struct {
     void *norm;       /* (N,C) output of the norm in front of a product; gathered rows in model_logits */
-    void *act;        /* (N,F) silu(gate) * up; in backward its gradient */
+    void *act;        /* (N,F) silu(gate) * up; in backward first its gradient */
     void *hidden;     /* (N,C) after the final norm */
     void *final_rstd; /* (N) real */
     void *losses;     /* (N) real */

@@ -261,32 +261,31 @@ static void adapter_forward(Model *m, int l, int which, const PassActs *p, void 
     m->k->matmul_add_forward(m->dev, out, out, p->low, &b, N);
 }
 
-/* Gradients of A and B; leaves in dlow what adapter_backward_input() goes on with, so that the caller may overwrite inp in
- * between. */
+/* dinp += alpha/rank A^T (B^T dout); leaves B^T dout in dlow, for adapter_backward(). */
+static void adapter_backward_input(Model *m, int l, int which, const PassActs *p, void *dinp, const void *dout, int N) {
+    Weight a, b;
+    if (!has_adapter(m, l, which)) return;
+    const AdapterBlocks s = adapter_of(m, l, which, &a, &b);
+    const Weight turned = {.data = m->a_turned, .dtype = m->dtype, .rows = a.cols, .cols = a.rows};
+    m->k->adapter_spread(m->dev, m->b_wide, m->a_turned, a.data, m->w.layer[l].lora_b[which], &s);
+    m->k->matmul_dgrad(m->dev, p->dlow, dout, &b, N);
+    m->k->matmul_add_forward(m->dev, dinp, dinp, p->dlow, &turned, N);
+}
+
+/* Gradients of A and B, after adapter_backward_input(). */
 static void adapter_backward(Model *m, int l, int which, const PassActs *p, const LayerParams *grad, const void *dout,
                              const void *inp, int N) {
     const KernelOps *k = m->k;
     Weight a, b;
     if (!has_adapter(m, l, which)) return;
     const AdapterBlocks s = adapter_of(m, l, which, &a, &b);
-    k->matmul_forward(m->dev, p->low, inp, &a, N);
-    k->adapter_spread(m->dev, m->b_wide, m->a_turned, a.data, m->w.layer[l].lora_b[which], &s);
     if (grad->lora_b[which]) {
+        k->matmul_forward(m->dev, p->low, inp, &a, N);
         device_zero(m->dev, m->db_wide, (size_t)b.rows * (size_t)b.cols * dtype_size(dtype_real(m->dtype)));
         k->matmul_wgrad(m->dev, m->db_wide, dout, p->low, N, b.rows, b.cols);
         k->adapter_gather(m->dev, grad->lora_b[which], m->db_wide, &s);
     }
-    k->matmul_dgrad(m->dev, p->dlow, dout, &b, N);
     if (grad->lora_a[which]) k->matmul_wgrad(m->dev, grad->lora_a[which], p->dlow, inp, N, a.rows, a.cols);
-}
-
-/* dinp += A^T dlow */
-static void adapter_backward_input(Model *m, int l, int which, const PassActs *p, void *dinp, int N) {
-    Weight a, b;
-    if (!has_adapter(m, l, which)) return;
-    adapter_of(m, l, which, &a, &b);
-    const Weight turned = {.data = m->a_turned, .dtype = m->dtype, .rows = a.cols, .cols = a.rows};
-    m->k->matmul_add_forward(m->dev, dinp, dinp, p->dlow, &turned, N);
 }
 
 /* ---- one block, forward ------------------------------------------------------------------------------------------ */
@@ -371,7 +370,8 @@ void model_loss(Model *m, Acts *a, Params *grad) {
                      acts_batch(a, BATCH_TARGET_LO), acts_batch(a, BATCH_TARGET_HI), a->shape.rows, m->cfg.vocab_size);
 }
 
-/* Restores what forward did not keep: the two norm outputs are rebuilt where they are used. */
+/* Restores what forward did not keep, but for what is rebuilt where it is used: the norms' outputs and the product of
+ * SwiGLU. */
 static void recompute(Model *m, Acts *a, int l) {
     const LayerActs *la = &a->layer[l];
     const int N = a->shape.rows;
@@ -379,32 +379,29 @@ static void recompute(Model *m, Acts *a, int l) {
         const Context ctx = packed_context(a);
         attention_half(m, l, la, &a->pass, &ctx);
     }
-    if (a->recompute != RECOMPUTE_NONE) {
-        mlp_half(m, l, la, &a->pass, NULL, N);
-    } else {
+    if (a->recompute != RECOMPUTE_NONE) mlp_half(m, l, la, &a->pass, NULL, N);
+    else
         m->k->rmsnorm_forward(m->dev, a->pass.norm, la->mlp_rstd, la->x_mid, m->w.layer[l].mlp_norm,
                               (float)m->cfg.rms_eps, N, m->cfg.d_model);
-        m->k->swiglu_forward(m->dev, a->pass.act, la->gate_up, N, m->cfg.d_ff);
-    }
 }
 
 /* dx holds the gradient of the block's output and, since the residual passes it on unchanged, of x_mid as well.
- * Products give their weight gradient first, so that the activation gradient may overwrite the activation. */
+ * Products give the gradient of what they read first: SwiGLU needs it to rebuild its product in the same pass. */
 static void mlp_backward(Model *m, Acts *a, int l, const LayerParams *grad) {
     const KernelOps *k = m->k;
     const LayerActs *la = &a->layer[l];
     const PassActs *p = &a->pass;
     const Weight w_gate_up = layer_weight(m, l, W_GATE_UP), w_down = layer_weight(m, l, W_DOWN);
     const int N = a->shape.rows, C = m->cfg.d_model, F = m->cfg.d_ff;
+    k->matmul_dgrad(m->dev, p->act, p->dx, &w_down, N);
+    adapter_backward_input(m, l, W_DOWN, p, p->act, p->dx, N);
+    k->swiglu_backward(m->dev, la->gate_up, p->act, p->act, la->gate_up, N, F);
     if (grad->down) k->matmul_wgrad(m->dev, grad->down, p->dx, p->act, N, C, F);
     adapter_backward(m, l, W_DOWN, p, grad, p->dx, p->act, N);
-    k->matmul_dgrad(m->dev, p->act, p->dx, &w_down, N);
-    adapter_backward_input(m, l, W_DOWN, p, p->act, N);
-    k->swiglu_backward(m->dev, la->gate_up, p->act, la->gate_up, N, F);
+    k->matmul_dgrad(m->dev, p->dnorm, la->gate_up, &w_gate_up, N);
+    adapter_backward_input(m, l, W_GATE_UP, p, p->dnorm, la->gate_up, N);
     if (grad->gate_up) k->matmul_wgrad(m->dev, grad->gate_up, la->gate_up, p->norm, N, 2 * F, C);
     adapter_backward(m, l, W_GATE_UP, p, grad, la->gate_up, p->norm, N);
-    k->matmul_dgrad(m->dev, p->dnorm, la->gate_up, &w_gate_up, N);
-    adapter_backward_input(m, l, W_GATE_UP, p, p->dnorm, N);
     k->rmsnorm_backward(m->dev, p->dx, grad->mlp_norm, p->dnorm, la->x_mid, m->w.layer[l].mlp_norm, la->mlp_rstd, N, C);
 }
 
@@ -416,20 +413,20 @@ static void attention_half_backward(Model *m, Acts *a, int l, const LayerParams 
     const PassActs *p = &a->pass;
     const Weight w_qkv = layer_weight(m, l, W_QKV), w_out = layer_weight(m, l, W_ATTN_OUT);
     const int N = a->shape.rows, C = c->d_model, H = c->n_heads, G = c->n_kv_heads, D = c->head_dim;
+    k->matmul_dgrad(m->dev, p->dattn, p->dx, &w_out, N);
+    adapter_backward_input(m, l, W_ATTN_OUT, p, p->dattn, p->dx, N);
     if (grad->attn_out) k->matmul_wgrad(m->dev, grad->attn_out, p->dx, la->attn, N, C, H * D);
     adapter_backward(m, l, W_ATTN_OUT, p, grad, p->dx, la->attn, N);
-    k->matmul_dgrad(m->dev, p->dattn, p->dx, &w_out, N);
-    adapter_backward_input(m, l, W_ATTN_OUT, p, p->dattn, N);
     k->attention_backward(m->dev, p->dqk, p->dqkv, p->dattn, la->qk, la->qkv, la->attn, la->lse,
                           acts_batch(a, BATCH_CU_SEQLENS), a->shape.n_seq, N, H, G, D);
     k->qk_norm_rope_backward(m->dev, p->dqkv, grad->q_norm, grad->k_norm, p->dqk, la->qkv, w->q_norm, w->k_norm,
                              la->qk_rstd, acts_batch(a, BATCH_POSITIONS), m->rope, N, H, G, D);
+    k->matmul_dgrad(m->dev, p->dnorm, p->dqkv, &w_qkv, N);
+    adapter_backward_input(m, l, W_QKV, p, p->dnorm, p->dqkv, N);
     if (grad->qkv || has_adapter(m, l, W_QKV))
         k->rmsnorm_forward(m->dev, p->norm, la->attn_rstd, la->x, w->attn_norm, (float)c->rms_eps, N, C);
     if (grad->qkv) k->matmul_wgrad(m->dev, grad->qkv, p->dqkv, p->norm, N, (H + 2 * G) * D, C);
     adapter_backward(m, l, W_QKV, p, grad, p->dqkv, p->norm, N);
-    k->matmul_dgrad(m->dev, p->dnorm, p->dqkv, &w_qkv, N);
-    adapter_backward_input(m, l, W_QKV, p, p->dnorm, N);
     k->rmsnorm_backward(m->dev, p->dx, grad->attn_norm, p->dnorm, la->x, w->attn_norm, la->attn_rstd, N, C);
 }
 

@@ -367,7 +367,7 @@ static void do_swiglu_forward(Bench *b, const Case *c) {
     c->k->swiglu_forward(c->dev, b->slot[OUT], b->slot[GATE_UP], c->N, c->F);
 }
 static void do_swiglu_backward(Bench *b, const Case *c) {
-    c->k->swiglu_backward(c->dev, b->slot[W], b->slot[OUT], b->slot[GATE_UP], c->N, c->F);
+    c->k->swiglu_backward(c->dev, b->slot[W], b->slot[OUT], b->slot[OUT], b->slot[GATE_UP], c->N, c->F);
 }
 
 static void rows_of_model(Bench *b, Case *c) {
@@ -399,7 +399,7 @@ static void rows_of_model(Bench *b, Case *c) {
     random_slot(b, OUT, (size_t)(e * N * F), b->dtype);
     snprintf(shape, sizeof shape, "%d x %d", c->N, c->F);
     row(b, "swiglu_forward", shape, do_swiglu_forward, c, 5 * N * F, 3 * e * N * F);
-    row(b, "swiglu_backward", shape, do_swiglu_backward, c, 12 * N * F, 5 * e * N * F);
+    row(b, "swiglu_backward", shape, do_swiglu_backward, c, 13 * N * F, 6 * e * N * F);
 }
 
 static void do_adamw(Bench *b, const Case *c) {

@@ -112,8 +112,8 @@ PROFILED(matmul_wgrad, PROFILE_WGRAD,
 PROFILED(swiglu_forward, PROFILE_SWIGLU, (Device * dev, void *out, const void *gate_up, int N, int F),
          (dev, out, gate_up, N, F), 20.0 * N * F, 3.0 * N * F)
 PROFILED(swiglu_backward, PROFILE_SWIGLU_BACKWARD,
-         (Device * dev, void *dgate_up, const void *dout, const void *gate_up, int N, int F),
-         (dev, dgate_up, dout, gate_up, N, F), 25.0 * N * F, 5.0 * N * F)
+         (Device * dev, void *dgate_up, void *act, const void *dout, const void *gate_up, int N, int F),
+         (dev, dgate_up, act, dout, gate_up, N, F), 26.0 * N * F, 6.0 * N * F)
 PROFILED(qk_norm_rope_forward, PROFILE_ROPE,
          (Device * dev, void *qk, void *rstd, const void *qkv, const void *q_weight, const void *k_weight,
           const int32_t *positions, const void *rope, float eps, int N, int H, int G, int D),
@@ -154,7 +154,7 @@ static const KernelOps *profile_table(const KernelOps *real, int threads) {
     static KernelOps table;
     static const char *const names[PROFILE_ROWS] = {
         "embedding",      "RMSNorm",           "q/k norm, rotation",  "products qkv, out, down", "product gate/up + SwiGLU",
-        "attention",      "classifier",        "products, dgrad",     "products, wgrad",         "SwiGLU again",
+        "attention",      "classifier",        "products, dgrad",     "products, wgrad",         "SwiGLU",
         "SwiGLU backward", "attention backward", "rotation backward", "RMSNorm backward",        "embedding backward",
         "gradient norm",  "AdamW"};
     table = *real;

@@ -54,9 +54,11 @@ static void rounding_swiglu_forward(Device *dev, void *out, const void *gate_up,
     store(out, (int64_t)N * F);
 }
 
-static void rounding_swiglu_backward(Device *dev, void *dgate_up, const void *dout, const void *gate_up, int N, int F) {
-    naive_swiglu_backward(dev, dgate_up, dout, gate_up, N, F);
+static void rounding_swiglu_backward(Device *dev, void *dgate_up, void *act, const void *dout, const void *gate_up, int N,
+                                     int F) {
+    naive_swiglu_backward(dev, dgate_up, act, dout, gate_up, N, F);
     store(dgate_up, (int64_t)N * 2 * F);
+    store(act, (int64_t)N * F);
 }
 
 static void rounding_qk_norm_rope_forward(Device *dev, void *qk, void *rstd, const void *qkv, const void *q_weight,

@@ -230,15 +230,18 @@ static void swiglu_check(DType dtype, int N, int F) {
     size_t   n = (size_t)N, f = (size_t)F;
     Tensor   gate_up = tensor_random(&t, dtype, 2 * n * f, 3), out = tensor_poison(&t, dtype, n * f);
     Tensor   dout = tensor_random(&t, dtype, n * f, 1), dgate_up = tensor_poison(&t, dtype, 2 * n * f);
+    Tensor   act = tensor_poison(&t, dtype, n * f);
     FOR_SIDES(s) {
         t.ops[s]->swiglu_forward(t.dev[s], side(&out, s), side(&gate_up, s), N, F);
-        t.ops[s]->swiglu_backward(t.dev[s], side(&dgate_up, s), side(&dout, s), side(&gate_up, s), N, F);
+        t.ops[s]->swiglu_backward(t.dev[s], side(&dgate_up, s), side(&act, s), side(&dout, s), side(&gate_up, s), N, F);
     }
-    t.ops[FAST]->swiglu_backward(t.dev[FAST], gate_up.fast, dout.fast, gate_up.fast, N, F);
+    t.ops[FAST]->swiglu_backward(t.dev[FAST], gate_up.fast, dout.fast, dout.fast, gate_up.fast, N, F);
     tensor_check_stored(&t, &out, label("swiglu_forward", N, F, 0));
     tensor_check_stored(&t, &dgate_up, label("swiglu_backward", N, F, 0));
     tensor_check_same(&t, &gate_up, &dgate_up, label("swiglu_backward in place", N, F, 0));
-    FREE_ALL(&t, &gate_up, &out, &dout, &dgate_up);
+    tensor_check_same(&t, &act, &out, label("swiglu_backward act", N, F, 0));
+    tensor_check_same(&t, &dout, &out, label("swiglu_backward act in place", N, F, 0));
+    FREE_ALL(&t, &gate_up, &out, &dout, &dgate_up, &act);
     cuda_test_sync(&t);
 }
 
@@ -294,7 +297,7 @@ static void test_swiglu_extremes(void **state) {
         Tensor      x = tensor_from(&t, dtypes[i], 8, gate_up), dout = tensor_from(&t, dtypes[i], 4, ones);
         Tensor      out = tensor_poison(&t, dtypes[i], 4), dx = tensor_poison(&t, dtypes[i], 8);
         t.ops[FAST]->swiglu_forward(t.dev[FAST], out.fast, x.fast, 1, 4);
-        t.ops[FAST]->swiglu_backward(t.dev[FAST], dx.fast, dout.fast, x.fast, 1, 4);
+        t.ops[FAST]->swiglu_backward(t.dev[FAST], dx.fast, dout.fast, dout.fast, x.fast, 1, 4);
         float *y = tensor_download(&t, &out), *d = tensor_download(&t, &dx);
         assert_true(y[0] == 8192 && fabsf(y[1]) < 1e-30f && y[2] == 0 && isnan(y[3]));
         assert_true(d[0] == 1 && fabsf(d[1]) < 1e-30f && d[2] == 0.5f && isnan(d[3]));

@@ -85,6 +85,7 @@ static void test_swiglu(void **state) {
         Trio   inp = trio_random(f->dev, n * c, 1), w = trio_random(f->dev, 2 * ff * c, 0.3);
         Trio   out = trio_zero(f->dev, n * ff), not_kept = trio_zero(f->dev, n * ff), again = trio_zero(f->dev, n * ff);
         Trio   gate_up = trio_zero(f->dev, 2 * n * ff), dout = trio_random(f->dev, n * ff, 1);
+        Trio   dgate_up = trio_zero(f->dev, 2 * n * ff), act = trio_zero(f->dev, n * ff);
         FOR_SIDES(s) {
             Weight weight = weight_of(&w, s, 2 * F, C);
             f->ops[s]->matmul_swiglu_forward(f->dev, AT(out), AT(gate_up), AT(inp), &weight, N);
@@ -92,13 +93,17 @@ static void test_swiglu(void **state) {
             f->ops[s]->swiglu_forward(f->dev, AT(again), AT(gate_up), N, F);
         }
         trio_check(&gate_up, label("matmul_swiglu_forward gate_up", N, F, C));
-        FOR_SIDES(s) f->ops[s]->swiglu_backward(f->dev, AT(gate_up), AT(dout), AT(gate_up), N, F); /* in place */
+        FOR_SIDES(s) f->ops[s]->swiglu_backward(f->dev, AT(dgate_up), AT(act), AT(dout), AT(gate_up), N, F);
+        f->ops[FAST]->swiglu_backward(f->dev, gate_up.fast, dout.fast, dout.fast, gate_up.fast, N, F); /* in place */
         assert_device_ok(f->dev);
         trio_check(&out, label("matmul_swiglu_forward", N, F, C));
-        trio_check(&gate_up, label("swiglu_backward", N, F, C));
+        trio_check(&dgate_up, label("swiglu_backward", N, F, C));
+        assert_same_bits(gate_up.fast, dgate_up.fast, gate_up.count, "swiglu_backward in place");
+        assert_same_bits(act.fast, out.fast, out.count, "swiglu_backward act");
+        assert_same_bits(dout.fast, out.fast, out.count, "swiglu_backward act in place");
         assert_same_bits(not_kept.fast, out.fast, out.count, "matmul_swiglu_forward without gate_up");
         assert_same_bits(again.fast, out.fast, out.count, "swiglu_forward from gate_up");
-        Trio *all[] = {&inp, &w, &out, &not_kept, &again, &gate_up, &dout};
+        Trio *all[] = {&inp, &w, &out, &not_kept, &again, &gate_up, &dout, &dgate_up, &act};
         for (size_t t = 0; t < sizeof all / sizeof *all; t++) trio_free(f->dev, all[t]);
     }
 }
@@ -487,7 +492,7 @@ static void test_gradients(void **state) {
     check_gradient(f, loss_matmul, &p, p.x, dx, GN * GC, "matmul_dgrad");
     check_gradient(f, loss_matmul, &p, p.w, dw, GF * GC, "matmul_wgrad");
 
-    ops->swiglu_backward(f->dev, dx, p.r, p.x, GN, GF);
+    ops->swiglu_backward(f->dev, dx, p.out, p.r, p.x, GN, GF);
     check_gradient(f, loss_swiglu, &p, p.x, dx, GN * 2 * GF, "swiglu_backward");
 
     memset(dx, 0, sizeof dx), memset(dw, 0, sizeof dw);

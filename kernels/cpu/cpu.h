@@ -61,7 +61,8 @@ typedef struct {
     float (*exp_sum)(float *out, const float *inp, float scale, float shift, int n);
     float (*max)(const float *inp, int n);                                   /* -inf when n = 0 */
     void (*swiglu)(float *out, const float *gate, const float *up, int n);   /* silu(gate) * up */
-    void (*swiglu_backward)(float *dgate, float *dup, const float *dout, const float *gate, const float *up, int n);
+    /* Rows of F, or 2F, as in kernels.h */
+    void (*swiglu_backward)(float *dgate_up, float *act, const float *dout, const float *gate_up, int rows, int F);
     void (*add)(float *out, const float *a, const float *b, int n);          /* out may be a or b */
 } CpuIsa;
 
@@ -160,7 +161,7 @@ void   cpu_matmul_swiglu_forward(Device *dev, void *out, void *gate_up, const vo
 void   cpu_matmul_dgrad(Device *dev, void *dinp, const void *dout, const Weight *w, int N);
 void   cpu_matmul_wgrad(Device *dev, void *dweight, const void *dout, const void *inp, int N, int rows, int cols);
 void   cpu_swiglu_forward(Device *dev, void *out, const void *gate_up, int N, int F);
-void   cpu_swiglu_backward(Device *dev, void *dgate_up, const void *dout, const void *gate_up, int N, int F);
+void   cpu_swiglu_backward(Device *dev, void *dgate_up, void *act, const void *dout, const void *gate_up, int N, int F);
 
 void cpu_embedding_forward(Device *dev, void *out, const int32_t *tokens, const void *weight, int N, int C);
 void cpu_embedding_backward(Device *dev, void *dweight, const void *dout, const int32_t *tokens, int N, int C, int V);

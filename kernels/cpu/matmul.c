@@ -117,13 +117,14 @@ void cpu_swiglu_forward(Device *dev, void *out, const void *gate_up, int N, int 
     }
 }
 
-void cpu_swiglu_backward(Device *dev, void *dgate_up, const void *dout, const void *gate_up, int N, int F) {
+void cpu_swiglu_backward(Device *dev, void *dgate_up, void *act, const void *dout, const void *gate_up, int N, int F) {
     if (device_error(dev)) return;
     const CpuIsa *isa = cpu_isa(dev);
-#pragma omp parallel for num_threads(cpu_threads_for(dev, 40.0 * N * F)) schedule(static)
-    for (int n = 0; n < N; n++) {
-        const float *gate = (const float *)gate_up + (ptrdiff_t)n * 2 * F;
-        float       *dgate = (float *)dgate_up + (ptrdiff_t)n * 2 * F;
-        isa->swiglu_backward(dgate, dgate + F, (const float *)dout + (ptrdiff_t)n * F, gate, gate + F, F);
+    int           threads = cpu_threads_for(dev, 40.0 * N * F), run = ceil_div(N, threads);
+#pragma omp parallel for num_threads(threads) schedule(static, 1)
+    for (int n = 0; n < N; n += run) {
+        ptrdiff_t at = (ptrdiff_t)n * F;
+        isa->swiglu_backward((float *)dgate_up + 2 * at, (float *)act + at, (const float *)dout + at,
+                             (const float *)gate_up + 2 * at, int_min(run, N - n), F);
     }
 }

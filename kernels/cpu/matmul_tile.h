@@ -302,17 +302,20 @@ static void vector_swiglu(float *out, const float *gate, const float *up, int n)
     }
 }
 
-/* d silu(g) / dg = s (1 + g (1 - s)), s = sigmoid(g) */
-static void vector_swiglu_backward(float *dgate, float *dup, const float *dout, const float *gate, const float *up,
-                                   int n) {
+/* d silu(g) / dg = s (1 + g (1 - s)), s = sigmoid(g).  Caches do not foresee rows in two halves: the next is fetched. */
+static void vector_swiglu_backward(float *dgate_up, float *act, const float *dout, const float *gate_up, int rows, int F) {
     Vec one = v_set1(1.0f);
-    for (int i = 0; i < n; i += VEC) {
-        Vec g = load_up_to(gate + i, n - i), u = load_up_to(up + i, n - i), d = load_up_to(dout + i, n - i);
-        Vec s = v_sigmoid(g);
-        Vec slope = v_mul(s, v_fma(g, v_sub(one, s), one));
-        store_up_to(dgate + i, v_mul(v_mul(d, u), slope), n - i);
-        store_up_to(dup + i, v_mul(d, v_mul(g, s)), n - i);
-    }
+    for (int row = 0; row < rows; row++, dgate_up += 2 * F, gate_up += 2 * F, act += F, dout += F)
+        for (int i = 0; i < F; i += VEC) {
+            int n = F - i;
+            Vec g = load_up_to(gate_up + i, n), u = load_up_to(gate_up + F + i, n), d = load_up_to(dout + i, n);
+            Vec s = v_sigmoid(g), gs = v_mul(g, s);
+            Vec slope = v_mul(s, v_fma(g, v_sub(one, s), one));
+            __builtin_prefetch(gate_up + 2 * F + i), __builtin_prefetch(gate_up + 3 * F + i);
+            store_up_to(dgate_up + i, v_mul(v_mul(d, u), slope), n);
+            store_up_to(dgate_up + F + i, v_mul(d, gs), n);
+            store_up_to(act + i, v_mul(gs, u), n);
+        }
 }
 
 static void vector_add(float *out, const float *a, const float *b, int n) {

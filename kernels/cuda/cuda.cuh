@@ -110,7 +110,7 @@ void cuda_rmsnorm_backward(Device *dev, void *dinp_acc, void *dweight, const voi
                            const void *weight, const void *rstd, int N, int C);
 template <typename T> void cuda_swiglu_forward(Device *dev, void *out, const void *gate_up, int N, int F);
 template <typename T>
-void cuda_swiglu_backward(Device *dev, void *dgate_up, const void *dout, const void *gate_up, int N, int F);
+void cuda_swiglu_backward(Device *dev, void *dgate_up, void *act, const void *dout, const void *gate_up, int N, int F);
 template <typename T>
 void cuda_qk_norm_rope_forward(Device *dev, void *qk, void *rstd, const void *qkv, const void *q_weight,
                                const void *k_weight, const int32_t *positions, const void *rope, float eps, int N,

@@ -97,14 +97,16 @@ void reference_swiglu_forward(Device *dev, void *out, const void *gate_up, int N
         }
 }
 
-void reference_swiglu_backward(Device *dev, void *dgate_up, const void *dout, const void *gate_up, int N, int F) {
+void reference_swiglu_backward(Device *dev, void *dgate_up, void *act, const void *dout, const void *gate_up, int N,
+                               int F) {
     if (device_error(dev)) return;
-    double       *dpair = dgate_up;
+    double       *dpair = dgate_up, *y = act;
     const double *dy = dout, *pair = gate_up;
     for (int64_t n = 0; n < N; n++)
         for (int64_t f = 0; f < F; f++) {
             double gate = pair[n * 2 * F + f], up = pair[n * 2 * F + F + f], d = dy[n * F + f], s = sigmoid(gate);
             dpair[n * 2 * F + f] = d * up * s * (1 + gate * (1 - s));
             dpair[n * 2 * F + F + f] = d * gate * s;
+            y[n * F + f] = gate * s * up;
         }
 }

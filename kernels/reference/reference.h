@@ -16,7 +16,8 @@ void   reference_matmul_swiglu_forward(Device *dev, void *out, void *gate_up, co
 void   reference_matmul_dgrad(Device *dev, void *dinp, const void *dout, const Weight *w, int N);
 void   reference_matmul_wgrad(Device *dev, void *dweight, const void *dout, const void *inp, int N, int rows, int cols);
 void   reference_swiglu_forward(Device *dev, void *out, const void *gate_up, int N, int F);
-void   reference_swiglu_backward(Device *dev, void *dgate_up, const void *dout, const void *gate_up, int N, int F);
+void   reference_swiglu_backward(Device *dev, void *dgate_up, void *act, const void *dout, const void *gate_up, int N,
+                                 int F);
 
 /* adapter.c */
 void reference_adapter_spread(Device *dev, void *b_wide, void *a_turned, const void *a, const void *b, const AdapterBlocks *s);
