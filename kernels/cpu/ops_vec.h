@@ -90,8 +90,12 @@ static void ops_rmsnorm_backward(float *dx, float *dweight, const float *dout, c
 
 /* ---- per-head norm and rotary positions -------------------------------------------------------------------------- */
 
-static float ops_norm_rope(float *out, const float *x, const float *weight, const float *rope, float eps, int D) {
-    int half = D / 2;
+enum { HEAD_MAX = 128 };
+
+/* D, a literal where it can be: then a head stays in registers. */
+static inline __attribute__((always_inline)) float norm_rope(float *out, const float *x, const float *weight,
+                                                             const float *rope, float eps, const int D) {
+    const int half = D / 2;
     Vec s = v_zero();
     for (int i = 0; i < half; i += VEC) {
         Vec a = load_up_to(x + i, half - i), b = load_up_to(x + half + i, half - i);
@@ -110,27 +114,40 @@ static float ops_norm_rope(float *out, const float *x, const float *weight, cons
     return rstd;
 }
 
-static void ops_norm_rope_backward(float *dx, float *dweight, const float *dout, const float *x, const float *weight,
-                                   const float *rope, float rstd, int D) {
-    int half = D / 2;
-    Vec s = v_zero(), r = v_set1(rstd);
-    for (int i = 0; i < half; i += VEC) { /* dx = gradient of the normed head, rotated back; s = sum of w dy x */
+static float ops_norm_rope(float *out, const float *x, const float *weight, const float *rope, float eps, int D) {
+    if (D == 64) return norm_rope(out, x, weight, rope, eps, 64);
+    if (D == 128) return norm_rope(out, x, weight, rope, eps, 128);
+    return norm_rope(out, x, weight, rope, eps, D);
+}
+
+static inline __attribute__((always_inline)) void norm_rope_backward(float *dx, float *dweight, const float *dout,
+                                                                     const float *x, const float *weight, const float *rope,
+                                                                     float rstd, const int D) {
+    const int half = D / 2;
+    Vec dy[HEAD_MAX / VEC], s = v_zero(), r = v_set1(rstd); /* dy: of the normed head, turned back; its two halves in turn */
+    for (int i = 0, j = 0; i < half; i += VEC, j += 2) {
         int n = half - i;
         Vec da = load_up_to(dout + i, n), db = load_up_to(dout + half + i, n);
         Vec c = load_up_to(rope + i, n), sine = load_up_to(rope + half + i, n);
-        Vec dy_a = v_fma(db, sine, v_mul(da, c)), dy_b = v_fnma(da, sine, v_mul(db, c));
-        s = v_fma(v_mul(dy_a, load_up_to(weight + i, n)), v_mul(load_up_to(x + i, n), r), s);
-        s = v_fma(v_mul(dy_b, load_up_to(weight + half + i, n)), v_mul(load_up_to(x + half + i, n), r), s);
-        store_up_to(dx + i, dy_a, n);
-        store_up_to(dx + half + i, dy_b, n);
+        dy[j] = v_fma(db, sine, v_mul(da, c)), dy[j + 1] = v_fnma(da, sine, v_mul(db, c));
+        s = v_fma(v_mul(dy[j], load_up_to(weight + i, n)), v_mul(load_up_to(x + i, n), r), s);
+        s = v_fma(v_mul(dy[j + 1], load_up_to(weight + half + i, n)), v_mul(load_up_to(x + half + i, n), r), s);
     }
     Vec mean = v_set1(v_sum(s) / (float)D);
-    for (int i = 0; i < D; i += VEC) {
-        int n = D - i;
-        Vec dy = load_up_to(dx + i, n), xr = v_mul(load_up_to(x + i, n), r);
-        if (dweight) store_up_to(dweight + i, v_fma(dy, xr, load_up_to(dweight + i, n)), n);
-        store_up_to(dx + i, v_mul(r, v_sub(v_mul(dy, load_up_to(weight + i, n)), v_mul(xr, mean))), n);
-    }
+    for (int i = 0, j = 0; i < half; i += VEC)
+        for (int at = i; at < D; at += half, j++) {
+            int n = half - i;
+            Vec xr = v_mul(load_up_to(x + at, n), r);
+            if (dweight) store_up_to(dweight + at, v_fma(dy[j], xr, load_up_to(dweight + at, n)), n);
+            store_up_to(dx + at, v_mul(r, v_sub(v_mul(dy[j], load_up_to(weight + at, n)), v_mul(xr, mean))), n);
+        }
+}
+
+static void ops_norm_rope_backward(float *dx, float *dweight, const float *dout, const float *x, const float *weight,
+                                   const float *rope, float rstd, int D) {
+    if (D == 64) norm_rope_backward(dx, dweight, dout, x, weight, rope, rstd, 64);
+    else if (D == 128) norm_rope_backward(dx, dweight, dout, x, weight, rope, rstd, 128);
+    else norm_rope_backward(dx, dweight, dout, x, weight, rope, rstd, D);
 }
 
 /* ---- attention --------------------------------------------------------------------------------------------------- */
@@ -240,25 +257,38 @@ static void ops_softmax_backward(float *p, float *dp, int n, int padded, float l
 
 /* Lanes lo <= v < hi of the 64 logits from i on, as four vectors; -inf elsewhere. */
 static inline void logits_load(Vec x[4], const float *logits, int i, int lo, int hi, int V) {
-    for (int k = 0; k < 4; k++, i += VEC)
+    const int whole = i >= lo && i + 64 <= hi;
+    for (int k = 0; whole && k < 4; k++) x[k] = v_load(logits + i + k * VEC);
+    for (int k = 0; !whole && k < 4; k++, i += VEC)
         x[k] = i >= hi || i + VEC <= lo ? v_set1(-INFINITY) : keep_lanes(load_up_to(logits + i, V - i), lo - i, hi - i);
 }
 
-/* Log of the sum of exp(logits - max) over [lo, hi), in 64 lanes by id: over the whole range of ids a target range has
- * the very bits of the normaliser. */
-static float log_sum(const float *logits, int lo, int hi, int V, float *max, float *sum) {
-    Vec largest = v_set1(-INFINITY), s[4] = {v_zero(), v_zero(), v_zero(), v_zero()}, x[4];
+typedef struct {
+    float max, sum, log; /* log of the sum of exp(logits - max) */
+} LogSum;
+
+/* Over [lo, hi), in 64 lanes by id: over the whole range of ids a target range has the very bits of the normaliser.
+ * left, unless NULL: the exponentials take the place of the logits, but for the blocks of 64 that [left[0], left[1]) meets. */
+static LogSum log_sum(float *logits, int lo, int hi, int V, const int *left) {
+    Vec    largest = v_set1(-INFINITY), s[4] = {v_zero(), v_zero(), v_zero(), v_zero()}, x[4];
+    LogSum all;
     for (int i = lo & ~63; i < hi; i += 64) {
         logits_load(x, logits, i, lo, hi, V);
         for (int k = 0; k < 4; k++) largest = v_max(x[k], largest);
     }
-    *max = v_largest(largest);
+    all.max = v_largest(largest);
     for (int i = lo & ~63; i < hi; i += 64) {
+        const int store = left && (i + 64 <= left[0] || i >= left[1]);
         logits_load(x, logits, i, lo, hi, V);
-        for (int k = 0; k < 4; k++) s[k] = v_add(s[k], v_exp(v_sub(x[k], v_set1(*max))));
+        for (int k = 0; k < 4; k++) {
+            Vec e = v_exp(v_sub(x[k], v_set1(all.max)));
+            s[k] = v_add(s[k], e);
+            if (store) store_up_to(logits + i + k * VEC, e, V - i - k * VEC);
+        }
     }
-    *sum = v_sum(sum4(s));
-    return logf(*sum);
+    all.sum = v_sum(sum4(s));
+    all.log = logf(all.sum);
+    return all;
 }
 
 static float ops_range_loss(float *logits, int lo, int hi, int V, int gradient) {
@@ -266,22 +296,22 @@ static float ops_range_loss(float *logits, int lo, int hi, int V, int gradient) 
         if (gradient) memset(logits, 0, sizeof(float) * (size_t)V);
         return 0;
     }
-    hi = int_min(hi, V);
-    float max, sum, range_max, range_sum;
-    float all = log_sum(logits, 0, V, V, &max, &sum), range = log_sum(logits, lo, hi, V, &range_max, &range_sum);
+    const int target[2] = {lo, hi = int_min(hi, V)};
+    const LogSum range = log_sum(logits, lo, hi, V, NULL), all = log_sum(logits, 0, V, V, gradient ? target : NULL);
     if (gradient) {
-        Vec m = v_set1(max), inverse = v_set1(1.0f / sum);
-        Vec range_m = v_set1(range_max), range_inverse = v_set1(1.0f / range_sum);
+        const Vec m = v_set1(all.max), inverse = v_set1(1.0f / all.sum);
+        const Vec range_m = v_set1(range.max), range_inverse = v_set1(1.0f / range.sum);
         for (int i = 0; i < V; i += VEC) {
-            Vec x = load_up_to(logits + i, V - i), d = v_mul(v_exp(v_sub(x, m)), inverse);
-            if (i < hi && i + VEC > lo) {
-                Vec q = v_exp(v_sub(keep_lanes(x, lo - i, hi - i), range_m));
-                d = v_fnma(q, range_inverse, d);
+            Vec x = load_up_to(logits + i, V - i);
+            if ((i | 63) < lo || (i & ~63) >= hi) {
+                store_up_to(logits + i, v_mul(x, inverse), V - i);
+                continue;
             }
-            store_up_to(logits + i, d, V - i);
+            Vec d = v_mul(v_exp(v_sub(x, m)), inverse), q = v_exp(v_sub(keep_lanes(x, lo - i, hi - i), range_m));
+            store_up_to(logits + i, v_fnma(q, range_inverse, d), V - i);
         }
     }
-    return (max - range_max) + (all - range);
+    return (all.max - range.max) + (all.log - range.log);
 }
 
 /* ---- sampling ---------------------------------------------------------------------------------------------------- */
