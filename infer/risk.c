@@ -295,7 +295,7 @@ static void pair_take(RiskRun *r, int64_t e, int64_t job, const RolloutSample *s
 static char *fingerprint_of(const RiskRun *r, int k) {
     const RiskTask *t = &r->task[k];
     const char *task = table_attribute(&t->labels->table, "task");
-    char rows[65], pool[65], hex[65], *pools = xstrdup("");
+    char rows[65], outcomes[65], pool[65], hex[65], *pools = xstrdup("");
     for (int i = 0; i < r->n_tasks; i++) { /* parts are of the pool's jobs */
         char *longer = xasprintf("%s %s", pools, r->task[i].labels->name);
         free(pools);
@@ -303,8 +303,9 @@ static char *fingerprint_of(const RiskRun *r, int k) {
     }
     bytes_sha256(r->job, (size_t)r->n_jobs * sizeof *r->job, pool);
     bytes_sha256(table_get(&t->table, "index_minutes", COLUMN_I64), (size_t)t->table.n * 8, rows);
-    char *text = xasprintf("%s|%s|%s|%s|%s|%s|%s|%d", r->o->settings, r->s->model_sha256, r->s->dataset.sha256,
-                           task ? task : t->labels->name, pools, rows, pool, r->rollout.estimator);
+    bytes_sha256(table_get(&t->table, "outcome", COLUMN_I64), (size_t)t->table.n * 8, outcomes);
+    char *text = xasprintf("%s|%s|%s|%s|%s|%s|%s|%s|%d|%d", r->o->settings, r->s->model_sha256, r->s->dataset.sha256,
+                           task ? task : t->labels->name, pools, rows, outcomes, pool, r->rollout.estimator, r->o->n_curve);
     bytes_sha256(text, strlen(text), hex);
     free(text);
     free(pools);

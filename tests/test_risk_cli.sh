@@ -83,6 +83,15 @@ verdict $? "merge joins nothing before all are there" merge.log
 risk "${flags[@]}" --seed 2 --out again
 [ $? = 2 ] && grep -q 'other settings' risk.log
 verdict $? "parts of other settings are refused" risk.log
+risk "${labels[@]}" --estimator mc --samples 6 --curve 4 --out again
+[ $? = 2 ] && grep -q 'other settings' risk.log
+verdict $? "and those without the curve that is asked for" risk.log
+cp d/labels/admission_1y.h5 admission_1y.kept
+"$python" -c 'import h5py, sys; f = h5py.File(sys.argv[1], "r+"); f["outcome"][...] = 1 - abs(f["outcome"][...])' d/labels/admission_1y.h5
+risk "${flags[@]}" --out again
+[ $? = 2 ] && grep -q 'labels or weights' risk.log
+verdict $? "and those of labels that have changed since" risk.log
+cp admission_1y.kept d/labels/admission_1y.h5
 risk "${flags[@]}" --out again && grep -q 'parts were there already' risk.log && diff -r again pool-mc > diff.log 2>&1
 verdict $? "another number of ranks does the rest, with the same bytes" diff.log
 mkdir killed
