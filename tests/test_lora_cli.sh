@@ -26,7 +26,9 @@ scores() { "$infer" score "$@" --data data --split tuning --threads 1 2> score.l
 verdict $? "the first loss is the parent's" a.log
 [ "$(field a loss | sed -n 2p)" != "$(field a loss | head -n 1)" ] && grep -q 'lora .*rank 4, alpha 8, on q,k,v,o,gate,up,down' a.log
 verdict $? "the banner names the adapters" a.log
-grep -q '"learning-rate": 0.009\(0*[,0-9]\|$\)' a/latest/trainer.json && grep -q '"learning-rate": 0.003[,0]*' full/latest/trainer.json
+rate() { sed -n 's/.*"learning-rate": \([-+.e0-9]*\),*$/\1/p' "$1/latest/trainer.json"; }
+run told --steps 1 --learning-rate 0.002
+awk -v a="$(rate a)" -v full="$(rate full)" -v told="$(rate told)" 'BEGIN { exit a != 3 * full || full != 0.003 || told != 0.002 }'
 verdict $? "adapters take three times the learning rate of weights, unless told otherwise" a/latest/trainer.json
 ls a/latest/ > ls.log && [ ! -e a/latest/model.safetensors ] && [ -e a/latest/adapter_model.safetensors ] &&
     grep -q '"base_model_name_or_path": "base/step-6"' a/latest/adapter_config.json && grep -q '"r": 4' a/latest/adapter_config.json
