@@ -22,7 +22,11 @@ enum {
     IDLE_S = 30,
     STREAM_BYTES = 1 << 20, /* of a stream that the other side has not taken yet, at most */
     GONE_AT_ONCE = 64,
-    STRAY_BYTES = 2 /* behind a request: a line's end, which some clients send */
+    STRAY_BYTES = 2, /* behind a request: a line's end, which some clients send */
+    /* What TLS says goodbye with, the record's own bytes included; older versions, by their widest cipher. */
+    TLS_1_3 = 5, /* as MHD_CONNECTION_INFO_PROTOCOL tells it */
+    GOODBYE_BYTES = 24,
+    GOODBYE_BYTES_OLD = 85
 };
 typedef enum { PHASE_READING, PHASE_WORKING, PHASE_WRITING } Phase;
 
@@ -33,6 +37,8 @@ typedef struct Connection {
     double since;
     uint64_t exchange; /* its last; 0: nothing that is HTTP has come */
     uint64_t read;     /* bytes of its exchanges' requests */
+    int64_t wire;      /* with TLS: bytes that had come when its last request was read; -1: not known */
+    int goodbye;       /* with TLS: bytes of a goodbye */
     int uncounted;     /* 1: of some of them it is not known how many */
     int last;          /* 1: nothing follows its last exchange: it was refused, or asked to be the last */
     int timed_out;
@@ -84,19 +90,27 @@ static void address_text(struct MHD_Connection *connection, char out[48]) {
         inet_ntop(AF_INET6, &((const struct sockaddr_in6 *)(const void *)a)->sin6_addr, out, 48);
 }
 
-/* What came behind a connection's last exchange and became none: the library closes on it and tells nobody.  Seen by
- * bytes that no exchange took; where those cannot be told (TLS, chunks) by a connection that we closed and not the other
- * side.  Returns the status of the refusal, 0: there was nothing. */
-static int left_behind(const Http *h, const Connection *c) {
+/* What the other side has sent, the stream's end counted as one; -1: not known. */
+static int64_t bytes_received(int fd) {
     struct tcp_info info = {0};
     socklen_t size = sizeof info;
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) ||
+        size < offsetof(struct tcp_info, tcpi_bytes_received) + sizeof info.tcpi_bytes_received)
+        return -1;
+    return (int64_t)info.tcpi_bytes_received;
+}
+
+/* What came behind a connection's last exchange and became none: the library closes on it and tells nobody.  Seen by
+ * bytes that no exchange took; where those cannot be told (TLS, chunks) by a connection that we closed and not the other
+ * side, be it by TLS's goodbye alone.  Returns the status of the refusal, 0: there was nothing. */
+static int left_behind(const Http *h, const Connection *c) {
     struct pollfd p = {.fd = c->fd, .events = POLLRDHUP};
     const int status = c->timed_out ? 408 : 400;
     if (!c->exchange) return 400;
     if (c->last || h->closing || c->fd < 0) return 0;
-    if (!h->cert && !c->uncounted && !getsockopt(c->fd, IPPROTO_TCP, TCP_INFO, &info, &size) &&
-        size >= offsetof(struct tcp_info, tcpi_bytes_received) + sizeof info.tcpi_bytes_received)
-        return info.tcpi_bytes_received > c->read + 1 ? status : 0; /* the stream's end is counted as one */
+    const int64_t received = bytes_received(c->fd);
+    if (!h->cert && !c->uncounted && received >= 0) return received > (int64_t)c->read + 1 ? status : 0;
+    if (h->cert && c->wire >= 0 && received > c->wire && received <= c->wire + c->goodbye) return 0;
     return c->timed_out || clock_s() - c->since > IDLE_S - 1 || (poll(&p, 1, 0) == 1 && p.revents) ? 0 : status;
 }
 
@@ -313,6 +327,13 @@ static void exchange_count(HttpExchange *x) {
     x->of->last = (says && strcasestr(says, "close")) || strcmp(x->version, MHD_HTTP_VERSION_1_1);
 }
 
+/* With TLS: how much had come by now, and how long a goodbye will be. */
+static void wire_count(const HttpExchange *x) {
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(x->connection, MHD_CONNECTION_INFO_PROTOCOL);
+    x->of->wire = bytes_received(x->of->fd);
+    x->of->goodbye = info && info->protocol == TLS_1_3 ? GOODBYE_BYTES : GOODBYE_BYTES_OLD;
+}
+
 static HttpExchange *exchange_begin(Http *h, struct MHD_Connection *connection, const char *path, const char *method,
                                     const char *version) {
     HttpExchange *x = xcalloc(1, sizeof *x);
@@ -370,6 +391,7 @@ static enum MHD_Result on_request(void *ctx, struct MHD_Connection *connection, 
         return go_on ? MHD_YES : MHD_NO;
     }
     x->whole = 1;
+    if (h->cert && x->of) wire_count(x);
     if (x->answered) return answer_queue(x);
     if (x->too_long) {
         too_long(x);

@@ -235,17 +235,27 @@ import socket, ssl, sys, urllib.parse, urllib.request
 said = urllib.request.urlopen(sys.argv[1] + "/health", context=ssl.create_default_context(cafile="tls.pem"), timeout=20).read()
 assert b"ok" in said and sys.argv[1].startswith("https"), said
 u = urllib.parse.urlsplit(sys.argv[1])
-with ssl.create_default_context(cafile="tls.pem").wrap_socket(socket.create_connection((u.hostname, u.port), timeout=20), server_hostname="127.0.0.1") as s:
-    s.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-    assert b" 200 OK" in s.recv(65536)
-    s.sendall(b"garbage\r\n\r\n")
-    while s.recv(65536):
-        pass
+# A connection that is kept, then left without a word or as TLS says goodbye; then what is not HTTP any more.
+for end, newest in (("cut", "TLSv1_3"), ("closed", "TLSv1_3"), ("closed", "TLSv1_2"), ("garbage", "TLSv1_3")):
+    context = ssl.create_default_context(cafile="tls.pem")
+    context.maximum_version = ssl.TLSVersion[newest]
+    with context.wrap_socket(socket.create_connection((u.hostname, u.port), timeout=20), server_hostname="127.0.0.1") as s:
+        s.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        got = b""
+        while not got.endswith(b"}"):
+            got += s.recv(65536) or sys.exit("closed behind %r" % got)
+        assert b" 200 OK" in got, got
+        if end == "closed":
+            s.unwrap()
+        elif end == "garbage":
+            s.sendall(b"garbage\r\n\r\n")
+            while s.recv(65536):
+                pass
 END
     verdict $? "TLS by certificate files" tls.log
     for _ in $(seq 50); do grep -q '"action":"other","status":400' tls.audit && break; sleep 0.05; done
     [ "$(grep -c '"action":"other"' tls.audit)" = 1 ]
-    verdict $? "garbage behind a request is in the log there, too, and a good connection is not" tls.audit
+    verdict $? "garbage behind a request is in the log there, too, and good connections are not" tls.audit
     stop
     refused 1 'cannot listen' "$infer" serve r --port 0 --tls-cert tls.pem --tls-key report.json
     verdict $? "a key that is none" refused.log
