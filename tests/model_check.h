@@ -4,6 +4,7 @@
 #define EHR_TESTS_MODEL_CHECK_H
 #include "kernels/philox.h"
 #include "model/model.h"
+#include "tests/make_batch.h"
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -47,10 +48,6 @@ static inline void check_device(Device *dev) {
     if (device_sync(dev)) fail_msg("%s", device_error(dev));
 }
 
-static inline double uniform(uint64_t seed, uint64_t i) {
-    return philox_uniform(philox4x32(seed, i, 0), 0);
-}
-
 /* Random weights, norms and B of adapters included: at their initial 1 and 0 a wrong gradient could hide. */
 static inline void open_model(Model *m, Device *dev, const ModelConfig *shape, int tied, DType dtype) {
     Err err = {OK, ""};
@@ -75,34 +72,6 @@ static inline Acts *open_acts(const Model *m, int N, int training, Recompute lev
     Acts *a;
     if (acts_open(&a, m, N, training, level, &err)) fail_msg("%s", err.msg);
     return a;
-}
-
-/* Packed sequences of the given lengths; every fifth target a range, one in seven absent. */
-static inline Batch make_batch(const int *length, int n_seq, int vocab_size, uint64_t seed) {
-    Batch b = {.n_seq = n_seq, .rows = 1};
-    for (int s = 0; s < n_seq; s++) b.N += length[s];
-    b.T = b.N;
-    int32_t **arrays[] = {&b.tokens, &b.positions, &b.target_lo, &b.target_hi, &b.cu_seqlens};
-    for (int i = 0; i < 5; i++) *arrays[i] = xcalloc((size_t)b.N + 1, sizeof(int32_t));
-    for (int s = 0, n = 0; s < n_seq; s++) {
-        for (int t = 0; t < length[s]; t++, n++) {
-            b.tokens[n] = (int)(uniform(seed, (uint64_t)n) * vocab_size);
-            b.positions[n] = t;
-            b.target_lo[n] = n % 7 == 3 ? -1 : (int)(uniform(seed + 1, (uint64_t)n) * (vocab_size - 10));
-            b.target_hi[n] = b.target_lo[n] + (n % 5 ? 1 : 9);
-            b.n_targets += b.target_lo[n] >= 0;
-        }
-        b.cu_seqlens[s + 1] = n;
-    }
-    return b;
-}
-
-static inline void free_batch(Batch *b) {
-    free(b->tokens);
-    free(b->positions);
-    free(b->target_lo);
-    free(b->target_hi);
-    free(b->cu_seqlens);
 }
 
 static inline size_t real_size(const Model *m) {

@@ -6,6 +6,7 @@
 #include "kernels/philox.h"
 #include "model/params.h"
 #include "tests/cuda_model.h"
+#include "tests/make_batch.h"
 
 /* ---- the naive formula, stored in bfloat16 ----------------------------------------------------------------------- */
 
@@ -142,35 +143,6 @@ static void open_model(Model *m, Device *dev, const ModelConfig *cfg, DType dtyp
     for (int64_t i = 0; i < m->table.total; i++) w[i] = rounded_to(weights, w[i]);
     model_set_weights(m, w, 0, m->table.total);
     free(w);
-}
-
-/* Packed sequences of the given lengths; every fifth target a range, one in seven absent. */
-static Batch make_batch(const int *length, int n_seq, int vocab_size, uint64_t seed) {
-    Batch b = {.n_seq = n_seq, .rows = 1};
-    for (int s = 0; s < n_seq; s++) b.N += length[s];
-    b.T = b.N;
-    int32_t **arrays[] = {&b.tokens, &b.positions, &b.target_lo, &b.target_hi, &b.cu_seqlens};
-    for (int i = 0; i < 5; i++) *arrays[i] = xcalloc((size_t)b.N + 1, sizeof(int32_t));
-    for (int s = 0, n = 0; s < n_seq; s++) {
-        for (int t = 0; t < length[s]; t++, n++) {
-            Philox4 r = philox4x32(seed, (uint64_t)n, 0);
-            b.tokens[n] = (int)(philox_uniform(r, 0) * vocab_size);
-            b.positions[n] = t;
-            b.target_lo[n] = n % 7 == 3 ? -1 : (int)(philox_uniform(r, 1) * (vocab_size - 10));
-            b.target_hi[n] = b.target_lo[n] + (n % 5 ? 1 : 9);
-            b.n_targets += b.target_lo[n] >= 0;
-        }
-        b.cu_seqlens[s + 1] = n;
-    }
-    return b;
-}
-
-static void free_batch(Batch *b) {
-    free(b->tokens);
-    free(b->positions);
-    free(b->target_lo);
-    free(b->target_hi);
-    free(b->cu_seqlens);
 }
 
 /* ---- one pass ---------------------------------------------------------------------------------------------------- */
