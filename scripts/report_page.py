@@ -7,7 +7,7 @@ import numpy as np
 
 import metrics
 import report_groups
-from report_parts import axes, figure_of, interval, legend, number, picture, table
+from report_parts import axes, figure_of, interval, legend, legend_of_many, number, picture, table
 
 # ---- pictures ------------------------------------------------------------------------------------------------------
 
@@ -41,7 +41,7 @@ def draw_roc(outcomes):
         if o["auroc"] is not None:
             ax.plot(*metrics.roc(*o["_curve"]), lw=1.4, label=f"{o['name']}  {o['auroc']:.3f}")
     ax.plot([0, 1], [0, 1], color="#cccccc", lw=0.8)
-    legend(ax, loc="lower right")
+    legend_of_many(ax, loc="lower right")
     return picture(figure)
 
 
@@ -54,7 +54,7 @@ def draw_calibration(outcomes):
             ax.plot([b["risk"] for b in bins], [b["outcome"] for b in bins], "o-", ms=3, lw=1, label=o["name"])
             top = max([top] + [b["risk"] for b in bins] + [b["outcome"] for b in bins])
     ax.plot([0, top], [0, top], color="#cccccc", lw=0.8)
-    legend(ax)
+    legend_of_many(ax)
     return picture(figure)
 
 
@@ -121,6 +121,10 @@ def plain_name(o):
     return html.escape(words) + within(o)
 
 
+def name_link(o):
+    return f'<a href="#{html.escape(o["name"])}">{plain_name(o)}</a>'
+
+
 def within(o):
     longer = re.fullmatch(r"(\d+)d", o.get("task", {}).get("longer_than", ""))
     if longer:  # a stay's length is the outcome; its horizon is only what is left of it
@@ -163,12 +167,12 @@ def in_short(o):
     b = o["observed"]
     asked = "patients" if o["patients"] == o["n"] else f"forecasts ({o['patients']} patients)"
     if b["auroc"] is None or not o["positive"]:
-        return f"<li><b>{plain_name(o)}</b>: {o['positive']} of {o['n']} {asked} had it; that is too few to say anything.</li>"
+        return f"<li><b>{name_link(o)}</b>: {o['positive']} of {o['n']} {asked} had it; that is too few to say anything.</li>"
     known = o["n"] - o["censored"]
     # Beside the best possible, which is an expectation, stands an expectation: a few patients' luck can pass it.
     told_apart = o["auroc"] if o["auroc_true_risk"] else b["auroc"]
     text = (
-        f"<li><b>{plain_name(o)}</b>: it came true for {o['positive']} of {known} {asked}; by the model's risks "
+        f"<li><b>{name_link(o)}</b>: it came true for {o['positive']} of {known} {asked}; by the model's risks "
         f"{number(o['positive'] / b['oe'], 1) if b['oe'] else '-'} were expected. Of one who had it and one who did not, the first was given "
         f"the higher risk in {100 * told_apart:.0f}% of all such pairs (a coin: 50%"
     )
@@ -218,10 +222,12 @@ def budget_table(o):
 
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1280px;margin:2em auto;padding:0 1em;color:#222}
 h1{font-size:1.5em}h2{font-size:1.2em;margin-top:2.2em;border-top:1px solid #ddd;padding-top:.8em}h3{font-size:1.05em;margin-top:1.6em}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums}.wide{overflow-x:auto}
-td,th{padding:.3em .55em;border-bottom:1px solid #ddd;text-align:right;vertical-align:top}
-td:first-child,th:first-child{text-align:left}th{font-weight:600;font-size:.9em;vertical-align:bottom}
-small{color:#666;white-space:nowrap}small.wrap{white-space:normal}h2 small,h3 small{font-weight:normal}li{max-width:70em}img{max-width:100%}p{max-width:52em}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums}
+.wide{overflow-x:auto;background:linear-gradient(to right,#fff 30%,transparent) 0 0/3em 100% local,linear-gradient(to left,#fff 30%,transparent) 100% 0/3em 100% local,
+linear-gradient(to right,#0003,transparent) 0 0/.8em 100%,linear-gradient(to left,#0003,transparent) 100% 0/.8em 100%;background-repeat:no-repeat}
+a{color:#08519c}td,th{padding:.3em .55em;border-bottom:1px solid #ddd;text-align:right;vertical-align:top}
+td:first-child,th:first-child{text-align:left;min-width:7em}th{font-weight:600;font-size:.9em;vertical-align:bottom}
+small{color:#666}td small{white-space:nowrap}h2 small,h3 small{font-weight:normal;overflow-wrap:anywhere}li{max-width:70em;margin:.3em 0}img{max-width:100%}p{max-width:52em}
 div.note{max-width:70em}.note{background:#f6f6f2;padding:.7em 1em;border-left:3px solid #bbb}.alarm{color:#b30000}"""
 
 
@@ -253,7 +259,7 @@ def loss_section(report, steps, evals):
 
 def outcome_section(o):
     days = o["horizon_days"]
-    text = f"<h2>{plain_name(o).capitalize()} <small>{html.escape(o['name'])}</small></h2>"
+    text = f"<h2 id=\"{html.escape(o['name'])}\">{plain_name(o).capitalize()} <small>{html.escape(o['name'])}</small></h2>"
     note = o.get("task", {}).get("note")
     text += f"<p>{html.escape(note)}</p>" if note else ""
     counts = o.get("counts", {}).get("excluded", {})
@@ -266,8 +272,9 @@ def outcome_section(o):
         text += f'<div><img alt="calibration" src="{draw_one_calibration(o)}">'
         text += f' <img alt="decision curve" src="{draw_decision(o)}">' if "decision_curve" in o else ""
         text += (
-            f"</div><p>Left: each dot is a part of the patients, its bar the 95% interval; on the grey line as many had it as the model said, above "
-            f"it more. The ticks below are the patients. Right: where the blue line is the highest, acting on the model's risk does more good "
+            f"</div><p><i>Predicted and observed</i>: each dot is a part of the patients, its bar the 95% interval; on the grey line as many had it as the model said, above "
+            f"it more. The ticks below are the patients. "
+            f"<i>Is acting on it worth it?</i> Where the blue line is the highest, acting on the model's risk does more good "
             f"than acting on everybody or on nobody; in patients helped of each one seen, less those bothered for nothing.</p>"
         )
     if o.get("recalibration"):
@@ -366,7 +373,7 @@ def made_of(report):
     how = "".join(f", risks: {ESTIMATOR.get(k, html.escape(k))} ({html.escape(k)})" for k in used)
     futures = f", {report['samples']} futures a forecast" if used and report.get("samples") else ""
     return (
-        f"<p><small class=\"wrap\">Checkpoint {html.escape(report['checkpoint'] or '-')}, dataset {html.escape(report['dataset'])} (de-identification "
+        f"<p><small>Checkpoint {html.escape(report['checkpoint'] or '-')}, dataset {html.escape(report['dataset'])} (de-identification "
         f"level: {html.escape(str(report['deidentification']))}){how}{futures}, seed {report['seed']}. Every figure is in report.json.</small></p>"
     )
 
@@ -380,7 +387,7 @@ def page(report, steps, evals):
         title, asked = "What the model gives away", "was asked what it gives away about the patients it was trained on."
     else:
         title, asked = "How right its risks are", "was asked, for patients it has never seen, how likely certain outcomes are; here is how right it was."
-    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>ehr.c report</title><style>{STYLE}</style>
+    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><title>ehr.c report</title><style>{STYLE}</style>
 <h1>Evaluation report: {title[0].lower() + title[1:]}</h1>
 <p class="note">For research. Not a medical device; not for use in the care of any person.</p>
 <p>A model that reads a patient's record and simulates how it goes on {asked}</p>

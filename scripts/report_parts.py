@@ -33,12 +33,19 @@ def legend(ax, **where):
         ax.legend(fontsize=8, facecolor="white", edgecolor="none", framealpha=1, **where)
 
 
+def legend_of_many(ax, **where):
+    """Beside the picture where it would hide the lines."""
+    many = len(ax.get_legend_handles_labels()[0]) > 5
+    legend(ax, **({"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if many else where))
+
+
 def number(x, digits=3):
     return "-" if x is None or not np.isfinite(x) else f"{x:.{digits}f}"
 
 
 def interval(x, digits=3):
-    return "" if not x else f" <small>({x[0]:.{digits}f} to {x[1]:.{digits}f})</small>"
+    """None where resampling changes nothing: of no event at all, or of a figure that is 0.5 by its definition."""
+    return "" if not x or x[0] == x[1] else f" <small>({x[0]:.{digits}f} to {x[1]:.{digits}f})</small>"
 
 
 def figure_of(block, name, digits=3):

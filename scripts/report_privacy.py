@@ -11,8 +11,8 @@ ALARM = '<b class="alarm">alarm</b>'
 ATTACK = {
     "loss": "how well its record is predicted",
     "min-k": "how well the most surprising fifth of it is predicted (Min-K%)",
-    "loss against the reference": "how well, less how well a reference checkpoint does",
-    "loss against the law": "how well, less how well the law that drew the records does (known of synthetic patients alone)",
+    "loss against the reference": "how much better its record is predicted than by a reference checkpoint",
+    "loss against the law": "how much better its record is predicted than by the law that drew it (known of synthetic patients alone)",
 }
 # Alarms of privacy.raise_alarms in words.
 WORDS = {
