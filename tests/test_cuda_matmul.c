@@ -8,6 +8,8 @@
 /* tests/emulator/emulator.h; NULL on a real GPU. */
 extern void emu_set_multiprocessors(int count) __attribute__((weak));
 extern void emu_last_launch(unsigned *blocks, unsigned *threads, size_t *shared) __attribute__((weak));
+extern unsigned emu_last_cluster(void) __attribute__((weak));
+extern void emu_take_work(uint64_t *products, uint64_t *copied) __attribute__((weak));
 
 static void multiprocessors(int count) {
     if (emu_set_multiprocessors) emu_set_multiprocessors(count);
@@ -20,35 +22,40 @@ typedef struct {
     unsigned threads;
     size_t shared;
     int rows, columns, seen, resident; /* resident: blocks that stay on a multiprocessor; 0: a block a tile */
+    unsigned cluster;                  /* blocks that share an operand; 0: none do */
 } TileUse;
 
-static TileUse bf16_forward[] = {{"128 x 256", 256, 147456, 128, 256, 0, 0}, {"128 x 128", 128, 65536, 128, 128, 0, 0},
-                                 {"64 x 64", 128, 49152, 64, 64, 0, 0},      {"64 x 32", 128, 49152, 64, 32, 0, 0},
-                                 {"16 x 64", 128, 61440, 16, 64, 0, 0},      {"16 x 16", 32, 32768, 16, 16, 0, 0}};
-static TileUse bf16_dgrad[] = {{"128 x 256", 256, 147456, 128, 256, 0, 0},
-                               {"128 x 128", 128, 65536, 128, 128, 0, 0},
-                               {"64 x 64", 128, 49152, 64, 64, 0, 0}};
-static TileUse bf16_wgrad[] = {{"128 x 256", 256, 147456, 128, 256, 0, 0},
-                               {"128 x 128", 128, 65536, 128, 128, 0, 0},
-                               {"64 x 64", 128, 49152, 64, 64, 0, 0}};
+static TileUse bf16_forward[] = {
+    {"128 x 256", 256, 147456, 128, 256, 0, 0, 0}, {"128 x 128", 128, 65536, 128, 128, 0, 0, 0},
+    {"64 x 64", 128, 49152, 64, 64, 0, 0, 0},      {"64 x 32", 128, 49152, 64, 32, 0, 0, 0},
+    {"16 x 64", 128, 61440, 16, 64, 0, 0, 0},      {"16 x 16", 32, 32768, 16, 16, 0, 0, 0}};
+static TileUse bf16_dgrad[] = {{"128 x 256", 256, 147456, 128, 256, 0, 0, 0},
+                               {"128 x 128", 128, 65536, 128, 128, 0, 0, 0},
+                               {"64 x 64", 128, 49152, 64, 64, 0, 0, 0}};
+static TileUse bf16_wgrad[] = {{"128 x 256", 256, 147456, 128, 256, 0, 0, 0},
+                               {"128 x 128", 128, 65536, 128, 128, 0, 0, 0},
+                               {"64 x 64", 128, 49152, 64, 64, 0, 0, 0}};
 /* As in matmul_sm90.cu and matmul_sm90_backward.cu. */
 #define HOPPER_BACKWARD                                                                                                \
     {                                                                                                                  \
-        {"128 x 256", 384, 229440, 128, 256, 0, 1}, {"128 x 128", 384, 229472, 128, 128, 0, 1},                        \
-            {"64 x 64", 160, 98384, 64, 64, 0, 2},                                                                     \
+        {"128 x 256 of a pair", 384, 229440, 128, 256, 0, 1, 2},                                                       \
+            {"128 x 192 of a pair", 384, 196672, 128, 192, 0, 1, 2}, {"128 x 256", 384, 229440, 128, 256, 0, 1, 1},    \
+            {"128 x 128", 384, 229472, 128, 128, 0, 1, 1}, {"64 x 64", 160, 98384, 64, 64, 0, 2, 1},                   \
     }
-static TileUse hopper_forward[] = {{"128 x 256", 384, 229440, 128, 256, 0, 1},
-                                   {"128 x 128", 384, 229472, 128, 128, 0, 1},
-                                   {"64 x 64", 160, 98384, 64, 64, 0, 2},
-                                   {"64 x 16", 160, 108704, 64, 16, 0, 2}};
+static TileUse hopper_forward[] = {{"128 x 256 of a pair", 384, 229440, 128, 256, 0, 1, 2},
+                                   {"128 x 192 of a pair", 384, 196672, 128, 192, 0, 1, 2},
+                                   {"128 x 256", 384, 229440, 128, 256, 0, 1, 1},
+                                   {"128 x 128", 384, 229472, 128, 128, 0, 1, 1},
+                                   {"64 x 64", 160, 98384, 64, 64, 0, 2, 1},
+                                   {"64 x 16", 160, 108704, 64, 16, 0, 2, 1}};
 static TileUse hopper_dgrad[] = HOPPER_BACKWARD, hopper_wgrad[] = HOPPER_BACKWARD;
-static TileUse f32_forward[] = {{"128 x 128", 256, 65536, 128, 128, 0, 0},
-                                {"64 x 64", 256, 32768, 64, 64, 0, 0},
-                                {"16 x 32", 128, 36864, 16, 32, 0, 0}};
-static TileUse int8_forward[] = {{"128 x 128", 128, 65536, 128, 128, 0, 0},
-                                 {"64 x 64", 128, 49152, 64, 64, 0, 0},
-                                 {"16 x 64", 128, 61440, 16, 64, 0, 0},
-                                 {"16 x 16", 32, 32768, 16, 16, 0, 0}};
+static TileUse f32_forward[] = {{"128 x 128", 256, 65536, 128, 128, 0, 0, 0},
+                                {"64 x 64", 256, 32768, 64, 64, 0, 0, 0},
+                                {"16 x 32", 128, 36864, 16, 32, 0, 0, 0}};
+static TileUse int8_forward[] = {{"128 x 128", 128, 65536, 128, 128, 0, 0, 0},
+                                 {"64 x 64", 128, 49152, 64, 64, 0, 0, 0},
+                                 {"16 x 64", 128, 61440, 16, 64, 0, 0, 0},
+                                 {"16 x 16", 32, 32768, 16, 16, 0, 0, 0}};
 static int splits_seen;
 
 /* Emulated GPUs are of sm_80, or of sm_90 for the tests of Hopper's path; a real one is what it is. */
@@ -62,11 +69,13 @@ static void note_tile(TileUse *tiles, int n, int M, int N) {
     size_t shared;
     emu_last_launch(&grid, &threads, &shared);
     for (int i = 0; i < n; i++) {
-        unsigned blocks =
-            (unsigned)((M + tiles[i].rows - 1) / tiles[i].rows * ((N + tiles[i].columns - 1) / tiles[i].columns));
-        if (tiles[i].resident && blocks > (unsigned)(tiles[i].resident * opened_sms))
-            blocks = (unsigned)(tiles[i].resident * opened_sms);
-        if (threads == tiles[i].threads && shared == tiles[i].shared && grid == blocks) tiles[i].seen++;
+        const unsigned cluster = tiles[i].cluster ? tiles[i].cluster : 1;
+        const unsigned high = ((unsigned)((M + tiles[i].rows - 1) / tiles[i].rows) + cluster - 1) / cluster * cluster;
+        const unsigned most = (unsigned)(tiles[i].resident * opened_sms) / cluster * cluster;
+        unsigned blocks = high * (unsigned)((N + tiles[i].columns - 1) / tiles[i].columns);
+        if (tiles[i].resident && blocks > most) blocks = most;
+        if (threads == tiles[i].threads && shared == tiles[i].shared && grid == blocks && cluster == emu_last_cluster())
+            tiles[i].seen++;
     }
 }
 /* The kernel that adds up partial sums is the only one here without shared memory. */
@@ -86,10 +95,11 @@ static void require_seen(const TileUse *tiles, int n, const char *what) {
 
 /* ---- shapes ------------------------------------------------------------------------------------------------------ */
 
-/* Always, of the long list, of the list for what costs nothing on a GPU.  In the emulator the long list is for the edges
- * of the tiles: one below, at and above 64 and 128 rows, 256 columns and a stage of the inner dimension; one row and one
- * column; more tiles than the multiprocessors hold; odd sizes, which take the slow path, over several tiles. */
-enum { LARGE = -1, LONG, ALWAYS };
+/* Always, of the long list, of the list for what costs nothing on a GPU, on Hopper for pairs of blocks (with an odd
+ * number of tiles in height, and one pair for several pairs of tiles).  In the emulator the long list is for the edges
+ * of the tiles: one below, at and above 64 and 128 rows, 256 columns and a stage of the inner dimension; one row and
+ * one column; more tiles than the multiprocessors hold; odd sizes, which take the slow path, over several tiles. */
+enum { LARGE = -1, LONG, ALWAYS, PAIRS };
 
 typedef struct {
     int N, rows, cols, sms; /* multiprocessors, in the emulator */
@@ -98,19 +108,22 @@ typedef struct {
 
 /* cols and rows that are multiples of 8 take the fast path, others the slow one. */
 static const Shape shapes[] = {
-    {65, 264, 136, 1, ALWAYS},  {130, 272, 264, 1, ALWAYS}, {121, 248, 248, 1, ALWAYS}, {127, 256, 64, 1, LONG},
-    {128, 256, 128, 1, LONG},   {129, 256, 192, 1, LONG},   {256, 512, 256, 1, LARGE},  {2100, 272, 24, 1, LARGE},
-    {700, 272, 24, 1, LONG},    {130, 144, 104, 2, ALWAYS}, {128, 128, 320, 2, LONG},   {300, 776, 392, 2, LARGE},
-    {1, 16, 16, 4, ALWAYS},     {16, 136, 72, 4, ALWAYS},   {33, 100, 300, 4, ALWAYS},  {7, 34, 65, 4, ALWAYS},
-    {70, 66, 131, 4, ALWAYS},   {3, 2, 8, 4, ALWAYS},       {64, 96, 128, 4, ALWAYS},   {15, 64, 256, 4, LONG},
-    {63, 128, 64, 4, LONG},     {65, 64, 128, 4, LONG},     {1000, 130, 40, 4, LONG},   {257, 258, 259, 4, LARGE},
-    {131, 130, 133, 4, LONG},   {31, 33, 1, 4, LONG},       {1, 6, 1, 4, LONG},         {100, 112, 64, 8, ALWAYS},
-    {17, 80, 192, 8, LONG},     {512, 64, 1024, 8, LARGE},  {1, 72, 40, 16, ALWAYS},    {5, 48, 200, 16, ALWAYS},
-    {64, 64, 64, 16, ALWAYS},   {200, 136, 96, 16, ALWAYS}, {2100, 16, 24, 16, ALWAYS}, {64, 1536, 512, 16, LARGE},
+    {65, 264, 136, 1, ALWAYS}, {130, 272, 264, 1, ALWAYS}, {121, 248, 248, 1, ALWAYS}, {127, 256, 64, 1, LONG},
+    {128, 256, 128, 1, LONG},  {129, 256, 192, 1, LONG},   {256, 512, 256, 1, LARGE},  {2100, 272, 24, 1, LARGE},
+    {700, 272, 24, 1, LONG},   {130, 144, 104, 2, ALWAYS}, {128, 128, 320, 2, LONG},   {300, 776, 392, 2, LARGE},
+    {1, 16, 16, 4, ALWAYS},    {16, 136, 72, 4, ALWAYS},   {33, 100, 300, 4, ALWAYS},  {7, 34, 65, 4, ALWAYS},
+    {70, 66, 131, 4, ALWAYS},  {3, 2, 8, 4, ALWAYS},       {64, 96, 128, 4, ALWAYS},   {15, 64, 256, 4, LONG},
+    {63, 128, 64, 4, LONG},    {65, 64, 128, 4, LONG},     {1000, 130, 40, 4, LONG},   {257, 258, 259, 4, LARGE},
+    {131, 130, 133, 4, LONG},  {31, 33, 1, 4, LONG},       {1, 6, 1, 4, LONG},         {100, 112, 64, 8, ALWAYS},
+    {17, 80, 192, 8, LONG},    {512, 64, 1024, 8, LARGE},  {1, 72, 40, 16, ALWAYS},    {5, 48, 200, 16, ALWAYS},
+    {64, 64, 64, 16, ALWAYS},  {200, 136, 96, 16, ALWAYS}, {2100, 16, 24, 16, ALWAYS}, {64, 1536, 512, 16, LARGE},
+    {257, 272, 136, 2, PAIRS}, {150, 200, 200, 2, PAIRS},
 };
 #define FOR_SHAPES(s)                                                                                                  \
     for (const Shape *s = shapes; s < shapes + sizeof shapes / sizeof *shapes; s++)                                    \
-        if (s->list == ALWAYS || (s->list == LONG ? test_long() : test_large()))
+        if (s->list == ALWAYS || (s->list == PAIRS  ? hopper() || !test_emulated()                                     \
+                                  : s->list == LONG ? test_long()                                                      \
+                                                    : test_large()))
 
 static const KernelLimits limits = {.N = 2200, .C = 1024, .F = 768, .Vp = 64, .H = 4, .G = 2, .D = 64, .n_seq = 4};
 
@@ -281,7 +294,7 @@ static float *forward_bits(CudaTest *t, const Weight *w, const void *inp, int N,
 static void invariance(DType dtype, int int8, int N, int rows, int cols) {
     static const struct {
         int sms, first, count;
-    } parts[] = {{16, 0, 1}, {1, 3, 1}, {4, 5, 16}, {16, 40, 64}, {1, 17, 90}, {8, 100, 30}, {16, 0, 0}, {3, 0, 0}};
+    } parts[] = {{16, 0, 1}, {1, 3, 1}, {4, 5, 16}, {16, 40, 64}, {1, 17, 90}, {8, 100, 30}, {16, 0, 0}, {2, 0, 0}};
     float *want = NULL;
     for (int i = -1; i < (int)(sizeof parts / sizeof *parts); i++) {
         int first = i < 0 ? 0 : parts[i].first, count = i < 0 || !parts[i].count ? N : parts[i].count;
@@ -342,7 +355,8 @@ static float *gradient_bits(CudaTest *t, const Shape *s, size_t *count) {
 }
 
 static void runs_agree(DType dtype) {
-    static const Shape picks[] = {{150, 136, 136, 1, ALWAYS}, {300, 72, 40, 16, ALWAYS}, {40, 33, 65, 4, ALWAYS}};
+    const Shape picks[] = {
+        {150, 136, 136, hopper() ? 2 : 1, ALWAYS}, {300, 72, 40, 16, ALWAYS}, {40, 33, 65, 4, ALWAYS}};
     for (int i = 0; i < 3; i++) {
         CudaTest t = open_for(dtype, picks[i].sms);
         size_t count;
@@ -628,6 +642,27 @@ static void test_hopper_runs_agree(void **state) {
     runs_agree(DTYPE_BF16);
 }
 
+/* Blocks in pairs make the bits of blocks alone, gradients too, from two thirds of the bytes: b's come once for both.
+ */
+static void test_hopper_pairs(void **state) {
+    HOPPER_ONLY_EMULATED;
+    const Shape shape = {150, 200, 200, 2, ALWAYS};
+    float *bits[2];
+    uint64_t products[2], bytes[2];
+    size_t count;
+    for (int pair = 0; pair < 2; pair++) {
+        CudaTest t = open_for(DTYPE_BF16, 1 + pair);
+        emu_take_work(&products[pair], &bytes[pair]);
+        bits[pair] = gradient_bits(&t, &shape, &count);
+        emu_take_work(&products[pair], &bytes[pair]);
+        assert_int_equal(emu_last_cluster(), 1 + pair);
+    }
+    assert_same_bits(bits[1], bits[0], count, "a pair of blocks and one");
+    assert_int_equal(products[1], products[0]);
+    assert_int_equal(3 * bytes[1], 2 * bytes[0]);
+    free(bits[0]), free(bits[1]);
+}
+
 static void test_hopper_classifier(void **state) {
     HOPPER_ONLY_EMULATED;
     static const Head head = {40, 131, 192, 40, 16};
@@ -653,6 +688,7 @@ int main(void) {
         hopper_test(test_hopper_backward),
         hopper_test(test_hopper_rows_have_one_result),
         hopper_test(test_hopper_runs_agree),
+        hopper_test(test_hopper_pairs),
         hopper_test(test_hopper_classifier),
     };
     return cmocka_run_group_tests(tests, NULL, close_after);

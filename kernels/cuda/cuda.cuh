@@ -23,6 +23,19 @@
             cuda_launch_check(dev, op);                                                                               \
         }                                                                                                             \
     } while (0)
+/* The same in clusters of so many blocks along x, of which grid is a multiple (sm_90). */
+#define CUDA_LAUNCH_CLUSTER(dev, op, kernel, cluster, grid, block, smem, ...)                                          \
+    do {                                                                                                               \
+        if (cuda_launch_ready(dev, op, (const void *)(kernel), smem)) {                                                \
+            cudaLaunchAttribute attribute_ = {};                                                                       \
+            attribute_.id = cudaLaunchAttributeClusterDimension;                                                       \
+            attribute_.val.clusterDim.x = cluster;                                                                     \
+            attribute_.val.clusterDim.y = attribute_.val.clusterDim.z = 1;                                             \
+            cudaLaunchConfig_t config_ = {grid, block, smem, cuda_compute_stream(dev), &attribute_, 1};                \
+            cudaLaunchKernelEx(&config_, kernel, __VA_ARGS__);                                                         \
+            cuda_launch_check(dev, op);                                                                                \
+        }                                                                                                              \
+    } while (0)
 #define DYNAMIC_SHARED(T, name)                                                                                       \
     extern __shared__ __align__(1024) unsigned char cuda_dynamic_shared[];                                            \
     T *name = reinterpret_cast<T *>(cuda_dynamic_shared)

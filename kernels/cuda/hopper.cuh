@@ -8,7 +8,8 @@
  * (tma_load_2d), the engine swizzles the box's rows of 128 bytes into shared memory and counts the bytes at the
  * mbarrier, a warpgroup (four warps) waits for the phase and lets the tensor cores read the tile from there (wgmma),
  * and when they have (wgmma_wait), its warps say so at another mbarrier, after which the place is free for the next
- * box. */
+ * box.  In a cluster a box may go to several blocks at once; then those of all of them say so to whoever asks for it.
+ */
 #ifndef EHR_KERNELS_CUDA_HOPPER_CUH
 #define EHR_KERNELS_CUDA_HOPPER_CUH
 #include "kernels/cuda/cuda.cuh"
@@ -56,6 +57,17 @@ static __device__ __forceinline__ void mbarrier_expect(uint64_t *bar, int bytes)
 static __device__ __forceinline__ void mbarrier_arrive(uint64_t *bar) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(bar)) : "memory");
 }
+/* Arrives at the mbarrier in the same place of another block of the cluster, or of this one.  What it says is that
+ * wgmma has read, which was waited for; it is no fence for this thread's own stores. */
+static __device__ __forceinline__ void mbarrier_arrive_at(uint64_t *bar, int rank) {
+    asm volatile("{\n\t"
+                 ".reg .b32 there;\n\t"
+                 "mapa.shared::cluster.u32 there, %0, %1;\n\t"
+                 "mbarrier.arrive.shared::cluster.b64 _, [there];\n\t"
+                 "}" ::"r"(shared_address(bar)),
+                 "r"(rank)
+                 : "memory");
+}
 /* Waits for the end of the phase of this parity: 0 for the first, 1 for the second, ...; 1 returns at once on a new
  * one. */
 static __device__ __forceinline__ void mbarrier_wait(uint64_t *bar, int parity) {
@@ -85,6 +97,15 @@ static __device__ __forceinline__ void tma_load_2d(void *shared, const CUtensorM
         "l"((uint64_t)map), "r"(shared_address(bar)), "r"(x), "r"(y)
         : "memory");
 }
+/* Into the same place of each block of the cluster whose bit is set in `blocks`; each counts the bytes at its own
+ * mbarrier in the place of bar. */
+static __device__ __forceinline__ void tma_multicast_2d(void *shared, const CUtensorMap *map, int x, int y,
+                                                        uint64_t *bar, int blocks) {
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
+                 "[%0], [%1, {%3, %4}], [%2], %5;" ::"r"(shared_address(shared)),
+                 "l"((uint64_t)map), "r"(shared_address(bar)), "r"(x), "r"(y), "h"((uint16_t)blocks)
+                 : "memory");
+}
 /* The other way, from shared memory; what lies outside the matrix is left out.  By one thread, after the proxy_fence()
  * of those who wrote the box and a barrier; in groups, as cp.async. */
 static __device__ __forceinline__ void tma_store_2d(const CUtensorMap *map, int x, int y, const void *shared) {
@@ -99,6 +120,23 @@ template <int pending> static __device__ __forceinline__ void tma_store_wait() {
 }
 /* By each thread whose stores wgmma or the copy engine will touch, before the barrier that says so. */
 static __device__ __forceinline__ void proxy_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+/* ---- clusters ---------------------------------------------------------------------------------------------------- */
+
+/* Blocks that run at the same time on neighbouring multiprocessors and reach each other's shared memory, as long as
+ * none has left: before the first reach and after the last one all threads of all blocks meet. */
+static __device__ __forceinline__ int cluster_rank() {
+    uint32_t rank;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return (int)rank;
+}
+/* By whole warps; what a thread did before it arrived, all know who have waited. */
+static __device__ __forceinline__ void cluster_arrive() {
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+static __device__ __forceinline__ void cluster_wait() {
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
 
 /* ---- registers --------------------------------------------------------------------------------------------------- */
 
@@ -154,6 +192,13 @@ static __device__ __forceinline__ void wgmma(float (*d)[4], uint64_t a, uint64_t
     "%92,%93,%94,%95,"                                                                                                 \
     "%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,%" \
     "119,%120,%121,%122,%123,%124,%125,%126,%127"
+#define REGISTERS_192                                                                                                  \
+    "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%"  \
+    "30,%31,"                                                                                                          \
+    "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59," \
+    "%60,%61,%62,%63,"                                                                                                 \
+    "%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91," \
+    "%92,%93,%94,%95"
 #define REGISTERS_128                                                                                                  \
     "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%"  \
     "30,%31,"                                                                                                          \
@@ -173,6 +218,18 @@ static __device__ __forceinline__ void wgmma(float (*d)[4], uint64_t a, uint64_t
                      "}, %128, %129, add, 1, 1, %131, %132;\n\t"                                                       \
                      "}"                                                                                               \
                      : SUMS_32(0)                                                                                      \
+                     : "l"(a), "l"(b), "r"(accumulate), "n"(!(A)), "n"(!(B)));                                         \
+    }
+#define WGMMA_192(A, B)                                                                                                \
+    template <>                                                                                                        \
+    __device__ __forceinline__ void wgmma<192, A, B>(float(*d)[4], uint64_t a, uint64_t b, int accumulate) {           \
+        asm volatile("{\n\t"                                                                                           \
+                     ".reg .pred add;\n\t"                                                                             \
+                     "setp.ne.b32 add, %98, 0;\n\t"                                                                    \
+                     "wgmma.mma_async.sync.aligned.m64n192k16.f32.bf16.bf16 {" REGISTERS_192                           \
+                     "}, %96, %97, add, 1, 1, %99, %100;\n\t"                                                          \
+                     "}"                                                                                               \
+                     : SUMS_16(0), SUMS_8(16)                                                                          \
                      : "l"(a), "l"(b), "r"(accumulate), "n"(!(A)), "n"(!(B)));                                         \
     }
 #define WGMMA_128(A, B)                                                                                                \
@@ -213,6 +270,7 @@ static __device__ __forceinline__ void wgmma(float (*d)[4], uint64_t a, uint64_t
     }
 #define WGMMA_FORMS(N) WGMMA_##N(true, true) WGMMA_##N(true, false) WGMMA_##N(false, false)
 WGMMA_FORMS(256)
+WGMMA_FORMS(192)
 WGMMA_FORMS(128)
 WGMMA_FORMS(64)
 WGMMA_FORMS(16)

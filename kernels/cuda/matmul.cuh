@@ -98,29 +98,35 @@ enum { SPLITS_MAX = 16 };
 /* A tile of the Hopper kernel (matmul_sm90.cuh), which stays on its multiprocessor and makes one tile after another. */
 struct HopperShape {
     int m, n, resident, shared, stages;
+    int cluster; /* blocks that make tiles one above the other and share what they read of b */
 };
 
 /* As tile_clocks(), in steps of 64 of k.  Assumed of an H100 or H200 multiprocessor, and to be measured:
  *   - 2048 bf16 multiply-adds a clock; a wgmma of 16 columns takes as long as one of 32;
  *   - 36 bytes a clock from L2 when all ask at once; of a tile's lines those that are in the matrix;
+ *     A cluster asks for b's once (what a multiprocessor receives stays below the 64 bytes a clock that it can);
  *   - 1000 clocks from asking the copy engine to the last byte, in which a block has `stages` steps under way.
  * What ends a tile (1500 clocks and its stores) is hidden by nobody but other resident blocks. */
 static inline int64_t hopper_clocks(const HopperShape *t, int M, int N, int K, int splits, int sm_count) {
-    int64_t tiles = (int64_t)ceil_div(M, t->m) * ceil_div(N, t->n) * splits;
+    sm_count = sm_count / t->cluster * t->cluster;
+    int64_t tiles = (int64_t)round_up(ceil_div(M, t->m), t->cluster) * ceil_div(N, t->n) * splits;
     int64_t per_sm = (tiles + sm_count - 1) / sm_count, rounds = (per_sm + t->resident - 1) / t->resident;
-    int64_t steps = ceil_div(ceil_div(K, 64), splits), lines = (M < t->m ? M : t->m) + (N < t->n ? N : t->n);
+    int64_t steps = ceil_div(ceil_div(K, 64), splits);
+    int64_t lines = (M < t->m ? M : t->m) + (N < t->n ? N : t->n) / t->cluster;
     int64_t math = t->m * (t->n < 32 ? 32 : t->n) / 32, feed = lines * 128 / 36;
     int64_t step = per_sm * (math > feed ? math : feed), latency = rounds * 1000 / t->stages;
     return (step > latency ? step : latency) * steps + rounds * (1500 + t->m * t->n / 16) + 1000;
 }
 
-/* The cheapest by hopper_clocks(), the first of equals: a pure function of the shape and the card, as tile_choose(). */
+/* The cheapest by hopper_clocks(), the first of equals: a pure function of the shape and the card, as tile_choose().
+ * Clusters only where there are tiles for each of their blocks. */
 static inline TileChoice hopper_choose(const HopperShape *tiles, int n_tiles, int M, int N, int K, int max_splits,
                                        int sm_count) {
     TileChoice best = {0, 1};
     int64_t least = INT64_MAX;
     for (int i = 0; i < n_tiles; i++) {
-        int64_t area = (int64_t)ceil_div(M, tiles[i].m) * ceil_div(N, tiles[i].n);
+        if (tiles[i].cluster > sm_count || (tiles[i].cluster > 1 && M <= tiles[i].m)) continue;
+        int64_t area = (int64_t)round_up(ceil_div(M, tiles[i].m), tiles[i].cluster) * ceil_div(N, tiles[i].n);
         for (int s = 1; s <= max_splits; s++) {
             if (s > 1 && (area * s > 2 * sm_count || ceil_div(K, s) < 64)) break;
             int64_t clocks = hopper_clocks(&tiles[i], M, N, K, s, sm_count);

@@ -3,7 +3,8 @@
  *
  * Every CUDA thread of a block is a fiber, started when it is first picked, so that a kernel that never waits costs no
  * switch.  A barrier or a warp operation parks the calling thread; the last thread to arrive does the work of a warp
- * operation for all of its lanes.  Blocks of a grid run one after another on one CPU thread. */
+ * operation for all of its lanes.  Blocks of a grid run one after another on one CPU thread, those of a cluster
+ * together: their threads take turns. */
 #ifndef EHR_TESTS_EMULATOR_BLOCK_H
 #define EHR_TESTS_EMULATOR_BLOCK_H
 #include <cuda_runtime.h>
@@ -14,6 +15,7 @@
 namespace emu {
 
 enum { WARP = 32, THREADS_MAX = 1024, WARPS_MAX = THREADS_MAX / WARP, BARRIERS = 16, SHARED_MAX = 232448 };
+enum { CLUSTER_MAX = 8 }; /* blocks of a cluster, of at most THREADS_MAX threads together */
 
 /* Where in the kernel's source a thread is: default arguments of the built-in functions take it from their caller. */
 struct Site {
@@ -22,19 +24,20 @@ struct Site {
 };
 #define EMU_SITE emu::Site site = {__builtin_FILE(), __builtin_LINE()}
 
-struct Thread {
-    uint3 index;
-    unsigned linear;
-};
-
 struct Block {
     uint3 index;
     dim3 size, grid;
     unsigned char *shared; /* dynamic shared memory */
+    unsigned rank;         /* in its cluster */
+};
+
+struct Thread {
+    uint3 index;
+    unsigned linear; /* in its cluster: a block's threads follow those of the one before */
+    const Block *block;
 };
 
 extern Thread *current; /* the running thread */
-extern Block block;     /* the running block */
 
 /* Stops the kernel and makes it the device's error, with kernel, block, thread and place. */
 [[noreturn]] __attribute__((format(printf, 2, 3))) void fault(Site site, const char *format, ...);
@@ -76,6 +79,7 @@ struct Launch {
     const void *const *pointers; /* the pointers among the arguments, checked when it runs */
     unsigned n_pointers;
     dim3 grid, block;
+    unsigned cluster; /* blocks, along x */
     size_t shared;
     int device;
 };

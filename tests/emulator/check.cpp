@@ -15,7 +15,7 @@ Machine &m = machine;
 
 void access_at(const Task *t, const void *where, size_t bytes, Access what, uint32_t place) {
     auto *p = static_cast<const char *>(where);
-    if (shared_access(t, p, bytes, what, place)) return;
+    if (shared_access(t, *t->block, p, bytes, what, place)) return;
     if (what == WARP_READ || what == ASYNC_READ)
         bad_access(t, p, bytes, what, place, "this instruction reads shared memory only");
     if (global_access(t, p, bytes, what, place)) return;
@@ -32,8 +32,10 @@ void history_restart() {
     phase++;
     for (unsigned i = 0; i < m.threads; i++) m.tasks[i].time = 1;
     for (unsigned w = 0; w < m.n_warps; w++) memset(m.warps[w].known, 0, sizeof m.warps[w].known);
-    for (Barrier &b : m.barriers) memset(b.time, 0, sizeof b.time);
+    for (unsigned r = 0; r < m.n_blocks; r++)
+        for (Barrier &b : m.blocks[r].barriers) memset(b.time, 0, sizeof b.time);
     mbarrier_history_restart();
+    cluster_history_restart();
 }
 
 void check_launch(const KernelSymbols &symbols) {
@@ -68,7 +70,7 @@ void check_barrier(Barrier &b, int id, bool wait) {
         for (unsigned v = 0; v < m.n_warps; v++) joined[v] = std::max(joined[v], m.warps[w].known[v]);
         joined[w] = std::max(joined[w], b.time[w] + 1);
     }
-    if (!id) phase++;
+    if (!id && m.n_blocks == 1) phase++; /* it orders nothing between two blocks */
     if (latest + 2 >= TIME_MAX) return history_restart();
     for (unsigned w = 0; w < m.n_warps; w++)
         if (b.waiting[w] || (wait && current->linear / WARP == w))
@@ -81,6 +83,10 @@ void check_time(const Task *t) {
 
 void check_access(Task *t, const void *p, unsigned bytes, Access what, Site site) {
     if (checking) access_at(t, p, bytes, what, place_of(site));
+}
+
+void check_cluster_access(Task *t, const Block &b, const void *p, unsigned bytes, Access what, Site site) {
+    if (checking) shared_access(t, b, static_cast<const char *>(p), bytes, what, place_of(site));
 }
 
 void check_access_at(const void *p, size_t bytes, Access what, const void *pc) {

@@ -30,13 +30,15 @@ void check_barrier(Barrier &b, int id, bool wait); /* wait: of the thread that c
 void check_copy_starts(Task *t, void *shared, unsigned bytes, Site site);
 void check_copy_ends(Task *t, const AsyncCopy &copy);
 /* Of a bulk copy, whose bytes are there for those who know what task t did at `time`. */
-void check_bulk_starts(Task *t, void *shared, unsigned bytes, Site site);
-void check_bulk_ends(Task *t, unsigned time, void *shared, unsigned bytes, Site site);
+void check_bulk_starts(Task *t, const Block &to, void *shared, unsigned bytes, Site site);
+void check_bulk_ends(Task *t, unsigned time, const Block &to, void *shared, unsigned bytes, Site site);
 void check_time(const Task *t); /* after it grew */
 void check_freed(int device, size_t offset, size_t bytes); /* in the GPU's memory */
 void check_stopped(); /* a fault left copies under way */
 /* An access by instructions that the emulator carries out itself. */
 void check_access(Task *t, const void *p, unsigned bytes, Access what, Site site);
+/* The same, in the shared memory of block b of its cluster. */
+void check_cluster_access(Task *t, const Block &b, const void *p, unsigned bytes, Access what, Site site);
 /* By compiled code of the running thread, at pc. */
 void check_access_at(const void *p, size_t bytes, Access what, const void *pc);
 [[noreturn]] void check_misaligned(const void *p, size_t bytes, Access what, const void *pc);

@@ -28,7 +28,10 @@ bool fenced;
 std::vector<bool> acquired;
 std::unordered_map<const void *, std::vector<uint32_t>> released;
 
-uint32_t block_number() { return 1 + block.index.x + block.grid.x * (block.index.y + block.grid.y * block.index.z); }
+uint32_t block_number() {
+    const Block &b = *current->block;
+    return 1 + b.index.x + b.grid.x * (b.index.y + b.grid.y * b.index.z);
+}
 
 bool foreign(uint32_t b, uint32_t here) { return b && b != here && !(b < acquired.size() && acquired[b]); }
 
@@ -133,6 +136,7 @@ void fence() { fenced = true; }
 /* Whoever finds in an atomic what a block left there after a fence comes after that block. */
 void atomic_access(const void *p, unsigned bytes, Site site) {
     if (!checking || !current) return;
+    if (machine.n_blocks > 1) fault(site, "atomic operations in a cluster, which the emulator does not know");
     std::vector<uint32_t> &left = released[p];
     for (uint32_t b : left) {
         if (acquired.size() <= b) acquired.resize(b + 1);

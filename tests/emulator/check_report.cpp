@@ -75,7 +75,11 @@ std::string place_name(uint32_t place) {
     return best.empty() ? line : best;
 }
 
-std::string thread_name(unsigned linear) { return "thread " + coordinates(machine.tasks[linear].index); }
+std::string thread_name(unsigned linear) {
+    const Task &t = machine.tasks[linear];
+    std::string name = "thread " + coordinates(t.index);
+    return machine.n_blocks > 1 ? name + " of block " + coordinates(t.block->index) : name;
+}
 
 std::string memory_name(const char *p) {
     std::string shared = shared_name(p);

@@ -17,13 +17,14 @@ struct Places {
     uint32_t block, writer, fences; /* the last ordinary store: of which block, by whom, after how many proxy fences */
 };
 constexpr uint32_t FLYING = 0;
-constexpr size_t DYNAMIC_BYTES = SHARED_MAX + 1024;
 
-/* Of dynamic shared memory, then of the kernel's static variables from statics_low on. */
+/* Of dynamic shared memory, of one block of a cluster after another, then of the kernel's static variables from
+ * statics_low on. */
 std::vector<Cell> cells;
 std::vector<Places> places;
 const KernelSymbols *symbols;
 uint32_t block_serial;
+size_t dynamic_bytes;
 const char *statics_low, *statics_high;
 
 [[noreturn, gnu::cold]] void still_flying(const char *p, const Task *t, Access what, uint32_t place) {
@@ -92,7 +93,9 @@ inline void cell_access(size_t i, const char *p, const Task *t, unsigned bytes, 
 }
 
 [[noreturn, gnu::cold]] void behind_shared(const Task *t, const char *p, size_t bytes, Access what, uint32_t place) {
-    auto *end = reinterpret_cast<const char *>(block.shared) + machine.launch->shared;
+    if ((size_t)(p - reinterpret_cast<const char *>(t->block->shared)) >= SHARED_BUFFER)
+        bad_access(t, p, bytes, what, place, "that is in the shared memory of another block of the cluster");
+    auto *end = reinterpret_cast<const char *>(t->block->shared) + machine.launch->shared;
     bad_access(t, p, bytes, what, place,
                std::to_string(p + bytes - end) + " bytes behind the block's " + std::to_string(machine.launch->shared) +
                    " bytes of dynamic shared memory");
@@ -106,16 +109,19 @@ void check_statics(const Task *t, const char *p, size_t bytes, Access what, uint
     bad_access(t, p, bytes, what, place, "outside every __shared__ variable of the kernel, next to " + memory_name(p));
 }
 
-/* From cell 0; SIZE_MAX = p is not in shared memory.  A bad address there does not return. */
-inline size_t offset_of(const Task *t, const char *p, size_t bytes, Access what, uint32_t place) {
-    size_t offset = (size_t)(p - reinterpret_cast<const char *>(block.shared));
-    if (offset < DYNAMIC_BYTES) {
-        if (offset + bytes > machine.launch->shared) behind_shared(t, p, bytes, what, place);
+/* From cell 0; SIZE_MAX = p is not in shared memory.  A bad address there, or one of another block than b, does not
+ * return. */
+inline size_t offset_of(const Task *t, const Block &b, const char *p, size_t bytes, Access what, uint32_t place) {
+    size_t offset = (size_t)(p - reinterpret_cast<const char *>(machine.blocks[0].shared));
+    if (offset < dynamic_bytes) {
+        size_t in_block = offset - b.rank * SHARED_BUFFER;
+        if (in_block >= SHARED_BUFFER || in_block + bytes > machine.launch->shared)
+            behind_shared(t, p, bytes, what, place);
         return offset;
     }
     if (p < statics_low || p >= statics_high) return SIZE_MAX;
     check_statics(t, p, bytes, what, place);
-    return DYNAMIC_BYTES + (size_t)(p - statics_low);
+    return dynamic_bytes + (size_t)(p - statics_low);
 }
 
 } // namespace
@@ -129,14 +135,15 @@ void shared_launch(const KernelSymbols &k) {
         if (low + v.size > statics_high) statics_high = low + v.size;
     }
     statics_low -= reinterpret_cast<uintptr_t>(statics_low) % 4;
-    size_t need = (DYNAMIC_BYTES + (size_t)(statics_high - statics_low)) / 4 + 1;
+    dynamic_bytes = machine.n_blocks * SHARED_BUFFER;
+    size_t need = (dynamic_bytes + (size_t)(statics_high - statics_low)) / 4 + 1;
     if (cells.size() >= need) return;
     cells.resize(need, Cell{1, 0, {0, 0}});
     places.resize(need);
 }
 
-bool shared_access(const Task *t, const char *p, size_t bytes, Access what, uint32_t place) {
-    size_t offset = offset_of(t, p, bytes, what, place);
+bool shared_access(const Task *t, const Block &b, const char *p, size_t bytes, Access what, uint32_t place) {
+    size_t offset = offset_of(t, b, p, bytes, what, place);
     if (offset == SIZE_MAX) return false;
     each_cell(p, offset, bytes,
               [&](size_t i, const char *at, unsigned mask) { cell_access(i, at, t, mask, what, place); });
@@ -144,8 +151,11 @@ bool shared_access(const Task *t, const char *p, size_t bytes, Access what, uint
 }
 
 std::string shared_name(const char *p) {
-    size_t offset = (size_t)(p - reinterpret_cast<const char *>(block.shared));
-    if (offset < DYNAMIC_BYTES) return "dynamic shared memory + " + std::to_string(offset) + " bytes";
+    size_t offset = (size_t)(p - reinterpret_cast<const char *>(machine.blocks[0].shared));
+    if (offset < dynamic_bytes)
+        return (machine.n_blocks > 1 ? "block " + coordinates(machine.blocks[offset / SHARED_BUFFER].index) + "'s "
+                                     : "") +
+               "dynamic shared memory + " + std::to_string(offset % SHARED_BUFFER) + " bytes";
     if (p < statics_low || p >= statics_high) return "";
     for (const SharedVariable &v : symbols->shared) {
         auto *low = static_cast<const char *>(v.address);
@@ -159,7 +169,7 @@ void check_copy_starts(Task *t, void *shared, unsigned bytes, Site site) {
     if (!checking) return;
     uint32_t place = place_of(site);
     auto *p = static_cast<const char *>(shared);
-    size_t offset = offset_of(t, p, bytes, WRITE, place);
+    size_t offset = offset_of(t, *t->block, p, bytes, WRITE, place);
     if (offset == SIZE_MAX)
         bad_access(t, p, bytes, WRITE, place, "the destination of an asynchronous copy is not in shared memory");
     each_cell(p, offset, bytes, [&](size_t i, const char *at, unsigned mask) {
@@ -173,20 +183,21 @@ void check_copy_ends(Task *t, const AsyncCopy &copy) {
     if (!checking) return;
     uint32_t place = place_of(copy.site);
     auto *p = reinterpret_cast<const char *>(copy.shared);
-    each_cell(p, offset_of(t, p, copy.size, WRITE, place), copy.size, [&](size_t i, const char *, unsigned mask) {
-        cells[i] = {phase, record_of(t, mask, WRITE), {0, 0}};
-        places[i].write = place;
-    });
+    each_cell(p, offset_of(t, *t->block, p, copy.size, WRITE, place), copy.size,
+              [&](size_t i, const char *, unsigned mask) {
+                  cells[i] = {phase, record_of(t, mask, WRITE), {0, 0}};
+                  places[i].write = place;
+              });
 }
 
 void shared_block() { block_serial++; }
 
 /* As an asynchronous write, from its start to the end of the mbarrier's phase. */
-void check_bulk_starts(Task *t, void *shared, unsigned bytes, Site site) {
+void check_bulk_starts(Task *t, const Block &to, void *shared, unsigned bytes, Site site) {
     if (!checking) return;
     uint32_t place = place_of(site);
     auto *p = static_cast<const char *>(shared);
-    each_cell(p, offset_of(t, p, bytes, WRITE, place), bytes, [&](size_t i, const char *at, unsigned mask) {
+    each_cell(p, offset_of(t, to, p, bytes, WRITE, place), bytes, [&](size_t i, const char *at, unsigned mask) {
         check_proxy(i, at, t, false, place);
         cell_access(i, at, t, mask, WRITE, place);
         cells[i].phase = FLYING;
@@ -194,14 +205,14 @@ void check_bulk_starts(Task *t, void *shared, unsigned bytes, Site site) {
     });
 }
 
-void check_bulk_ends(Task *t, unsigned time, void *shared, unsigned bytes, Site site) {
+void check_bulk_ends(Task *t, unsigned time, const Block &to, void *shared, unsigned bytes, Site site) {
     if (!checking) return;
     uint32_t place = place_of(site);
     auto *p = static_cast<const char *>(shared);
     Task then = {};
     then.linear = t->linear;
     then.time = time;
-    each_cell(p, offset_of(t, p, bytes, WRITE, place), bytes, [&](size_t i, const char *, unsigned mask) {
+    each_cell(p, offset_of(t, to, p, bytes, WRITE, place), bytes, [&](size_t i, const char *, unsigned mask) {
         cells[i] = {phase, record_of(&then, mask, WRITE), {0, 0}};
         places[i].write = place;
     });

@@ -43,9 +43,9 @@
 #include "tests/emulator/warp.h"
 
 #define threadIdx (static_cast<const uint3 &>(emu::current->index))
-#define blockIdx (static_cast<const uint3 &>(emu::block.index))
-#define blockDim (static_cast<const dim3 &>(emu::block.size))
-#define gridDim (static_cast<const dim3 &>(emu::block.grid))
+#define blockIdx (static_cast<const uint3 &>(emu::current->block->index))
+#define blockDim (static_cast<const dim3 &>(emu::current->block->size))
+#define gridDim (static_cast<const dim3 &>(emu::current->block->grid))
 static constexpr int warpSize = 32;
 
 namespace emu {
@@ -63,8 +63,8 @@ template <class T> void note_pointer(const void **pointers, unsigned *n, T *p) {
 template <class T> void note_pointer(const void **, unsigned *, const T &) {}
 
 template <class... P, class... A>
-void launch(const char *op, const char *name, void (*kernel)(P...), dim3 grid, dim3 size, size_t shared,
-            cudaStream_t stream, A &&...args) {
+void launch_cluster(const char *op, const char *name, void (*kernel)(P...), unsigned cluster, dim3 grid, dim3 size,
+                    size_t shared, cudaStream_t stream, A &&...args) {
     using Args = Arguments<P...>;
     static_assert(sizeof(std::tuple<std::decay_t<P>...>) <= 4096, "a kernel takes at most 4 KiB of arguments");
     Args *a = new Args{kernel, std::tuple<std::decay_t<P>...>(implicit<std::decay_t<P>>(args)...), {}, 0};
@@ -80,9 +80,15 @@ void launch(const char *op, const char *name, void (*kernel)(P...), dim3 grid, d
     l.n_pointers = a->n_pointers;
     l.grid = grid;
     l.block = size;
+    l.cluster = cluster;
     l.shared = shared;
     submit(
         &l, [](const void *p) { delete (const Args *)p; }, stream);
+}
+template <class... P, class... A>
+void launch(const char *op, const char *name, void (*kernel)(P...), dim3 grid, dim3 size, size_t shared,
+            cudaStream_t stream, A &&...args) {
+    launch_cluster(op, name, kernel, 1, grid, size, shared, stream, std::forward<A>(args)...);
 }
 
 } // namespace emu
@@ -94,6 +100,14 @@ void launch(const char *op, const char *name, void (*kernel)(P...), dim3 grid, d
             cuda_launch_check(dev, op);                                                                                \
         }                                                                                                              \
     } while (0)
-#define DYNAMIC_SHARED(T, name) T *name = reinterpret_cast<T *>(emu::block.shared)
+#define CUDA_LAUNCH_CLUSTER(dev, op, kernel, cluster, grid, block, smem, ...)                                          \
+    do {                                                                                                               \
+        if (cuda_launch_ready(dev, op, (const void *)(kernel), smem)) {                                                \
+            emu::launch_cluster(op, #kernel, (kernel), cluster, grid, block, smem, cuda_compute_stream(dev),           \
+                                ##__VA_ARGS__);                                                                        \
+            cuda_launch_check(dev, op);                                                                                \
+        }                                                                                                              \
+    } while (0)
+#define DYNAMIC_SHARED(T, name) T *name = reinterpret_cast<T *>(emu::current->block->shared)
 
 #endif

@@ -33,6 +33,7 @@ void emu_set_schedule(EmuSchedule schedule, uint64_t seed);
  * queued, which of several an operation chose: blocks in x, threads and bytes of dynamic shared memory a block. */
 void emu_set_multiprocessors(int count);
 void emu_last_launch(unsigned *blocks, unsigned *threads, size_t *shared);
+unsigned emu_last_cluster(void); /* and blocks a cluster */
 
 /* Since the last call: multiply-adds of the tensor cores in bf16, and bytes that the copy engine brought into shared
  * memory. */

@@ -1,4 +1,4 @@
-/* grid.cpp - the blocks of a grid one after another, and what stops them. */
+/* grid.cpp - the blocks of a grid, or its clusters, one after another, and what stops them. */
 #include "tests/emulator/check.h"
 #include "tests/emulator/machine.h"
 
@@ -19,10 +19,9 @@ constexpr bool ADDRESSES_ARE_CHECKED = true;
 constexpr bool ADDRESSES_ARE_CHECKED = false;
 #endif
 constexpr unsigned char BEHIND = 0xBD;
-constexpr size_t SHARED_BUFFER = SHARED_MAX + 1024;
 
 Machine &m = machine;
-unsigned char *shared;
+unsigned char *shared; /* of the blocks of a cluster, SHARED_BUFFER each */
 
 /* Where nobody checks addresses, what lies behind the dynamic shared memory tells who wrote there. */
 size_t behind(const Launch &l) {
@@ -30,33 +29,50 @@ size_t behind(const Launch &l) {
 }
 
 void shared_prepare(const Launch &l) {
-    if (!shared) shared = static_cast<unsigned char *>(aligned_alloc(1024, SHARED_BUFFER));
-    block.shared = shared;
-    ASAN_UNPOISON_MEMORY_REGION(shared, SHARED_BUFFER);
-    memset(shared + l.shared, BEHIND, behind(l));
+    if (!shared) shared = static_cast<unsigned char *>(aligned_alloc(1024, CLUSTER_MAX * SHARED_BUFFER));
+    ASAN_UNPOISON_MEMORY_REGION(shared, CLUSTER_MAX * SHARED_BUFFER);
     size_t end = (l.shared + 7) / 8 * 8;
-    ASAN_POISON_MEMORY_REGION(shared + end, SHARED_BUFFER - end);
+    for (unsigned r = 0; r < l.cluster; r++) {
+        unsigned char *own = shared + r * SHARED_BUFFER;
+        m.blocks[r].shared = own;
+        m.blocks[r].rank = r;
+        m.blocks[r].size = l.block;
+        m.blocks[r].grid = l.grid;
+        memset(own + l.shared, BEHIND, behind(l));
+        ASAN_POISON_MEMORY_REGION(own + end, SHARED_BUFFER - end);
+    }
 }
 
 void shared_check(const Launch &l) {
-    for (size_t i = 0; i < behind(l) && !m.faulted; i++)
-        if (shared[l.shared + i] != BEHIND) {
-            report(heading() + " or one before: writes to shared memory " + std::to_string(i) + " bytes behind its " +
-                   std::to_string(l.shared));
+    for (size_t i = 0; i < behind(l) * l.cluster && !m.faulted; i++)
+        if (shared[i / behind(l) * SHARED_BUFFER + l.shared + i % behind(l)] != BEHIND) {
+            report(heading() + " or one before: writes to shared memory " + std::to_string(i % behind(l)) +
+                   " bytes behind its " + std::to_string(l.shared));
             m.faulted = true;
             m.error = cudaErrorIllegalAddress;
         }
 }
 
-void block_prepare(const Launch &l, const KernelSymbols &symbols, uint64_t number) {
+/* The blocks of a cluster from `first` on. */
+void block_prepare(const Launch &l, const KernelSymbols &symbols, uint64_t first, uint64_t number) {
     m.random.state = emu_config()->seed * 0x9E3779B97F4A7C15ull ^ (number + 1) * 0xBF58476D1CE4E5B9ull;
     if (!m.random.state) m.random.state = 1;
     for (int i = 0; i < 4; i++) m.random.next();
     m.schedule = emu_config()->schedule;
     m.lanes_descending = m.schedule == SCHEDULE_REVERSE || (m.schedule == SCHEDULE_PRIORITY && m.random.next() % 2);
-    m.threads = m.live = l.block.x * l.block.y * l.block.z;
-    m.n_warps = (m.threads + WARP - 1) / WARP;
-    m.exited = 0;
+    m.block_threads = l.block.x * l.block.y * l.block.z;
+    m.block_warps = (m.block_threads + WARP - 1) / WARP;
+    m.threads = m.live = l.cluster * m.block_threads;
+    m.n_warps = l.cluster * m.block_warps;
+    for (unsigned r = 0; r < l.cluster; r++) {
+        BlockState &b = m.blocks[r];
+        uint64_t i = first + r;
+        b.index = make_uint3(i % l.grid.x, i / l.grid.x % l.grid.y, i / ((uint64_t)l.grid.x * l.grid.y));
+        b.live = m.block_threads;
+        b.exited = 0;
+        memset(b.barriers, 0, sizeof b.barriers);
+        memset(b.shared, 0xFF, l.shared);
+    }
     m.runnable = m.n_warps == 32 ? ~0u : (1u << m.n_warps) - 1;
     for (unsigned w = 0; w < m.n_warps; w++) {
         Warp &warp = m.warps[w];
@@ -68,16 +84,17 @@ void block_prepare(const Launch &l, const KernelSymbols &symbols, uint64_t numbe
     }
     for (unsigned i = 0; i < m.threads; i++) {
         Task &t = m.tasks[i];
-        t.index = make_uint3(i % l.block.x, i / l.block.x % l.block.y, i / (l.block.x * l.block.y));
+        unsigned in = i % m.block_threads;
+        t.index = make_uint3(in % l.block.x, in / l.block.x % l.block.y, in / (l.block.x * l.block.y));
+        t.block = &m.blocks[i / m.block_threads];
         t.linear = i;
         t.state = FRESH;
         t.groups = t.proxy_fences = 0;
         t.copies.clear();
     }
-    memset(m.barriers, 0, sizeof m.barriers);
-    memset(shared, 0xFF, l.shared);
     for (const SharedVariable &v : symbols.shared) memset(v.address, 0xFF, v.size);
     hopper_block();
+    cluster_begin();
     check_block();
 }
 
@@ -111,15 +128,13 @@ cudaError_t run_grid(const Launch &l) {
     const KernelSymbols &symbols = kernel_symbols(l.function);
     m.launch = &l;
     m.faulted = false;
-    block.size = l.block;
-    block.grid = l.grid;
+    m.n_blocks = l.cluster;
     shared_prepare(l);
     check_launch(symbols);
-    Order order((uint64_t)l.grid.x * l.grid.y * l.grid.z, emu_config()->schedule, launches);
+    Order order((uint64_t)l.grid.x / l.cluster * l.grid.y * l.grid.z, emu_config()->schedule, launches);
     for (uint64_t i = 0; i < order.n && !m.faulted; i++) {
         uint64_t b = order.at(i);
-        block.index = make_uint3(b % l.grid.x, b / l.grid.x % l.grid.y, b / ((uint64_t)l.grid.x * l.grid.y));
-        block_prepare(l, symbols, launches * 1000003 + b);
+        block_prepare(l, symbols, b * l.cluster, launches * 1000003 + b);
         current = nullptr;
         current = pick();
         fiber_main(fiber_entry, fiber_get());
@@ -130,7 +145,7 @@ cudaError_t run_grid(const Launch &l) {
     }
     shared_check(l);
     current = nullptr;
-    ASAN_UNPOISON_MEMORY_REGION(shared, SHARED_BUFFER);
+    ASAN_UNPOISON_MEMORY_REGION(shared, CLUSTER_MAX * SHARED_BUFFER);
     return m.faulted ? m.error : cudaSuccess;
 }
 
@@ -145,7 +160,7 @@ std::string heading() {
     const KernelSymbols &symbols = kernel_symbols(m.launch->function);
     const std::string &name = symbols.name;
     return std::string(m.launch->op) + ": kernel " + (name.empty() ? m.launch->kernel : name) + ", block " +
-           coordinates(block.index);
+           coordinates((current ? *current->block : m.blocks[0]).index);
 }
 
 void stop_with(const std::string &text, cudaError_t error) {
@@ -176,13 +191,19 @@ void deadlock() {
         bool waits = a.state == IN_BARRIER || a.state == IN_WARP_OP;
         for (to = from + 1; to < m.threads; to++) {
             const Task &b = m.tasks[to];
-            if (a.state != b.state || (waits && (a.site.line != b.site.line || a.waiting_for != b.waiting_for))) break;
+            if (a.block != b.block || a.state != b.state ||
+                (waits && (a.site.line != b.site.line || a.waiting_for != b.waiting_for)))
+                break;
         }
         char line[400];
-        int n = snprintf(line, sizeof line, "\n  threads %u-%u: %s", from, to - 1, states[a.state]);
+        unsigned before = a.block->rank * m.block_threads;
+        int n = snprintf(line, sizeof line, "\n  %sthreads %u-%u: %s",
+                         m.n_blocks > 1 ? ("block " + coordinates(a.block->index) + ", ").c_str() : "", from - before,
+                         to - 1 - before, states[a.state]);
         if (a.state == IN_BARRIER && a.barrier)
             snprintf(line + n, sizeof line - (size_t)n, " in barrier %d (%u of %u have come), %s:%d", a.barrier,
-                     m.barriers[a.barrier].arrived, m.barriers[a.barrier].expected, a.site.file, a.site.line);
+                     block_of(&a).barriers[a.barrier].arrived, block_of(&a).barriers[a.barrier].expected, a.site.file,
+                     a.site.line);
         else if (waits)
             snprintf(line + n, sizeof line - (size_t)n, " in %s, %s:%d", a.waiting_for, a.site.file, a.site.line);
         text += line;

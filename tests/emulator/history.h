@@ -73,8 +73,8 @@ std::string memory_name(const char *p);
 /* ---- check_shared.cpp -------------------------------------------------------------------------------------------- */
 void shared_launch(const KernelSymbols &symbols);
 void shared_block();
-/* true = p is in shared memory, and looked at. */
-bool shared_access(const Task *t, const char *p, size_t bytes, Access what, uint32_t place);
+/* true = p is in shared memory, which must be b's, and looked at. */
+bool shared_access(const Task *t, const Block &b, const char *p, size_t bytes, Access what, uint32_t place);
 std::string shared_name(const char *p); /* empty = not there */
 
 /* ---- check_global.cpp -------------------------------------------------------------------------------------------- */

@@ -1,5 +1,5 @@
 /* hopper.h - the instructions of kernels/cuda/hopper.cuh for the CPU: mbarriers, tensor maps and bulk copies
- * (mbarrier.cpp), wgmma and its descriptors, register budgets (wgmma.cpp). */
+ * (mbarrier.cpp), the barrier of a cluster (cluster.cpp), wgmma and its descriptors, register budgets (wgmma.cpp). */
 #ifndef EHR_TESTS_EMULATOR_HOPPER_H
 #define EHR_TESTS_EMULATOR_HOPPER_H
 #include "tests/emulator/block.h"
@@ -14,7 +14,12 @@ void mbarrier_init(uint64_t *bar, int count, Site site);
 void mbarrier_published(Site site);
 void mbarrier_arrive(uint64_t *bar, unsigned bytes, Site site);
 void mbarrier_wait(uint64_t *bar, unsigned parity, Site site);
-void bulk_load(void *shared, const CUtensorMap *map, const int *at, unsigned rank, uint64_t *bar, Site site);
+void mbarrier_arrive_at(uint64_t *bar, unsigned rank, Site site);
+/* Into the blocks of the cluster whose bit is set. */
+void bulk_load(void *shared, const CUtensorMap *map, const int *at, unsigned rank, uint64_t *bar, unsigned blocks,
+               Site site);
+void cluster_arrive(Site site);
+void cluster_wait(Site site);
 void bulk_store(const CUtensorMap *map, const int *at, unsigned rank, const void *shared, Site site);
 void bulk_store_commit();
 void bulk_store_wait(unsigned pending, Site site);
@@ -41,11 +46,21 @@ inline void mbarrier_init(uint64_t *bar, int count, EMU_SITE) { emu::mbarrier_in
 inline void mbarrier_published(EMU_SITE) { emu::mbarrier_published(site); }
 inline void mbarrier_expect(uint64_t *bar, int bytes, EMU_SITE) { emu::mbarrier_arrive(bar, (unsigned)bytes, site); }
 inline void mbarrier_arrive(uint64_t *bar, EMU_SITE) { emu::mbarrier_arrive(bar, 0, site); }
+inline void mbarrier_arrive_at(uint64_t *bar, int rank, EMU_SITE) {
+    emu::mbarrier_arrive_at(bar, (unsigned)rank, site);
+}
 inline void mbarrier_wait(uint64_t *bar, int parity, EMU_SITE) { emu::mbarrier_wait(bar, (unsigned)parity, site); }
+inline int cluster_rank() { return (int)emu::current->block->rank; }
+inline void cluster_arrive(EMU_SITE) { emu::cluster_arrive(site); }
+inline void cluster_wait(EMU_SITE) { emu::cluster_wait(site); }
 inline void tma_prefetch(const CUtensorMap *) {}
 inline void tma_load_2d(void *shared, const CUtensorMap *map, int x, int y, uint64_t *bar, EMU_SITE) {
     const int at[] = {x, y};
-    emu::bulk_load(shared, map, at, 2, bar, site);
+    emu::bulk_load(shared, map, at, 2, bar, 1u << emu::current->block->rank, site);
+}
+inline void tma_multicast_2d(void *shared, const CUtensorMap *map, int x, int y, uint64_t *bar, int blocks, EMU_SITE) {
+    const int at[] = {x, y};
+    emu::bulk_load(shared, map, at, 2, bar, (unsigned)blocks, site);
 }
 inline void tma_store_2d(const CUtensorMap *map, int x, int y, const void *shared, EMU_SITE) {
     const int at[] = {x, y};

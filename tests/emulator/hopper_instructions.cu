@@ -166,7 +166,9 @@ template <int N> int wgmma_forms() {
     return wgmma_form<N, true, true>() || wgmma_form<N, true, false>() || wgmma_form<N, false, false>() ||
            wgmma_form<N, false, true>();
 }
-int wgmma_sizes() { return wgmma_forms<256>() || wgmma_forms<128>() || wgmma_forms<64>() || wgmma_forms<16>(); }
+int wgmma_sizes() {
+    return wgmma_forms<256>() || wgmma_forms<192>() || wgmma_forms<128>() || wgmma_forms<64>() || wgmma_forms<16>();
+}
 
 } // namespace
 

@@ -1,5 +1,6 @@
-/* machine.h - the state of the block that runs, shared by fiber.cpp (stacks), scheduler.cpp (who runs next),
- * meeting.cpp (warp operations, barriers, async copies), grid.cpp (blocks, faults) and check.cpp (races). */
+/* machine.h - the state of the block or cluster that runs, shared by fiber.cpp (stacks), scheduler.cpp (who runs next),
+ * meeting.cpp (warp operations, barriers, async copies), cluster.cpp (barriers of clusters), grid.cpp (blocks, faults)
+ * and check.cpp (races). */
 #ifndef EHR_TESTS_EMULATOR_MACHINE_H
 #define EHR_TESTS_EMULATOR_MACHINE_H
 #include "tests/emulator/scheduler.h"
@@ -17,6 +18,9 @@ namespace emu {
 
 enum State : uint8_t { FRESH, READY, RUNNING, IN_BARRIER, IN_WARP_OP, EXITED };
 constexpr size_t STACK_BYTES = 256 << 10, GUARD_BYTES = 4096;
+/* From the dynamic shared memory of one block of a cluster to the next one's; what lies behind a block's is nobody's.
+ */
+constexpr size_t SHARED_BUFFER = SHARED_MAX + 1024;
 
 struct Fiber;
 
@@ -62,22 +66,31 @@ struct Barrier {
     Site site;
 };
 
+struct BlockState : Block {
+    Barrier barriers[BARRIERS];
+    Vote vote; /* of the last __syncthreads */
+    unsigned live, exited;
+};
+
+/* Of the blocks that run, one or a cluster's: their threads and warps one after another. */
 struct Machine {
     Task tasks[THREADS_MAX];
     Warp warps[WARPS_MAX];
-    Barrier barriers[BARRIERS];
-    unsigned threads, n_warps, live, exited;
-    uint32_t runnable; /* warps with fresh or ready lanes */
+    BlockState blocks[CLUSTER_MAX];
+    unsigned n_blocks, threads, n_warps, live; /* of all blocks */
+    unsigned block_threads, block_warps;       /* of one */
+    uint32_t runnable;                         /* warps with fresh or ready lanes */
     Random random;
     EmuSchedule schedule;
     bool lanes_descending, faulted;
     const Launch *launch;
     cudaError_t error; /* of the fault */
-    Vote vote;         /* of the last __syncthreads */
 };
 extern Machine machine;
 
 inline Task *task() { return static_cast<Task *>(current); }
+inline BlockState &block_of(const Thread *t) { return machine.blocks[t->block->rank]; }
+inline bool in_block(unsigned warp, const Block &b) { return warp / machine.block_warps == b.rank; }
 inline Warp &warp_of(const Thread *t) { return machine.warps[t->linear / WARP]; }
 inline uint32_t bit_of(const Thread *t) { return 1u << t->linear % WARP; }
 
@@ -103,24 +116,34 @@ void yield(); /* in the schedules that are not simple, others may run before the
 void copies_land(Task *t, unsigned groups); /* those of groups before this number */
 
 /* ---- mbarrier.cpp, wgmma.cpp --------------------------------------------------------------------------------- */
-extern unsigned bulk_pending; /* bulk copies under way */
+extern unsigned bulk_pending; /* bulk copies, and arrivals at other blocks' mbarriers, under way */
 struct Tally {
     uint64_t products, copied;
 };
 extern Tally tally; /* done so far: emu_take_work() */
 void bulk_progress();
 bool bulk_land_one(); /* false = there is none */
+/* Arrivals at other blocks' mbarriers that these warps, as bits, had on the way at these times are there. */
+void arrivals_land(uint32_t warps, const unsigned *time);
 void hopper_needed(const char *name, Site site);
 void hopper_block();
-void hopper_exit(); /* the last thread leaves the block */
+void hopper_exit(const Block &b); /* its last thread leaves */
 void wgmma_block();
-void wgmma_exit();
+void wgmma_exit(const Block &b);
 void mbarrier_history_restart();
 /* Whose bulk copy into the word at p is under way; false = nobody's. */
 bool bulk_into(const char *p, unsigned *by, Site *site);
 
+/* ---- cluster.cpp ------------------------------------------------------------------------------------------------- */
+void cluster_begin();
+void cluster_left(); /* a warp has left the kernel */
+const Block &cluster_block(unsigned rank, Site site);
+void cluster_touches(const Task *t, const Block &b, Site site); /* t changes b's shared memory */
+void cluster_exit(const Block &b);                              /* its last thread leaves */
+void cluster_history_restart();
+
 /* ---- grid.cpp ------------------------------------------------------------------------------------------------ */
-std::string heading(); /* operation, kernel and block */
+std::string heading(); /* operation, kernel and block, of the current thread */
 std::string coordinates(const uint3 &index);
 [[noreturn]] void stop_with(const std::string &text, cudaError_t error = cudaErrorLaunchFailure);
 [[noreturn]] void deadlock();

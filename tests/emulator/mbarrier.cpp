@@ -3,7 +3,9 @@
  * A phase of an mbarrier ends when `count` threads have arrived and as many bytes came as they said to expect.  Whoever
  * waits for it then knows what those who arrived had done before, and that the copies are there.  A copy lands at once,
  * at any moment, or when nobody can go on without it, as the schedule likes, and several in any order; until then its
- * destination is NaN and nobody's to touch.
+ * destination is NaN and nobody's to touch.  A copy into several blocks of a cluster is one into each, with its own
+ * time and the mbarrier there; an arrival at another block's mbarrier travels like a copy, at the latest until the
+ * cluster's next barrier.
  *
  * A bulk store reads shared memory at any time from its issue to its thread's wait for it, and until then nobody may
  * change what lies there. */
@@ -33,8 +35,10 @@ struct Mbarrier {
 };
 std::vector<Mbarrier> barriers;
 
+/* Or, where `arrives`, an arrival at an mbarrier of another block. */
 struct BulkCopy {
     unsigned char *shared;
+    const Block *to; /* whose memory that is */
     TensorMap map;
     int at[5];
     unsigned bytes;
@@ -42,6 +46,8 @@ struct BulkCopy {
     Task *by;
     unsigned time;
     Site site;
+    bool arrives;
+    unsigned known[WARPS_MAX]; /* to those who arrive */
 };
 std::vector<BulkCopy> copies;
 
@@ -57,15 +63,19 @@ std::vector<unsigned> store_groups; /* of each thread */
 
 uint64_t mark_of(size_t i) { return 0x6d626172ull << 32 | i; }
 
-size_t barrier_of(uint64_t *bar, Site site) {
+/* The one that lies in block b where bar lies in the current thread's own block. */
+size_t barrier_of(uint64_t *bar, const Block &b, Site site) {
+    bar = reinterpret_cast<uint64_t *>(reinterpret_cast<unsigned char *>(bar) + (b.shared - current->block->shared));
     for (size_t i = 0; i < barriers.size(); i++)
         if (barriers[i].word == bar) {
             if (*bar != mark_of(i)) fault(site, "the mbarrier at %p was overwritten", (void *)bar);
-            check_access(task(), bar, 8, ATOMIC, site);
+            check_cluster_access(task(), b, bar, 8, ATOMIC, site);
+            cluster_touches(task(), b, site);
             return i;
         }
     fault(site, "no mbarrier was initialized at %p", (void *)bar);
 }
+size_t barrier_of(uint64_t *bar, Site site) { return barrier_of(bar, *current->block, site); }
 
 void phase_check(Mbarrier &b) {
     if (b.pending || b.bytes) return;
@@ -76,6 +86,15 @@ void phase_check(Mbarrier &b) {
         for (uint32_t rest = b.waiting[w]; rest; rest &= rest - 1) wake(&m.tasks[w * WARP + __builtin_ctz(rest)]);
         b.waiting[w] = 0;
     }
+}
+
+/* By a thread of warp w after what was before this time of its, and what it knew then of other warps. */
+void arrive(Mbarrier &b, unsigned w, unsigned time, const unsigned *known, Site site) {
+    if (!b.pending) fault(site, "more than %u threads arrive at an mbarrier in one phase", b.count);
+    b.pending--;
+    for (unsigned v = 0; v < m.n_warps; v++) b.joined[v] = std::max(b.joined[v], known[v]);
+    b.joined[w] = std::max(b.joined[w], time);
+    phase_check(b);
 }
 
 /* One row of the box after another: inside the tensor its elements, outside zeros. */
@@ -103,19 +122,27 @@ void land(size_t i) {
     BulkCopy c = copies[i];
     copies.erase(copies.begin() + (std::ptrdiff_t)i);
     bulk_pending = (unsigned)copies.size();
+    if (c.arrives) return arrive(barriers[c.barrier], c.by->linear / WARP, c.time + 1, c.known, c.site);
     std::vector<unsigned char> box(c.bytes, 0);
     each_box_row(c, [&](unsigned row, const char *from, unsigned first, unsigned bytes) {
         if (bytes) memcpy(&box[row + first], from, bytes);
     });
-    uint64_t base = (uint64_t)(c.shared - block.shared);
-    for (unsigned at = 0; at < c.bytes; at += 16) memcpy(block.shared + swizzled(base + at, c.map.span), &box[at], 16);
-    check_bulk_ends(c.by, c.time, c.shared, c.bytes, c.site);
+    uint64_t base = (uint64_t)(c.shared - c.to->shared);
+    for (unsigned at = 0; at < c.bytes; at += 16) memcpy(c.to->shared + swizzled(base + at, c.map.span), &box[at], 16);
+    check_bulk_ends(c.by, c.time, *c.to, c.shared, c.bytes, c.site);
     Mbarrier &b = barriers[c.barrier];
     unsigned w = c.by->linear / WARP;
     b.bytes -= c.bytes;
     b.brought = b.phase + 1;
     b.joined[w] = std::max(b.joined[w], c.time + 1);
     phase_check(b);
+}
+
+void start(const BulkCopy &c) {
+    copies.push_back(c);
+    bulk_pending = (unsigned)copies.size();
+    if (m.schedule == SCHEDULE_REVERSE || (m.schedule != SCHEDULE_FORWARD && m.random.next() % 4 == 0))
+        land(copies.size() - 1);
 }
 
 void bulk_check(const TensorMap &t, unsigned rank, const void *shared, Site site) {
@@ -137,8 +164,8 @@ void store_reads(const BulkStore &s) {
 void store_execute(BulkStore &s) {
     const BulkCopy &c = s.copy;
     std::vector<unsigned char> box(c.bytes);
-    uint64_t base = (uint64_t)(c.shared - block.shared);
-    for (unsigned at = 0; at < c.bytes; at += 16) memcpy(&box[at], block.shared + swizzled(base + at, c.map.span), 16);
+    uint64_t base = (uint64_t)(c.shared - c.to->shared);
+    for (unsigned at = 0; at < c.bytes; at += 16) memcpy(&box[at], c.to->shared + swizzled(base + at, c.map.span), 16);
     each_box_row(c, [&](unsigned row, const char *to, unsigned first, unsigned bytes) {
         if (bytes) memcpy(const_cast<char *>(to), &box[row + first], bytes);
     });
@@ -162,7 +189,10 @@ void mbarrier_history_restart() {
         memset(b.joined, 0, sizeof b.joined);
         memset(b.done, 0, sizeof b.done);
     }
-    for (BulkCopy &c : copies) c.time = 0;
+    for (BulkCopy &c : copies) {
+        c.time = 0;
+        memset(c.known, 0, sizeof c.known);
+    }
 }
 
 /* In pick(): copies land while threads run; one must when no thread can.  false = there is none. */
@@ -175,10 +205,17 @@ bool bulk_land_one() {
     return true;
 }
 
+void arrivals_land(uint32_t warps, const unsigned *time) {
+    for (size_t i = copies.size(); i-- > 0;) {
+        unsigned w = copies[i].by->linear / WARP;
+        if (copies[i].arrives && warps >> w & 1 && copies[i].time <= time[w]) land(i);
+    }
+}
+
 bool bulk_into(const char *p, unsigned *by, Site *site) {
     for (const BulkCopy &c : copies) {
         auto *low = reinterpret_cast<const char *>(c.shared);
-        if (p + 4 <= low || p >= low + c.bytes) continue;
+        if (c.arrives || p + 4 <= low || p >= low + c.bytes) continue;
         *by = c.by->linear;
         *site = c.site;
         return true;
@@ -186,18 +223,24 @@ bool bulk_into(const char *p, unsigned *by, Site *site) {
     return false;
 }
 
-void hopper_exit() {
-    if (!copies.empty()) fault(copies[0].site, "the block ends while this bulk copy into its memory is under way");
-    if (!stores.empty())
-        fault(stores[0].copy.site, "the block ends and nobody has waited for this bulk store from its memory");
+void hopper_exit(const Block &b) {
+    for (const BulkCopy &c : copies)
+        if (c.to == &b)
+            fault(c.site, "the block ends while this %s is under way",
+                  c.arrives ? "arrival at an mbarrier of its" : "bulk copy into its memory");
+    for (const BulkStore &s : stores)
+        if (s.copy.to == &b)
+            fault(s.copy.site, "the block ends and nobody has waited for this bulk store from its memory");
     Site here = {__FILE__, __LINE__};
-    for (const Mbarrier &b : barriers)
-        if (b.brought > b.seen) fault(here, "the block ends and nobody has waited for a bulk copy into its memory");
-    wgmma_exit();
+    for (const Mbarrier &x : barriers)
+        if (x.brought > x.seen && (size_t)(reinterpret_cast<unsigned char *>(x.word) - b.shared) < SHARED_BUFFER)
+            fault(here, "the block ends and nobody has waited for a bulk copy into its memory");
+    cluster_exit(b);
+    wgmma_exit(b);
 }
 
 unsigned shared_offset(const void *p, Site site) {
-    size_t offset = (size_t)(static_cast<const unsigned char *>(p) - block.shared);
+    size_t offset = (size_t)(static_cast<const unsigned char *>(p) - current->block->shared);
     if (offset >= m.launch->shared) fault(site, "%p is not in the block's dynamic shared memory", p);
     return (unsigned)offset;
 }
@@ -231,15 +274,28 @@ void mbarrier_published(Site) {
 void mbarrier_arrive(uint64_t *bar, unsigned bytes, Site site) {
     Task *t = task();
     Mbarrier &b = barriers[barrier_of(bar, site)];
-    if (!b.pending) fault(site, "more than %u threads arrive at an mbarrier in one phase", b.count);
-    b.bytes += bytes;
-    b.pending--;
     unsigned w = t->linear / WARP;
-    for (unsigned v = 0; v < m.n_warps; v++) b.joined[v] = std::max(b.joined[v], m.warps[w].known[v]);
-    b.joined[w] = std::max(b.joined[w], t->time + 1);
+    b.bytes += bytes;
     t->time++;
     check_time(t);
-    phase_check(b);
+    arrive(b, w, t->time, m.warps[w].known, site);
+    yield();
+}
+
+/* On the way as long as a copy may be. */
+void mbarrier_arrive_at(uint64_t *bar, unsigned rank, Site site) {
+    Task *t = task();
+    BulkCopy c = {};
+    c.to = &cluster_block(rank, site);
+    c.barrier = barrier_of(bar, *c.to, site);
+    c.by = t;
+    c.time = t->time;
+    c.site = site;
+    c.arrives = true;
+    memcpy(c.known, warp_of(t).known, sizeof c.known);
+    t->time++;
+    start(c);
+    check_time(t);
     yield();
 }
 
@@ -262,31 +318,35 @@ void mbarrier_wait(uint64_t *bar, unsigned parity, Site site) {
     yield();
 }
 
-void bulk_load(void *shared, const CUtensorMap *map, const int *at, unsigned rank, uint64_t *bar, Site site) {
+void bulk_load(void *shared, const CUtensorMap *map, const int *at, unsigned rank, uint64_t *bar, unsigned blocks,
+               Site site) {
     BulkCopy c = {};
     memcpy(&c.map, map, sizeof c.map);
     bulk_check(c.map, rank, shared, site);
-    c.barrier = barrier_of(bar, site);
-    if (!barriers[c.barrier].published)
-        fault(site, "a bulk copy uses an mbarrier that mbarrier_published() has not shown to the copy engine");
-    c.shared = static_cast<unsigned char *>(shared);
     memcpy(c.at, at, rank * sizeof *at);
     c.bytes = c.map.element_bytes;
     for (unsigned d = 0; d < rank; d++) c.bytes *= c.map.box[d];
-    shared_offset(c.shared + c.bytes - 1, site);
+    shared_offset(static_cast<unsigned char *>(shared) + c.bytes - 1, site);
     c.by = task();
     c.time = c.by->time;
     c.site = site;
     each_box_row(c, [&](unsigned, const char *from, unsigned, unsigned bytes) {
         if (bytes) check_access(c.by, from, bytes, READ, site);
     });
-    check_bulk_starts(c.by, shared, c.bytes, site);
     tally.copied += c.bytes;
-    copies.push_back(c);
-    bulk_pending = (unsigned)copies.size();
-    if (m.schedule == SCHEDULE_REVERSE || (m.schedule != SCHEDULE_FORWARD && m.random.next() % 4 == 0))
-        land(copies.size() - 1);
-    else memset(shared, 0xFF, c.bytes);
+    if (!blocks || blocks >> m.n_blocks)
+        fault(site, "a bulk copy into blocks %#x of a cluster of %u", blocks, m.n_blocks);
+    const Block &own = *c.by->block;
+    for (; blocks; blocks &= blocks - 1) {
+        c.to = &m.blocks[__builtin_ctz(blocks)];
+        c.barrier = barrier_of(bar, *c.to, site);
+        if (!barriers[c.barrier].published)
+            fault(site, "a bulk copy uses an mbarrier that mbarrier_published() has not shown to the copy engine");
+        c.shared = c.to->shared + (static_cast<unsigned char *>(shared) - own.shared);
+        check_bulk_starts(c.by, *c.to, c.shared, c.bytes, site);
+        memset(c.shared, 0xFF, c.bytes);
+        start(c);
+    }
     yield();
 }
 
@@ -302,6 +362,7 @@ void bulk_store(const CUtensorMap *map, const int *at, unsigned rank, const void
     for (unsigned d = 0; d < rank; d++) c.bytes *= c.map.box[d];
     shared_offset(c.shared + c.bytes - 1, site);
     c.by = task();
+    c.to = c.by->block;
     c.site = site;
     each_box_row(c, [&](unsigned, const char *to, unsigned, unsigned bytes) {
         if (bytes) check_access(c.by, to, bytes, WRITE, site);

@@ -29,7 +29,8 @@ Meeting *meeting_for(Warp &warp, const WarpOp *op, uint32_t mask, Site site) {
     return o;
 }
 
-void barrier_complete(Barrier &b, int id, bool wait, Site site) {
+void barrier_complete(BlockState &block, int id, bool wait, Site site) {
+    Barrier &b = block.barriers[id];
     if (id)
         for (unsigned w = 0; w < m.n_warps; w++)
             if (b.from[w] && b.from[w] != m.warps[w].lanes)
@@ -40,18 +41,19 @@ void barrier_complete(Barrier &b, int id, bool wait, Site site) {
         b.from[w] = b.waiting[w] = 0;
         b.time[w] = 0;
     }
-    if (!id) m.vote = {b.votes, b.expected};
+    if (!id) block.vote = {b.votes, b.expected};
     b.arrived = b.expected = b.votes = 0;
 }
 
-void barrier_check(const Barrier &b, int id, unsigned threads, const char *name, Site site) {
+void barrier_check(const BlockState &block, int id, unsigned threads, const char *name, Site site) {
+    const Barrier &b = block.barriers[id];
     if (!id) {
-        if (m.exited) fault(site, "%s waits for %u threads, which have left the kernel", name, m.exited);
+        if (block.exited) fault(site, "%s waits for %u threads, which have left the kernel", name, block.exited);
         if (b.arrived && (b.site.line != site.line || strcmp(b.site.file, site.file)))
             fault(site, "%s in divergent code: other threads wait in the one at %s:%d", name, b.site.file, b.site.line);
-    } else if (!threads || threads % WARP || threads > m.n_warps * WARP) {
+    } else if (!threads || threads % WARP || threads > m.block_warps * WARP) {
         fault(site, "barrier %d among %u threads: must be a multiple of 32, and at most the block's %u", id, threads,
-              m.threads);
+              m.block_threads);
     }
     if (b.arrived && b.expected != threads)
         fault(site, "barrier %d among %u threads, but others (%s:%d) say %u", id, threads, b.site.file, b.site.line,
@@ -63,10 +65,11 @@ void barrier_check(const Barrier &b, int id, unsigned threads, const char *name,
 void barrier_arrival(int id, unsigned threads, bool wait, bool vote, const char *name, Site site) {
     if (id < 0 || id >= BARRIERS) fault(site, "barrier %d: there are barriers 0 to 15", id);
     Task *t = task();
-    Barrier &b = m.barriers[id];
+    BlockState &block = block_of(t);
+    Barrier &b = block.barriers[id];
     unsigned w = t->linear / WARP;
-    if (!id) threads = m.threads;
-    barrier_check(b, id, threads, name, site);
+    if (!id) threads = m.block_threads;
+    barrier_check(block, id, threads, name, site);
     b.expected = threads;
     b.site = site;
     b.from[w] |= bit_of(t);
@@ -74,7 +77,7 @@ void barrier_arrival(int id, unsigned threads, bool wait, bool vote, const char 
     if (t->time > b.time[w]) b.time[w] = t->time;
     t->time++;
     if (++b.arrived == threads) {
-        barrier_complete(b, id, wait, site);
+        barrier_complete(block, id, wait, site);
         yield();
     } else if (!wait) {
         yield();
@@ -132,7 +135,7 @@ void barrier_meet(int id, unsigned threads, bool wait, Site site) {
 Vote barrier_vote(bool predicate, Site site) {
     /* Nobody can complete the next vote before all have left this one, so the result may lie in one place. */
     barrier_arrival(0, 0, true, predicate, "a __syncthreads() vote", site);
-    return m.vote;
+    return block_of(current).vote;
 }
 
 /* ---- asynchronous copies ------------------------------------------------------------------------------------- */

@@ -27,7 +27,7 @@ struct Instruction {
 
 extern const Instruction instructions[], hopper_instructions[], runtime_functions[];
 extern const int n_instructions, n_hopper_instructions, n_runtime_functions;
-extern const Planted planted_kernels[], planted_hopper[], planted_host[];
-extern const int n_planted_kernels, n_planted_hopper, n_planted_host;
+extern const Planted planted_kernels[], planted_hopper[], planted_cluster[], planted_host[];
+extern const int n_planted_kernels, n_planted_hopper, n_planted_cluster, n_planted_host;
 
 #endif

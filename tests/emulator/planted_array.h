@@ -5,6 +5,8 @@
 
 #define LAUNCH(kernel, grid, block, smem, stream, ...)                                                                 \
     emu::launch("planted", #kernel, (kernel), grid, block, smem, stream, __VA_ARGS__)
+#define LAUNCH_CLUSTER(kernel, cluster, grid, block, smem, stream, ...)                                                \
+    emu::launch_cluster("planted", #kernel, (kernel), cluster, grid, block, smem, stream, __VA_ARGS__)
 
 /* GPU memory filled from, and read back into, a vector. */
 template <class T> struct Array {

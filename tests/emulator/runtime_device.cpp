@@ -67,6 +67,8 @@ void emu_last_launch(unsigned *blocks, unsigned *threads, size_t *shared) {
     *shared = last_launch.shared;
 }
 
+unsigned emu_last_cluster(void) { return last_launch.cluster; }
+
 cudaError_t emu::submit(const Launch *launch, void (*destroy)(const void *), cudaStream_t handle) {
     Call call;
     std::shared_ptr<const void> args(launch->args, destroy);
@@ -81,6 +83,18 @@ cudaError_t emu::submit(const Launch *launch, void (*destroy)(const void *), cud
         return fail(cudaErrorInvalidConfiguration, "%s: kernel %s: grid (%u,%u,%u) of blocks (%u,%u,%u)", l.op,
                     l.kernel, l.grid.x, l.grid.y, l.grid.z, l.block.x, l.block.y, l.block.z);
     size_t fixed = kernel_symbols(l.function).shared_bytes;
+    if (l.cluster > 1 && emu_config()->compute_capability < 90)
+        return fail(cudaErrorNotSupported, "%s: kernel %s: clusters need compute capability 9.0", l.op, l.kernel);
+    if (!l.cluster || l.grid.x % l.cluster || l.cluster > CLUSTER_MAX || emu_config()->sm_count < (int)l.cluster)
+        return fail(cudaErrorInvalidConfiguration,
+                    "%s: kernel %s: %u blocks in x in clusters of %u on %d multiprocessors", l.op, l.kernel, l.grid.x,
+                    l.cluster, emu_config()->sm_count);
+    if (l.cluster > 1 && (l.cluster * threads > THREADS_MAX || threads % 128 || fixed))
+        return fail(
+            cudaErrorNotSupported,
+            "%s: kernel %s: the emulator runs clusters of whole warpgroups, at most %d threads together, without "
+            "static shared memory",
+            l.op, l.kernel, (int)THREADS_MAX);
     if (fixed > SHARED_PLAIN || l.shared > (size_t)granted(l.function) ||
         (!shared_granted.count(l.function) && fixed + l.shared > SHARED_PLAIN))
         return fail(cudaErrorInvalidValue,

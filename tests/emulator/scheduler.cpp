@@ -9,7 +9,6 @@
 namespace emu {
 
 Thread *current;
-Block block;
 Machine machine;
 
 namespace {
@@ -53,15 +52,19 @@ void task_exit(Task *t) {
     t->state = EXITED;
     Warp &warp = warp_of(t);
     warp.exited |= bit_of(t);
+    BlockState &b = block_of(t);
     m.live--;
-    m.exited++;
+    b.live--;
+    b.exited++;
     for (unsigned i = 0; i < warp.n_meetings; i++)
         if (warp.meetings[i].mask & bit_of(t))
             fault(warp.meetings[i].site, "%s names lane %u (mask %08x), which has left the kernel",
                   warp.meetings[i].op->name, t->linear % WARP, warp.meetings[i].mask);
-    if (m.barriers[0].arrived)
-        fault(m.barriers[0].site, "__syncthreads() waits for thread %u, which has left the kernel", t->linear);
-    if (!m.live) hopper_exit();
+    if (b.barriers[0].arrived)
+        fault(b.barriers[0].site, "__syncthreads() waits for thread %u, which has left the kernel",
+              t->linear - b.rank * m.block_threads);
+    if (warp.exited == warp.lanes) cluster_left();
+    if (!b.live) hopper_exit(b);
 }
 
 } // namespace

@@ -128,6 +128,7 @@ int main() {
     for (int i = 0; i < n_runtime_functions; i++) add(runtime_functions[i].name, check_right, &runtime_functions[i]);
     for (int i = 0; i < n_planted_kernels; i++) add(planted_kernels[i].name, check_planted, &planted_kernels[i]);
     for (int i = 0; i < n_planted_hopper; i++) add(planted_hopper[i].name, check_planted, &planted_hopper[i]);
+    for (int i = 0; i < n_planted_cluster; i++) add(planted_cluster[i].name, check_planted, &planted_cluster[i]);
     for (int i = 0; i < n_planted_host; i++) add(planted_host[i].name, check_planted, &planted_host[i]);
     return _cmocka_run_group_tests("emulator", tests, n, nullptr, nullptr);
 }

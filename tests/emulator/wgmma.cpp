@@ -64,7 +64,7 @@ unsigned warp_index() { return current->linear / WARP; }
 void group_event(const char *name, uint64_t a, uint64_t b, uint64_t form, Site site) {
     unsigned w = warp_index(), group = w / WARPGROUP;
     if (group * WARPGROUP + WARPGROUP > m.n_warps || m.warps[w].lanes != ~0u)
-        fault(site, "%s needs whole warpgroups of 128 threads; the block has %u", name, m.threads);
+        fault(site, "%s needs whole warpgroups of 128 threads; the block has %u", name, m.block_threads);
     WarpGroupState &g = warpgroups[group];
     uint64_t i = states[w].events++ - g.forgotten;
     if (i == g.log.size()) g.log.push_back({name, a, b, form, site});
@@ -101,7 +101,7 @@ const char *chunk_at(const Operand &o, unsigned i, unsigned chunk) {
     } else {
         offset = i % 8 * o.span + i / 8 * o.stride + chunk % width * 16 + chunk / width * o.leading;
     }
-    return reinterpret_cast<const char *>(block.shared) + swizzled(o.start + offset, o.span);
+    return reinterpret_cast<const char *>(current->block->shared) + swizzled(o.start + offset, o.span);
 }
 
 template <class F> void each_chunk(const Operand &o, unsigned first, unsigned lines, F f) {
@@ -275,13 +275,14 @@ void wgmma_block() {
     for (WarpGroupState &g : warpgroups) g = {};
 }
 
-/* All threads have left. */
-void wgmma_exit() {
-    unsigned registers = 0, groups = (m.n_warps + WARPGROUP - 1) / WARPGROUP, counted = 0;
-    for (unsigned w = 0; w < m.n_warps; w++)
+/* All its threads have left. */
+void wgmma_exit(const Block &b) {
+    unsigned first = b.rank * m.block_warps, end = first + m.block_warps;
+    unsigned groups = (m.block_warps + WARPGROUP - 1) / WARPGROUP, registers = 0, counted = 0;
+    for (unsigned w = first; w < end; w++)
         if (!states[w].under_way.empty())
             fault(states[w].under_way[0].site, "the block ends while this wgmma of warp %u is under way", w);
-    for (unsigned g = 0; g < groups; g++) {
+    for (unsigned g = first / WARPGROUP; g < first / WARPGROUP + groups; g++) {
         if (!warpgroups[g].log.empty())
             fault(warpgroups[g].log[0].site, "not all warps of warpgroup %u came to this %s", g,
                   warpgroups[g].log[0].name);
