@@ -2,8 +2,8 @@
  * recompute level from which a row is no longer kept per layer drives allocation, the memory report and nothing else
  * has to know sizes.  Private to model/: others see `Acts` through model.h.
  *
- * Rebuilding in backward: norm outputs and the SwiGLU product are always rebuilt (elementwise, under a hundredth of a
- * step, and a quarter of the memory); level mlp also rebuilds gate_up (one product), level block the whole block from
+ * Rebuilding in backward: norm outputs, turned queries and keys and the SwiGLU product are always rebuilt (elementwise,
+ * under a hundredth of a step, and a third of the memory); level mlp also rebuilds gate_up (one product), level block the whole block from
  * its input. */
 #ifndef EHR_MODEL_ACTIVATIONS_H
 #define EHR_MODEL_ACTIVATIONS_H

@@ -290,18 +290,23 @@ static void adapter_backward(Model *m, int l, int which, const PassActs *p, cons
 
 /* ---- one block, forward ------------------------------------------------------------------------------------------ */
 
+static void queries_and_keys(Model *m, int l, const LayerActs *a, const int32_t *positions, int N) {
+    const ModelConfig *c = &m->cfg;
+    const LayerParams *w = &m->w.layer[l];
+    m->k->qk_norm_rope_forward(m->dev, a->qk, a->qk_rstd, a->qkv, w->q_norm, w->k_norm, positions, m->rope,
+                               (float)c->rms_eps, N, c->n_heads, c->n_kv_heads, c->head_dim);
+}
+
 static void attention_half(Model *m, int l, const LayerActs *a, const PassActs *pass, const Context *ctx) {
     const KernelOps *k = m->k;
     const ModelConfig *c = &m->cfg;
     const LayerParams *w = &m->w.layer[l];
     const Weight w_qkv = layer_weight(m, l, W_QKV), w_out = layer_weight(m, l, W_ATTN_OUT);
     const int N = ctx->N, H = c->n_heads, G = c->n_kv_heads, D = c->head_dim;
-    const float eps = (float)c->rms_eps;
-    k->rmsnorm_forward(m->dev, pass->norm, a->attn_rstd, a->x, w->attn_norm, eps, N, c->d_model);
+    k->rmsnorm_forward(m->dev, pass->norm, a->attn_rstd, a->x, w->attn_norm, (float)c->rms_eps, N, c->d_model);
     k->matmul_forward(m->dev, a->qkv, pass->norm, &w_qkv, N);
     adapter_forward(m, l, W_QKV, pass, a->qkv, pass->norm, N);
-    k->qk_norm_rope_forward(m->dev, a->qk, a->qk_rstd, a->qkv, w->q_norm, w->k_norm, ctx->positions, m->rope, eps, N, H,
-                            G, D);
+    queries_and_keys(m, l, a, ctx->positions, N);
     if (ctx->pages) {
         PagedBatch pages = *ctx->pages;
         pages.pool = (char *)pages.pool + (size_t)l * ctx->pool_layer_stride;
@@ -370,8 +375,8 @@ void model_loss(Model *m, Acts *a, Params *grad) {
                      acts_batch(a, BATCH_TARGET_LO), acts_batch(a, BATCH_TARGET_HI), a->shape.rows, m->cfg.vocab_size);
 }
 
-/* Restores what forward did not keep, but for what is rebuilt where it is used: the norms' outputs and the product of
- * SwiGLU. */
+/* Restores what forward did not keep, but for what is rebuilt where it is used: the norm's output in front of the
+ * attention, queries and keys, and the product of SwiGLU. */
 static void recompute(Model *m, Acts *a, int l) {
     const LayerActs *la = &a->layer[l];
     const int N = a->shape.rows;
@@ -417,6 +422,7 @@ static void attention_half_backward(Model *m, Acts *a, int l, const LayerParams 
     adapter_backward_input(m, l, W_ATTN_OUT, p, p->dattn, p->dx, N);
     if (grad->attn_out) k->matmul_wgrad(m->dev, grad->attn_out, p->dx, la->attn, N, C, H * D);
     adapter_backward(m, l, W_ATTN_OUT, p, grad, p->dx, la->attn, N);
+    if (a->recompute != RECOMPUTE_BLOCK) queries_and_keys(m, l, la, acts_batch(a, BATCH_POSITIONS), N);
     k->attention_backward(m->dev, p->dqk, p->dqkv, p->dattn, la->qk, la->qkv, la->attn, la->lse,
                           acts_batch(a, BATCH_CU_SEQLENS), a->shape.n_seq, N, H, G, D);
     k->qk_norm_rope_backward(m->dev, p->dqkv, grad->q_norm, grad->k_norm, p->dqk, la->qkv, w->q_norm, w->k_norm,
