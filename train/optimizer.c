@@ -154,7 +154,8 @@ void optimizer_update(Optimizer *o, double learning_rate, double grad_scale, int
                       .grad_scale = (float)grad_scale,
                       .step = (int32_t)(update < INT32_MAX ? update : INT32_MAX)};
     device_upload(m->dev, o->step_scalars, &step, sizeof step);
-    for (int b = 0; b < m->table.n_buckets; b++) {
+    /* The norm read ascending: what it read last is still in the caches. */
+    for (int b = m->table.n_buckets - 1; b >= 0; b--) {
         int64_t begin, count, at = part_start(o, b);
         optimizer_part(o, b, &begin, &count);
         if (!count) continue;
