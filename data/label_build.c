@@ -419,6 +419,12 @@ static Status run_open(Run *r, Err *err) {
     json_t *record = deidentify_record_of(&r->f);
     r->is_release = record != NULL;
     json_decref(record);
+    if (r->is_release && r->t->day_end)
+        return err_set(err, ERR_USAGE,
+                       "task %s: its index is the end of a day, and the release %s has no calendar, its times count from "
+                       "each record's first event; give --index %s, or label times of your own with --meds and "
+                       "--release-linkage",
+                       r->t->name, r->f.path, r->t->index == INDEX_ADMISSION ? "admission+24h" : "discharge");
     r->mark = label_marks(r->t, &r->f);
     if (r->t->first < 0 && r->meds.with_outcomes) r->t->first = 0; /* whoever made the labels has chosen */
     if (r->t->first < 0) r->t->first = all_diagnoses(&r->f, r->mark);

@@ -23,6 +23,8 @@ verdict $? "a release and its linkage are not overwritten" refused.log
 verdict $? "the release and its dataset are valid, strictly" validate.log
 "$data" label r.h5 --data d --outcome visit_1y=VISIT --horizon 365d --index last-year > label.log 2>&1 && [ -s d/labels/visit_1y.h5 ]
 verdict $? "label" label.log
+refused 2 'calendar.*admission+24h' "$data" label r.h5 --data d --task scripts/tasks/ehrshot/long_los.json && [ ! -e d/labels/ehrshot_long_los.h5 ]
+verdict $? "an index at the end of a day is refused: a release has no days" refused.log
 flags="--model nano --layers 1 --seq-len 128 --batch 4 --steps 20"
 "$train" --data d $flags --out run --require-deidentified > train.log 2>&1 && ! grep -q 'warning: these records' train.log &&
     grep -q '"deidentification": "safe-harbor-rules"' run/latest/trainer.json && grep -q '"three_codes"' run/latest/trainer.json
