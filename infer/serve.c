@@ -307,21 +307,20 @@ static void keys_refresh(Server *sv) {
     free(now);
 }
 
-static int is_revoked(Server *sv) {
+/* Reads the list of revoked models again when it has changed.  One that cannot be read is told, and read again when it
+ * changes. */
+static Status revoked_refresh(Server *sv, Err *err) {
     const int64_t stamp = sv->o.revoked ? stamp_of(sv->o.revoked) : 0;
     char *text;
-    Err err;
-    int found = 0;
-    if (stamp == sv->revoked_stamp) return 0;
-    sv->revoked_stamp = stamp;
-    if (!file_read(sv->o.revoked, 64 << 20, &text, NULL, &err)) {
-        if (sv->second && strstr(text, second_sha256(sv->second))) second_stop(sv->second);
-        found = strstr(text, sv->session->model_sha256) != NULL;
-        free(text);
-    }
-    if (found)
-        fprintf(stderr, "ehr-infer serve: the model was revoked (%s): nothing more is answered\n", sv->o.revoked);
-    return found;
+    if (!sv->o.revoked || (stamp && stamp == sv->revoked_stamp)) return OK;
+    if (!stamp && sv->revoked_stamp < 0) return OK; /* told already */
+    sv->revoked_stamp = stamp ? stamp : -1;
+    Status s = file_read(sv->o.revoked, 64 << 20, &text, NULL, err);
+    if (s) return s;
+    if (sv->second && strstr(text, second_sha256(sv->second))) second_stop(sv->second);
+    sv->revoked |= strstr(text, sv->session->model_sha256) != NULL;
+    free(text);
+    return OK;
 }
 
 /* Answers what must be answered now without a result. */
@@ -347,9 +346,13 @@ static void answer_overdue(Server *sv) {
 }
 
 void serve_tick(Server *sv) {
-    const int killed = sv->o.kill_file && path_exists(sv->o.kill_file);
+    const int before = sv->revoked;
+    Err err;
     keys_refresh(sv);
-    if (is_revoked(sv)) sv->o.kill_file = sv->o.revoked; /* for good */
+    if (revoked_refresh(sv, &err)) fprintf(stderr, "ehr-infer serve: --revoked: %s\n", err.msg);
+    if (sv->revoked != before)
+        fprintf(stderr, "ehr-infer serve: the model was revoked (%s): nothing more is answered\n", sv->o.revoked);
+    const int killed = sv->revoked || (sv->o.kill_file && path_exists(sv->o.kill_file));
     pthread_mutex_lock(&sv->lock);
     if (killed != sv->killed)
         fprintf(stderr, "ehr-infer serve: the kill switch is %s\n", killed ? "on: nothing is answered" : "off");
@@ -408,7 +411,12 @@ Status serve_open(Server *sv, Session *s, const ServeOptions *o, const char *sta
     sv->page_policy = serve_page_policy();
     size_t size;
     Status st = checkpoint_read_text(s->checkpoint, "vocabulary.json", &sv->vocabulary, &size, err);
-    return st || !o->keys ? st : serve_keys_read(&sv->keys, o->keys, serve_scopes, err);
+    if (!st && o->keys) st = serve_keys_read(&sv->keys, o->keys, serve_scopes, err);
+    if (!st) st = revoked_refresh(sv, err);
+    sv->revoked_stamp = 0; /* the watch reads it again, for a second checkpoint */
+    if (!st && sv->revoked)
+        st = err_set(err, ERR_FORMAT, "%s was revoked, %s lists its weights: it is not served", s->checkpoint, o->revoked);
+    return st;
 }
 
 void serve_close(Server *sv) {

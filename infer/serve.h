@@ -72,6 +72,7 @@ typedef struct {
     Job *queue, *running; /* first come first; those that are computed */
     int n_waiting, n_running;
     int killed, draining, failed, closing;
+    int revoked; /* killed for good; of the watch */
     double drain_since, mean_run_s; /* mean: of a request, from the queue to its answer */
 } Server;
 

@@ -217,7 +217,14 @@ start staged --stage partner ${staged#--port 0} --revoked revoked
 served=r
 [ "$(status /v1/score "$(cat alice)")" = 200 ] && sha256sum < clean/model.safetensors | cut -c1-64 > revoked && becomes 503 /v1/score "$(cat alice)"
 verdict $? "promoted by two: served, until it is revoked" staged.err
+mv revoked revoked.kept && sleep 0.3 && [ "$(status /v1/score "$(cat alice)")" = 503 ]
+verdict $? "for good, though the list goes away" staged.err
 stop
+refused 1 'cannot read revoked' timeout 20 "$infer" serve clean --port 0 --revoked revoked
+verdict $? "a list of revoked models that is not there is told" refused.log
+mv revoked.kept revoked
+refused 1 'was revoked' timeout 20 "$infer" serve clean --port 0 --revoked revoked
+verdict $? "a revoked checkpoint is not served without a stage either" refused.log
 refused 1 'was revoked' "$infer" serve clean --stage partner $staged --revoked revoked
 verdict $? "a revoked checkpoint is not served again" refused.log
 for words in 'partner needs 2' 'tampered/model.safetensors was changed' 'expired has not reached stage partner' 'has not reached stage general' 'was revoked'; do
