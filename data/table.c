@@ -254,7 +254,7 @@ Status table_write_csv(const Table *t, const char *path, int comments, Err *err)
                 fputc(i + 1 < t->n_columns ? ',' : '\n', f);
             }
     }
-    int bad = !f || ferror(f) || fflush(f), why = errno;
+    int bad = !f || ferror(f) || fflush(f) || fsync(fileno(f)), why = errno;
     if (f && fclose(f) && !bad) {
         bad = 1;
         why = errno;
