@@ -29,6 +29,7 @@ typedef struct {
     const float *soon; /* what is needed next, fetched into the caches on the way, two lines a k; NULL: nothing */
     ptrdiff_t    ld_soon;
     int          n_soon; /* in so many of the k; 0: in all */
+    ptrdiff_t    near;   /* floats further on, b is fetched into the first cache; 0: nothing */
     const float *factor; /* of each row's chain; NULL: 1 */
 } TileOut;
 
@@ -144,7 +145,9 @@ void cpu_matmul_rows(Device *dev, float *out, ptrdiff_t ldc, const float *inp, c
 /* A tile where all of c lies in one place. */
 static inline void tile_product(const CpuIsa *isa, int m, int n, int k, const float *a, ptrdiff_t a_rs, ptrdiff_t a_cs,
                                 const float *b, ptrdiff_t ldb, float *c, ptrdiff_t ldc, SgemmMode mode) {
-    TileOut o = {mode == SGEMM_CHAIN ? c : NULL, mode == SGEMM_ADD ? c : NULL, c, ldc, ldc, ldc, NULL, 0, 0, NULL};
+    TileOut o = {.out = c, .ld_chain = ldc, .ld_add = ldc, .ld_out = ldc};
+    if (mode == SGEMM_CHAIN) o.chain = c;
+    if (mode == SGEMM_ADD) o.add = c;
     isa->sgemm_tile(m, n, k, a, a_rs, a_cs, b, ldb, &o);
 }
 

@@ -86,12 +86,17 @@ TILE_FN void tile_body(const int m, const int vecs, const int rows_adjacent, con
             for (int v = 0; v < vecs; v++) __builtin_prefetch(o->add + i * o->ld_add + column + v * VEC, 0, 3);
     }
     const float *row[(TILE_ROWS + 2) / 3], *soon = o->soon;
+    const ptrdiff_t near = o->near;
     const int n_soon = !soon ? 0 : o->n_soon ? o->n_soon : k;
     UNROLL
     for (int i = 0; i < m; i += 3) row[i / 3] = a + i * a_rs;
     for (int p = 0; p < k; p++) {
         Vec bv[TILE_VECS];
         operand_load(vecs, kind, bv, b);
+        if (near) {
+            __builtin_prefetch(b + near, 0, 3);
+            if (kind == OF_FLOATS && vecs > 1) __builtin_prefetch(b + near + VEC, 0, 3);
+        }
         if (p < n_soon) {
             __builtin_prefetch(soon, 0, 2);
             __builtin_prefetch(soon + VEC, 0, 2);

@@ -18,8 +18,7 @@ enum {
     COLUMN_PANELS = 8,   /* nor columns of a, */
     DIRECT_TILES = 19,   /* nor rows of b that meet so few tiles */
     STREAM_TILES = 5,    /* so few tiles of rows: packed panels are read once, one after the other */
-    STREAM_AHEAD = 64,   /* k of which a panel is fetched ahead then */
-    FEW_ROWS = 4,        /* with so few, b comes faster when the caches alone foresee it */
+    NEAR_FLOATS = 3072,  /* of a panel are fetched ahead of a single tile then: 12 KiB, a quarter of the first cache */
     SLAB_ROWS = 1024,    /* share what is packed of b */
     PACK_COST = 16       /* an element packed costs as much as so many multiply-adds */
 };
@@ -72,6 +71,7 @@ typedef struct {
     int m, rows, part, p, k, k_end;
     const float *a;
     ptrdiff_t a_rs, a_cs;
+    ptrdiff_t near;    /* floats that b is fetched ahead */
     const float *soon; /* fetched meanwhile: two lines each of so many places, so far apart */
     ptrdiff_t ld_soon;
     int n_soon;
@@ -84,7 +84,8 @@ static TileOut tile_out(const Job *j, const Block *b, const Operands *x, int col
     const Product *t = j->t;
     int run = t->mode == SGEMM_ADD, starts = run || x->k == 0, ends = run || x->k_end == t->K;
     float *out = t->c ? t->c + x->m * t->ldc + column : NULL, *chain = out;
-    TileOut o = {.ld_chain = t->ldc, .ld_out = t->ldc, .soon = x->soon, .ld_soon = x->ld_soon, .n_soon = x->n_soon};
+    TileOut o = {.ld_chain = t->ldc, .ld_out = t->ldc, .near = x->near};
+    o.soon = x->soon, o.ld_soon = x->ld_soon, o.n_soon = x->n_soon;
     if (b->chain) {
         o.ld_chain = chain_ld(j, b);
         chain = b->chain + (x->m - b->m0) * o.ld_chain + x->part * b->columns + x->p * SGEMM_PANEL;
@@ -278,22 +279,24 @@ static void block_run(const Job *j, const Block *b) {
     }
 }
 
-/* A few rows: every panel is read once and in order. */
+/* A few rows: every panel is read once and in order.  One tile of them waits for b, of which it fetches what it comes to
+ * shortly; several have the time to fetch as much into the second cache as they are reading. */
 static void block_stream(const Job *j, const Block *b) {
     const Product *t = j->t;
-    const int ld = panel_is_bf16(t) ? SGEMM_PANEL / 2 : SGEMM_PANEL;
-    Operands x = {.a_rs = t->a_rs, .a_cs = 1, .ld_soon = ld};
+    const int k_floats = panel_is_bf16(t) ? SGEMM_PANEL / 2 : SGEMM_PANEL, one_tile = b->m1 - b->m0 <= j->cut.step;
+    Operands x = {.a_rs = t->a_rs, .a_cs = 1, .near = one_tile ? NEAR_FLOATS : 0, .ld_soon = SGEMM_PANEL};
     for (x.part = 0; x.part < j->cut.parts; x.part++)
         for (x.p = 0; x.p < panels_of(b->columns); x.p++)
-            for (x.k = 0; x.k < t->K; x.k = x.k_end)
+            for (x.k = 0; x.k < t->K; x.k = x.k_end) {
+                x.k_end = int_min(x.k + j->cut.k_block, t->K);
+                int floats = (x.k_end - x.k) * k_floats;
+                if (!one_tile) x.soon = panel_at(j, b, x.part, x.p, x.k) + floats, x.n_soon = floats / SGEMM_PANEL;
                 for (x.m = b->m0; x.m < b->m1; x.m += j->cut.step) {
-                    x.k_end = int_min(x.k + j->cut.k_block, t->K);
                     x.rows = int_min(j->cut.step, b->m1 - x.m);
                     x.a = t->a + x.m * t->a_rs + x.k;
-                    if (x.rows > FEW_ROWS)
-                        x.soon = panel_at(j, b, x.part, x.p, x.k) + STREAM_AHEAD * ld, x.n_soon = x.k_end - x.k;
                     tile_run(j, b, &x);
                 }
+            }
     if (t->gated) gate(j, b, b->m0, b->m1 - b->m0);
 }
 
@@ -315,20 +318,23 @@ static int rows_in_place(const Product *t, int panels) {
 static Cut cut_make(const CpuState *cpu, const Product *t, int step, int m, int n) {
     Cut g = {.parts = t->gated ? 2 : 1, .step = step};
     int tiles = ceil_div(m, step), panels = panels_of(n);
-    /* k: even blocks of whole vectors, or of whole runs, and of one run if all columns fit then */
-    int unit = t->mode == SGEMM_ADD ? SGEMM_RUN : 16, k_most = int_max(cpu->k_block / unit, 1) * unit;
+    g.stream = t->panels && t->a_cs == 1 && tiles <= STREAM_TILES;
+    /* k: even blocks of whole vectors, or of whole runs, and of one run if all columns fit then; of a stream as many as
+     * leave half of the second cache to the panel that is read and the one that comes */
+    int unit = t->mode == SGEMM_ADD ? SGEMM_RUN : 16, k_most = g.stream ? cpu->block_floats / 2 / SGEMM_PANEL : cpu->k_block;
+    k_most = int_max(k_most / unit, 1) * unit;
     if (t->mode == SGEMM_ADD && panels * SGEMM_PANEL <= cpu->block_floats / SGEMM_RUN) k_most = SGEMM_RUN;
     g.k_block = ceil_div(evenly(t->K, k_most), unit) * unit;
     g.k_run = t->mode == SGEMM_ADD ? SGEMM_RUN : g.k_block;
     g.chain_apart = (t->gated && !t->c) || (t->residual && t->residual == t->c && t->K > g.k_block);
-    g.stream = t->panels && t->a_cs == 1 && tiles <= STREAM_TILES;
     g.direct = !t->panels && t->b_cs == 1 && t->N % SGEMM_LANES == 0 && tiles <= DIRECT_TILES && !collide(t->b_rs);
 
     int most = int_min(cpu->block_floats / g.k_block, g.chain_apart ? CHAIN_COLUMNS : COLUMNS_MAX);
+    if (g.stream) most = COLUMNS_MAX;
     g.columns = evenly(panels, most / g.parts / SGEMM_PANEL) * SGEMM_PANEL;
     /* a: all of it in the slab, or else enough rows */
     int blocks = ceil_div(t->K, g.k_block), room = cpu->slab_floats / ((g.k_block + 1) * SGEMM_LANES);
-    g.kept = g.columns < n;
+    g.kept = !g.stream && g.columns < n;
     g.copied = !g.stream && !rows_in_place(t, panels * g.parts) && room >= (g.kept && g.chain_apart ? blocks : 1);
     g.group = int_min(t->a_cs == 1 ? 4 : GROUP_TILES, room);
     int wide = blocks, most_tiles = tiles;
