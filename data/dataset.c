@@ -325,7 +325,7 @@ void dataset_patient_unchecked(const Dataset *d, int split, int64_t row, Patient
 }
 
 static void fetch(const void *from, int64_t bytes) {
-    enum { LINE = 64, MOST = 16 * LINE }; /* caches foresee the rest */
+    enum { LINE = 64, MOST = 32 * LINE }; /* caches foresee the rest */
     for (int64_t i = 0; i < bytes && i < MOST; i += LINE) __builtin_prefetch((const char *)from + i);
 }
 

@@ -99,6 +99,10 @@ static void copy_ids(int32_t *ids, const PatientView *p, int64_t first, int64_t 
     }
 }
 
+static void positions_from_0(int32_t *to, int n) {
+    for (int i = 0; i < n; i++) to[i] = i;
+}
+
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 static int32_t stream_minute(const PatientView *p, const Stream *s, int64_t at) {
@@ -155,7 +159,7 @@ static Status fill_window(Loader *ld, int slot, const Window *w, Err *err) {
         b->tokens[at + i - w->first] = v->gap_lo + GAP_BINS;
         b->minutes[at + i - w->first] = stream_minute(&p, &s, i);
     }
-    for (int i = 0; i < w->slots; i++) b->positions[slot + i] = i;
+    positions_from_0(b->positions + slot, w->slots);
     b->seq_patient[b->n_seq] = w->patient;
     b->cu_seqlens[++b->n_seq] = slot + w->slots;
     return OK;
@@ -165,7 +169,7 @@ static void fill_rest(Batch *b, int slot, int n) {
     if (!n) return;
     memset(b->tokens + slot, 0, sizeof *b->tokens * (size_t)n);
     memset(b->minutes + slot, 0, sizeof *b->minutes * (size_t)n);
-    for (int i = 0; i < n; i++) b->positions[slot + i] = i;
+    positions_from_0(b->positions + slot, n);
     no_targets(b, slot, n);
     b->seq_patient[b->n_seq] = -1;
     b->cu_seqlens[++b->n_seq] = slot + n;
