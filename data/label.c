@@ -72,6 +72,11 @@ Status label_file_open(LabelFile *f, const char *path, Err *err) {
     else if (!name || !name[0] || strchr(name, '/')) s = bad(path, "its name is missing or has a /", err);
     else if (!horizon || end == horizon || *end || f->horizon_minutes <= 0 || f->horizon_minutes > INT32_MAX)
         s = bad(path, "its horizon_minutes is no positive number of minutes", err);
+    const char *after = table_attribute(&f->table, "after_minutes"), *ends = table_attribute(&f->table, "after_ends");
+    f->after_minutes = after ? strtoll(after, &end, 10) : 0;
+    f->after_ends = ends && !strcmp(ends, "yes");
+    if (!s && after && (end == after || *end || f->after_minutes <= 0 || f->after_minutes >= f->horizon_minutes))
+        s = bad(path, "its after_minutes is no number of minutes below horizon_minutes", err);
     if (!s) s = rows_check(f, path, err);
     if (!s) s = patterns_read(&f->table, path, "outcome_codes", 1, &f->n_codes, &f->codes, err);
     if (!s) s = patterns_read(&f->table, path, "stop_codes", 0, &f->n_stops, &f->stops, err);

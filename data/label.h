@@ -6,7 +6,8 @@
  * | censor_minutes f64 after the index | death_minutes f64 after the index (NaN none) true_risk, true_risk_se f64
  * (oracle cohorts only) attributes: name, task (JSON), outcome_codes (JSON array of code patterns; for kind value of
  * level tokens; empty for kind duration, which no single token is), stop_codes (JSON array: follow-up ends there
- * without the outcome; death always does), horizon_minutes, dataset_sha256, vocabulary_sha256, counts (JSON: eligible,
+ * without the outcome; death always does), horizon_minutes, after_minutes (what happens up to then is no outcome; absent
+ * = 0) and after_ends (then, and ends the follow-up: yes or no), dataset_sha256, vocabulary_sha256, counts (JSON: eligible,
  * positive, negative, censored, expressible = share of the positives' events that the vocabulary has a token for,
  * excluded by reason). */
 #ifndef EHR_DATA_LABEL_H
@@ -20,7 +21,8 @@ typedef struct {
     char **codes; /* outcome code patterns */
     int n_stops;
     char **stops; /* code patterns of competing ends, death left out */
-    int64_t horizon_minutes;
+    int64_t horizon_minutes, after_minutes;
+    int after_ends;
     const uint64_t *patient_key;
     const int64_t *split, *patient_row, *index_minutes, *outcome;
     const double *true_risk, *true_risk_se; /* NULL unless an oracle cohort */

@@ -175,7 +175,7 @@ static Status expressible_check(const LabelTask *t, const Dataset *d, json_t *co
 
 /* The stored outcome that this task asks for: same codes of this file, same horizon; -1 = none. */
 static int oracle_outcome(const LabelTask *t, const EventFile *f, const OracleFile *oracle, const uint32_t *mark) {
-    if (t->index != INDEX_ORACLE || t->kind != LABEL_EVENT || t->outcome.bounded || t->n_stops) return -1;
+    if (t->index != INDEX_ORACLE || t->kind != LABEL_EVENT || t->outcome.bounded || t->n_stops || t->after_minutes) return -1;
     for (int k = 0; k < oracle->n_outcomes; k++) {
         int same = oracle->outcome[k].horizon_minutes == t->horizon_minutes;
         for (int64_t c = 0; same && c < f->n_codes; c++)
@@ -382,13 +382,18 @@ static void set_json(Table *out, const char *name, json_t *value) {
 }
 
 static void attributes_write(const Run *r, json_t *codes, json_t *stops, Table *out) {
-    char *task = label_task_format(r->t), horizon[32];
-    snprintf(horizon, sizeof horizon, "%lld", (long long)r->t->horizon_minutes);
+    char *task = label_task_format(r->t), minutes[32];
+    snprintf(minutes, sizeof minutes, "%lld", (long long)r->t->horizon_minutes);
     table_set(out, "name", r->t->name);
     table_set(out, "task", task);
     set_json(out, "outcome_codes", codes);
     set_json(out, "stop_codes", stops);
-    table_set(out, "horizon_minutes", horizon);
+    table_set(out, "horizon_minutes", minutes);
+    if (r->t->after_minutes && r->t->kind != LABEL_DURATION) {
+        snprintf(minutes, sizeof minutes, "%lld", (long long)r->t->after_minutes);
+        table_set(out, "after_minutes", minutes);
+        table_set(out, "after_ends", r->t->first ? "yes" : "no");
+    }
     table_set(out, "dataset_sha256", r->d.sha256);
     table_set(out, "vocabulary_sha256", r->d.vocabulary.sha256);
     counts_write(r->counts, out);

@@ -33,7 +33,7 @@ typedef struct {
     Held *held;     /* (n_run) */
     double *values; /* (n_samples) */
     int looks;
-    double horizon[SAMPLE_OUTCOMES_MAX];
+    double horizon[SAMPLE_OUTCOMES_MAX], after[SAMPLE_OUTCOMES_MAX];
     Progress progress;
     double start_s;
     History *history; /* (n_run) */
@@ -175,6 +175,15 @@ static Status mark_stay_ends(RiskTask *t, const Vocabulary *v, int bit, uint32_t
     return OK;
 }
 
+/* A task may count outcomes from some time after the index only. */
+static void mark_early(RiskRun *r, int k) {
+    const LabelFile *l = r->task[k].labels;
+    if (!l->after_minutes) return;
+    r->after[k] = (double)l->after_minutes;
+    r->rollout.outcome_after = r->after;
+    if (l->after_ends) r->rollout.after_ends |= 1u << k;
+}
+
 static Status mark_task(RiskRun *r, int k, uint32_t *mark, uint32_t *stop, int *stops, Err *err) {
     RiskTask *t = &r->task[k];
     const LabelFile *l = t->labels;
@@ -185,6 +194,7 @@ static Status mark_task(RiskRun *r, int k, uint32_t *mark, uint32_t *stop, int *
         st = outcome_mark(v, "stop of the task", l->stops, l->n_stops, k, stop, err);
         *stops = 1;
     }
+    if (!t->complement) mark_early(r, k);
     r->horizon[k] = (double)l->horizon_minutes;
     if (r->horizon[k] > r->rollout.horizon_minutes) r->rollout.horizon_minutes = r->horizon[k];
     return st;

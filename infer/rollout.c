@@ -94,6 +94,11 @@ static void curve_fill(const Rollout *r, Future *f, int o, double until) {
     }
 }
 
+int future_early(const Rollout *r, const Future *f, int k) {
+    const RolloutOptions *o = r->job[f->job].o;
+    return o->outcome_after && o->outcome_after[k] > 0 && f->now <= o->outcome_after[k];
+}
+
 static void outcome_close(Future *f, int o) {
     f->open &= ~(1u << o);
     f->s.decided[o] = f->n;
@@ -131,9 +136,11 @@ static void weigh_step(Rollout *r, Future *f, const float *p_outcome) {
     const RolloutOptions *o = r->job[f->job].o;
     for (int k = 0; k < o->n_outcomes; k++) {
         double p = p_outcome ? p_outcome[k] : 0, before = f->s.risk[k];
-        if (!(f->open >> k & 1)) continue;
+        const int early = future_early(r, f, k);
+        if (!(f->open >> k & 1) || (early && !(o->after_ends >> k & 1))) continue;
         f->survive[k] *= 1 - p;
-        if (o->estimator == ESTIMATOR_REACH) f->s.risk[k] = 1 - f->survive[k];
+        if (early) f->early[k] = f->survive[k];
+        else if (o->estimator == ESTIMATOR_REACH) f->s.risk[k] = f->early[k] - f->survive[k];
         else if (o->estimator == ESTIMATOR_SCOPE) f->s.risk[k] += p;
         f->s.weighted_minutes[k] += (f->s.risk[k] - before) * f->now;
     }
@@ -162,7 +169,10 @@ static StopReason watch_token(Rollout *r, Future *f, int32_t token) {
     if (kind >= 0) f->kind = kind;
     for (int k = 0; k < o->n_outcomes; k++) {
         if (!(f->open >> k & 1)) continue;
-        if (o->outcome_bits[token] >> k & 1) {
+        if (o->outcome_bits[token] >> k & 1 && future_early(r, f, k)) {
+            if (!(o->after_ends >> k & 1)) continue;
+            if (why == STOP_COUNT) why = STOP_EVENT;
+        } else if (o->outcome_bits[token] >> k & 1) {
             f->s.hit_minutes[k] = f->now;
             if (o->estimator == ESTIMATOR_MC) {
                 f->s.risk[k] = 1;
@@ -385,7 +395,7 @@ static Status future_start(Rollout *r, int job, Err *err) {
     f->s = (RolloutSample){.last = -1};
     if (o->n_curve) f->s.curve = xcalloc((size_t)o->n_outcomes * (size_t)o->n_curve * 2, sizeof *f->s.curve);
     for (int k = 0; k < o->n_outcomes; k++) {
-        f->survive[k] = 1;
+        f->survive[k] = f->early[k] = 1;
         f->point[k] = 0;
         f->s.hit_minutes[k] = NAN;
     }

@@ -40,6 +40,8 @@ typedef struct {
     const uint32_t *outcome_bits;  /* (V) bit o: the id is outcome o */
     int      n_outcomes;           /* 0 .. SAMPLE_OUTCOMES_MAX; reach suppresses all that a job watches: let it watch one */
     const double *outcome_horizon; /* (n_outcomes) minutes, at most horizon_minutes; NULL: all horizon_minutes */
+    const double *outcome_after;   /* (n_outcomes) minutes: what happens up to then is no outcome; NULL: all 0 */
+    uint32_t after_ends;           /* bit o: such a one ends outcome o's watch without it; else the watch goes on */
     const uint32_t *stop_bits;     /* (V) bit o: the id ends outcome o's watch, as a discharge may, with the minute it is
                                     * told in if the outcome may be told behind it; NULL = none */
     int      n_curve;              /* points of the curves in a sample: 1/n .. n/n of each outcome's horizon; 0 = none */

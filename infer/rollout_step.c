@@ -168,18 +168,23 @@ static int draws_alike(const ActiveJob *a, const ActiveJob *b) {
            (!a->o->n_outcomes || a->d_outcome_bits == b->d_outcome_bits);
 }
 
-/* What reach never draws: the outcomes that the job watches. */
-static uint32_t suppress_bits(const ActiveJob *j) {
+/* What reach never draws: the outcomes that the job watches, but for those that do not count yet and end nothing. */
+static uint32_t suppress_bits(const Rollout *r, const Future *f) {
+    const ActiveJob *j = &r->job[f->job];
     if (j->o->estimator != ESTIMATOR_REACH || !j->o->n_outcomes) return 0;
     const uint32_t all = (uint32_t)((1ull << j->o->n_outcomes) - 1);
-    return j->job.watch ? j->job.watch & all : all;
+    uint32_t bits = j->job.watch ? j->job.watch & all : all;
+    for (int k = 0; j->o->outcome_after && k < j->o->n_outcomes; k++)
+        if (!(j->o->after_ends >> k & 1) && future_early(r, f, k)) bits &= ~(1u << k);
+    return bits;
 }
 
 /* The draw for a law that is a function: the kernels' sample() in plain words, one row in double precision. */
-static int32_t draw_host(Rollout *r, const ActiveJob *j, const float *logits, const uint8_t *forbidden, double u, float *logp) {
+static int32_t draw_host(Rollout *r, const Future *f, const float *logits, const uint8_t *forbidden, double u, float *logp) {
+    const ActiveJob *j = &r->job[f->job];
     int V = r->v->n;
     double max = -INFINITY, all = 0, open = 0, at = 0;
-    uint32_t suppress = suppress_bits(j);
+    uint32_t suppress = suppress_bits(r, f);
     for (int i = 0; i < V; i++)
         if (!forbidden[i] && logits[i] > max) max = logits[i];
     memset(r->p, 0, sizeof *r->p * SAMPLE_OUTCOMES_MAX);
@@ -292,14 +297,14 @@ Status rollout_first_token(Rollout *r, ActiveJob *j, Future *f, Err *err) {
     double u = future_uniform(r, f);
     float logp;
     if (!r->law->model) {
-        int32_t drawn = draw_host(r, j, j->logits, forbidden, u, &logp);
+        int32_t drawn = draw_host(r, f, j->logits, forbidden, u, &logp);
         return future_advance(r, f, drawn, logp, j->logits, r->p, err);
     }
     Model *m = r->law->model;
     if (!kv_sequence_fork(&r->cache, &f->kv, &j->kv))
         return err_set(err, ERR_NOMEM, "the key-value cache is full: use a smaller --batch");
     SampleSpec spec = sample_spec(r, j, on_device);
-    uint32_t suppress = suppress_bits(j), *d_suppress;
+    uint32_t suppress = suppress_bits(r, f), *d_suppress;
     double *d_uniform;
     decode_pass_copy(&r->pass, &u, 1, sizeof u, &d_uniform);
     decode_pass_copy(&r->pass, &suppress, 1, sizeof suppress, &d_suppress);
@@ -384,7 +389,7 @@ static Status decode_live(Rollout *r, int *n_out, Err *err) {
     for (int i = 0; i < n; i++) {
         Future *f = &r->future[r->order[i]];
         uniform[i] = future_uniform(r, f);
-        suppress[i] = suppress_bits(&r->job[f->job]);
+        suppress[i] = suppress_bits(r, f);
     }
     decode_pass_run(&r->pass);
     model_logits(m, r->acts, r->d_logits, NULL, n);
@@ -413,7 +418,7 @@ static Status step_host(Rollout *r, Err *err) {
         r->law->logits(r->law->ctx, window, n, logits);
         free(window);
         float logp;
-        int32_t drawn = draw_host(r, j, logits, r->forbidden, future_uniform(r, f), &logp);
+        int32_t drawn = draw_host(r, f, logits, r->forbidden, future_uniform(r, f), &logp);
         s = future_advance(r, f, drawn, logp, logits, r->p, err);
     }
     free(logits);

@@ -37,6 +37,7 @@ typedef struct {
     uint32_t   ending;   /* bit o: of these, a stop has come, and its minute is not over */
     int        kind;     /* EventKind of the newest event of this minute, -1 = none */
     double     survive[SAMPLE_OUTCOMES_MAX]; /* prod(1 - p) so far */
+    double     early[SAMPLE_OUTCOMES_MAX];   /* the same, until outcomes count */
     int        point[SAMPLE_OUTCOMES_MAX];   /* next point of its curve */
     RolloutSample s;     /* what it will be; tokens and token_minutes stay empty until it ends */
     KvSequence kv;
@@ -96,6 +97,8 @@ Status rollout_step(Rollout *r, Err *err);
 
 void   job_samples_free(ActiveJob *j);
 double future_uniform(const Rollout *r, const Future *f);
+/* Whether it is too early for outcome k of a future. */
+int    future_early(const Rollout *r, const Future *f, int k);
 /* Takes what was drawn, or what the followed future has there, with the outcome probabilities of its step.  logp: log
  * probability of `drawn`; logits (V) of the step on the host, NULL unless a future is followed or told. */
 Status future_advance(Rollout *r, Future *f, int32_t drawn, float logp, const float *logits, const float *p_outcome, Err *err);

@@ -400,6 +400,7 @@ static void test_label_file(void **state) {
     assert_string_equal(f.codes[0], "ICD10CM//I50");
     assert_int_equal(f.n_stops, 0);
     assert_int_equal(f.table.n, counts.eligible);
+    assert_true(f.after_minutes == 0 && !f.after_ends);
     /* The stored risks of this outcome, in the order of the events file; rows of the table are a subset of them. */
     EventFile  events;
     OracleFile oracle;
@@ -574,6 +575,25 @@ static void test_minute_of_the_index(void **state) {
     label_task_free(&t);
 }
 
+/* From when on outcomes count is told to whoever simulates them; the oracle's risk is of those from the index on. */
+static void test_labels_that_begin_later(void **state) {
+    (void)state;
+    LabelOptions o = oracle_options();
+    LabelTask    t = shorthand("heart_failure=ICD10CM//I50", "oracle");
+    LabelCounts  counts;
+    Table        table;
+    LabelFile    f;
+    t.after_minutes = 2 * DAY;
+    MUST(label_build(&table, &t, &o, &counts, err));
+    MUST(table_write_h5(&table, at("later.h5"), err));
+    table_free(&table);
+    MUST(label_file_open(&f, at("later.h5"), err));
+    assert_true(f.after_minutes == 2 * DAY && f.after_ends);
+    for (int64_t i = 0; i < f.table.n; i++) assert_true(isnan(f.true_risk[i]));
+    label_file_close(&f);
+    label_task_free(&t);
+}
+
 static void refused(const LabelOptions *o, const char *outcome, const char *index, Status code, const char *says) {
     LabelTask   t = shorthand(outcome, index);
     LabelCounts counts;
@@ -680,7 +700,8 @@ static void test_damaged_label_files(void **state) {
     static const struct {
         const char *attribute, *value, *says;
     } damage[] = {{"outcome_codes", "{}", "outcome_codes"}, {"outcome_codes", "[1]", "not text"}, {"name", "a/b", "name"},
-                  {"horizon_minutes", "0", "horizon"},      {"horizon_minutes", "12x", "horizon"}, {"stop_codes", "3", "stop_codes"}};
+                  {"horizon_minutes", "0", "horizon"},      {"horizon_minutes", "12x", "horizon"}, {"stop_codes", "3", "stop_codes"},
+                  {"after_minutes", "0", "after_minutes"},  {"after_minutes", "99999999", "after_minutes"}};
     LabelOptions o = oracle_options();
     LabelTask    t = shorthand("death=MEDS_DEATH", "oracle");
     LabelCounts  counts;
@@ -729,7 +750,7 @@ int main(void) {
         cmocka_unit_test(test_tasks_round_trip),
         cmocka_unit_test(test_label_file),
         cmocka_unit_test(test_choices_of_rows),
-        cmocka_unit_test(test_two_datasets_of_one_source), cmocka_unit_test(test_levels_of_bounds), cmocka_unit_test(test_minute_of_the_index), cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_two_datasets_of_one_source), cmocka_unit_test(test_labels_that_begin_later), cmocka_unit_test(test_levels_of_bounds), cmocka_unit_test(test_minute_of_the_index), cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_damaged_label_files),
     };
     return cmocka_run_group_tests_name("label", tests, folder_make, folder_remove);

@@ -195,6 +195,33 @@ static void test_sampling_ends_at_a_look_and_changes_no_sample(void **state) {
     kept_free(&all);
 }
 
+/* A at once, .2, is too early: it ends a future without the outcome, or is passed over and A may come again. */
+static void test_outcomes_that_come_too_early(void **state) {
+    (void)state;
+    enum { N = 20000 };
+    Vocabulary v = make_vocabulary();
+    uint32_t mark[N_TOKENS] = {0};
+    mark[EVENT_A] = 1;
+    const double after = 1440, later = exact_by(&v, EVENT_B, 0, HORIZON_A, 0) - .2;
+    double *x = calloc(N, sizeof *x);
+    for (int e = ESTIMATOR_MC; e <= ESTIMATOR_REACH; e++)
+        for (int ends = 0; ends < 2; ends++) {
+            RolloutOptions o = tiny_options((Estimator)e, N);
+            o.outcome_bits = mark;
+            o.n_outcomes = 1;
+            o.outcome_after = &after;
+            o.after_ends = (uint32_t)ends;
+            Kept k = run_tiny(o, NULL);
+            for (int i = 0; i < N; i++) x[i] = k.sample[i].risk[0];
+            const RiskEstimate r = mean_estimate(x, N, 1);
+            const double truth = ends ? later : later / .8;
+            if (fabs(r.risk - truth) > 4 * r.mc_se + 1e-6)
+                fail_msg("estimator %d, %s: %g, truth %g, se %g", e, ends ? "ended" : "passed over", r.risk, truth, r.mc_se);
+            kept_free(&k);
+        }
+    free(x);
+}
+
 /* .2 at once, or .1 after the first gap; what follows does not count. */
 static void test_next_event_alone(void **state) {
     (void)state;
@@ -217,6 +244,7 @@ int main(void) {
         cmocka_unit_test(test_outcomes_of_one_pool_are_those_of_their_own),
         cmocka_unit_test(test_curves_and_competing_ends_against_enumeration),
         cmocka_unit_test(test_sampling_ends_at_a_look_and_changes_no_sample),
+        cmocka_unit_test(test_outcomes_that_come_too_early),
         cmocka_unit_test(test_next_event_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -56,6 +56,14 @@ verdict $? "curves do not fall"
 column pool-mc/visit_30d-risk.csv lead_days | awk '$1 != "" { n++; if ($1 < 0 || $1 > 30) bad = 1 } END { exit bad || !n }'
 verdict $? "lead times lie within the horizon"
 
+for after in '' ', "after": "7d"'; do
+    echo '{"name": "out'${after:+_later}'", "index": "oracle", "outcome": {"codes": ["VISIT//OUT"]}, "horizon": "60d"'"$after"'}' > task.json
+    "$data" label events/events.h5 --data d --task task.json > label.log 2>&1 && risk --labels d/labels/out${after:+_later}.h5 --estimator mc --samples 8
+done
+paste -d, <(column out-risk.csv risk) <(column out_later-risk.csv risk) |
+    awk -F, '{ n++; if ($2 > $1) bad = 1; less += $2 < $1; some += $2 > 0 } END { exit bad || !n || !less || !some }'
+verdict $? "outcomes that come too early are none in futures either" risk.log
+
 # ---- ranks, killing, merging ---------------------------------------------------------------------------------------------
 if command -v mpirun > /dev/null; then
     for n in 1 2 3; do
