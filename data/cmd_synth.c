@@ -216,5 +216,8 @@ Status cmd_synth(int argc, char **argv, Err *err) {
     if (score) return synth_score(score, err);
     if (risk) return samples ? synth_risk(&o, risk, out, err) : err_set(err, ERR_USAGE, "--risk needs --risk-samples");
     flags_print(flags, n, stderr);
-    return synth_draw(&o, out ? out : "oracle", values, describe, err);
+    char *folder = path_copy(out ? out : "oracle");
+    s = synth_draw(&o, folder, values, describe, err);
+    free(folder);
+    return s;
 }

@@ -208,8 +208,7 @@ Status dataset_open(Dataset *d, const char *path, Err *err) {
     memset(d, 0, sizeof *d);
     if (!path_is_dir(path) || !has(path, "dataset.json")) return not_a_dataset(path, err);
     d->impl = xcalloc(1, sizeof *d->impl);
-    d->path = xstrdup(path);
-    for (size_t n = strlen(path); n > 1 && d->path[n - 1] == '/'; n--) d->path[n - 1] = 0;
+    d->path = path_copy(path);
     Status status = read_json(d, err);
     if (!status) status = read_vocabulary(d, err);
     if (!status) status = read_groups(d, err);

@@ -396,8 +396,7 @@ Status tokenize_events(const TokenizeOptions *o, TokenizeReport *r, Err *err) {
     REQUIRE(o->shard_size > 0 && (o->vocabulary || o->age_bin_years == 1 || o->age_bin_years == 5));
     *r = (TokenizeReport){0};
     Run run = {.o = o, .r = r};
-    char *out = xstrdup(o->out);
-    for (size_t n = strlen(out); n > 1 && out[n - 1] == '/'; n--) out[n - 1] = 0;
+    char *out = path_copy(o->out);
     TokenizeOptions tidy = *o;
     tidy.out = out;
     run.o = &tidy;

@@ -30,9 +30,10 @@ Status cmd_export(int argc, char **argv, Err *err) {
         return OK;
     }
     if (n_pos != 1 || !out) return err_set(err, ERR_USAGE, "needs a CHECKPOINT and --out PATH (--help)");
-    char *checkpoint;
+    char *checkpoint, *to;
     if ((s = session_find(pos[0], &checkpoint, err))) return s;
-    ExportOptions o = {.checkpoint = checkpoint, .base = session.base, .keep_apart = !merge, .max_file_bytes = max_file, .name = name, .out = out, .progress = stderr};
+    to = path_copy(out); /* "model/" is written beside as model.tmp */
+    ExportOptions o = {.checkpoint = checkpoint, .base = session.base, .keep_apart = !merge, .max_file_bytes = max_file, .name = name, .out = to, .progress = stderr};
     ExportSummary sum;
     o.format = !strcmp(format, "gguf") ? EXPORT_GGUF : EXPORT_SAFETENSORS;
     o.encoding = !strcmp(dtype, "auto") ? ENCODE_BF16 : (Encoding)encode_find(dtype);
@@ -40,14 +41,15 @@ Status cmd_export(int argc, char **argv, Err *err) {
     if (!s && sum.merged) printf("the adapter is merged into its base\n");
     if (!s && !merge) {
         printf("%s: %d tensors of the adapter alone, %.1f MB\nnext: PeftModel.from_pretrained(base, '%s'), or vllm serve BASE --enable-lora "
-               "--lora-modules ehr=%s\n", out, sum.tensors, 1e-6 * (double)sum.bytes, out, out);
+               "--lora-modules ehr=%s\n", to, sum.tensors, 1e-6 * (double)sum.bytes, to, to);
     } else if (!s) {
-        printf("%s: %d tensors, %.1f MB of weights in %s, %d file%s\n", out, sum.tensors, 1e-6 * (double)sum.bytes,
+        printf("%s: %d tensors, %.1f MB of weights in %s, %d file%s\n", to, sum.tensors, 1e-6 * (double)sum.bytes,
                encode_name(o.encoding), sum.files, sum.files == 1 ? "" : "s");
         if (sum.wider) printf("%d matrices whose rows are no multiple of %d are in f16\n", sum.wider, Q8_0_BLOCK);
         printf(o.format == EXPORT_GGUF ? "next: llama-completion -m %s -no-cnv -p 'RECORD_START ...'; infer/EXPORT.md says more\n"
-                                       : "next: AutoModelForCausalLM.from_pretrained('%s'); infer/EXPORT.md says more\n", out);
+                                       : "next: AutoModelForCausalLM.from_pretrained('%s'); infer/EXPORT.md says more\n", to);
     }
+    free(to);
     free(checkpoint);
     return s;
 }

@@ -196,6 +196,12 @@ int path_is_dir(const char *path) {
     return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
+char *path_copy(const char *path) {
+    char *out = xstrdup(path);
+    for (size_t n = strlen(out); n > 1 && out[n - 1] == '/'; n--) out[n - 1] = 0;
+    return out;
+}
+
 int split_list(char *s, char **parts, int max) {
     int n = 0;
     for (char *save = NULL, *p = strtok_r(s, ",", &save); p && n < max; p = strtok_r(NULL, ",", &save)) parts[n++] = p;

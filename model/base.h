@@ -64,6 +64,7 @@ Status file_write(const char *path, const void *data, size_t size, Err *err);
 Status dir_make(const char *path, Err *err); /* with parents; an existing folder is fine */
 int    path_exists(const char *path);
 int    path_is_dir(const char *path);
+char  *path_copy(const char *path); /* without slashes at its end; free() */
 
 /* Splits "a,b,c" in place; returns the number of parts written (at most max). */
 int split_list(char *s, char **parts, int max);

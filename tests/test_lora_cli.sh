@@ -64,10 +64,10 @@ fi
 
 # ---- merged and apart --------------------------------------------------------------------------------------------------
 apart=$(scores a)
-"$infer" export a --dtype f32 --out merged > export.log 2>&1 && grep -q 'merged into its base' export.log && [ "$(scores merged)" = "$apart" ] &&
+"$infer" export a --dtype f32 --out merged/ > export.log 2>&1 && grep -q 'merged into its base' export.log && [ "$(scores merged)" = "$apart" ] &&
     [ ! -e merged/adapter_config.json ]
 verdict $? "the exported whole model scores the same" export.log
-"$infer" export a --merge-lora=no --out alone > export.log 2>&1 && cmp alone/adapter_model.safetensors a/latest/adapter_model.safetensors &&
+"$infer" export a --merge-lora=no --out alone/ > export.log 2>&1 && cmp alone/adapter_model.safetensors a/latest/adapter_model.safetensors &&
     [ ! -e alone/optimizer-00001-of-00001.safetensors ] && [ "$(scores alone)" = "$apart" ]
 verdict $? "the exported adapter, too, without optimizer state" export.log
 "$infer" info a > info.log 2>&1 && grep -q 'LoRA of rank 4, alpha 8, on q k v o gate up down' info.log

@@ -20,8 +20,7 @@ void parent_close(Parent *p) {
 /* folder, a link at its end replaced by the name of what it points at: `latest` will point elsewhere tomorrow. */
 static char *recorded_path(const char *folder, const char *real) {
     struct stat st;
-    char *path = xstrdup(folder), *slash;
-    for (size_t n = strlen(path); n > 1 && path[n - 1] == '/'; n--) path[n - 1] = 0;
+    char *path = path_copy(folder), *slash;
     if (lstat(path, &st) || !S_ISLNK(st.st_mode)) return path;
     const char *name = strrchr(real, '/');
     if ((slash = strrchr(path, '/'))) *slash = 0;
