@@ -8,6 +8,24 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* A line a member, and one for each of its own; what fills more than two lines stays in the file. */
+static void print_members(json_t *object, int indent) {
+    enum { LONGEST = 240 };
+    const char *key;
+    json_t *value;
+    json_object_foreach(object, key, value) {
+        char *line = json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
+        if (json_is_object(value) && indent < 4 && json_object_size(value)) {
+            printf("%*s%s\n", indent, "", key);
+            print_members(value, indent + 2);
+        } else if (strlen(line) > LONGEST)
+            printf("%*s%-24s in trainer.json, %zu characters\n", indent, "", key, strlen(line));
+        else
+            printf("%*s%-24s %s\n", indent, "", key, line);
+        free(line);
+    }
+}
+
 static void print_trainer(const char *checkpoint) {
     char *text;
     size_t size;
@@ -18,13 +36,7 @@ static void print_trainer(const char *checkpoint) {
     }
     json_t *t = json_loadb(text, size, 0, NULL);
     free(text);
-    const char *key;
-    json_t *value;
-    json_object_foreach(t, key, value) {
-        char *line = json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
-        printf("  %-24s %s\n", key, line);
-        free(line);
-    }
+    print_members(t, 2);
     json_decref(t);
 }
 

@@ -40,7 +40,7 @@ typedef struct {
     {"--device", FLAG_ENUM, &(f).device, 0, 0, "auto|cpu|cuda", "where to compute; auto: on a GPU if there is one", 0},\
     {"--dtype", FLAG_ENUM, &(f).dtype, 0, 0, "auto|f32|bf16", "to compute in; auto: bf16 on a GPU, f32 on the CPU", 0},\
     {"--weights", FLAG_ENUM, &(f).weights, 0, 0, "auto|f32|bf16|int8",                                                 \
-     "what matrices are kept in; int8 is fastest, and rounds", 0},                                                     \
+     "what matrices are kept in; int8 is fastest, and rounds: `score` with it and without tells how much (infer/EXPORT.md)", 0}, \
     {"--kv-dtype", FLAG_ENUM, &(f).kv_type, 0, 0, "auto|f32|bf16",                                                     \
      "what decoding keeps keys and values in; auto: as --dtype, bf16 beside narrower --weights", 0},                   \
     SESSION_BASE_FLAG(f)

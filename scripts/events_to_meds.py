@@ -246,11 +246,11 @@ def futures(path, out, data, linkage):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("events", type=pathlib.Path, nargs="?")
-    parser.add_argument("--futures", type=pathlib.Path)
-    parser.add_argument("--data", type=pathlib.Path)
-    parser.add_argument("--linkage", type=pathlib.Path)
-    parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("events", type=pathlib.Path, nargs="?", help="events file of `ehr-data import`")
+    parser.add_argument("--futures", type=pathlib.Path, help="JSON lines of `ehr-infer generate --json`")
+    parser.add_argument("--data", type=pathlib.Path, help="with --futures: the dataset they were simulated from")
+    parser.add_argument("--linkage", type=pathlib.Path, help="with --futures: who is who, as deidentify or tokenize wrote it")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder to write")
     args = parser.parse_args()
     if (args.events is None) == (args.futures is None):
         parser.error("give an events file, or --futures")

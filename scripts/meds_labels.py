@@ -38,8 +38,8 @@ def read(path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("labels", type=pathlib.Path)
-    parser.add_argument("out", type=pathlib.Path)
+    parser.add_argument("labels", type=pathlib.Path, help="label parquet, or a folder of it")
+    parser.add_argument("out", type=pathlib.Path, help="CSV to write")
     args = parser.parse_args()
     paths = sorted(args.labels.rglob("*.parquet")) if args.labels.is_dir() else [args.labels]
     if not paths:

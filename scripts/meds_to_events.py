@@ -164,10 +164,10 @@ def write_codes(root, out):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("meds", type=pathlib.Path)
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("events.h5"))
-    parser.add_argument("--ehr-data", type=pathlib.Path, default=HERE.parent / "build" / "ehr-data")
-    parser.add_argument("--keep", type=pathlib.Path)
+    parser.add_argument("meds", type=pathlib.Path, help="MEDS folder")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("events.h5"), help="events file to write [events.h5]")
+    parser.add_argument("--ehr-data", type=pathlib.Path, default=HERE.parent / "build" / "ehr-data", help="the program that imports [build/ehr-data]")
+    parser.add_argument("--keep", type=pathlib.Path, help="folder for the CSV, which is then kept")
     args, more = parser.parse_known_args()
     if not args.meds.is_dir():
         fail(f"{args.meds} is no folder")

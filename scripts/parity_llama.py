@@ -12,8 +12,12 @@ import sys
 import gguf
 import numpy as np
 import torch
-from llama_cpp import Llama
 from transformers import AutoModelForCausalLM
+
+try:
+    from llama_cpp import Llama
+except ImportError:
+    sys.exit(f"{__doc__}\nparity_llama: llama-cpp-python is missing: .venv/bin/pip install llama-cpp-python")
 
 LIMIT = 1e-4
 CONTINUED = 10  # timelines

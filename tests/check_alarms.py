@@ -10,7 +10,8 @@ alarm, or when too few of the others hold one for the group.
 
 How many that must be is a calculation.  The cohort of the quickstart has 3,513 rows, 625 of the group, 96 of them admitted;
 halved risks stand 5 standard errors from those beyond the twentieth that is tolerated, and the first alarm of 69 tests needs
-3.4: power 94%, and above 99% in a cohort half as large again.
+3.4: power 94%, and above 99% in a cohort half as large again.  Seen there (Zen 5, 2026-11-30, 400 seeds, five minutes of a
+core): alarms in 11 reports of right risks, in 383 of those that lost outcomes, and in 399 with half as many rows again.
 """
 
 import json
