@@ -176,6 +176,33 @@ static void test_rows_of_no_sequence(void **state) {
     packed_free(f->dev, &p);
 }
 
+/* The longest head is worked on by several threads at once: the gradients are those of one thread, bit for bit. */
+static void test_threads_share_a_head(void **state) {
+    Fixture  *f = *state;
+    const int lengths[] = {30, 450, 70}, shapes[][3] = {{2, 1, 64}, {3, 1, 34}, {2, 2, 128}};
+    for (int k = 0; k < 3; k++) {
+        Packed p = packed_random(f->dev, lengths, 3, shapes[k][0], shapes[k][1], shapes[k][2]);
+        size_t a = (size_t)p.N * width_qk(&p), b = (size_t)p.N * width_qkv(&p);
+        float *want = floats(f->dev, a + b);
+        packed_forward(f, &p);
+        for (int threads = 1; threads <= 5; threads++) {
+            Device *dev = device_for_test(threads);
+            for (int again = 0; again < (threads == 1 ? 1 : 5); again++) {
+                fill(p.dqk, a, NAN);
+                memset(p.dqkv, 0, sizeof(float) * b);
+                f->ops->attention_backward(dev, p.dqk, p.dqkv, p.dout, p.qk, p.qkv, p.out, p.lse, p.cu, 3, p.N, p.H, p.G, p.D);
+                assert_int_equal(device_sync(dev), 0);
+                if (threads == 1) memcpy(want, p.dqk, sizeof(float) * a), memcpy(want + a, p.dqkv, sizeof(float) * b);
+                assert_same_bits(p.dqk, want, a, "dqk of several threads");
+                assert_same_bits(p.dqkv, want + a, b, "dqkv of several threads");
+            }
+            device_close(dev);
+        }
+        device_free(f->dev, want);
+        packed_free(f->dev, &p);
+    }
+}
+
 static void test_long_sequence(void **state) {
     Fixture *f = *state;
     enum { T = 2048, D = 64 };
@@ -607,7 +634,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_future_changes_no_past), cmocka_unit_test(test_neighbours_do_not_meet),
         cmocka_unit_test(test_rows_of_no_sequence),    cmocka_unit_test(test_long_sequence),
-        cmocka_unit_test(test_paged_is_packed),
+        cmocka_unit_test(test_paged_is_packed),        cmocka_unit_test(test_threads_share_a_head),
         cmocka_unit_test(test_paged_bf16_error),        cmocka_unit_test(test_classifier_ranges),
         cmocka_unit_test(test_classifier_chunks),      cmocka_unit_test(test_sample_law),
         cmocka_unit_test(test_sample_edges),           cmocka_unit_test(test_sample_levels),

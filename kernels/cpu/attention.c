@@ -12,17 +12,16 @@
 
 enum {
     TASK_ROWS = 98,
-    ROWS_AHEAD = 16,
     MERGE_ROWS = 16, /* whose softmax is merged together */
     EDGE_ROWS = 8    /* a tile where rows see different keys: the lower, the fewer products are thrown away */
 };
 
 /* The rows of a task: a thread's own memory. */
 typedef struct {
-    float *q;      /* (rows, D), scaled by 1 / sqrt(D) */
+    float *q;      /* (rows, D), scaled by 1 / sqrt(D), in units of ln 2 */
     float *acc;    /* (rows, D) */
     float *scores; /* (MERGE_ROWS, KV_PAGE) */
-    float *max, *sum;
+    float *max, *sum; /* in the same units */
     float *values; /* (KV_PAGE, SGEMM_PANEL): a panel of values that ends in a part of a vector */
     int   *visible; /* (rows) keys of its sequence that the row sees */
 } TaskRows;
@@ -68,7 +67,7 @@ static void keys_meet(const CpuIsa *isa, const TaskRows *t, const RowTile *x, co
     for (int j = 0; j < x->n; j += SGEMM_PANEL) {
         TileOut o = {.out = x->scores + j, .ld_out = KV_PAGE};
         const float *q = t->q + (ptrdiff_t)x->row * D;
-        int          n = int_min(SGEMM_PANEL, x->n - j);
+        int          n = (int)round_up((size_t)int_min(SGEMM_PANEL, x->n - j), 16);
         later_take(later, D, &o);
         if (page->type == DTYPE_BF16) isa->sgemm_tile_bf16(x->m, n, D, q, D, (const uint16_t *)page->keys + j * D, &o);
         else isa->sgemm_tile(x->m, n, D, q, D, 1, (const float *)page->keys + j * D, SGEMM_PANEL, &o);
@@ -167,19 +166,16 @@ static void rows_meet_blocks(const CpuIsa *isa, const CpuOps *ops, const Attenti
 static void task_run(const CpuIsa *isa, const CpuOps *ops, const Attention *a, const TaskRows *t, int n0, int n1,
                      int s0, int g, int shared, Later *later) {
     const int D = a->D, ratio = a->H / a->G, ld = (a->H + a->G) * D;
-    float     scale = 1.0f / sqrtf((float)D);
+    float     scale = LOG2_E / sqrtf((float)D);
     while (a->q_offset[s0 + 1] <= n0) s0++;
-    for (int n = n0, s = s0, row = 0; n < n1; n++) {
-        const float *ahead = a->qk + (ptrdiff_t)int_min(n + ROWS_AHEAD, n1 - 1) * ld + g * ratio * D;
-        while (a->q_offset[s + 1] <= n) s++;
-        for (int d = 0; d < ratio * D; d += 16) __builtin_prefetch(ahead + d);
-        ops->scale(t->q + (ptrdiff_t)row * D, a->qk + (ptrdiff_t)n * ld + g * ratio * D, scale, ratio * D);
-        for (int r = 0; r < ratio; r++, row++) {
-            t->max[row] = -INFINITY;
-            t->sum[row] = 0;
-            t->visible[row] = visible_keys(a, s, n);
-        }
-    }
+    ops->scale_rows(t->q, ratio * D, a->qk + (ptrdiff_t)n0 * ld + g * ratio * D, ld, n1 - n0, ratio * D, &scale, 0);
+    for (int n = n0, s = s0, row = 0; n < n1; s++)
+        for (int end = int_min(n1, a->q_offset[s + 1]), visible = visible_keys(a, s, n); n < end; n++, visible++)
+            for (int r = 0; r < ratio; r++, row++) {
+                t->max[row] = -INFINITY;
+                t->sum[row] = 0;
+                t->visible[row] = visible;
+            }
     rows_meet_blocks(isa, ops, a, t, 0, (n1 - n0) * ratio, s0, g, 0, shared, later);
     for (int n = n0, s = s0; n < n1; s++) {
         int end = int_min(n1, a->q_offset[s + 1]);
@@ -188,13 +184,16 @@ static void task_run(const CpuIsa *isa, const CpuOps *ops, const Attention *a, c
                          ceil_div(visible_keys(a, s, end - 1), KV_PAGE), later);
         n = end;
     }
-    for (int n = n0, row = 0; n < n1; n++)
-        for (int r = 0; r < ratio; r++, row++) {
-            int h = g * ratio + r;
-            ops->scale(a->out + ((ptrdiff_t)n * a->H + h) * D, t->acc + (ptrdiff_t)row * D,
-                       t->sum[row] > 0 || t->sum[row] != t->sum[row] ? 1.0f / t->sum[row] : 0.0f, D);
-            if (a->lse) a->lse[(ptrdiff_t)h * a->N + n] = t->max[row] + logf(t->sum[row]);
+    for (int r = 0; r < ratio; r++) {
+        ptrdiff_t h = g * ratio + r;
+        for (int n = n0, row = r; n < n1; n++, row += ratio) {
+            float sum = t->sum[row];
+            t->sum[row] = sum > 0 || sum != sum ? 1.0f / sum : 0.0f;
+            if (a->lse) a->lse[h * a->N + n] = t->max[row] / LOG2_E + logf(sum);
         }
+        ops->scale_rows(a->out + ((ptrdiff_t)n0 * a->H + h) * D, (ptrdiff_t)a->H * D, t->acc + r * D, ratio * D, n1 - n0, D,
+                        t->sum + r, ratio);
+    }
 }
 
 static int queries_a_task(const Attention *a) { return int_max(1, rows_a_task(a->H, a->G) / (a->H / a->G)); }
@@ -277,7 +276,8 @@ static void page_fill(const CpuOps *ops, const Attention *a, const float *qkv, i
     const float *v = qkv + n * ld_qkv + (H + G + g) * D;
     for (int j = 0; j < rows; j++)
         for (int d = 0; d < D; d += 16) __builtin_prefetch(v + j * ld_qkv + d, 0, 2);
-    ops->transpose(page_keys(pool, DTYPE_F32, page, head, heads, D), a->qk + n * ld_qk + (H + g) * D, ld_qk, rows, D);
+    ops->transpose(page_keys(pool, DTYPE_F32, page, head, heads, D), a->qk + n * ld_qk + (H + g) * D, ld_qk, rows, D,
+                   1);
     ops->panels(page_values(pool, DTYPE_F32, page, head, heads, D), v, ld_qkv, rows, D);
 }
 

@@ -1,26 +1,28 @@
 /* attention_backward.c - gradients of packed causal attention, with the weights recomputed from the log-sum-exp.
  *
- * A task is one sequence and one key/value head; it alone writes that head's dk, dv and its query heads' dq, block by
- * block in a fixed order, so the bits do not depend on the threads.  With p_j = exp(score_j - lse):
+ * A block of keys meets its sequence's query rows a block at a time, head after head, and ends with its dk and dv; dq adds
+ * up over the blocks of keys in ascending order.  Threads take whole heads, or where those are too few, blocks of keys: a
+ * block follows its predecessor through the rows.  So the bits do not depend on the threads.  With p_j = exp(score_j - lse):
  *   dv_j += p_j dout    ds_j = p_j (dout . v_j - dout . out)    dq += ds_j k_j / sqrt(D)    dk_j += ds_j q / sqrt(D) */
 #include "kernels/cpu/ops.h"
 
 #include <math.h>
+#include <sched.h>
 #include <string.h>
 
 enum {
     ROWS = KV_PAGE, /* query rows a block */
-    ROWS_AHEAD = 16,
-    EDGE_ROWS = 8 /* a tile on the diagonal: the lower, the fewer products are thrown away */
+    EDGE_ROWS = 8,  /* a tile on the diagonal: the lower, the fewer products are thrown away */
+    SPLIT_BLOCKS = 4 /* of keys; threads would wait for each other in a shorter head */
 };
 
 /* A thread's own memory.  Rows are padded to whole vectors of columns. */
 typedef struct {
-    float *keys_t, *values_t;     /* (KV_PAGE / SGEMM_PANEL, D, SGEMM_PANEL) */
-    float *keys;                  /* (KV_PAGE, ld), times 1 / sqrt(D) */
-    float *dkeys, *dvalues;       /* (KV_PAGE, ld) */
-    float *q, *dout;              /* (ROWS, ld), q times 1 / sqrt(D) */
-    float *p, *ds;                /* (ROWS, KV_PAGE) */
+    float *keys_t, *values_t; /* (KV_PAGE / SGEMM_PANEL, D, SGEMM_PANEL), keys in units of ln 2 */
+    float *keys;              /* (KV_PAGE, ld), times 1 / sqrt(D) */
+    float *dkeys, *dvalues;   /* (KV_PAGE, ld) */
+    float *q, *dout;          /* (ROWS, ld), q times 1 / sqrt(D) */
+    float *p, *ds;            /* (ROWS, KV_PAGE) */
     int    ld;
 } Blocks;
 
@@ -44,48 +46,54 @@ static Blocks blocks_at(float *memory, int D) {
     return b;
 }
 
-/* What a task reads and writes. */
+/* What the threads read and write. */
 typedef struct {
-    const CpuIsa *isa;
-    const CpuOps *ops;
-    const float  *qk, *qkv, *dout, *out, *lse;
-    float        *dqk, *dqkv;
-    float        *mean; /* (H, N) dout . out */
-    int           N, H, G, D;
+    const CpuIsa  *isa;
+    const CpuOps  *ops;
+    const float   *qk, *qkv, *dout, *out, *lse;
+    float         *dqk, *dqkv;
+    const int32_t *cu_seqlens;
+    float         *mean; /* (H, N) dout . out */
+    int           *met;  /* a block of keys of a head: blocks of rows it has met */
+    double         split; /* a head of more scores is split */
+    int            n_seq, N, H, G, D;
 } Task;
 
 static ptrdiff_t qk_at(const Task *t, ptrdiff_t n, int head) { return (n * (t->H + t->G) + head) * t->D; }
 static ptrdiff_t qkv_at(const Task *t, ptrdiff_t n, int head) { return (n * (t->H + 2 * t->G) + head) * t->D; }
 static ptrdiff_t out_at(const Task *t, ptrdiff_t n, int h) { return (n * t->H + h) * t->D; }
 
-static void keys_load(const Task *t, const Blocks *b, ptrdiff_t n, int rows, int g) {
-    const int D = t->D;
-    ptrdiff_t ld_qk = qk_at(t, 1, 0), ld_qkv = qkv_at(t, 1, 0);
-    t->ops->transpose(b->keys_t, t->qk + qk_at(t, n, t->H + g), ld_qk, rows, D);
-    t->ops->transpose(b->values_t, t->qkv + qkv_at(t, n, t->H + t->G + g), ld_qkv, rows, D);
-    for (int j = 0; j < rows; j++)
-        t->ops->scale(b->keys + j * b->ld, t->qk + qk_at(t, n + j, t->H + g), 1.0f / sqrtf((float)D), D);
-    memset(b->dkeys, 0, sizeof(float) * KV_PAGE * (size_t)b->ld);
-    memset(b->dvalues, 0, sizeof(float) * KV_PAGE * (size_t)b->ld);
-}
+/* Blocks [block, end_block) of the keys of one sequence and one key/value head. */
+typedef struct {
+    int  begin, end, g; /* rows of the sequence */
+    int  block, end_block;
+    int *met; /* of the sequence's and head's blocks; NULL: one thread has them all */
+} Item;
 
 /* Query rows [n, n + rows) of head h meet the loaded block of keys.  diagonal: row i sees keys 0..i of the block, otherwise
  * all of them.  step: rows of a tile. */
 typedef struct {
-    ptrdiff_t n;
-    int       rows, h, diagonal, step;
+    int n, rows, h, diagonal, step;
+    int starts_dq;   /* these are the sequence's first keys */
+    int first, last; /* of the block's meetings */
 } Meeting;
 
+static void keys_load(const Task *t, const Blocks *b, int n, int rows, int g) {
+    const int   D = t->D;
+    const float scale = 1.0f / sqrtf((float)D);
+    ptrdiff_t   ld_qk = qk_at(t, 1, 0), ld_qkv = qkv_at(t, 1, 0);
+    t->ops->transpose(b->keys_t, t->qk + qk_at(t, n, t->H + g), ld_qk, rows, D, LOG2_E);
+    t->ops->transpose(b->values_t, t->qkv + qkv_at(t, n, t->H + t->G + g), ld_qkv, rows, D, 1);
+    t->ops->scale_rows(b->keys, b->ld, t->qk + qk_at(t, n, t->H + g), ld_qk, rows, D, &scale, 0);
+}
+
 static void rows_load(const Task *t, const Blocks *b, const Meeting *x) {
-    const int D = t->D;
-    for (int i = 0; i < x->rows; i++) {
-        for (int d = 0; d < D; d += 16) {
-            __builtin_prefetch(t->qk + qk_at(t, x->n + i + ROWS_AHEAD, x->h) + d);
-            __builtin_prefetch(t->dout + out_at(t, x->n + i + ROWS_AHEAD, x->h) + d);
-        }
-        t->ops->scale(b->q + i * b->ld, t->qk + qk_at(t, x->n + i, x->h), 1.0f / sqrtf((float)D), D);
-        memcpy(b->dout + i * b->ld, t->dout + out_at(t, x->n + i, x->h), sizeof(float) * (size_t)D);
-    }
+    const float scale = 1.0f / sqrtf((float)t->D), one = 1;
+    t->ops->scale_rows(b->q, b->ld, t->qk + qk_at(t, x->n, x->h), qk_at(t, 1, 0), x->rows, t->D, &scale, 0);
+    t->ops->scale_rows(b->dout, b->ld, t->dout + out_at(t, x->n, x->h), out_at(t, 1, 0), x->rows, t->D, &one, 0);
+    if (x->starts_dq)
+        t->ops->row_dots(t->mean + (ptrdiff_t)x->h * t->N + x->n, b->dout, b->ld, t->out + out_at(t, x->n, x->h),
+                         out_at(t, 1, 0), x->rows, t->D);
 }
 
 /* Each product goes a panel of columns at a time, so that its part of b stays in the first cache for all rows. */
@@ -95,7 +103,7 @@ static void meet_keys(const Task *t, const Blocks *b, const Meeting *x, const fl
                       Later *later) {
     for (int j = 0; j < KV_PAGE; j += SGEMM_PANEL)
         for (int i = 0; i < x->rows; i += x->step) {
-            int m = int_min(x->step, x->rows - i), seen = x->diagonal ? i + m : KV_PAGE;
+            int m = int_min(x->step, x->rows - i), seen = x->diagonal ? (int)round_up((size_t)(i + m), 16) : KV_PAGE;
             if (seen <= j) continue;
             TileOut o = {.out = c + i * KV_PAGE + j, .ld_out = KV_PAGE};
             later_take(later, t->D, &o);
@@ -105,131 +113,177 @@ static void meet_keys(const Task *t, const Blocks *b, const Meeting *x, const fl
 }
 
 /* dq (rows, D) (+)= ds keys */
-static void add_dq(const Task *t, const Blocks *b, const Meeting *x, int first) {
+static void add_dq(const Task *t, const Blocks *b, const Meeting *x) {
     ptrdiff_t ld = qk_at(t, 1, 0);
     for (int d = 0; d < t->D; d += SGEMM_PANEL)
         for (int i = 0; i < x->rows; i += x->step) {
             int m = int_min(x->step, x->rows - i);
             tile_product(t->isa, m, int_min(SGEMM_PANEL, t->D - d), x->diagonal ? i + m : KV_PAGE, b->ds + i * KV_PAGE,
                          KV_PAGE, 1, b->keys + d, b->ld, t->dqk + qk_at(t, x->n + i, x->h) + d, ld,
-                         first ? SGEMM_STORE : SGEMM_CHAIN);
+                         x->starts_dq ? SGEMM_STORE : SGEMM_CHAIN);
         }
 }
 
-/* c (keys, D) += transposed a (rows, KV_PAGE) times rows */
-static void add_transposed(const Task *t, const Blocks *b, const Meeting *x, const float *a, const float *rows, float *c) {
+/* sum (keys, D) += transposed a (rows, KV_PAGE) times rows; the last goes to out (keys, D) */
+static void add_transposed(const Task *t, const Blocks *b, const Meeting *x, const float *a, const float *rows, float *sum,
+                           float *out, ptrdiff_t ld_out) {
     int keys = x->diagonal ? x->rows : KV_PAGE;
     for (int d = 0; d < t->D; d += SGEMM_PANEL)
         for (int j = 0; j < keys; j += x->step) {
-            int i = x->diagonal ? j : 0; /* the first row that sees key j */
-            tile_product(t->isa, int_min(x->step, keys - j), int_min(SGEMM_PANEL, t->D - d), x->rows - i,
-                         a + i * KV_PAGE + j, 1, KV_PAGE, rows + i * b->ld + d, b->ld, c + j * b->ld + d, b->ld,
-                         SGEMM_CHAIN);
+            int     i = x->diagonal ? j : 0; /* the first row that sees key j */
+            float  *c = sum + j * b->ld + d;
+            TileOut o = {.chain = x->first ? NULL : c, .ld_chain = b->ld, .out = c, .ld_out = b->ld};
+            if (x->last) o.out = out + j * ld_out + d, o.ld_out = ld_out;
+            t->isa->sgemm_tile(int_min(x->step, keys - j), int_min(SGEMM_PANEL, t->D - d), x->rows - i, a + i * KV_PAGE + j,
+                               1, KV_PAGE, rows + i * b->ld + d, b->ld, &o);
         }
 }
 
-/* first: dq is started.  later: fetched meanwhile. */
-static void rows_meet_block(const Task *t, const Blocks *b, const Meeting *x, int first, Later *later) {
+/* k: where the keys begin.  later: fetched meanwhile. */
+static void rows_meet_block(const Task *t, const Blocks *b, const Meeting *x, int k, int g, Later *later) {
+    ptrdiff_t at = (ptrdiff_t)x->h * t->N + x->n;
     rows_load(t, b, x);
     meet_keys(t, b, x, b->q, b->keys_t, b->p, later);
     meet_keys(t, b, x, b->dout, b->values_t, b->ds, later);
-    for (int i = 0; i < x->rows; i++) {
-        int       m = int_min(x->step, x->rows - i / x->step * x->step), seen = i / x->step * x->step + m;
-        ptrdiff_t at = (ptrdiff_t)x->h * t->N + x->n + i;
-        t->ops->softmax_backward(b->p + i * KV_PAGE, b->ds + i * KV_PAGE, x->diagonal ? i + 1 : KV_PAGE,
-                                 x->diagonal ? seen : KV_PAGE, t->lse[at], t->mean[at]);
-    }
-    add_dq(t, b, x, first);
-    add_transposed(t, b, x, b->p, b->dout, b->dvalues);
-    add_transposed(t, b, x, b->ds, b->q, b->dkeys);
+    t->ops->softmax_backward(b->p, b->ds, x->rows, x->diagonal, t->lse + at, t->mean + at);
+    add_dq(t, b, x);
+    add_transposed(t, b, x, b->p, b->dout, b->dvalues, t->dqkv + qkv_at(t, k, t->H + t->G + g), qkv_at(t, 1, 0));
+    add_transposed(t, b, x, b->ds, b->q, b->dkeys, t->dqk + qk_at(t, k, t->H + g), qk_at(t, 1, 0));
 }
 
-static void later_queries(Later *l, const Task *t, ptrdiff_t n, int rows, int h) {
+/* ---- order --------------------------------------------------------------------------------------------------------- */
+
+static void later_queries(Later *l, const Task *t, int n, int end, int h, int with_out) {
+    int rows = int_min(ROWS, end - n);
     later_add(l, t->qk + qk_at(t, n, h), qk_at(t, 1, 0), rows, t->D);
     later_add(l, t->dout + out_at(t, n, h), out_at(t, 1, 0), rows, t->D);
+    if (with_out) later_add(l, t->out + out_at(t, n, h), out_at(t, 1, 0), rows, t->D);
 }
 
-static void later_keys(Later *l, const Task *t, ptrdiff_t n, int rows, int g) {
+static void later_keys(Later *l, const Task *t, int n, int end, int g) {
+    int rows = int_min(KV_PAGE, end - n);
     later_add(l, t->qk + qk_at(t, n, t->H + g), qk_at(t, 1, 0), rows, t->D);
     later_add(l, t->qkv + qkv_at(t, n, t->H + t->G + g), qkv_at(t, 1, 0), rows, t->D);
+    later_queries(l, t, n, end, g * (t->H / t->G), 0);
 }
 
-/* One sequence and one key/value head. */
-typedef struct {
-    int begin, end, g;
-} Head;
-
-/* What x writes, and what is read after it: by the next rows, the next head, the next block of keys, the next task. */
-static Later later_of(const Task *t, const Head *w, const Meeting *x, int k, const Head *next) {
-    const int ratio = t->H / t->G, after = (int)x->n + x->rows, block = k + KV_PAGE;
+/* What x writes, and what is read after it: by the next rows, the next head, the next block of keys, the next item. */
+static Later later_of(const Task *t, const Item *w, const Meeting *x, int block, const Item *next) {
+    const int after = x->n + x->rows, k = w->begin + block * KV_PAGE;
     Later     l = {.n = 0};
     later_add(&l, t->dqk + qk_at(t, x->n, x->h), qk_at(t, 1, 0), x->rows, t->D);
     if (after < w->end) {
-        later_queries(&l, t, after, int_min(ROWS, w->end - after), x->h);
-    } else if ((x->h + 1) % ratio) {
-        later_queries(&l, t, k, int_min(ROWS, w->end - k), x->h + 1);
-    } else if (block < w->end) {
-        later_keys(&l, t, block, int_min(KV_PAGE, w->end - block), w->g);
-        later_queries(&l, t, block, int_min(ROWS, w->end - block), w->g * ratio);
-    } else if (next) {
-        int rows = int_min(KV_PAGE, next->end - next->begin);
-        later_keys(&l, t, next->begin, rows, next->g);
-        later_queries(&l, t, next->begin, rows, next->g * ratio);
-        later_add(&l, t->out + out_at(t, next->begin, next->g * ratio), out_at(t, 1, 0), rows, ratio * t->D);
+        later_queries(&l, t, after, w->end, x->h, x->starts_dq);
+    } else if (!x->last) {
+        later_queries(&l, t, k, w->end, x->h + 1, x->starts_dq);
+    } else {
+        int keys = int_min(KV_PAGE, w->end - k);
+        later_add(&l, t->dqk + qk_at(t, k, t->H + w->g), qk_at(t, 1, 0), keys, t->D);
+        later_add(&l, t->dqkv + qkv_at(t, k, t->H + t->G + w->g), qkv_at(t, 1, 0), keys, t->D);
+        if (block + 1 < w->end_block) later_keys(&l, t, k + KV_PAGE, w->end, w->g);
+        else if (next) later_keys(&l, t, next->begin + next->block * KV_PAGE, next->end, next->g);
     }
     return l;
 }
 
-static void task_run(const Task *t, const Blocks *b, const Head *w, const Head *next) {
-    const int D = t->D, ratio = t->H / t->G, begin = w->begin, end = w->end, g = w->g;
-    for (int h = g * ratio; h < (g + 1) * ratio; h++)
-        t->ops->row_dots(t->mean + (ptrdiff_t)h * t->N + begin, t->dout + out_at(t, begin, h), out_at(t, 1, 0),
-                         t->out + out_at(t, begin, h), out_at(t, 1, 0), end - begin, D);
-    for (int k = begin; k < end; k += KV_PAGE) {
-        int keys = int_min(KV_PAGE, end - k);
-        keys_load(t, b, k, keys, g);
-        for (int h = g * ratio; h < (g + 1) * ratio; h++)
-            for (int n = k; n < end; n += ROWS) {
-                int     step = n == k ? int_min(EDGE_ROWS, t->isa->tile_rows) : t->isa->tile_rows;
-                Meeting x = {n, int_min(ROWS, end - n), h, n == k, step};
-                Later   later = later_of(t, w, &x, k, next);
-                rows_meet_block(t, b, &x, k == begin, &later);
+/* Until *met >= least: another thread is at it. */
+static void wait_for(const int *met, int least) {
+    while (__atomic_load_n(met, __ATOMIC_ACQUIRE) < least) sched_yield(); /* threads may share cores */
+}
+
+static void item_run(const Task *t, const Blocks *b, const Item *w, const Item *next) {
+    const int ratio = t->H / t->G, blocks = ceil_div(w->end - w->begin, KV_PAGE), edge = t->isa->tile_rows < EDGE_ROWS;
+    for (int block = w->block; block < w->end_block; block++) {
+        int k = w->begin + block * KV_PAGE, meetings = 0;
+        keys_load(t, b, k, int_min(KV_PAGE, w->end - k), w->g);
+        for (int r = 0; r < ratio; r++)
+            for (int n = k; n < w->end; n += ROWS) {
+                Meeting x = {.n = n, .rows = int_min(ROWS, w->end - n), .h = w->g * ratio + r, .diagonal = n == k};
+                x.step = x.diagonal ? EDGE_ROWS >> edge : t->isa->tile_rows;
+                x.starts_dq = block == 0, x.first = meetings == 0, x.last = ++meetings == ratio * (blocks - block);
+                /* The predecessor meets one block of rows more a head. */
+                if (w->met && block) wait_for(w->met + block - 1, meetings + r + 1);
+                Later later = later_of(t, w, &x, block, next);
+                rows_meet_block(t, b, &x, k, w->g, &later);
+                if (w->met) __atomic_store_n(w->met + block, meetings, __ATOMIC_RELEASE);
             }
-        for (int j = 0; j < keys; j++) {
-            memcpy(t->dqk + qk_at(t, k + j, t->H + g), b->dkeys + j * b->ld, sizeof(float) * (size_t)D);
-            memcpy(t->dqkv + qkv_at(t, k + j, t->H + t->G + g), b->dvalues + j * b->ld, sizeof(float) * (size_t)D);
-        }
     }
 }
 
+/* ---- items --------------------------------------------------------------------------------------------------------- */
+
+/* A walk through the sequences, at one and its first item and block. */
+typedef struct {
+    int     s;
+    int64_t item, block;
+} Walk;
+
+/* Item `number`, at or after where the walk is; 0 when there are no more.  The blocks of all heads go side by side. */
+static int item_at(const Task *t, Walk *at, int64_t number, Item *x) {
+    for (; at->s < t->n_seq; at->s++) {
+        int     begin = t->cu_seqlens[at->s], end = t->cu_seqlens[at->s + 1], blocks = ceil_div(end - begin, KV_PAGE);
+        int     split = blocks >= SPLIT_BLOCKS && 0.5 * (end - begin) * (end - begin) > t->split;
+        int64_t items = (int64_t)t->G * (split ? blocks : blocks > 0);
+        if (number < at->item + items) {
+            int block = (int)(number - at->item) / t->G, g = (int)(number - at->item) % t->G;
+            *x = (Item){begin, end, g, block, split ? block + 1 : blocks, NULL};
+            if (split) x->met = t->met + at->block * t->G + g * blocks;
+            return 1;
+        }
+        at->item += items;
+        at->block += blocks;
+    }
+    return 0;
+}
+
+/* What each thread of a team does.  Items are taken in their order, so that one a thread waits for is being worked on. */
+static void team_run(const Task *t, const Blocks *b, int64_t *taken) {
+    Walk at = {0};
+    for (;;) {
+        int64_t mine;
+#pragma omp atomic capture
+        mine = (*taken)++;
+        Item x, next;
+        if (!item_at(t, &at, mine, &x)) return;
+        Walk ahead = at;
+        item_run(t, b, &x, item_at(t, &ahead, mine + cpu_team(), &next) ? &next : NULL); /* likely next */
+    }
+}
+
+static size_t means_floats(int N, int H) { return round_up((size_t)N * (size_t)H, 16); }
+static size_t met_ints(int N, int G, int n_seq) { /* every sequence may end in a block that it fills in part */
+    return round_up(((size_t)N / KV_PAGE + (size_t)n_seq) * (size_t)G, 16);
+}
+
 size_t cpu_attention_backward_workspace(const Device *dev, const KernelLimits *limits) {
-    return sizeof(float) * (round_up((size_t)limits->N * (size_t)limits->H, 16) +
-                            blocks_floats(limits->D) * (size_t)device_threads(dev));
+    const int n_seq = int_max(1, int_min(limits->n_seq, limits->N));
+    return sizeof(float) * (means_floats(limits->N, limits->H) + blocks_floats(limits->D) * (size_t)device_threads(dev)) +
+           sizeof(int) * met_ints(limits->N, limits->G, n_seq);
 }
 
 void cpu_attention_backward(Device *dev, void *dqk, void *dqkv, const void *dout, const void *qk, const void *qkv,
                             const void *out, const void *lse, const int32_t *cu_seqlens, int n_seq, int N, int H, int G,
                             int D) {
-    KernelLimits limits = {.N = N, .H = H, .D = D};
+    KernelLimits limits = {.N = N, .H = H, .G = G, .D = D, .n_seq = n_seq};
     float       *scratch = cpu_scratch(dev, "attention_backward", cpu_attention_backward_workspace(dev, &limits));
     if (!scratch || n_seq < 1) return;
-    Task   t = {cpu_isa(dev), cpu_ops(dev), qk, qkv, dout, out, lse, dqk, dqkv, scratch, N, H, G, D};
-    float *memory = scratch + round_up((size_t)N * (size_t)H, 16);
     double scores = 0;
     for (int s = 0; s < n_seq; s++) {
         double rows = cu_seqlens[s + 1] - cu_seqlens[s];
         scores += rows * rows / 2;
     }
-#pragma omp parallel num_threads(cpu_threads_for(dev, 10.0 * scores * H * D))
+    const int threads = cpu_threads_for(dev, 10.0 * scores * H * D);
+    float    *memory = scratch + means_floats(N, H);
+    Task      t = {cpu_isa(dev), cpu_ops(dev), qk, qkv, dout, out, lse, dqk, dqkv, cu_seqlens, .mean = scratch,
+                   .met = (int *)(void *)(memory + blocks_floats(D) * (size_t)device_threads(dev)),
+                   .split = threads > 1 ? scores * G / (3 * threads) : INFINITY, /* a third of a thread's share */
+                   .n_seq = n_seq, .N = N, .H = H, .G = G, .D = D};
+    int64_t   taken = 0;
+    memset(t.met, 0, sizeof(int) * met_ints(N, G, n_seq));
+#pragma omp parallel num_threads(threads)
     {
         Blocks b = blocks_at(memory + (size_t)cpu_thread() * blocks_floats(D), D);
-#pragma omp for schedule(dynamic, 1)
-        for (int i = 0; i < n_seq * G; i++) {
-            int  k = int_min(i + cpu_team(), n_seq * G - 1); /* what this thread does next, likely */
-            Head mine = {cu_seqlens[i / G], cu_seqlens[i / G + 1], i % G};
-            Head next = {cu_seqlens[k / G], cu_seqlens[k / G + 1], k % G};
-            task_run(&t, &b, &mine, k > i ? &next : NULL);
-        }
+        team_run(&t, &b, &taken);
     }
     for (ptrdiff_t n = cu_seqlens[n_seq]; n < N; n++) { /* rows of no sequence */
         memset((float *)dqk + qk_at(&t, n, 0), 0, sizeof(float) * (size_t)(H + G) * (size_t)D);

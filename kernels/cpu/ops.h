@@ -16,7 +16,9 @@ typedef struct {
 typedef struct {
     /* out[i] = a_i . b_i over n columns, one chain of fused multiply-adds as in a product */
     void (*row_dots)(float *out, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, int rows, int n);
-    void (*scale)(float *out, const float *inp, float factor, int n);
+    /* out (rows, n) = factor[i * step] * row i of inp */
+    void (*scale_rows)(float *out, ptrdiff_t ld_out, const float *inp, ptrdiff_t ld_inp, int rows, int n,
+                       const float *factor, int step);
     double (*sum_squares)(const float *x, int64_t n);
 
     /* out = x * rstd * weight; returns rstd */
@@ -31,17 +33,19 @@ typedef struct {
                                const float *rope, float rstd, int D);
 
     /* dst, panels of SGEMM_PANEL keys (KV_PAGE / SGEMM_PANEL, D, SGEMM_PANEL) = the first D columns of n_rows <= KV_PAGE
-     * rows of src, transposed; 0 past n_rows */
-    void (*transpose)(float *dst, const float *src, ptrdiff_t row_stride, int n_rows, int D);
+     * rows of src, transposed, times factor; 0 past n_rows */
+    void (*transpose)(float *dst, const float *src, ptrdiff_t row_stride, int n_rows, int D, float factor);
     /* dst, panels of SGEMM_PANEL columns (D / SGEMM_PANEL, KV_PAGE, SGEMM_PANEL) = the first D columns of n_rows rows; the
      * last panel is as narrow as what is left of D */
     void (*panels)(float *dst, const float *src, ptrdiff_t row_stride, int n_rows, int D);
-    /* Merges one block of KV_PAGE keys into the running softmax of m <= 16 query rows.  scores (m, KV_PAGE): row i sees
-     * the first seen[i] keys; on return exp(score - new max), and 0 for the others up to `padded`, a multiple of 16 that
-     * covers all seen.  max, sum (m) are updated; factor (m) is what sums of earlier blocks are to be multiplied by. */
+    /* Merges one block of KV_PAGE keys into the running softmax of m <= 16 query rows.  scores (m, KV_PAGE), in units of
+     * ln 2: row i sees the first seen[i] keys; on return 2^(score - new max), and 0 for the others up to `padded`, a
+     * multiple of 16 that covers all seen.  max, sum (m) are updated; factor (m) is what sums of earlier blocks are to be
+     * multiplied by. */
     void (*softmax_merge)(float *scores, int m, const int *seen, int padded, float *max, float *sum, float *factor);
-    /* p: scores in, exp(score - lse) out.  dp: dout . v in, p (dp - mean) out.  0 from n to padded. */
-    void (*softmax_backward)(float *p, float *dp, int n, int padded, float lse, float mean);
+    /* m rows of KV_PAGE keys.  p: scores in units of ln 2 in, exp(score - lse) out.  dp: dout . v in, p (dp - mean) out.
+     * diagonal: row i sees the first i + 1 keys; 0 for the others up to a multiple of 16, nothing beyond. */
+    void (*softmax_backward)(float *p, float *dp, int m, int diagonal, const float *lse, const float *mean);
 
     /* Loss of a target range of ids [lo, hi) from V logits; lo < 0: 0.  gradient: logits become dloss/dlogits. */
     float (*range_loss)(float *logits, int lo, int hi, int V, int gradient);
@@ -101,6 +105,8 @@ static inline void *page_keys(void *pool, DType type, int64_t page, int g, int G
 static inline void *page_values(void *pool, DType type, int64_t page, int g, int G, int D) {
     return (char *)pool + (size_t)(page * 2 * G + G + g) * page_head_bytes(type, D);
 }
+
+#define LOG2_E 1.44269504f /* attention's exponentials are powers of 2 */
 
 static inline int panel_width(int d, int D) { return int_min(SGEMM_PANEL, D - d); } /* of the panel from column d on */
 

@@ -45,9 +45,17 @@ static void ops_row_dots(float *out, const float *a, ptrdiff_t lda, const float 
     }
 }
 
-static void ops_scale(float *out, const float *inp, float factor, int n) {
-    Vec f = v_set1(factor);
-    for (int i = 0; i < n; i += VEC) store_up_to(out + i, v_mul(load_up_to(inp + i, n - i), f), n - i);
+static void ops_scale_rows(float *out, ptrdiff_t ld_out, const float *inp, ptrdiff_t ld_inp, int rows, int n,
+                           const float *factor, int step) {
+    enum { ROWS_AHEAD = 16 };
+    for (int i = 0; i < rows; i++, out += ld_out, inp += ld_inp) {
+        const float *ahead = inp + (i + ROWS_AHEAD < rows ? ROWS_AHEAD * ld_inp : 0);
+        Vec          f = v_set1(factor[i * step]);
+        for (int d = 0; d < n; d += VEC) {
+            __builtin_prefetch(ahead + d);
+            store_up_to(out + d, v_mul(load_up_to(inp + d, n - d), f), n - d);
+        }
+    }
 }
 
 static double ops_sum_squares(const float *x, int64_t n) {
@@ -152,7 +160,7 @@ static void ops_norm_rope_backward(float *dx, float *dweight, const float *dout,
 
 /* ---- attention --------------------------------------------------------------------------------------------------- */
 
-static void ops_transpose(float *dst, const float *src, ptrdiff_t row_stride, int n_rows, int D) {
+static void ops_transpose(float *dst, const float *src, ptrdiff_t row_stride, int n_rows, int D, float factor) {
     for (int j = 0; j < KV_PAGE; j += VEC)
         for (int d = 0; d < D; d += VEC) {
             Vec r[VEC];
@@ -162,7 +170,8 @@ static void ops_transpose(float *dst, const float *src, ptrdiff_t row_stride, in
             }
             v_transpose(r);
             for (int i = 0; i < VEC && d + i < D; i++)
-                v_store(dst + j / SGEMM_PANEL * SGEMM_PANEL * D + (d + i) * SGEMM_PANEL + j % SGEMM_PANEL, r[i]);
+                v_store(dst + j / SGEMM_PANEL * SGEMM_PANEL * D + (d + i) * SGEMM_PANEL + j % SGEMM_PANEL,
+                        v_mul(r[i], v_set1(factor)));
         }
 }
 
@@ -174,49 +183,22 @@ static void ops_panels(float *dst, const float *src, ptrdiff_t row_stride, int n
         }
 }
 
-/* keys_seen + KV_PAGE - n + i: infinity for lane i < n, -infinity for the others */
-static const float keys_seen[2 * KV_PAGE] = {
-#define SEEN_8 INFINITY, INFINITY, INFINITY, INFINITY, INFINITY, INFINITY, INFINITY, INFINITY
-#define UNSEEN_8 -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY
-    SEEN_8,   SEEN_8,   SEEN_8,   SEEN_8,   SEEN_8,   SEEN_8,   SEEN_8,   SEEN_8,
-    UNSEEN_8, UNSEEN_8, UNSEEN_8, UNSEEN_8, UNSEEN_8, UNSEEN_8, UNSEEN_8, UNSEEN_8,
-};
-
-static inline Vec scores_load(const float *scores, int i, int n) {
-    Vec s = v_load(scores + i);
-    return i + VEC <= n ? s : v_min(s, v_load(keys_seen + KV_PAGE - n + i));
+/* Scores j.. of a row that sees the first `seen` keys; all rows see the first `least`. */
+static inline __attribute__((always_inline)) Vec row_scores(const float *scores, int j, int seen, const int least) {
+    return j + VEC <= least ? v_load(scores + j) : v_below(v_load(scores + j), seen - j);
 }
 
-/* Lane i: the largest of row i's four vectors, or their sum, in the tree of v_largest and v_sum. */
-static inline Vec rows_largest(Vec r[VEC]) {
-    v_transpose(r);
-    for (int half = VEC / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; i++) r[i] = v_max(r[i], r[i + half]);
-    return r[0];
-}
-static inline Vec rows_sum(Vec r[VEC]) {
-    v_transpose(r);
-    for (int half = VEC / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; i++) r[i] = v_add(r[i], r[i + half]);
-    return r[0];
-}
-
-/* full, a literal: every row sees KV_PAGE keys */
-static inline __attribute__((always_inline)) Vec row_scores(const int full, const float *scores, int j, int seen) {
-    Vec s = v_load(scores + j);
-    return full ? s : v_min(s, v_load(keys_seen + KV_PAGE - int_max(seen, 0) + j));
-}
-
-static inline __attribute__((always_inline)) void softmax_rows(const int full, float *scores, int m, const int *seen,
-                                                               int padded, float *max, float *sum, float *factor) {
-    Vec       r[VEC], old = v_load_n(max, m);
-    float     now[VEC];
-    const int end = full ? KV_PAGE : padded;
+/* least, padded: literals where every row sees KV_PAGE keys */
+static inline __attribute__((always_inline)) void softmax_rows(float *scores, int m, const int *seen, const int least,
+                                                               const int padded, float *max, float *sum, float *factor) {
+    Vec   r[VEC], old = v_load_n(max, m);
+    float now[VEC];
     for (int i = 0; i < VEC; i++) { /* lanes from m on are not kept */
         r[i] = v_set1(-INFINITY);
-        for (int j = 0; i < m && j < end; j += VEC) r[i] = v_max(row_scores(full, scores + i * KV_PAGE, j, seen[i]), r[i]);
+        for (int j = 0; i < m && j < KV_PAGE; j += VEC)
+            if (j < padded) r[i] = v_max(row_scores(scores + i * KV_PAGE, j, seen[i], least), r[i]);
     }
-    Vec largest = v_max(rows_largest(r), old), scale = v_exp(v_sub(old, largest));
+    Vec largest = v_max(v_fold(1, r), old), scale = v_exp2(v_sub(old, largest));
     v_store(now, largest);
     v_store_n(max, largest, m);
     v_store_n(factor, scale, m);
@@ -224,32 +206,33 @@ static inline __attribute__((always_inline)) void softmax_rows(const int full, f
         float *s = scores + i * KV_PAGE;
         Vec    p[4] = {v_zero(), v_zero(), v_zero(), v_zero()}, shift = v_set1(now[i]);
         for (int j = 0; j < 4; j++)
-            if (full || j * VEC < end) {
-                p[j] = v_exp(v_sub(row_scores(full, s, j * VEC, seen[i]), shift));
+            if (j * VEC < padded) {
+                p[j] = v_exp2(v_sub(row_scores(s, j * VEC, seen[i], least), shift));
                 v_store(s + j * VEC, p[j]);
             }
         r[i] = sum4(p);
     }
-    v_store_n(sum, v_add(v_mul(v_load_n(sum, m), scale), rows_sum(r)), m);
+    v_store_n(sum, v_add(v_mul(v_load_n(sum, m), scale), v_fold(0, r)), m);
 }
 
 /* A row that sees nothing here gets the factor 1 and adds 0. */
 static void ops_softmax_merge(float *scores, int m, const int *seen, int padded, float *max, float *sum, float *factor) {
-    int full = 1;
-    for (int i = 0; i < m; i++) full &= seen[i] >= KV_PAGE;
-    if (full) softmax_rows(1, scores, m, seen, padded, max, sum, factor);
-    else softmax_rows(0, scores, m, seen, padded, max, sum, factor);
+    int least = KV_PAGE;
+    for (int i = 0; i < m; i++) least = int_min(least, seen[i]);
+    if (least == KV_PAGE) softmax_rows(scores, m, seen, KV_PAGE, KV_PAGE, max, sum, factor);
+    else softmax_rows(scores, m, seen, least, padded, max, sum, factor);
 }
 
-static void ops_softmax_backward(float *p, float *dp, int n, int padded, float lse, float mean) {
-    for (int i = 0; i < padded; i += VEC) {
-        Vec e = v_zero(), d = v_zero();
-        if (i < n) {
-            e = v_exp(v_sub(scores_load(p, i, n), v_set1(lse)));
-            d = v_mul(e, v_sub(v_load(dp + i), v_set1(mean)));
+static void ops_softmax_backward(float *p, float *dp, int m, int diagonal, const float *lse, const float *mean) {
+    const Vec most = v_set1(128.0f);
+    for (int i = 0; i < m; i++, p += KV_PAGE, dp += KV_PAGE) {
+        Vec shift = v_set1(lse[i] * LOG2_E), middle = v_set1(mean[i]);
+        for (int j = 0; j < KV_PAGE && (!diagonal || j <= i); j += VEC) {
+            Vec s = diagonal && i < j + VEC ? v_below(v_load(p + j), i + 1 - j) : v_load(p + j);
+            Vec e = v_exp2(v_min(most, v_sub(s, shift)));
+            v_store(p + j, e);
+            v_store(dp + j, v_mul(e, v_sub(v_load(dp + j), middle)));
         }
-        v_store(p + i, e);
-        v_store(dp + i, d);
     }
 }
 
@@ -360,9 +343,9 @@ static void ops_adamw(float *param, float *out, float *m, float *v, const float 
 
 #define CPU_OPS_TABLE                                                                                                  \
     {                                                                                                                  \
-        .row_dots = ops_row_dots, .scale = ops_scale, .sum_squares = ops_sum_squares, .rmsnorm = ops_rmsnorm,          \
+        .row_dots = ops_row_dots, .scale_rows = ops_scale_rows, .sum_squares = ops_sum_squares, .rmsnorm = ops_rmsnorm, \
         .rmsnorm_backward = ops_rmsnorm_backward, .norm_rope = ops_norm_rope,                                          \
-        .norm_rope_backward = ops_norm_rope_backward, .transpose = ops_transpose, .panels = ops_panels,      \
+        .norm_rope_backward = ops_norm_rope_backward, .transpose = ops_transpose, .panels = ops_panels,                \
         .softmax_merge = ops_softmax_merge,                                                                            \
         .softmax_backward = ops_softmax_backward, .range_loss = ops_range_loss, .sample_weights = ops_sample_weights,  \
         .sample_block_sum = ops_sample_block_sum, .adamw = ops_adamw                                                   \

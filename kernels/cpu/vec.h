@@ -45,11 +45,10 @@ static inline Vec v_from_int(const int32_t *a, const int32_t *b) {
     __m512i x = _mm512_loadu_si512(a);
     return _mm512_cvtepi32_ps(b ? _mm512_sub_epi32(x, _mm512_loadu_si512(b)) : x);
 }
-/* 2^n where the low bits of t hold the integer n, -127 (giving 0) <= n <= 128 (giving infinity) */
-static inline Vec v_exp2_bits(Vec t) {
-    __m512i n = _mm512_add_epi32(_mm512_castps_si512(t), _mm512_set1_epi32(127));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(n, 23));
-}
+/* 2^n where the low bits of t hold the integer n + 127, -127 (giving 0) <= n <= 128 (giving infinity) */
+static inline Vec v_exp2_bits(Vec t) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(t), 23)); }
+/* x in the lanes below n, -infinity in the others */
+static inline Vec v_below(Vec x, int n) { return _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), v_mask(n), x); }
 static inline float v_sum8(__m256 a) {
     __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     b = _mm_add_ps(b, _mm_movehl_ps(b, b));
@@ -65,6 +64,23 @@ static inline float v_largest8(__m256 a) {
 }
 static inline float v_largest(Vec a) {
     return v_largest8(_mm256_max_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1)));
+}
+/* Lane i: v_sum(r[i]), or with `largest`, a literal, v_largest(r[i]); the same tree for all sixteen at once */
+static inline Vec v_either(const int largest, Vec a, Vec b) { return largest ? _mm512_max_ps(a, b) : _mm512_add_ps(a, b); }
+static inline Vec v_fold(const int largest, const Vec r[VEC]) {
+    Vec t[VEC];
+    for (int i = 0; i < 4; i++) { /* rows i, i + 4, i + 8, i + 12: a quarter of the vector each */
+        for (int h = 0; h < 2; h++) {
+            Vec a = r[i + 8 * h], b = r[i + 8 * h + 4];
+            t[h] = v_either(largest, _mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xEE));
+        }
+        t[4 + i] = v_either(largest, _mm512_shuffle_f32x4(t[0], t[1], 0x88), _mm512_shuffle_f32x4(t[0], t[1], 0xDD));
+    }
+    for (int h = 0; h < 2; h++) {
+        Vec a = t[4 + 2 * h], b = t[5 + 2 * h];
+        t[h] = v_either(largest, _mm512_shuffle_ps(a, b, 0x44), _mm512_shuffle_ps(a, b, 0xEE));
+    }
+    return v_either(largest, _mm512_shuffle_ps(t[0], t[1], 0x88), _mm512_shuffle_ps(t[0], t[1], 0xDD));
 }
 /* r[i] lane j becomes r[j] lane i */
 static inline void v_transpose(Vec r[VEC]) {
@@ -148,11 +164,12 @@ static inline __m256 v_from_int8(const int32_t *a, const int32_t *b) {
 static inline Vec v_from_int(const int32_t *a, const int32_t *b) {
     return v_of(v_from_int8(a, b), v_from_int8(a + 8, b ? b + 8 : NULL));
 }
-static inline __m256 v_exp2_bits8(__m256 t) {
-    __m256i n = _mm256_add_epi32(_mm256_castps_si256(t), _mm256_set1_epi32(127));
-    return _mm256_castsi256_ps(_mm256_slli_epi32(n, 23));
-}
+static inline __m256 v_exp2_bits8(__m256 t) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(t), 23)); }
 static inline Vec   v_exp2_bits(Vec t) { return v_of(v_exp2_bits8(t.lo), v_exp2_bits8(t.hi)); }
+static inline __m256 v_below8(__m256 x, int n) {
+    return _mm256_blendv_ps(_mm256_set1_ps(-INFINITY), x, _mm256_castsi256_ps(v_mask8(n)));
+}
+static inline Vec   v_below(Vec x, int n) { return v_of(v_below8(x.lo, n), v_below8(x.hi, n - 8)); }
 static inline float v_sum(Vec v) {
     __m256 a = _mm256_add_ps(v.lo, v.hi);
     __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
@@ -165,6 +182,22 @@ static inline float v_largest(Vec v) {
     b = _mm_max_ps(b, _mm_movehl_ps(b, b));
     return _mm_cvtss_f32(_mm_max_ss(b, _mm_shuffle_ps(b, b, 1)));
 }
+static inline __m256 v_either8(const int largest, __m256 a, __m256 b) {
+    return largest ? _mm256_max_ps(a, b) : _mm256_add_ps(a, b);
+}
+static inline __m256 v_fold8(const int largest, const Vec r[8]) {
+    __m256 t[6];
+    for (int i = 0; i < 4; i++) { /* rows i, i + 4: half of the vector each */
+        __m256 a = v_either8(largest, r[i].lo, r[i].hi), b = v_either8(largest, r[i + 4].lo, r[i + 4].hi);
+        t[i] = v_either8(largest, _mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
+    }
+    for (int h = 0; h < 2; h++) {
+        __m256 a = t[2 * h], b = t[2 * h + 1];
+        t[4 + h] = v_either8(largest, _mm256_shuffle_ps(a, b, 0x44), _mm256_shuffle_ps(a, b, 0xEE));
+    }
+    return v_either8(largest, _mm256_shuffle_ps(t[4], t[5], 0x88), _mm256_shuffle_ps(t[4], t[5], 0xDD));
+}
+static inline Vec v_fold(const int largest, const Vec r[VEC]) { return v_of(v_fold8(largest, r), v_fold8(largest, r + 8)); }
 static inline void v_transpose8(__m256 r[8]) {
     __m256 t[8];
     for (int i = 0; i < 8; i += 2) {
@@ -245,11 +278,12 @@ V_FN Vec v_exp2_bits(Vec t) {
     for (int i = 0; i < VEC; i++) {
         uint32_t bits;
         memcpy(&bits, &t.v[i], 4);
-        bits = (bits + 127u) << 23;
+        bits <<= 23;
         memcpy(&r.v[i], &bits, 4);
     }
     return r;
 }
+V_FN Vec   v_below(Vec x, int n) { V_EACH(i < n ? x.v[i] : -INFINITY); }
 V_FN float v_sum(Vec a) {
     for (int half = VEC / 2; half > 0; half /= 2)
         for (int i = 0; i < half; i++) a.v[i] += a.v[i + half];
@@ -260,6 +294,7 @@ V_FN float v_largest(Vec a) {
         for (int i = 0; i < half; i++) a.v[i] = a.v[i] > a.v[i + half] ? a.v[i] : a.v[i + half];
     return a.v[0];
 }
+V_FN Vec v_fold(const int largest, const Vec row[VEC]) { V_EACH(largest ? v_largest(row[i]) : v_sum(row[i])); }
 V_FN void v_transpose(Vec r[VEC]) {
     for (int i = 0; i < VEC; i++)
         for (int j = 0; j < i; j++) {
@@ -281,10 +316,12 @@ static inline void store_up_to(float *p, Vec a, int n) {
 
 static inline Vec v_zero(void) { return v_set1(0.0f); }
 
+/* 1.5 * 2^23 + 127: adding it leaves the nearest integer + 127 in the low bits */
+static const float round_magic = 12583039.0f;
+
 /* e^x to about 1 ulp: x = n ln 2 + r, a polynomial of degree 7 in r (Cephes), times 2^n.  0 below -87.7 (-inf
  * included), infinity above 88.37. */
 static inline Vec v_exp(Vec x) {
-    const float round_magic = 12582912.0f; /* 1.5 * 2^23: adding it leaves the nearest integer in the low bits */
     x = v_min(v_set1(88.8f), v_max(v_set1(-88.2f), x)); /* this order of arguments passes NaN on */
     Vec t = v_fma(x, v_set1(1.44269504f), v_set1(round_magic));
     Vec n = v_sub(t, v_set1(round_magic));
@@ -297,6 +334,22 @@ static inline Vec v_exp(Vec x) {
     p = v_fma(p, r, v_set1(1.6666665459e-1f));
     p = v_fma(p, r, v_set1(5.0000001201e-1f));
     p = v_add(v_fma(p, v_mul(r, r), r), v_set1(1.0f));
+    return v_mul(p, v_exp2_bits(t));
+}
+
+/* 2^x for x <= 128, to 1 ulp and cheaper than e^x: x = n + r exactly, a polynomial of degree 6 in r of least relative
+ * error, times 2^n.  0 below -126.5 (-inf included), infinity from 127.5 on. */
+static inline Vec v_exp2(Vec x) {
+    x = v_max(v_set1(-127.0f), x); /* this order of arguments passes NaN on */
+    Vec t = v_add(x, v_set1(round_magic));
+    Vec r = v_sub(x, v_sub(t, v_set1(round_magic)));
+    Vec p = v_set1(1.5353361960e-4f);
+    p = v_fma(p, r, v_set1(1.3398875017e-3f));
+    p = v_fma(p, r, v_set1(9.6184369177e-3f));
+    p = v_fma(p, r, v_set1(5.5503323674e-2f));
+    p = v_fma(p, r, v_set1(2.4022647738e-1f));
+    p = v_fma(p, r, v_set1(6.9314718246e-1f));
+    p = v_fma(p, r, v_set1(1.0f));
     return v_mul(p, v_exp2_bits(t));
 }
 
