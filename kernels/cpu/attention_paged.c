@@ -28,7 +28,7 @@ void cpu_kv_append(Device *dev, void *pool, DType type, const void *qk, const vo
                    int H, int G, int D) {
     if (device_error(dev)) return;
     const float *k_rows = (const float *)qk + (ptrdiff_t)H * D, *v_rows = (const float *)qkv + (ptrdiff_t)(H + G) * D;
-#pragma omp parallel for num_threads(cpu_threads_for(dev, 16.0 * N * G * D)) schedule(static)
+#pragma omp parallel for num_threads(cpu_threads_for(dev, 128.0 * N * G * D)) schedule(static)
     for (int n = 0; n < N; n++)
         for (int g = 0; g < G && slot[n] >= 0; g++) {
             const float *k = k_rows + ((ptrdiff_t)n * (H + G) + g) * D;

@@ -119,7 +119,7 @@ static void team_run(const Int8Job *j, const float *inp) {
     for (int m = 0; m < j->M; m++)
         j->row_scale[m] = j->code->quantize(j->q + (ptrdiff_t)m * j->padded, inp + (ptrdiff_t)m * j->cols, j->cols,
                                             j->padded, j->code->offset);
-#pragma omp for schedule(dynamic, 4) nowait
+#pragma omp for schedule(static) nowait
     for (int p = 0; p < panels; p++)
         for (int m = 0; m < j->M; m += step) {
             int       rows = int_min(step, j->M - m);
@@ -146,7 +146,7 @@ void int8_product(Device *dev, float *out, float *gated, const float *residual, 
                        .residual = residual ? residual + at : NULL,
                        .row_scale = scratch};
         j.q = (uint8_t *)scratch + round_up(sizeof(float) * (size_t)int_min(N, ROWS_CHUNK), 64);
-        int threads = cpu_threads_for(dev, 0.5 * j.M * j.rows * j.cols);
+        int threads = cpu_threads_for(dev, (2.0 + 0.5 * j.M) * j.rows * j.cols); /* memory, then arithmetic */
         const float *rows = inp + (ptrdiff_t)n * w->cols;
         if (threads == 1) {
             team_run(&j, rows);

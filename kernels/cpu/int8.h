@@ -15,7 +15,8 @@ struct CpuInt8 {
     int tile_rows;
     int offset; /* added to activations, for instructions that take them unsigned; sums hold offset times the weights' */
     /* acc (m, SGEMM_PANEL) = sum over `groups` groups of k, with `more` added to what acc holds; m <= tile_rows; row i of a
-     * at a + i * lda.  soon: fetched into the second cache on the way, a line of 64 bytes a group; NULL: nothing. */
+     * at a + i * lda.  soon: fetched into the second cache on the way, a line of 64 bytes a group; NULL: nothing but, where
+     * that helps, the panel itself a little ahead. */
     void (*tile)(int32_t *acc, int more, int m, int groups, const uint8_t *a, ptrdiff_t lda, const int8_t *panel,
                  const int8_t *soon);
     /* q[i] = round(127 x[i] / max |x|) + offset for i < n, offset up to padded; returns max |x| / 127, NaN when one of x

@@ -10,6 +10,8 @@
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
 
+enum { NEAR = 12 << 10 }; /* bytes of the panel that are fetched ahead where nothing else is: a quarter of the first cache */
+
 TILE_FN void body(const int m, int32_t *acc, int more, int groups, const uint8_t *a, ptrdiff_t lda, const int8_t *panel,
                   const int8_t *soon) {
     __m512i sum[INT8_ROWS_MAX][2];
@@ -18,10 +20,15 @@ TILE_FN void body(const int m, int32_t *acc, int more, int groups, const uint8_t
         sum[i][0] = more ? _mm512_loadu_si512(acc + i * SGEMM_PANEL) : _mm512_setzero_si512();
         sum[i][1] = more ? _mm512_loadu_si512(acc + i * SGEMM_PANEL + VEC) : _mm512_setzero_si512();
     }
-    if (!soon) soon = panel;
-    for (int g = 0; g < groups; g++, panel += SGEMM_PANEL * INT8_GROUP, soon += 64) {
+    for (int g = 0; g < groups; g++, panel += SGEMM_PANEL * INT8_GROUP) {
         __m512i b0 = _mm512_loadu_si512(panel), b1 = _mm512_loadu_si512(panel + 64);
-        __builtin_prefetch(soon, 0, 2);
+        if (soon) {
+            __builtin_prefetch(soon, 0, 2);
+            soon += 64;
+        } else {
+            __builtin_prefetch(panel + NEAR, 0, 3);
+            __builtin_prefetch(panel + NEAR + 64, 0, 3);
+        }
         UNROLL
         for (int i = 0; i < m; i++) {
             int32_t four;
