@@ -72,6 +72,7 @@ static Status map_read(RecalibrationMap *m, const json_t *o, const char *path, c
                        "%s: the map of %.100s does not say what it was fitted for (outcome_codes, stop_codes, "
                        "horizon_minutes, estimator) or is none: run scripts/evaluate.sh again",
                        path, name);
+    m->later = json_object_get(o, "after_minutes") != NULL;
     m->name = xstrdup(name);
     m->fitted = xstrdup(text_at(o, "fitted"));
     m->estimator = (Estimator)e;
@@ -140,6 +141,7 @@ const RecalibrationMap *maps_find(const RecalibrationMaps *m, const AskOutcome *
             !same_texts(x->stops, x->n_stops, o->stops, o->n_stops))
             *why = "the map of this name was fitted for other codes";
         else if (x->horizon != o->horizon) *why = "the map of this name was fitted for another horizon";
+        else if (x->later) *why = "the map of this name was fitted for outcomes that count some time after the index only";
         else if (x->estimator != e) *why = "the map of this name was fitted for another estimator";
         else return x;
     }

@@ -8,6 +8,7 @@ typedef struct {
     char *name, *fitted;   /* of the task; what was fitted, in words */
     char **codes, **stops; /* sorted */
     int n_codes, n_stops;
+    int later; /* 1: of outcomes that count from some time after the index on, which no request can ask for */
     double horizon; /* minutes */
     Estimator estimator;
     double intercept, slope, threshold, alerts_per_100;

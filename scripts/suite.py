@@ -244,6 +244,8 @@ class Suite:
         for key in ("outcome_codes", "stop_codes"):
             record[key] = json.loads(attributes.get(key, "[]"))
         record.update(horizon_minutes=int(attributes["horizon_minutes"]), estimator=self.args.estimator)
+        if "after_minutes" in attributes:
+            record["after_minutes"] = int(attributes["after_minutes"])
         record.update(outcome=name, model_sha256=self.model, labels_sha256=shards.sha256(fitted))
         return recalibrate.seal(record)
 

@@ -132,6 +132,7 @@ record = {'slope': 0.83, 'intercept': -0.31, 'rows': 200, 'known': 150, 'positiv
           'outcome_codes': ['VISIT//IN'], 'stop_codes': [], 'horizon_minutes': 525600, 'estimator': 'mc'}
 if change == 'model': record['model_sha256'] = 64 * '0'
 if change == 'codes': del record['outcome_codes']
+if change == 'later': record['after_minutes'] = 1440
 record = recalibrate.seal(record)
 if change in ('slope', 'both'): record['slope'] = 0.84
 if change in ('hashed', 'both'): record['hashed'] = record['hashed'].replace('0.83', '0.84')
@@ -144,6 +145,17 @@ json.dump(all, open(path, 'w'), indent=1)
 maps maps.json none
 keyed maps --recalibration maps.json
 "$python" "$client" maps "$url" "$key" maps.json || failed=1
+stop
+maps later.json later
+keyed later --recalibration later.json
+"$python" - "$url" "$key" > later.log 2>&1 << 'END'
+import json, sys, urllib.request
+ask = {"patient": {"tokens": ["VISIT//OUT"], "statics": ["SEX//F", "RACE//WHITE"]}, "outcomes": [{"name": "admission_1y", "codes": ["VISIT//IN"], "horizon": "365d"}], "estimator": "mc", "samples": 2}
+r = urllib.request.Request(sys.argv[1] + "/v1/risk", json.dumps(ask).encode(), {"Authorization": "Bearer " + sys.argv[2]})
+o = json.load(urllib.request.urlopen(r, timeout=60))["outcomes"][0]
+assert o["recalibrated"] is None and "after the index" in o["not_recalibrated"], o
+END
+verdict $? "no map of outcomes that count from later on is taken for one of all" later.log
 stop
 while IFS='|' read -r change words; do
     maps bad.json "$change"
