@@ -77,7 +77,7 @@ typedef struct CpuInt8 CpuInt8; /* int8.h */
 typedef struct {
     const CpuIsa  *isa;
     const CpuInt8 *int8;
-    int           k_block;      /* k of a tile's rows: they fit the first cache */
+    int           k_block;      /* k of what is packed together; twice that if it is all */
     int           block_floats; /* of b packed at a time: half of the second cache */
     int           slab_floats;  /* of a that a thread keeps packed: its share of the last cache */
 } CpuState;

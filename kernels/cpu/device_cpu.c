@@ -58,14 +58,12 @@ static long cache_bytes(int name, long least, long otherwise) {
     return bytes <= 0 ? otherwise : bytes < least ? least : bytes;
 }
 
-/* A tile's rows of a, up to 14, fill two thirds of the first cache, panels of b pass through the rest; threads share half
- * of the last cache. */
+/* Columns of b fill half of the second cache, 256 at most k deep; threads share half of the last one for rows of a. */
 static void blocking_set(CpuState *s, int threads) {
-    enum { K_MAX = 512, BLOCK_MAX = 1 << 18, SLAB_MAX = 1 << 20 };
-    const long l1 = cache_bytes(_SC_LEVEL1_DCACHE_SIZE, 16 << 10, 32 << 10) / (long)sizeof(float);
+    enum { K_MAX = 512, BLOCK_MAX = 1 << 18, SLAB_MAX = 3 << 19 };
     const long l2 = cache_bytes(_SC_LEVEL2_CACHE_SIZE, 256 << 10, 512 << 10) / (long)sizeof(float);
     const long l3 = cache_bytes(_SC_LEVEL3_CACHE_SIZE, 0, 0) / (long)sizeof(float);
-    const long k = l1 * 2 / 3 / 14 / 16 * 16, share = l3 / 2 / threads, slab = l2 / 2 > share ? l2 / 2 : share;
+    const long k = l2 / 2 / 256, share = l3 / 2 / threads, slab = l2 / 2 > share ? l2 / 2 : share;
     s->k_block = (int)(k < K_MAX ? k : K_MAX);
     s->block_floats = (int)(l2 / 2 < BLOCK_MAX ? l2 / 2 : BLOCK_MAX);
     s->slab_floats = (int)(slab < SLAB_MAX ? slab : SLAB_MAX);

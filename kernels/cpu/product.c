@@ -13,7 +13,7 @@ enum {
     CHAIN_FLOATS = 96 << 10,
     CHAIN_COLUMNS = 128, /* of a block whose chains grow apart: many rows share what is packed of b */
     COLUMNS_MAX = 512,   /* of a block */
-    GROUP_TILES = 8,     /* packed together, and fetched while the ones before are busy */
+    GROUP_TILES = 8,     /* packed together if all columns meet them at once, and fetched while those before are busy */
     ROW_PANELS = 24,     /* rows of a that meet so few panels are not packed, */
     COLUMN_PANELS = 8,   /* nor columns of a, */
     DIRECT_TILES = 19,   /* nor rows of b that meet so few tiles */
@@ -62,7 +62,6 @@ size_t product_scratch(const Device *dev) {
 /* Rows [m0, m1) of c, columns from n0 on of each part, k [k0, k1) of those packed of a from slab_k on. */
 typedef struct {
     int m0, m1, n0, columns, k0, k1, slab_k;
-    int packing;  /* the first to use these rows of a */
     float *chain; /* element (m0, 0) when it does not grow in c; part p at column p * columns */
 } Block;
 
@@ -141,21 +140,34 @@ static void gate(const Job *j, const Block *b, int m, int rows) {
 
 /* ---- what is fetched while tiles run ----------------------------------------------------------------------------- */
 
-/* In n pieces, `each` of a part, spread evenly over so many tiles from the first on: in bursts they would hold up what
- * the tiles themselves wait for.  A piece is two lines each of `places`, ld apart. */
+/* Strips of two lines each of `places`, ld apart; `each` strips of a part.  Every `spread`-th of the last tiles fetches
+ * one, so that the most is still there when it is used; all but the last `skip`. */
 typedef struct {
     const float *at;
-    ptrdiff_t part, piece, ld;
-    int n, each, places;
-    int first, tiles, done;
+    ptrdiff_t part, strip, ld;
+    int strips, each, places;
+    int spread, skip;
 } Fetch;
+
+static void fetch_spread(Fetch *f, int tiles, int row) {
+    f->spread = int_max(1, int_min(row, tiles / int_max(f->strips, 1)));
+}
+
+/* The strip, if any, for the tile after which so many are left. */
+static int fetch_take(Operands *x, const Fetch *f, int left) {
+    int i = (left - f->skip) / f->spread;
+    if (left < f->skip || (left - f->skip) % f->spread || i >= f->strips) return 0;
+    i = f->strips - 1 - i;
+    x->soon = f->at + i / f->each * f->part + i % f->each * f->strip, x->ld_soon = f->ld, x->n_soon = f->places;
+    return 1;
+}
 
 /* (count, depth) elements of a or b: at[i * stride + k * k_stride] */
 static Fetch fetch_of(const float *at, int count, int depth, ptrdiff_t stride, ptrdiff_t k_stride) {
-    Fetch f = {.at = at, .piece = SGEMM_PANEL};
+    Fetch f = {.at = at, .strip = SGEMM_PANEL};
     if (k_stride == 1) f.ld = stride, f.places = count, f.each = panels_of(depth);
     else if (stride == 1) f.ld = k_stride, f.places = depth, f.each = panels_of(count);
-    f.n = f.each;
+    f.strips = f.each;
     return f;
 }
 
@@ -174,14 +186,14 @@ static Fetch fetch_columns(const Job *j, const Block *b) {
     Fetch f;
     if (t->panels) {
         int words = panel_is_bf16(t) ? SGEMM_PANEL / 2 : SGEMM_PANEL; /* a k */
-        f = (Fetch){.at = panel_at(j, &next, 0, 0, next.k0), .piece = (ptrdiff_t)t->K * words, .ld = SGEMM_PANEL,
+        f = (Fetch){.at = panel_at(j, &next, 0, 0, next.k0), .strip = (ptrdiff_t)t->K * words, .ld = SGEMM_PANEL,
                     .each = panels_of(next.columns), .places = ceil_div(depth * words, SGEMM_PANEL)};
-        f.part = (ptrdiff_t)(t->N / g->parts / SGEMM_PANEL) * f.piece;
+        f.part = (ptrdiff_t)(t->N / g->parts / SGEMM_PANEL) * f.strip;
     } else {
         f = fetch_of(column_at(j, &next, 0, 0, next.k0), next.columns, depth, t->b_cs, t->b_rs);
         f.part = t->N / g->parts * t->b_cs;
     }
-    f.n = f.each * g->parts;
+    f.strips = f.each * g->parts;
     return f;
 }
 
@@ -198,18 +210,9 @@ static Fetch fetch_rows(const Job *j, const Block *b, int m, int m1) {
     const Product *t = j->t;
     int depth = b->k1 - b->k0;
     if (m >= m1 || !j->cut.copied) return (Fetch){0};
-    if (!b->packing)
-        return (Fetch){.at = slab_at(j, b, m), .ld = SGEMM_PANEL, .n = 1, .each = 1, .places = depth / 2};
+    if (j->cut.kept)
+        return (Fetch){.at = slab_at(j, b, m), .ld = SGEMM_PANEL, .strips = 1, .each = 1, .places = depth / 2};
     return fetch_of(t->a + m * t->a_rs + b->k0 * t->a_cs, m1 - m, depth, t->a_rs, t->a_cs);
-}
-
-/* A piece for the tile, if one is due. */
-static int fetch_take(Operands *x, Fetch *f, int tile) {
-    int i = f->done;
-    if (i >= f->n || (int64_t)i * f->tiles > (int64_t)(tile - f->first) * f->n) return 0;
-    x->soon = f->at + i / f->each * f->part + i % f->each * f->piece;
-    x->ld_soon = f->ld, x->n_soon = f->places;
-    return ++f->done;
 }
 
 /* ---- a block's tiles --------------------------------------------------------------------------------------------- */
@@ -237,8 +240,9 @@ static void columns_pack(const Job *j, const Block *b) {
                                           column_at(j, b, part, n, b->k0), t->b_rs, t->b_cs);
 }
 
-/* Rows from x->m on through all panels. */
-static void rows_run(const Job *j, const Block *b, Operands *x, int tile, Fetch *rows, Fetch *columns) {
+/* Rows from x->m on through all panels.  left, left_rows: tiles after these of the block, of its packed rows. */
+static void rows_run(const Job *j, const Block *b, Operands *x, const Fetch *columns, int left, const Fetch *rows,
+                     int left_rows) {
     const Cut *g = &j->cut;
     const Product *t = j->t;
     int panels = panels_of(b->columns), all = panels * g->parts;
@@ -250,7 +254,7 @@ static void rows_run(const Job *j, const Block *b, Operands *x, int tile, Fetch 
     const float *a = x->a;
     for (int i = 0; i < all; i++) {
         x->part = i / panels, x->p = i % panels, x->soon = NULL;
-        if (!fetch_take(x, rows, tile + i)) fetch_take(x, columns, tile + i);
+        if (!fetch_take(x, columns, left + all - 1 - i)) fetch_take(x, rows, left_rows + all - 1 - i);
         for (x->k = b->k0; x->k < b->k1; x->k = x->k_end, x->soon = NULL) {
             x->k_end = int_min(x->k + g->k_run, b->k1);
             x->a = a + (x->k - b->k0) * x->a_cs;
@@ -262,19 +266,21 @@ static void rows_run(const Job *j, const Block *b, Operands *x, int tile, Fetch 
 
 static void block_run(const Job *j, const Block *b) {
     const Cut *g = &j->cut;
-    int group = (g->copied && b->packing ? g->group : 1) * g->step, tile = 0;
+    int packing = g->copied && !g->kept, group = (packing ? g->group : 1) * g->step;
     int all = panels_of(b->columns) * g->parts, tiles = ceil_div(b->m1 - b->m0, g->step) * all;
     Fetch columns = fetch_columns(j, b);
-    columns.tiles = int_min(tiles, all * columns.n), columns.first = tiles - columns.tiles;
+    fetch_spread(&columns, tiles, all);
     Operands x = {.m = b->m0};
     while (x.m < b->m1) {
-        int m1 = int_min(x.m + group, b->m1);
-        if (g->copied && b->packing) rows_pack(j, b, x.m, m1);
+        int m1 = int_min(x.m + group, b->m1), left = ceil_div(m1 - x.m, g->step) * all;
+        if (packing) rows_pack(j, b, x.m, m1);
         Fetch rows = fetch_rows(j, b, m1, int_min(m1 + group, b->m1));
-        rows.first = tile, rows.tiles = ceil_div(m1 - x.m, g->step) * all;
-        for (; x.m < m1; x.m += g->step, tile += all) {
+        fetch_spread(&rows, left, all);
+        if (!packing) rows.skip = all / 2;
+        for (; x.m < m1; x.m += g->step) {
             x.rows = int_min(g->step, m1 - x.m);
-            rows_run(j, b, &x, tile, &rows, &columns);
+            tiles -= all, left -= all;
+            rows_run(j, b, &x, &columns, tiles, &rows, left);
         }
     }
 }
@@ -319,11 +325,12 @@ static Cut cut_make(const CpuState *cpu, const Product *t, int step, int m, int 
     Cut g = {.parts = t->gated ? 2 : 1, .step = step};
     int tiles = ceil_div(m, step), panels = panels_of(n);
     g.stream = t->panels && t->a_cs == 1 && tiles <= STREAM_TILES;
-    /* k: even blocks of whole vectors, or of whole runs, and of one run if all columns fit then; of a stream as many as
-     * leave half of the second cache to the panel that is read and the one that comes */
+    /* k: even blocks of whole vectors, or one if c is passed over once then; of whole runs, and of one run if all columns
+     * fit then; of a stream as many as leave half of the second cache to the panel that is read and the one that comes */
     int unit = t->mode == SGEMM_ADD ? SGEMM_RUN : 16, k_most = g.stream ? cpu->block_floats / 2 / SGEMM_PANEL : cpu->k_block;
     k_most = int_max(k_most / unit, 1) * unit;
     if (t->mode == SGEMM_ADD && panels * SGEMM_PANEL <= cpu->block_floats / SGEMM_RUN) k_most = SGEMM_RUN;
+    if (t->mode != SGEMM_ADD && !g.stream && t->K <= 2 * k_most) k_most *= 2;
     g.k_block = ceil_div(evenly(t->K, k_most), unit) * unit;
     g.k_run = t->mode == SGEMM_ADD ? SGEMM_RUN : g.k_block;
     g.chain_apart = (t->gated && !t->c) || (t->residual && t->residual == t->c && t->K > g.k_block);
@@ -332,11 +339,12 @@ static Cut cut_make(const CpuState *cpu, const Product *t, int step, int m, int 
     int most = int_min(cpu->block_floats / g.k_block, g.chain_apart ? CHAIN_COLUMNS : COLUMNS_MAX);
     if (g.stream) most = COLUMNS_MAX;
     g.columns = evenly(panels, most / g.parts / SGEMM_PANEL) * SGEMM_PANEL;
-    /* a: all of it in the slab, or else enough rows */
+    /* k of the slab: all of it, or what leaves room for enough rows; rows of which c, passed over again and again, stays in
+     * the last cache too */
     int blocks = ceil_div(t->K, g.k_block), room = cpu->slab_floats / ((g.k_block + 1) * SGEMM_LANES);
     g.kept = !g.stream && g.columns < n;
     g.copied = !g.stream && !rows_in_place(t, panels * g.parts) && room >= (g.kept && g.chain_apart ? blocks : 1);
-    g.group = int_min(t->a_cs == 1 ? 4 : GROUP_TILES, room);
+    g.group = int_min(GROUP_TILES, room);
     int wide = blocks, most_tiles = tiles;
     if (g.kept) {
         if (!g.chain_apart) wide = g.direct ? 1 : int_min(blocks, int_max(1, room / int_min(tiles, SLAB_ROWS / step)));
@@ -356,13 +364,14 @@ static void job_run(const Job *j) {
     for (b.m0 = j->m0; b.m0 < j->m1; b.m0 = b.m1)
         for (b.m1 = int_min(b.m0 + g->rows_slab, j->m1), b.slab_k = 0; b.slab_k < K; b.slab_k += g->k_slab)
             for (b.n0 = j->n0; b.n0 < j->n1; b.n0 += g->columns) {
-                b.columns = int_min(g->columns, j->n1 - b.n0), b.packing = b.n0 == j->n0;
+                b.columns = int_min(g->columns, j->n1 - b.n0);
                 if (g->stream) {
                     block_stream(j, &b);
                     continue;
                 }
                 for (b.k0 = b.slab_k; b.k0 < int_min(b.slab_k + g->k_slab, K); b.k0 = b.k1) {
                     b.k1 = int_min(b.k0 + g->k_block, K);
+                    if (g->copied && g->kept && b.n0 == j->n0) rows_pack(j, &b, b.m0, b.m1);
                     if (!g->direct && !j->t->panels && !(whole && b.m0 > j->m0)) columns_pack(j, &b);
                     block_run(j, &b);
                 }
