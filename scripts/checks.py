@@ -1,4 +1,4 @@
-"""What the check_*.py scripts share: a line a check, "ok - name" or "not ok - name", and the exit code."""
+"""What check_*.py and the clients in tests/ share: a line a check, "ok - name" or "not ok - name", and the exit code."""
 
 import sys
 
@@ -7,7 +7,7 @@ failed = False
 
 def check(name, good, detail=""):
     global failed
-    print(f"{'ok' if good else 'not ok'} - {name}" + ("" if good else f"\n    {detail}"))
+    print(f"{'ok' if good else 'not ok'} - {name}" + ("" if good else f"\n    {str(detail)[:1500]}"))
     failed |= not good
 
 

@@ -2,15 +2,10 @@
 RiskAssessment they suggest, feedback, metrics, and what is refused.  Prints a line a check; exit 1 if any failed."""
 import json, re, sys, time, urllib.error, urllib.request, uuid
 
+from serve_ask import check, finish
+
 base, serve, key = sys.argv[1:4]
 jwt_key, audience = (sys.argv[4:] + ["", ""])[:2]
-failed = 0
-
-
-def check(name, good, what=""):
-    global failed
-    failed |= not good
-    print(f"{'ok' if good else 'FAILED'}: {name}" + ("" if good else f": {str(what)[:1500]}"))
 
 
 def token(**changes):
@@ -118,4 +113,4 @@ if jwt_key:
     for name, bad in [("none", "x"), ("of another audience", token(aud="https://elsewhere.example")), ("that has expired", token(exp=int(time.time()) - 10)), ("without jti", token(jti=None)),
                       ("with a signature changed", token()[:-8] + "AAAAAAAA")]:
         check(f"a JWT {name}: 401", ask(url, hook(), bad)[0] == 401)
-sys.exit(failed)
+finish()

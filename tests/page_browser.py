@@ -1,24 +1,19 @@
 """page_browser.py URL [KEY] [--picture FILE] - the page of `ehr-infer serve` in a real browser, as a person would use it: a
 made-up record, a question, its answer, a pasted record and pasted nonsense.  Prints a line a check; exit 1 if any failed."""
-import argparse, json, re, shutil, sys, urllib.request
+import argparse, json, re, shutil, urllib.request
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
+from serve_ask import check, finish
+
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("url")
 parser.add_argument("key", nargs="?", default="")
 parser.add_argument("--picture")
 args = parser.parse_args()
-failed = 0
-
-
-def check(name, good, what=""):
-    global failed
-    failed |= not good
-    print(f"{'ok' if good else 'FAILED'}: {name}" + ("" if good else f": {str(what)[:1500]}"))
 
 
 def ask(path, body):
@@ -107,4 +102,4 @@ try:
     check("nothing was loaded from elsewhere", seen and all(s.startswith(args.url) for s in seen), seen)
 finally:
     browser.quit()
-sys.exit(failed)
+finish()

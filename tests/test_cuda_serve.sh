@@ -30,7 +30,7 @@ verdict $? "a server starts on the GPU" err
 "$python" - "$url" "$root/tests" > asked.log 2>&1 << 'END'
 import json, sys, threading, time
 sys.path.insert(0, sys.argv[2])
-import serve_client as c
+import serve_same as c
 url, patients, rows = sys.argv[1], c.dataset("d"), c.risks("gpu.csv")
 results = [None] * len(rows)
 body = {"outcomes": [{"codes": ["VISIT//OUT"], "horizon": "30d"}], "samples": 4, "seed": 5, "estimator": "mc", "max_tokens": 16}
