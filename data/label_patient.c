@@ -81,7 +81,10 @@ typedef struct {
     int64_t n, room;
 } IndexList;
 
+/* Once, though several visits may end, or results come, at one time. */
 static void push(IndexList *l, int64_t us, int64_t start, int64_t end) {
+    for (int64_t i = l->n; i > 0 && l->at[i - 1].us == us; i--)
+        if (l->at[i - 1].stay_start == start && l->at[i - 1].stay_end == end) return;
     if (l->n == l->room) {
         l->room = l->room ? 2 * l->room : 16;
         l->at = xrealloc(l->at, (size_t)l->room * sizeof *l->at);

@@ -179,6 +179,15 @@ static void test_in_hospital_mortality(void **state) {
     assert_labels(task, clinic, AT(50, 0), "| no index 1");
 }
 
+/* A row is a patient at an index time, however many visits end then; stays that begin together are two. */
+static void test_index_times_are_told_once(void **state) {
+    (void)state;
+    Row day[] = {OPEN(0, "VISIT//OUT", 1), OPEN(5, "VISIT//OUT", 2), CLOSE(10, 1), CLOSE(10, 2), DX(40, "ICD10CM//I50"), OPEN(50, "VISIT//OUT", 3), CLOSE(60, 3), END};
+    assert_labels(TASK("visit-end", "\"ICD10CM//I50\"", "10d", ""), day, AT(20, 0), "1@10(+30) 0@60");
+    Row two[] = {OPEN(0, "VISIT//IP", 1), OPEN(0, "VISIT//IN", 2), CLOSE(AT(2, 0), 1), DEATH(AT(3, 0)), CLOSE(AT(3, 0), 2), END};
+    assert_labels(TASK("admission+24h", "\"MEDS_DEATH\"", "90d", ", \"until\": \"discharge\""), two, UNDATED, "1@1440(+2880) 0@1440");
+}
+
 static void test_ages_and_last_year(void **state) {
     (void)state;
     Row row[] = {{-AT(23741, 6), 0, "MEDS_BIRTH", KIND_BIRTH, 0, 0, NAN, NULL}, OPEN(0, "VISIT//OUT", 1), CLOSE(10, 1), DX(AT(5, 0), "ICD10CM//I50"), END};
@@ -750,7 +759,7 @@ int main(void) {
         cmocka_unit_test(test_tasks_round_trip),
         cmocka_unit_test(test_label_file),
         cmocka_unit_test(test_choices_of_rows),
-        cmocka_unit_test(test_two_datasets_of_one_source), cmocka_unit_test(test_labels_that_begin_later), cmocka_unit_test(test_levels_of_bounds), cmocka_unit_test(test_minute_of_the_index), cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_two_datasets_of_one_source), cmocka_unit_test(test_labels_that_begin_later), cmocka_unit_test(test_index_times_are_told_once), cmocka_unit_test(test_levels_of_bounds), cmocka_unit_test(test_minute_of_the_index), cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_damaged_label_files),
     };
     return cmocka_run_group_tests_name("label", tests, folder_make, folder_remove);
