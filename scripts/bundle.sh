@@ -8,6 +8,7 @@
 #   libexec/   the programs        lib/   libraries, lib/openmpi, lib/pmix components, lib/libc the C library
 #   env.sh     for `. env.sh`, where srun starts bin/ehr-train and no mpirun of the bundle does
 set -eu
+[ "${1:-}" != --help ] || { sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"; exit 0; }
 cd "$(dirname "$0")/.."
 build=${1:-build}
 out=${2:-$build/bundle}

@@ -6,6 +6,7 @@
 # Without STEPS the full form trains for as many steps as 190 seconds allow at the speed that the machine shows in 60 of
 # them, a multiple of 500 from 1000 to 10000; the same STEPS give the same run.
 set -euo pipefail
+[ "${1:-}" != --help ] || { sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"; exit 0; }
 cd "$(dirname "$0")/.."
 . scripts/env.sh
 start=$(date +%s.%N)

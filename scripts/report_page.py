@@ -272,10 +272,10 @@ def outcome_section(o):
         text += f'<div><img alt="calibration" src="{draw_one_calibration(o)}">'
         text += f' <img alt="decision curve" src="{draw_decision(o)}">' if "decision_curve" in o else ""
         text += (
-            f"</div><p><i>Predicted and observed</i>: each dot is a part of the patients, its bar the 95% interval; on the grey line as many had it as the model said, above "
+            "</div><p><i>Predicted and observed</i>: each dot is a part of the patients, its bar the 95% interval; on the grey line as many had it as the model said, above "
             "it more. The ticks below are the patients. "
-            f"<i>Is acting on it worth it?</i> Where the blue line is the highest, acting on the model's risk does more good "
-            f"than acting on everybody or on nobody; in patients helped of each one seen, less those bothered for nothing.</p>"
+            "<i>Is acting on it worth it?</i> Where the blue line is the highest, acting on the model's risk does more good "
+            "than acting on everybody or on nobody; in patients helped of each one seen, less those bothered for nothing.</p>"
         )
     if o.get("recalibration"):
         r = o["recalibration"]

@@ -8,6 +8,7 @@
 #   setup.sh meds       also pyarrow and meds, for scripts/meds_to_events.py and events_to_meds.py
 #   setup.sh openai     also OpenAI's client, which tests/test_serve.sh asks `ehr-infer serve` with
 set -eu
+[ "${1:-}" != --help ] || { sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"; exit 0; }
 cd "$(dirname "$0")/.."
 
 packages="gcc g++ libc6-dev make pkg-config libopenmpi-dev openmpi-bin libhdf5-dev libjansson-dev libzip-dev zlib1g-dev \

@@ -4,6 +4,7 @@
 # took three hours of one busy core; resumes where it was stopped, and with more STEPS goes on from what there is (the rate rises again).
 #   PATIENTS (500000), STEPS (40000), RANKS (2), LIMIT (1000 held-out patients), SAMPLES (128) override the recipe.
 set -euo pipefail
+[ "${1:-}" != --help ] || { sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"; exit 0; }
 cd "$(dirname "$0")/.."
 . scripts/env.sh
 out=${1:-build/oracle}

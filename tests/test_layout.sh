@@ -35,6 +35,8 @@ check "libraries do not print to standard output" \
     "$(grep -nE '\b(printf|puts|putchar)\(' $(find kernels model data -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh') | grep -vE '^data/(main|cmd_[a-z_]*)\.c|__attribute__')"
 check "no unfinished work is marked" \
     "$(grep -rnE '\b(TODO|FIXME|XXX|HACK)\b' --include='*.c' --include='*.h' --include='*.cu' --include='*.cuh' --include='*.cpp' --include='*.sh' --include='*.py' kernels model data train infer scripts tests | grep -v tests/test_layout.sh)"
+check "scripts that people start tell what they do (--help)" \
+    "$(grep -L -e --help scripts/quickstart.sh scripts/train_oracle.sh scripts/bundle.sh scripts/setup.sh scripts/evaluate.sh scripts/cluster/hosts.sh)"
 check "every header has an include guard or pragma" \
     "$(for h in $(find kernels model data train infer -name "*.h" ! -name "*_tile.h" -o -name "*.cuh"); do grep -qE "^#(ifndef|pragma once)" "$h" || echo "$h"; done)"
 exit $failed
