@@ -84,6 +84,17 @@ Status label_file_open(LabelFile *f, const char *path, Err *err) {
     return s;
 }
 
+Status label_file_fits(const LabelFile *f, const char *path, const Dataset *d, Err *err) {
+    const char *vocabulary = table_attribute(&f->table, "vocabulary_sha256"), *dataset = table_attribute(&f->table, "dataset_sha256");
+    if (vocabulary && strcmp(vocabulary, d->vocabulary.sha256))
+        return err_set(err, ERR_FORMAT, "%s was made for another vocabulary: run `ehr-data label` on %s again", path, d->path);
+    /* Row numbers, and patient keys counted from 0, mean nothing in another dataset and may still seem to fit. */
+    if (dataset && strcmp(dataset, d->sha256))
+        return err_set(err, ERR_FORMAT, "%s was made for another dataset than %s: run `ehr-data label EVENTS --data %s` again",
+                       path, d->path, d->path);
+    return OK;
+}
+
 static void patterns_free(char **pattern, int n) {
     for (int i = 0; i < n; i++) free(pattern[i]);
     free(pattern);

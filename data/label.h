@@ -12,6 +12,7 @@
  * excluded by reason). */
 #ifndef EHR_DATA_LABEL_H
 #define EHR_DATA_LABEL_H
+#include "data/dataset.h"
 #include "data/table.h"
 
 typedef struct {
@@ -29,6 +30,8 @@ typedef struct {
 } LabelFile;
 
 Status label_file_open(LabelFile *f, const char *path, Err *err); /* checks every column and range */
+/* Whether it was made for this dataset, as far as it says. */
+Status label_file_fits(const LabelFile *f, const char *path, const Dataset *d, Err *err);
 void label_file_close(LabelFile *f);
 
 #endif

@@ -156,6 +156,10 @@ static Status embed(Session *s, const EmbedFlags *f, Err *err) {
     if (f->limit && e.n > f->limit) e.n = f->limit;
     if (f->labels) {
         if ((st = label_file_open(&labels, f->labels, err))) return st;
+        if ((st = label_file_fits(&labels, f->labels, &s->dataset, err))) {
+            label_file_close(&labels);
+            return st;
+        }
         e.labels = &labels;
         e.pick = xcalloc((size_t)labels.table.n + 1, sizeof *e.pick);
         e.n = 0;

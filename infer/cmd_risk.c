@@ -104,19 +104,6 @@ static void describe_run(const RiskReport *r, const RiskFlags *f, FILE *out) {
         fprintf(out, "  this process is done; %d parts of others are not: the last one joins them, or `ehr-infer merge`\n", r->missing);
 }
 
-static Status labels_check(Session *s, const LabelFile *l, const char *path, Err *err) {
-    const char *vocabulary = table_attribute(&l->table, "vocabulary_sha256");
-    if (vocabulary && strcmp(vocabulary, s->dataset.vocabulary.sha256))
-        return err_set(err, ERR_FORMAT, "%s was made for another vocabulary: run `ehr-data label` on %s again", path,
-                       s->dataset.path);
-    /* Row numbers, and patient keys counted from 0, mean nothing in another dataset and may still seem to fit. */
-    const char *dataset = table_attribute(&l->table, "dataset_sha256");
-    if (dataset && strcmp(dataset, s->dataset.sha256))
-        return err_set(err, ERR_FORMAT, "%s was made for another dataset than %s: run `ehr-data label EVENTS --data %s` again",
-                       path, s->dataset.path, s->dataset.path);
-    return OK;
-}
-
 /* Where the risks of label file `name` go. */
 static char *out_of(const RiskFlags *f, const char *name) {
     if (!f->out) return xasprintf("%s-risk.csv", name);
@@ -157,7 +144,7 @@ static Status run_all(Session *s, const RiskFlags *f, const char *settings, Err 
         task[n] = (RiskTask){.labels = &labels[n], .out = out};
         for (int i = 0; !st && i < n; i++)
             if (!strcmp(task[i].out, out)) st = err_set(err, ERR_USAGE, "two label files are called %s", labels[n].name);
-        if (!st) st = labels_check(s, &labels[n], path, err);
+        if (!st) st = label_file_fits(&labels[n], path, &s->dataset, err);
         if (!st) st = out_check(out, err);
     }
     for (int at = 0; !st && at < n; at += pool) {

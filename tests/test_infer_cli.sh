@@ -112,6 +112,7 @@ a tensor missing|1|model.norm.weight|score lost --data d
 a checkpoint without vocabulary|1|vocabulary.json|score nowords --data d
 half a config.json|1|config.json|score torn --data d
 labels of another dataset|1|another dataset|risk r --data d --labels other/labels/visit_30d.h5
+labels of another dataset, to embed by|1|made for another dataset|embed r --data d --labels other/labels/visit_30d.h5 --out e.h5
 labels cut short|1|cut.h5|risk r --data d --labels cut.h5
 labels that are text|1|text.h5|risk r --data d --labels text.h5
 labels that are not there|1|none.h5|risk r --data d --labels none.h5
