@@ -122,7 +122,7 @@ static void put_record(const Page *p, FILE *out) {
     fprintf(out, "<h2>Recorded: %lld tokens known at the index time</h2>\n", (long long)p->job->n_known);
     if (!p->job->n_known)
         fprintf(out, "<p>Nothing is known of this patient at the index time but what the prefix tells.</p>\n");
-    fprintf(out, "<svg viewBox=\"0 0 %d %.0f\" role=\"img\" aria-label=\"recorded timeline\">\n", WIDTH, bottom + 30);
+    fprintf(out, "<div class=\"drawn\"><svg viewBox=\"0 0 %d %.0f\" role=\"img\" aria-label=\"recorded timeline\">\n", WIDTH, bottom + 30);
     for (int i = 0; i < LANES; i++) {
         if (row[i] < 0) continue;
         double y = 24 + row[i] * LANE;
@@ -140,7 +140,7 @@ static void put_record(const Page *p, FILE *out) {
     fprintf(out, "<line x1=\"%d\" y1=\"10\" x2=\"%d\" y2=\"%.1f\" class=\"index\"/>\n", WIDTH - RIGHT, WIDTH - RIGHT,
             bottom);
     put_axis(out, 0, to, YEAR_MINUTES, known_age ? r->age_years : 0, bottom, known_age ? "age, about" : "years");
-    fprintf(out, "</svg>\n");
+    fprintf(out, "</svg></div>\n");
 }
 
 /* ---- futures
@@ -180,7 +180,8 @@ static void put_futures(const Page *p, FILE *out) {
     fprintf(out, "<h2>%d simulated futures", p->n);
     if (shown < p->n) fprintf(out, ", the first %d drawn", shown);
     fprintf(out,
-            "</h2>\n<p>Visits, intensive care, death and outcomes; above the line, diagnoses that are new.</p>\n<svg "
+            "</h2>\n<p>Visits, intensive care, death and outcomes; above the line, diagnoses that are new.</p>\n<div "
+            "class=\"drawn\"><svg "
             "viewBox=\"0 0 %d %.0f\" role=\"img\" aria-label=\"simulated futures\">\n",
             WIDTH, bottom + 34);
     for (int k = 0; k < shown; k++) put_future(p, out, &p->sample[k], top + k * FUTURE, middle);
@@ -211,7 +212,7 @@ static void put_futures(const Page *p, FILE *out) {
     int years = p->horizon_minutes > 3 * YEAR_MINUTES;
     put_axis(out, 0, p->horizon_minutes, years ? YEAR_MINUTES : 1440, 0, bottom + 4,
              years ? "years after" : "days after");
-    fprintf(out, "</svg>\n");
+    fprintf(out, "</svg></div>\n");
 }
 
 /* ---- risks over time
@@ -247,7 +248,7 @@ static void put_curve(const Page *p, FILE *out, int o) {
     put_text(out, p->outcome[o]);
     fprintf(out, " <span>%.3f by the horizon, 95%% of sampling %.3f to %.3f</span></h3>\n", e[POINTS].risk,
             e[POINTS].lo, e[POINTS].hi);
-    fprintf(out, "<svg viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"cumulative risk\">\n", WIDTH, CURVE_HEIGHT);
+    fprintf(out, "<div class=\"drawn\"><svg viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"cumulative risk\">\n", WIDTH, CURVE_HEIGHT);
     for (double v = 0; v <= top + 1e-9; v += step)
         fprintf(out,
                 "<line x1=\"%d\" y1=\"%.1f\" x2=\"%d\" y2=\"%.1f\" class=\"lane\"/><text x=\"%d\" y=\"%.1f\" "
@@ -266,7 +267,7 @@ static void put_curve(const Page *p, FILE *out, int o) {
     int years = p->horizon_minutes > 3 * YEAR_MINUTES;
     put_axis(out, 0, p->horizon_minutes, years ? YEAR_MINUTES : 1440, 0, 12 + height,
              years ? "years after" : "days after");
-    fprintf(out, "</svg>\n");
+    fprintf(out, "</svg></div>\n");
     free(e);
 }
 
@@ -277,13 +278,14 @@ static void put_head(const Page *p, FILE *out) {
     const PatientView *r = &p->job->patient;
     const Vocabulary *v = &p->s->dataset.vocabulary;
     fprintf(out,
-            "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Forecast of patient "
+            "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" "
+            "content=\"width=device-width,initial-scale=1\"><title>Forecast of patient "
             "%llu</title>\n<style>\n"
             "body{font:15px/1.45 system-ui,sans-serif;max-width:%dpx;margin:24px auto;padding:0 "
             "16px;color:#222;background:#fff}\n"
             "h1{font-size:22px;margin:0}h2{font-size:17px;margin:26px 0 4px}h3{font-size:15px;margin:14px 0 0}h3 "
             "span{font-weight:400;color:#555}\n"
-            "svg{width:100%%;height:auto;display:block}.lane{stroke:#e6e6e6}.axis{stroke:#888}.tick,.name{font-size:"
+            ".drawn{overflow-x:auto}svg{width:100%%;min-width:720px;height:auto;display:block}.lane{stroke:#e6e6e6}.axis{stroke:#888}.tick,.name{font-size:"
             "12px;fill:#555}\n"
             ".index{stroke:#444;stroke-dasharray:3 "
             "3}.future{fill:none;stroke:#d8d2c4}.truth{stroke:#444;stroke-width:1.5}\n"

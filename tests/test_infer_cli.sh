@@ -275,6 +275,7 @@ Check().feed(page)
 assert not stack and not re.search(r"https?:|@import|url\(", page)
 futures = [line for line in lines if line["kind"] == "future"]
 assert page.count('class="future"') == len(futures) == 12
+assert page.count("<svg") == page.count('<div class="drawn"><svg') == 4 and 'name="viewport"' in page # a phone scrolls the drawings alone
 said = [float(x) for x in re.findall(r"<span>([0-9.]+) by the horizon", page)]
 want = [sum(any(e["code"].startswith(code) for e in f["events"]) for f in futures) / 12 for code in ("VISIT//IN", "MEDS_DEATH")]
 assert len(said) == 2 and all(abs(a - b) < 6e-4 for a, b in zip(said, want)), (said, want)
