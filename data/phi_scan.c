@@ -3,6 +3,7 @@
 #include "data/csv.h"
 #include "data/h5.h"
 #include "data/phi_scan_report.h"
+#include <ctype.h>
 #include <dirent.h>
 #include <jansson.h>
 #include <stdlib.h>
@@ -22,7 +23,7 @@ static int is_table(const char *name) {
 }
 static int is_json(const char *name) {
     return ends_with(name, ".json") || ends_with(name, ".ndjson") || ends_with(name, ".jsonl") ||
-           ends_with(name, ".json.gz") || ends_with(name, ".ndjson.gz");
+           ends_with(name, ".json.gz") || ends_with(name, ".ndjson.gz") || ends_with(name, ".jsonl.gz");
 }
 
 /* ---- tables ------------------------------------------------------------------------------------------------------ */
@@ -64,11 +65,63 @@ static int key_kind(const char *key) {
     return -1;
 }
 
+/* The character of the four hexadecimal digits of a \u at text; -1: they are none. */
+static int escaped_character(const char *text, const char *end) {
+    int c = 0;
+    if (end - text < 4) return -1;
+    for (int i = 0; i < 4; i++) {
+        const char *digits = "0123456789abcdef", *at = strchr(digits, tolower((unsigned char)text[i]));
+        if (!at || !*at) return -1;
+        c = c << 4 | (int)(at - digits);
+    }
+    return c;
+}
+
+/* JSON with its escapes undone, for as it stands the n of a \n would be part of the word behind it.  Surrogates become
+ * three bytes each: they are of no identifier's characters.  out has n bytes. */
+static size_t unescape(char *out, const char *text, size_t n) {
+    static const char escape[] = "bfnrt", meant[] = "\b\f\n\r\t";
+    const char *end = text + n;
+    char *to = out;
+    while (text < end) {
+        int c = -1;
+        if (*text != '\\' || text + 1 == end) {
+            *to++ = *text++;
+        } else if (text[1] == 'u' && (c = escaped_character(text + 2, end)) >= 0) {
+            if (c >= 0x800) *to++ = (char)(0xe0 | c >> 12), *to++ = (char)(0x80 | (c >> 6 & 0x3f));
+            else if (c >= 0x80) *to++ = (char)(0xc0 | c >> 6);
+            *to++ = (char)(c >= 0x80 ? 0x80 | (c & 0x3f) : c);
+            text += 6;
+        } else {
+            const char *known = strchr(escape, text[1]);
+            *to++ = known && *known ? meant[known - escape] : text[1];
+            text += 2;
+        }
+    }
+    return (size_t)(to - out);
+}
+
+static void look_json(PhiFile *f, const char *place, const char *text, size_t n, int64_t line) {
+    if (!memchr(text, '\\', n)) {
+        phi_file_text(f, place, text, n, line);
+        return;
+    }
+    char *plain = xmalloc(n);
+    phi_file_text(f, place, plain, unescape(plain, text, n), line);
+    free(plain);
+}
+
+/* The quote that ends a string of JSON; NULL: it does not end. */
+static const char *string_close(const char *text, const char *end) {
+    for (; text < end && *text != '"'; text++) text += *text == '\\';
+    return text < end ? text : NULL;
+}
+
 /* "key": with something behind it. */
 static void look_keys(PhiFile *f, const char *text, size_t n, int64_t line) {
     const char *end = text + n;
     for (const char *p = text; (p = memchr(p, '"', (size_t)(end - p))); p++) {
-        const char *close = memchr(p + 1, '"', (size_t)(end - p - 1));
+        const char *close = string_close(p + 1, end);
         if (!close) return;
         const char *after = close + 1;
         while (after < end && (*after == ' ' || *after == '\t')) after++;
@@ -107,6 +160,16 @@ static void look_spelled(PhiFile *f, const char *text, size_t n, int64_t line) {
     }
 }
 
+static void look_line(PhiFile *f, const char *text, size_t n, int64_t line, int json) {
+    if (!json) {
+        phi_file_text(f, "text", text, n, line);
+        return;
+    }
+    look_json(f, "text", text, n, line);
+    look_keys(f, text, n, line);
+    look_spelled(f, text, n, line);
+}
+
 /* Line by line; what is longer than a mebibyte goes in pieces that overlap. */
 static Status scan_text(PhiFile *f, Stream *s, const char *head, size_t n_head, int json, Err *err) {
     char *buffer = xmalloc(LINE_MAX_BYTES + 1);
@@ -121,15 +184,11 @@ static Status scan_text(PhiFile *f, Stream *s, const char *head, size_t n_head, 
         size_t at = 0;
         for (char *stop; (stop = memchr(buffer + at, '\n', held - at)) || (!got && at < held); line++) {
             size_t n = stop ? (size_t)(stop - buffer) - at : held - at;
-            phi_file_text(f, "text", buffer + at, n, line);
-            if (json) look_keys(f, buffer + at, n, line);
-            if (json) look_spelled(f, buffer + at, n, line);
+            look_line(f, buffer + at, n, line, json);
             at += n + (stop != NULL);
         }
         if (!at && held == LINE_MAX_BYTES) {
-            phi_file_text(f, "text", buffer, held, line);
-            if (json) look_keys(f, buffer, held, line);
-            if (json) look_spelled(f, buffer, held, line);
+            look_line(f, buffer, held, line, json);
             at = held - OVERLAP;
         }
         memmove(buffer, buffer + at, held - at);
@@ -152,7 +211,7 @@ static Status scan_safetensors(PhiFile *f, Stream *s, const char *head, size_t n
         status = stream_read(s, text + held, (size_t)n - held, &got, err);
         held += got;
     }
-    if (!status) phi_file_text(f, "header", text, held, 1);
+    if (!status) look_json(f, "header", text, held, 1);
     free(text);
     return status;
 }

@@ -128,6 +128,25 @@ static void json_and_text(void **state) {
     assert_int_equal(phi_report_count(&r, NULL, "key city", -1), 0);
     assert_int_equal(phi_report_count(&r, NULL, "key line", -1), 0);
     phi_report_free(&r);
+    /* Behind escapes: a \n is no letter of the number behind it, and an escaped quote ends no string. */
+    r = scan(write_file("escapes.ndjson",
+                        "{\"note\": \"Tel:\\n617-555-1234\\tSSN:\\t999-17-5017 http:\\/\\/a.example\\/b\"}\n"
+                        "{\"note\": \"he is 5 ft 10\\\" tall\", \"family\": \"Lakin515\", \"birthDate\": \"1990-02-03\"}\n"
+                        "{\"note\": \"cut \\"));
+    assert_int_equal(phi_report_count(&r, NULL, "text", PHI_PHONE), 1);
+    assert_int_equal(phi_report_count(&r, NULL, "text", PHI_SSN), 1);
+    assert_int_equal(phi_report_count(&r, NULL, "text", PHI_URL), 1);
+    assert_int_equal(phi_report_count(&r, NULL, "key family", PHI_NAME), 1);
+    assert_int_equal(phi_report_count(&r, NULL, "key birthDate", PHI_DATE), 1);
+    phi_report_free(&r);
+    PhiPatterns *named;
+    MUST(phi_patterns_open(&named, err));
+    phi_names_add(named, "M\303\274ller");
+    r = (PhiReport){0};
+    MUST(phi_scan(&r, named, write_file("name.json", "{\"note\": \"Herr M\\u00fcller, \\uzzzz\"}"), NULL, err));
+    assert_int_equal(phi_report_count(&r, NULL, "text", PHI_NAME), 1);
+    phi_report_free(&r);
+    phi_patterns_close(named);
     /* At the end of a line longer than what is held, and where pieces meet. */
     enum { LONG = 3 << 20 };
     char *text = malloc(LONG + 64);
