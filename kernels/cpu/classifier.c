@@ -4,10 +4,10 @@
 
 #include <string.h>
 
-enum { CHUNK_FLOATS = 4 << 20, CHUNK_ROWS_MIN = 256, CHUNK_ROWS_MAX = 1024 };
+enum { CHUNK_FLOATS = 4 << 20, CHUNK_ROWS_MIN = 512, CHUNK_ROWS_MAX = 1024 };
 
 /* Rows a chunk: enough of them that packing the weight and passing over dweight once a chunk is cheap, few enough for the
- * last cache; whole runs of SGEMM_ADD. */
+ * last cache, or, of a large vocabulary, for memory; whole runs of SGEMM_ADD. */
 static int chunk_rows(int N, int Vp) {
     int rows = int_min(CHUNK_ROWS_MAX, int_max(CHUNK_ROWS_MIN, CHUNK_FLOATS / int_max(Vp, 1)));
     return int_min(rows / SGEMM_RUN * SGEMM_RUN, int_max(N, 1));
