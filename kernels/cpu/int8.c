@@ -96,9 +96,8 @@ static void panel_rows(const Int8Job *j, int p, int next, int m, int rows, float
                           j->q + (ptrdiff_t)(m + i) * j->padded + k, j->padded, panel + at,
                           soon && t < 2 ? soon + at + t * half : NULL);
     }
-    for (int i = 0; i < rows; i++)
-        j->code->scale(to + i * ld, add ? add + i * ld : NULL, acc + i * SGEMM_PANEL,
-                       j->code->offset ? j->w.offset_sum + column : NULL, j->row_scale[m + i], j->w.scale + column, n);
+    j->code->scale(to, ld, add, acc, j->code->offset ? j->w.offset_sum + column : NULL, j->row_scale + m,
+                   j->w.scale + column, rows, n);
 }
 
 /* Panel p of the left half and of the right, gated. */

@@ -19,12 +19,13 @@ struct CpuInt8 {
      * that helps, the panel itself a little ahead. */
     void (*tile)(int32_t *acc, int more, int m, int groups, const uint8_t *a, ptrdiff_t lda, const int8_t *panel,
                  const int8_t *soon);
-    /* q[i] = round(127 x[i] / max |x|) + offset for i < n, offset up to padded; returns max |x| / 127, NaN when one of x
+    /* q[i] = round(127 x[i] / max |x|) + offset for i < n, offset up to padded, a multiple of 16; returns max |x| / 127, NaN when one of x
      * is not finite */
     float (*quantize)(uint8_t *q, const float *x, int n, int padded, int offset);
-    /* out[j] = (add[j] +) (acc[j] - offset_sum[j]) * row_scale * scale[j]; add, offset_sum may be NULL */
-    void (*scale)(float *out, const float *add, const int32_t *acc, const int32_t *offset_sum, float row_scale,
-                  const float *scale, int n);
+    /* m rows of n <= SGEMM_PANEL: out[j] = (add[j] +) (acc[j] - offset_sum[j]) * row_scale * scale[j]; out and add have rows
+     * ld apart; add, offset_sum may be NULL */
+    void (*scale)(float *out, ptrdiff_t ld, const float *add, const int32_t *acc, const int32_t *offset_sum,
+                  const float *row_scale, const float *scale, int m, int n);
 };
 
 extern const CpuInt8 cpu_int8_portable;

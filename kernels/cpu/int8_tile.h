@@ -13,19 +13,18 @@ static float int8_quantize(uint8_t *q, const float *x, int n, int padded, int of
     }
     float max = v_largest(largest), inverse = max > 0 ? 127.0f / max : 0.0f;
     for (int i = 0; i < padded; i += VEC) {
-        uint8_t byte[VEC];
-        Vec     v = i < n ? load_up_to(x + i, n - i) : v_zero();
-        v_low_bytes(byte, v_add(v_mul(v, v_set1(inverse)), v_set1(round_magic + (float)offset)));
-        memcpy(q + i, byte, (size_t)(padded - i < VEC ? padded - i : VEC));
+        Vec v = i < n ? load_up_to(x + i, n - i) : v_zero();
+        v_low_bytes(q + i, v_add(v_mul(v, v_set1(inverse)), v_set1(round_magic + (float)offset)));
     }
     return max / 127.0f + v_sum(bad);
 }
 
-static void int8_scale(float *out, const float *add, const int32_t *acc, const int32_t *offset_sum, float row_scale,
-                       const float *scale, int n) {
-    for (int i = 0; i < n; i += VEC) { /* acc, offset_sum and scale are whole panels */
-        Vec v = v_from_int(acc + i, offset_sum ? offset_sum + i : NULL);
-        v = v_mul(v_mul(v, v_set1(row_scale)), v_load(scale + i));
-        store_up_to(out + i, add ? v_add(load_up_to(add + i, n - i), v) : v, n - i);
-    }
+static void int8_scale(float *out, ptrdiff_t ld, const float *add, const int32_t *acc, const int32_t *offset_sum,
+                       const float *row_scale, const float *scale, int m, int n) {
+    for (int i = 0; i < m; i++, out += ld, acc += SGEMM_PANEL, add = add ? add + ld : NULL)
+        for (int j = 0; j < n; j += VEC) { /* acc, offset_sum and scale are whole panels */
+            Vec v = v_from_int(acc + j, offset_sum ? offset_sum + j : NULL);
+            v = v_mul(v_mul(v, v_set1(row_scale[i])), v_load(scale + j));
+            store_up_to(out + j, add ? v_add(load_up_to(add + j, n - j), v) : v, n - j);
+        }
 }
