@@ -37,10 +37,11 @@ static inline int bench_ascending(const void *a, const void *b) {
 static inline void bench_add(BenchTimes *t, double seconds) {
     if (t->n < BENCH_TIMES) t->seconds[t->n++] = seconds;
 }
-static inline double bench_median(BenchTimes *t) {
-    qsort(t->seconds, (size_t)t->n, sizeof *t->seconds, bench_ascending);
-    return t->n ? t->seconds[t->n / 2] : INFINITY;
+static inline double bench_middle(double *x, int n) { /* sorts them */
+    qsort(x, (size_t)n, sizeof *x, bench_ascending);
+    return n ? (x[(n - 1) / 2] + x[n / 2]) / 2 : INFINITY;
 }
+static inline double bench_median(BenchTimes *t) { return bench_middle(t->seconds, t->n); }
 static inline double bench_best(BenchTimes *t) {
     bench_median(t);
     return t->n ? t->seconds[0] : INFINITY;

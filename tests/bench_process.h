@@ -16,11 +16,11 @@ typedef struct {
     double memory;
 } RivalProcess;
 
-/* Runs a shell's command; waits for its first line.  0, or -1 when it ended without one. */
-static inline int rival_start(RivalProcess *r, const char *command) {
+/* Runs a shell's command, whose first line is still to come. */
+static inline void rival_start(RivalProcess *r, const char *command) {
     int in[2], out[2];
     *r = (RivalProcess){0};
-    if (pipe2(in, O_CLOEXEC) || pipe2(out, O_CLOEXEC)) return -1;
+    if (pipe2(in, O_CLOEXEC) || pipe2(out, O_CLOEXEC)) return;
     signal(SIGPIPE, SIG_IGN);
     r->pid = fork();
     if (r->pid == 0) {
@@ -30,6 +30,10 @@ static inline int rival_start(RivalProcess *r, const char *command) {
     }
     close(in[0]), close(out[1]);
     r->to = fdopen(in[1], "w"), r->from = fdopen(out[0], "r");
+}
+
+/* Waits for the first line: 0, or -1 when it ended without one. */
+static inline int rival_ready(RivalProcess *r) {
     if (r->pid < 0 || !r->to || !r->from || !fgets(r->name, sizeof r->name, r->from)) return -1;
     r->name[strcspn(r->name, ",\n")] = 0;
     return 0;

@@ -47,9 +47,10 @@ static const Shape SHAPES[] = {
       .vocab_size = 32000},
      "Llama block 12 x 768, SwiGLU of 2048, untied head: the same matrices"},
 };
-enum { N_SHAPES = sizeof SHAPES / sizeof *SHAPES, PHASES = 4, STEPS_MAX = 1000 };
+enum { N_SHAPES = sizeof SHAPES / sizeof *SHAPES, PHASES = 4, STEPS_MAX = BENCH_TIMES, MODES = 2 };
 
 static const char *const PHASE_NAME[PHASES] = {"forward", "loss", "backward", "update"};
+static const char *const RIVAL_MODE[MODES] = {"eager", "compile"};
 
 typedef struct {
     const char *shape, *device, *dtype, *rival;
@@ -67,6 +68,9 @@ typedef struct {
     Optimizer optimizer;
     Batch batch;
     size_t free_before; /* bytes of the device's memory */
+    double peak;        /* bytes of this process after a step, before anything that only measures */
+    RivalProcess rival[MODES];
+    int rival_runs[MODES];
 } Bench;
 
 static Status shape_config(ModelConfig *cfg, const char *name, int vocab_size, Err *err) {
@@ -103,6 +107,17 @@ static Status device_status(const Bench *x, Err *err) {
     return device_sync(x->dev) ? err_set(err, ERR_DEVICE, "%s", device_error(x->dev)) : OK;
 }
 
+/* o->rival: command of a process as tests/bench_torch.py, which gets the shape.  They get ready meanwhile. */
+static void rivals_start(Bench *x, const ModelConfig *m) {
+    for (int i = 0; x->o->rival && i < MODES; i++) {
+        char *command = xasprintf("exec %s %d %d %d %d %d %d %d %d %d %d %d %s", x->o->rival, m->n_layers, m->d_model,
+                                  m->n_heads, m->n_kv_heads, m->head_dim, m->d_ff, m->vocab_size, m->tied, x->o->rows,
+                                  x->o->T, device_threads(x->dev), RIVAL_MODE[i]);
+        rival_start(&x->rival[i], command);
+        free(command);
+    }
+}
+
 static Status step_open(Bench *x, const ModelConfig *cfg, const BenchOptions *o, Err *err) {
     const OptimizerOptions adamw = {.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1};
     const int gpu = !strcmp(o->device, "cuda");
@@ -115,6 +130,7 @@ static Status step_open(Bench *x, const ModelConfig *cfg, const BenchOptions *o,
     /* One thread is timed by the process's own clock, which stands still while others have the core. */
     bench_clock = !gpu && device_threads(x->dev) == 1 ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC;
     device_memory(x->dev, &x->free_before, &total);
+    if (!gpu) rivals_start(x, cfg);
     Status s = dist_open(&x->dist, "none", 1, err);
     if (!s) s = model_open(&x->m, cfg, x->dev, x->dtype, 16, err);
     if (s) return s;
@@ -127,6 +143,7 @@ static Status step_open(Bench *x, const ModelConfig *cfg, const BenchOptions *o,
 }
 
 static void step_close(Bench *x) {
+    for (int i = 0; i < MODES; i++) rival_end(&x->rival[i]);
     if (!x->dev) return;
     int32_t *arrays[] = {x->batch.tokens, x->batch.positions, x->batch.target_lo, x->batch.target_hi,
                          x->batch.cu_seqlens};
@@ -185,12 +202,10 @@ static Status bench_whole(Bench *x, int n, double *seconds, Err *err) {
 }
 
 static void report_memory(const Bench *x) {
-    struct rusage usage;
-    getrusage(RUSAGE_SELF, &usage);
     const double GIB = 1073741824.0, total = (double)x->m.table.total;
     const double state = ((x->dtype == DTYPE_F32 ? 16.0 : 18.0) * total) / GIB;
     const double acts = (double)acts_bytes(&x->m.cfg, x->dtype, x->batch.N, 1, x->o->level) / GIB;
-    double peak = (double)usage.ru_maxrss / 1048576;
+    double peak = x->peak / GIB;
     if (device_kind(x->dev) == DEVICE_CUDA) {
         size_t now, all;
         device_memory(x->dev, &now, &all);
@@ -218,15 +233,14 @@ static void report(const Bench *x, double steps[][PHASES], int n, double whole) 
         total[i] = 0;
         for (int p = 0; p < PHASES; p++) total[i] += steps[i][p];
     }
-    qsort(total, (size_t)n, sizeof *total, bench_ascending);
+    const double median = bench_middle(total, n);
     printf("  %-10s %12s %12s %10s\n", "phase", "median ms", "best ms", "share");
     for (int p = 0; p < PHASES; p++) {
         for (int i = 0; i < n; i++) column[i] = steps[i][p];
-        qsort(column, (size_t)n, sizeof *column, bench_ascending);
-        printf("  %-10s %12.2f %12.2f %9.1f%%\n", PHASE_NAME[p], 1e3 * column[n / 2], 1e3 * column[0],
-               100 * column[n / 2] / total[n / 2]);
+        const double middle = bench_middle(column, n);
+        printf("  %-10s %12.2f %12.2f %9.1f%%\n", PHASE_NAME[p], 1e3 * middle, 1e3 * column[0], 100 * middle / median);
     }
-    report_rate(x, "step", total[n / 2], total[0]);
+    report_rate(x, "step", median, total[0]);
     if (whole > 0) {
         printf("  whole steps, recorded, nobody waiting in between: mean of %d\n", n);
         report_rate(x, "step", whole, whole);
@@ -240,7 +254,7 @@ typedef struct {
     float *memory;
     BenchTimes peak, read, sgemm; /* seconds a FLOP or byte */
 } Ceilings;
-enum { CEILING_FLOATS = 32 << 20 };
+enum { CEILING_FLOATS = 32 << 20, PROFILE_STEPS = 3 };
 
 static void ceilings_measure(Ceilings *c, const Bench *x) {
     bench_add(&c->peak, 1 / bench_peak_flops(x->dev));
@@ -267,51 +281,46 @@ static void report_turn(const char *name, BenchTimes *step, BenchTimes *forward,
     printf("\n");
 }
 
-/* Our steps and the rivals', in turn.  o->rival: command of a process as tests/bench_torch.py, which gets the shape. */
-static Status report_rivals(Bench *x, Ceilings *c, int n, Err *err) {
-    static const char *const modes[] = {"eager", "compile"};
-    enum { MODES = 2 };
-    const ModelConfig *m = &x->m.cfg;
-    RivalProcess *r = xcalloc(MODES, sizeof *r);
-    BenchTimes *mine = xcalloc(2, sizeof *mine);
+/* n steps of ours and of the rivals, in turn. */
+static Status take_turns(Bench *x, Ceilings *c, double steps[][PHASES], BenchTimes *forward, int n, Err *err) {
     Status s = OK;
-    int started[MODES] = {0};
     for (int i = 0; x->o->rival && i < MODES; i++) {
-        char *command = xasprintf("exec %s %d %d %d %d %d %d %d %d %d %d %d %s", x->o->rival, m->n_layers, m->d_model,
-                                  m->n_heads, m->n_kv_heads, m->head_dim, m->d_ff, m->vocab_size, m->tied, x->o->rows,
-                                  x->o->T, device_threads(x->dev), modes[i]);
-        started[i] = !rival_start(&r[i], command);
-        if (!started[i]) printf("  %s: does not run here\n", modes[i]);
-        free(command);
+        x->rival_runs[i] = !rival_ready(&x->rival[i]);
+        if (!x->rival_runs[i]) printf("  %s: does not run here\n", RIVAL_MODE[i]);
     }
     for (int rep = 0; rep < n && !s; rep++) {
-        double phases[PHASES], seconds = 0;
+        double seconds = 0;
         ceilings_measure(c, x);
-        s = bench_phases(x, rep + 2, phases, err);
-        bench_add(&mine[0], phases[0] + phases[1] + phases[2] + phases[3]);
+        s = bench_phases(x, rep + 2, steps[rep], err);
         if (!s) s = bench_forward(x, &seconds, err);
-        bench_add(&mine[1], seconds);
-        for (int i = 0; i < MODES; i++)
-            if (started[i]) bench_add(&r[i].step, rival_ask(&r[i], "step")), bench_add(&r[i].forward, rival_ask(&r[i], "forward"));
+        bench_add(forward, seconds);
+        for (int i = 0; i < MODES; i++) {
+            RivalProcess *r = &x->rival[i];
+            if (x->rival_runs[i]) bench_add(&r->step, rival_ask(r, "step")), bench_add(&r->forward, rival_ask(r, "forward"));
+        }
     }
-    const double best = bench_best(&mine[0]), forward = bench_best(&mine[1]), median = bench_median(&mine[0]);
-    const double flops = model_flops_per_token(m, x->batch.N / (double)x->batch.n_seq) * x->batch.N;
+    return s;
+}
+
+static void report_turns(Bench *x, Ceilings *c, double steps[][PHASES], BenchTimes *forward, int n) {
+    BenchTimes *mine = xcalloc(1, sizeof *mine);
+    for (int i = 0; i < n; i++) bench_add(mine, steps[i][0] + steps[i][1] + steps[i][2] + steps[i][3]);
+    const double best = bench_best(mine), quickest = bench_best(forward), median = bench_median(mine);
+    const double flops = model_flops_per_token(&x->m.cfg, x->batch.N / (double)x->batch.n_seq) * x->batch.N;
     const double sgemm = 1 / bench_best(&c->sgemm), peak = 1 / bench_best(&c->peak);
-    printf("  in turn, ms %47s %9s %9s %9s", "", "median", "best", "forward");
+    printf("  %d in turn, ms %44s %9s %9s %9s", n, "", "median", "best", "forward");
     printf(x->o->rival ? "   ours is: step, median, forward\n" : "\n");
-    report_turn("ours", &mine[0], &mine[1], NULL, best, forward, median);
+    report_turn("ours", mine, forward, NULL, best, quickest, median);
     for (int i = 0; i < MODES; i++) {
-        if (!started[i]) continue;
-        r[i].memory = rival_ask(&r[i], "memory");
-        report_turn(r[i].name, &r[i].step, &r[i].forward, &r[i], best, forward, median);
+        RivalProcess *r = &x->rival[i];
+        if (!x->rival_runs[i]) continue;
+        r->memory = rival_ask(r, "memory");
+        report_turn(r->name, &r->step, &r->forward, r, best, quickest, median);
     }
-    for (int i = 0; i < MODES; i++) rival_end(&r[i]);
     printf("  whole step, best: %.1f GFLOP/s = %.0f%% of the best sgemm (%.1f: ours%s%s%s%s), %.0f%% of the multiply-add peak\n",
            1e-9 * flops / best, 100 * flops / best / sgemm, 1e-9 * sgemm, c->libraries.name[0][0] ? ", " : "",
            c->libraries.name[0], c->libraries.name[1][0] ? ", " : "", c->libraries.name[1], 100 * flops / best / peak);
-    free(r);
     free(mine);
-    return s;
 }
 
 /* The same steps again, every operation timed by itself; the CPU's are a plain table. */
@@ -327,14 +336,32 @@ static Status report_operations(Bench *x, Ceilings *c, int n, Err *err) {
     return s;
 }
 
-static Status report_cpu(Bench *x, int n, Err *err) {
+/* Steps on the CPU beside rivals and ceilings. */
+static Status run_beside(Bench *x, double steps[][PHASES], Err *err) {
+    const int n = x->o->steps;
     Ceilings *c = xcalloc(1, sizeof *c);
+    BenchTimes *forward = xcalloc(1, sizeof *forward);
     c->libraries = rivals_open(cpu_level(x->dev), device_threads(x->dev));
     c->memory = bench_floats(x->dev, CEILING_FLOATS);
-    Status s = report_rivals(x, c, n, err);
-    if (!s && x->o->profile) s = report_operations(x, c, n, err);
+    Status s = take_turns(x, c, steps, forward, n, err);
+    if (!s) {
+        report(x, steps, n, 0);
+        report_turns(x, c, steps, forward, n);
+    }
+    if (!s && x->o->profile) s = report_operations(x, c, n < PROFILE_STEPS ? n : PROFILE_STEPS, err);
     device_free(x->dev, c->memory);
+    free(forward);
     free(c);
+    return s;
+}
+
+static Status run_alone(Bench *x, double steps[][PHASES], Err *err) {
+    const int n = x->o->steps;
+    double whole = 0;
+    Status s = OK;
+    for (int i = 0; i < n && !s; i++) s = bench_phases(x, i + 2, steps[i], err);
+    if (!s && device_kind(x->dev) == DEVICE_CUDA) s = bench_whole(x, n, &whole, err);
+    if (!s) report(x, steps, n, whole);
     return s;
 }
 
@@ -344,7 +371,7 @@ static Status run(const BenchOptions *o, Err *err) {
     if (s) return s;
     cfg.seq_len = o->T;
     Bench *x = xcalloc(1, sizeof *x);
-    double(*steps)[PHASES] = xcalloc(STEPS_MAX, sizeof *steps), warm[PHASES], whole = 0;
+    double(*steps)[PHASES] = xcalloc(STEPS_MAX, sizeof *steps), warm[PHASES];
     s = step_open(x, &cfg, o, err);
     if (!s) {
         printf("%s: %.2f million parameters (%d layers, C %d, H %d, G %d, F %d, V %d, %s head), batch %d x %d in %d "
@@ -355,11 +382,12 @@ static Status run(const BenchOptions *o, Err *err) {
         for (int i = 0; i < N_SHAPES; i++)
             if (!strcmp(SHAPES[i].name, o->shape)) printf("  %s\n", SHAPES[i].note);
         s = bench_phases(x, 1, warm, err);
+        struct rusage usage;
+        getrusage(RUSAGE_SELF, &usage);
+        x->peak = 1024.0 * (double)usage.ru_maxrss;
     }
-    for (int i = 0; i < o->steps && !s; i++) s = bench_phases(x, i + 2, steps[i], err);
-    if (!s && device_kind(x->dev) == DEVICE_CUDA) s = bench_whole(x, o->steps, &whole, err);
-    if (!s) report(x, steps, o->steps, whole);
-    if (!s && (o->profile || o->rival) && device_kind(x->dev) == DEVICE_CPU) s = report_cpu(x, o->steps, err);
+    const int beside = (o->profile || o->rival) && device_kind(x->dev) == DEVICE_CPU;
+    if (!s) s = beside ? run_beside(x, steps, err) : run_alone(x, steps, err);
     step_close(x);
     free(steps);
     free(x);
