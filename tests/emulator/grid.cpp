@@ -30,7 +30,7 @@ size_t behind(const Launch &l) {
 
 void shared_prepare(const Launch &l) {
     if (!shared) shared = static_cast<unsigned char *>(aligned_alloc(1024, CLUSTER_MAX * SHARED_BUFFER));
-    ASAN_UNPOISON_MEMORY_REGION(shared, CLUSTER_MAX * SHARED_BUFFER);
+    ASAN_UNPOISON_MEMORY_REGION(shared, l.cluster * SHARED_BUFFER);
     size_t end = (l.shared + 7) / 8 * 8;
     for (unsigned r = 0; r < l.cluster; r++) {
         unsigned char *own = shared + r * SHARED_BUFFER;
@@ -145,7 +145,7 @@ cudaError_t run_grid(const Launch &l) {
     }
     shared_check(l);
     current = nullptr;
-    ASAN_UNPOISON_MEMORY_REGION(shared, CLUSTER_MAX * SHARED_BUFFER);
+    ASAN_UNPOISON_MEMORY_REGION(shared, l.cluster * SHARED_BUFFER);
     return m.faulted ? m.error : cudaSuccess;
 }
 

@@ -17,6 +17,8 @@ struct Planted {
     int (*run)(bool bug); /* 0 = right, 1 = wrong result, 2 = the runtime said no */
     Caught caught;
     const char *message;
+    /* Of bugs whose program without a bug is the same one: what names it.  It runs once for all of them. */
+    const void *twin = nullptr;
 };
 
 /* What must simply be right. */

@@ -117,29 +117,35 @@ template <Bug BUG> int pair() {
 }
 template <Bug BUG> int with(bool bug) { return bug ? pair<BUG>() : pair<NONE>(); }
 
+const void *const same_twin = (const void *)pair<NONE>;
+
 } // namespace
 
 const Planted planted_cluster[] = {
-    {"stage not given back to the other block", with<PEER_NOT_TOLD>, FAULT, "no thread can go on"},
+    {"stage not given back to the other block", with<PEER_NOT_TOLD>, FAULT, "no thread can go on", same_twin},
     {"multicast into what the other block still reads", with<PEER_NOT_WAITED_FOR>, WRONG_RESULT,
-     "race for|under way|no thread can go on"},
+     "race for|under way|no thread can go on", same_twin},
     {"arrivals of two blocks counted as of one", with<COUNT_NOT_DOUBLED>, WRONG_RESULT,
-     "race for|under way|no thread can go on|threads arrive at an mbarrier"},
+     "race for|under way|no thread can go on|threads arrive at an mbarrier", same_twin},
     {"arrivals of two blocks at the same one", with<TOLD_THE_SAME_BLOCK>, WRONG_RESULT,
-     "race for|under way|no thread can go on|threads arrive at an mbarrier|nothing keeps that block"},
-    {"multicast to one block only", with<MASK_OF_ITSELF>, FAULT, "no thread can go on"},
-    {"multicast to a block that is not there", with<MASK_OF_STRANGERS>, FAULT, "a bulk copy into blocks 0x7"},
+     "race for|under way|no thread can go on|threads arrive at an mbarrier|nothing keeps that block", same_twin},
+    {"multicast to one block only", with<MASK_OF_ITSELF>, FAULT, "no thread can go on", same_twin},
+    {"multicast to a block that is not there", with<MASK_OF_STRANGERS>, FAULT, "a bulk copy into blocks 0x7",
+     same_twin},
     {"bytes of the other block's multicast not expected", with<FEW_BYTES>, WRONG_RESULT,
-     "race for|under way|no thread can go on|nobody has waited"},
-    {"more bytes expected than two blocks bring", with<MANY_BYTES>, FAULT, "no thread can go on"},
-    {"blocks of a cluster with unequal steps", with<UNEQUAL_STEPS>, FAULT, "no thread can go on|the block ends while"},
+     "race for|under way|no thread can go on|nobody has waited", same_twin},
+    {"more bytes expected than two blocks bring", with<MANY_BYTES>, FAULT, "no thread can go on", same_twin},
+    {"blocks of a cluster with unequal steps", with<UNEQUAL_STEPS>, FAULT, "no thread can go on|the block ends while",
+     same_twin},
     {"cluster that begins without a barrier", with<NO_FIRST_BARRIER>, WRONG_RESULT,
-     "race for|no mbarrier was initialized"},
+     "race for|no mbarrier was initialized", same_twin},
     {"cluster that ends without a barrier", with<NO_LAST_BARRIER>, FAULT,
-     "has left the kernel|nothing keeps that block from leaving|the block ends while this"},
-    {"barrier of a cluster twice without a wait", with<BARRIER_NOT_WAITED_FOR>, FAULT, "twice without waiting"},
-    {"barrier of a cluster waited for without coming", with<BARRIER_NOT_COME_TO>, FAULT, "without having arrived"},
-    {"grid that is no multiple of its clusters", with<GRID_OF_THREE>, RUNTIME_ERROR, "in clusters of 2"},
-    {"clusters on an older GPU", with<OLDER_GPU>, RUNTIME_ERROR, "clusters need compute capability 9.0"},
+     "has left the kernel|nothing keeps that block from leaving|the block ends while this", same_twin},
+    {"barrier of a cluster twice without a wait", with<BARRIER_NOT_WAITED_FOR>, FAULT, "twice without waiting",
+     same_twin},
+    {"barrier of a cluster waited for without coming", with<BARRIER_NOT_COME_TO>, FAULT, "without having arrived",
+     same_twin},
+    {"grid that is no multiple of its clusters", with<GRID_OF_THREE>, RUNTIME_ERROR, "in clusters of 2", same_twin},
+    {"clusters on an older GPU", with<OLDER_GPU>, RUNTIME_ERROR, "clusters need compute capability 9.0", same_twin},
 };
 const int n_planted_cluster = sizeof planted_cluster / sizeof *planted_cluster;
