@@ -20,8 +20,10 @@ enum {
     STREAM_TILES = 5,    /* so few tiles of rows: packed panels are read once, one after the other */
     NEAR_FLOATS = 3072,  /* of a panel are fetched ahead of a single tile then: 12 KiB, a quarter of the first cache */
     SLAB_ROWS = 1024,    /* share what is packed of b */
-    PACK_COST = 16       /* an element packed costs as much as so many multiply-adds */
+    PACK_COST = 16,      /* an element packed costs as much as so many multiply-adds */
+    TURNS_MAX = 4        /* rectangles a thread */
 };
+#define WAIT (1.0 / 64) /* of a rectangle */
 
 /* A rectangle of c; columns are those of each part. */
 typedef struct {
@@ -357,7 +359,10 @@ static Cut cut_make(const CpuState *cpu, const Product *t, int step, int m, int 
     return g;
 }
 
-static void job_run(const Job *j) {
+/* Rectangle i of the grid. */
+static void rectangle_run(Job *j, const Grid *grid, int i) {
+    j->m0 = i / grid->columns * grid->m, j->m1 = int_min(j->m0 + grid->m, j->t->M);
+    j->n0 = i % grid->columns * grid->n, j->n1 = int_min(j->n0 + grid->n, j->t->N / j->cut.parts);
     const Cut *g = &j->cut;
     int K = j->t->K, whole = !g->kept && K <= g->k_block; /* b stays packed */
     Block b = {.chain = g->chain_apart ? j->chain : NULL};
@@ -380,20 +385,23 @@ static void job_run(const Job *j) {
 
 /* ---- threads ----------------------------------------------------------------------------------------------------- */
 
-/* One rectangle of c for each thread, of whole tiles and panels; the grid whose largest rectangle is the least work: its
- * multiply-adds, and the m rows of a and n columns of b that its thread packs.  k is never cut: an element's chain is one
- * thread's. */
+/* Rectangles of c, of whole tiles and panels, taken by threads as they come free: the grid that is done first.  A
+ * rectangle is so much work: its multiply-adds, and the m rows of a and n columns of b that its thread packs.  Threads take
+ * equal turns, and in the end wait for a part of a rectangle, since cores differ: more rectangles than threads make the
+ * wait short, fewer pack less.  k is never cut: an element's chain is one thread's. */
 static Grid grid_make(const Product *t, int step, int threads) {
     int parts = t->gated ? 2 : 1, tiles = ceil_div(t->M, step), panels = panels_of(t->N / parts);
     Grid best = {0};
     double least = 0;
-    for (int rows = 1; rows <= threads; rows++) {
-        Grid g = {.m = ceil_div(tiles, rows) * step, .n = ceil_div(panels, threads / rows) * SGEMM_PANEL};
-        double work = (double)g.m * g.n * parts + PACK_COST * (double)(g.m + g.n * parts);
-        if (best.rows && work >= least) continue;
-        g.rows = ceil_div(t->M, g.m), g.columns = ceil_div(t->N / parts, g.n);
-        best = g, least = work;
-    }
+    int turns = threads == 1 || t->panels ? 1 : TURNS_MAX; /* a prepared weight is one stretch of memory a thread */
+    for (int all = threads; all <= turns * threads; all *= 2)
+        for (int rows = 1; rows <= all; rows++) {
+            Grid g = {.m = ceil_div(tiles, rows) * step, .n = ceil_div(panels, all / rows) * SGEMM_PANEL};
+            g.rows = ceil_div(t->M, g.m), g.columns = ceil_div(t->N / parts, g.n);
+            double work = (double)g.m * g.n * parts + PACK_COST * (double)(g.m + g.n * parts);
+            work *= ceil_div(g.rows * g.columns, threads) + WAIT;
+            if (!best.rows || work < least) best = g, least = work;
+        }
     return best;
 }
 
@@ -405,16 +413,20 @@ void product_run(Device *dev, const Product *t, void *scratch) {
     }
     const CpuState *cpu = cpu_state(dev);
     int step = evenly(t->M, cpu->isa->tile_rows), width = t->N / (t->gated ? 2 : 1);
-    Grid grid = grid_make(t, step, cpu_threads_for(dev, 2.0 * t->M * t->N * t->K));
+    int threads = cpu_threads_for(dev, 2.0 * t->M * t->N * t->K);
+    Grid grid = grid_make(t, step, threads);
     Cut cut = cut_make(cpu, t, step, int_min(grid.m, t->M), int_min(grid.n, width));
-    int jobs = grid.rows * grid.columns;
-#pragma omp parallel for schedule(static, 1) num_threads(jobs) if (jobs > 1)
-    for (int i = 0; i < jobs; i++) {
-        Job j = {cpu, t, cut, .m0 = i / grid.columns * grid.m, .n0 = i % grid.columns * grid.n};
-        j.m1 = int_min(j.m0 + grid.m, t->M), j.n1 = int_min(j.n0 + grid.n, width);
-        j.slab = (float *)scratch + own_floats(cpu) * (size_t)i;
+    int all = grid.rows * grid.columns, next = threads = int_min(threads, all);
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        Job j = {.cpu = cpu, .t = t, .cut = cut, .slab = (float *)scratch + own_floats(cpu) * (size_t)cpu_thread()};
         j.panels = j.slab + cpu->slab_floats, j.chain = j.panels + cpu->block_floats;
-        job_run(&j);
+        for (int i = cpu_thread(); i < threads; i += cpu_team()) rectangle_run(&j, &grid, i);
+        for (int i = 0; i < all;) {
+#pragma omp atomic capture
+            i = next++;
+            if (i < all) rectangle_run(&j, &grid, i);
+        }
     }
 }
 
