@@ -188,6 +188,25 @@ static void test_sgemm(void **state) {
     for (int i = 0; i < 5; i++) device_free(dev, all[i]);
 }
 
+/* Wide enough that threads take several rectangles of it each. */
+static void test_sgemm_turns(void **state) {
+    Fixture *f = *state;
+    enum { M = 600, N = 8192, K = 24 };
+    float *a = randoms(f->dev[0], M * K, 1), *b = randoms(f->dev[0], K * N, 1), *c[THREADS];
+    for (int t = 0; t < THREADS; t++) {
+        float *scratch = zeros(f->dev[t], product_scratch(f->dev[t]) / sizeof(float));
+        c[t] = zeros(f->dev[t], M * N);
+        cpu_sgemm(f->dev[t], M, N, K, a, K, 1, b, N, 1, c[t], N, SGEMM_STORE, scratch);
+        cpu_sgemm(f->dev[t], M, N, K, a, K, 1, b, N, 1, c[t], N, SGEMM_ADD, scratch);
+        assert_int_equal(device_sync(f->dev[t]), 0);
+        device_free(f->dev[t], scratch);
+    }
+    assert_same_bits(c[1], c[0], (size_t)M * N, label("sgemm in turns", f->dev[1], M, N));
+    for (int t = 0; t < THREADS; t++) device_free(f->dev[t], c[t]);
+    device_free(f->dev[0], a);
+    device_free(f->dev[0], b);
+}
+
 /* ---- weights of 16 and 8 bits -------------------------------------------------------------------------------------- */
 
 /* The definition: whole numbers in [-127, 127], one scale a row; returns the scale. */
@@ -582,6 +601,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_products, setup, teardown),
         cmocka_unit_test_setup_teardown(test_sgemm, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_sgemm_turns, setup, teardown),
         cmocka_unit_test_setup_teardown(test_narrow_weights, setup, teardown),
         cmocka_unit_test_setup_teardown(test_int8_not_finite, setup, teardown),
         cmocka_unit_test_setup_teardown(test_vector_functions, setup, teardown),

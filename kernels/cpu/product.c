@@ -1,7 +1,7 @@
 /* product.c - c = a b: threads, blocking and packing around the register tile of CpuIsa.
  *
- * Every thread has a rectangle of c (grid_make) and computes it as if it were alone: nobody packs for others or waits
- * for them.  Rows of a are packed, tile after tile, into a slab in the last cache.  Columns of b are packed into panels
+ * Threads take rectangles of c (grid_make), each computed as if the thread were alone: nobody packs for others or
+ * waits for them.  Rows of a are packed, tile after tile, into a slab in the last cache.  Columns of b are packed into panels
  * of SGEMM_PANEL columns, k after k, which stay in the second cache while tile after tile of the slab meets all of them.
  * What is packed next is fetched meanwhile.  An element's chain is continued from c between blocks of k, so that who
  * computes which block, and in which tile, changes no bit. */
