@@ -154,6 +154,7 @@ Status cmd_diagnose(int argc, char **argv, Err *err) {
         {"--out", FLAG_STRING, &f.out, 0, 0, NULL, "a row an encounter and step: FILE.csv or FILE.h5", 0},
         {"--tests", FLAG_STRING, &f.tests, 0, 0, NULL, "a row a test, how often it is recorded: FILE.csv or FILE.h5", 0},
         SESSION_FLAGS(f.session),
+        SESSION_GRAPHS_FLAG(f.session),
     };
     const int n = sizeof flags / sizeof *flags;
     const char *pos[1];

@@ -153,6 +153,7 @@ Status cmd_explain(int argc, char **argv, Err *err) {
         {"--batch", FLAG_INT, &f.batch, 1, 65536, NULL, "live futures at a time", 0},
         {"--json", FLAG_BOOL, &f.json, 0, 0, NULL, "one JSON object", 0},
         SESSION_FLAGS(f.session),
+        SESSION_GRAPHS_FLAG(f.session),
     };
     const int n = sizeof flags / sizeof *flags;
     const char *pos[1];

@@ -259,6 +259,7 @@ Status cmd_generate(int argc, char **argv, Err *err) {
          "outcomes unless given, and 64 the futures", 0},
         {"--out", FLAG_STRING, &f.out, 0, 0, NULL, "write here, not to standard output", 0},
         SESSION_FLAGS(f.session),
+        SESSION_GRAPHS_FLAG(f.session),
     };
     const int n = sizeof flags / sizeof *flags;
     const char *pos[1];

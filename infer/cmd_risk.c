@@ -100,6 +100,8 @@ static void describe_run(const RiskReport *r, const RiskFlags *f, FILE *out) {
         fprintf(out, "  %lld futures, %lld tokens in %.1f s (%.0f tokens/s, %.2f patients/s, prefill included), %lld stopped at "
                 "--max-tokens\n", (long long)st->samples, (long long)st->tokens, st->seconds,
                 (double)st->tokens / st->seconds, (double)st->jobs / st->seconds, (long long)st->limit_stops);
+    if (st->replayed)
+        fprintf(out, "  %lld of %lld steps of decoding launched as a whole\n", (long long)st->replayed, (long long)st->steps);
     if (r->missing)
         fprintf(out, "  this process is done; %d parts of others are not: the last one joins them, or `ehr-infer merge`\n", r->missing);
 }
@@ -217,6 +219,7 @@ Status cmd_risk(int argc, char **argv, Err *err) {
         {"--limit", FLAG_INT, &f.limit, 0, 1e15, NULL, "take only the first rows; 0 = all", 0},
         {"--out", FLAG_STRING, &f.out, 0, 0, NULL, "FILE.csv or FILE.h5, or a folder [NAME-risk.csv]", 0},
         SESSION_FLAGS(f.session),
+        SESSION_GRAPHS_FLAG(f.session),
     };
     const int n = sizeof flags / sizeof *flags;
     const char *pos[1];

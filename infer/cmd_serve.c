@@ -337,6 +337,7 @@ Status cmd_serve(int argc, char **argv, Err *err) {
         {"--batch", FLAG_INT, &f.batch, 1, 65536, NULL, "live futures at a time: speed and memory, never the result",
          0},
         SESSION_FLAGS(f.session),
+        SESSION_GRAPHS_FLAG(f.session),
     };
     const int n = sizeof flags / sizeof *flags;
     const char *pos[1];

@@ -1,5 +1,9 @@
 /* decode_pass.h - one pass of the model over sequences of a KvCache.  All that a pass reads is laid out on the host and
- * uploaded as one: arrays of the caller, which it adds, and those of the pass itself. */
+ * uploaded as one: arrays of the caller, which it adds, and those of the pass itself.
+ *
+ * A step of decoding, one token a sequence, is some 200 launches of a few microseconds each.  On devices that record (a
+ * GPU) it is laid out for a shape that comes again, recorded when it does, and one launch from then on; rows beyond its
+ * own are of no sequence, and as a row's bits do not hang on others they change nothing. */
 #ifndef EHR_INFER_DECODE_PASS_H
 #define EHR_INFER_DECODE_PASS_H
 #include "infer/kv_cache.h"
@@ -10,10 +14,26 @@ typedef struct {
     int count;
 } DecodeRow;
 
+/* What kernels of a step are launched for, at least what there is of each. */
+typedef struct {
+    int rows, blocks, groups;
+} StepShape;
+
+/* A step recorded; valid for a shape and for the memory it was recorded with. */
+typedef struct {
+    StepShape shape;
+    const void *workspace, *logits;
+    int64_t last; /* step that it served last */
+    int steps;    /* that it served */
+    DeviceGraph *graph; /* NULL: not recorded yet */
+} StepRecording;
+enum { STEP_RECORDINGS = 32 };
+
 typedef struct {
     Model *model;
     Acts *acts;
     KvCache *cache;
+    int max_seqs, max_blocks;
     char *host, *device; /* (size) */
     size_t size, used;
     int64_t *slot; /* (max_rows) */
@@ -22,6 +42,9 @@ typedef struct {
     int64_t *d_slot;
     PagedBatch pages;
     int rows;
+    int records; /* steps are recorded and replayed; 0 where the device cannot, or should not (Model.graphs) */
+    int64_t steps, replayed;
+    StepRecording recording[STEP_RECORDINGS]; /* the one that served longest ago makes room for another */
 } DecodePass;
 
 /* Bytes that the pass itself lays out at most: max_rows tokens in max_seqs sequences of max_blocks pages. */
@@ -44,5 +67,11 @@ Status decode_pass_lay(DecodePass *p, const DecodeRow *row, int n, const int32_t
                        Err *err);
 /* Uploads and runs what was laid out; logits then come from model_logits by the row's place. */
 void decode_pass_run(DecodePass *p);
+
+/* The same for a step: n rows of one token each, laid out before anything of the caller's. */
+Status decode_step_lay(DecodePass *p, const DecodeRow *row, int n, const int32_t *group_offset, const int32_t *group_shared, int n_group,
+                       Err *err);
+/* float *logits (max_seqs, Vp), device: of rows 0 .. n-1 in order; behind them there may be anything. */
+void decode_step_run(DecodePass *p, void *logits);
 
 #endif

@@ -134,9 +134,8 @@ int64_t diagnoser_tokens(const Diagnoser *g) { return g->tokens; }
 
 /* ---- the model's passes ------------------------------------------------------------------------------------------ */
 
-static Status logits_take(Diagnoser *g, float *out, const int32_t *d_rows, int n, Err *err) {
-    Model *m = g->law->model;
-    model_logits(m, g->acts, g->d_logits, d_rows, n);
+static Status logits_take(Diagnoser *g, float *out, int n, Err *err) {
+    const Model *m = g->law->model;
     device_download(m->dev, out, g->d_logits, (size_t)n * (size_t)g->Vp * sizeof *out);
     return device_error(m->dev) ? err_set(err, ERR_DEVICE, "diagnose: %s", device_error(m->dev)) : OK;
 }
@@ -153,7 +152,8 @@ static Status opened_prefill(Diagnoser *g, Opened *o, Err *err) {
     if (st) return st;
     decode_pass_copy(&g->pass, &last, 1, sizeof last, &d_row);
     decode_pass_run(&g->pass);
-    return logits_take(g, o->logits, d_row, 1, err);
+    model_logits(g->law->model, g->acts, g->d_logits, d_row, 1);
+    return logits_take(g, o->logits, 1, err);
 }
 
 /* One token of every live course: logits (row i: course order[i]). */
@@ -179,10 +179,10 @@ static Status courses_decode(Diagnoser *g, int n, Err *err) {
         g->group_shared[groups++] = g->opened[k->opened].kv.len / KV_PAGE;
     }
     g->group_offset[groups] = n;
-    Status st = decode_pass_lay(&g->pass, g->row, n, g->group_offset, g->group_shared, groups, err);
+    Status st = decode_step_lay(&g->pass, g->row, n, g->group_offset, g->group_shared, groups, err);
     if (st) return st;
-    decode_pass_run(&g->pass);
-    return logits_take(g, g->logits, NULL, n, err);
+    decode_step_run(&g->pass, g->d_logits);
+    return logits_take(g, g->logits, n, err);
 }
 
 /* ---- one token of a course --------------------------------------------------------------------------------------- */

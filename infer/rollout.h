@@ -101,6 +101,7 @@ typedef struct {
     int64_t prefill_tokens, shared_tokens, refills, limit_stops;
     int     batch, short_of_memory; /* live futures at most; 1: as many as memory had room for */
     int64_t steps, decoded; /* steps, and futures advanced in them */
+    int64_t replayed;       /* steps that a GPU launched as a whole */
     int64_t waiting;        /* of jobs at work now: futures that have not begun */
     double  seconds;
 } RolloutStats;

@@ -214,7 +214,9 @@ static int32_t draw_host(Rollout *r, const Future *f, const float *logits, const
 
 static Status device_status(const Rollout *r, Err *err) {
     const char *why = r->law->model ? device_error(r->law->model->dev) : NULL;
-    return why ? err_set(err, ERR_DEVICE, "rollout: %s", why) : OK;
+    if (!why) return OK;
+    return err_set(err, ERR_DEVICE, "rollout: %s%s", why,
+                   strstr(why, "device_graph_launch") ? "; with --graphs=no as well it names the operation" : "");
 }
 
 /* ---- what a step gives --------------------------------------------------------------------------------------------- */
@@ -368,7 +370,6 @@ static size_t draw_rows(Rollout *r, const double *d_uniform, const uint32_t *d_s
 }
 
 static Status decode_live(Rollout *r, int *n_out, Err *err) {
-    Model *m = r->law->model;
     for (int b = 0; b < r->batch; b++) {
         Future *f = &r->future[b];
         Status s = f->live && f->length == r->law->seq_len ? refill(r, f, err) : OK;
@@ -380,7 +381,7 @@ static Status decode_live(Rollout *r, int *n_out, Err *err) {
         r->row[i] = (DecodeRow){&f->kv, &f->pending, 1};
         f->length++;
     }
-    Status st = decode_pass_lay(&r->pass, r->row, n, r->group_offset, r->group_shared, n_group, err);
+    Status st = decode_step_lay(&r->pass, r->row, n, r->group_offset, r->group_shared, n_group, err);
     if (st) return st;
     double *d_uniform;
     uint32_t *d_suppress;
@@ -391,8 +392,7 @@ static Status decode_live(Rollout *r, int *n_out, Err *err) {
         uniform[i] = future_uniform(r, f);
         suppress[i] = suppress_bits(r, f);
     }
-    decode_pass_run(&r->pass);
-    model_logits(m, r->acts, r->d_logits, NULL, n);
+    decode_step_run(&r->pass, r->d_logits);
     output_download(r, n, draw_rows(r, d_uniform, d_suppress, n));
     int wanted = 0;
     for (int i = 0; i < n; i++) {
@@ -431,6 +431,7 @@ Status rollout_step(Rollout *r, Err *err) {
     Status s = decode_live(r, &n, err);
     r->stats->steps++;
     r->stats->decoded += n;
+    r->stats->replayed = r->pass.replayed;
     for (int i = 0; !s && i < n; i++)
         s = future_advance(r, &r->future[r->order[i]], r->drawn[i], r->logp ? r->logp[i] : 0,
                            r->logits ? r->logits + (size_t)i * (size_t)r->Vp : NULL, r->p_row[i], err);

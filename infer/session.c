@@ -88,6 +88,7 @@ Status session_open(Session *s, const char *path, const char *dataset, const Ses
     s->base = f->base;
     if ((st = checkpoint_load_on(s->checkpoint, s->base, &s->model, s->dev, computes_in, 1, err))) return st;
     s->model_open = 1;
+    s->model.graphs = f->graphs;
     if (adapter_there(s->checkpoint)) st = adapter_sha256(s->checkpoint, s->base, s->model_sha256, err);
     else if (!s->model_sha256[0]) st = checkpoint_model_sha256(s->checkpoint, s->model_sha256, err);
     s->weights = !strcmp(f->weights, "int8")   ? DTYPE_I8

@@ -29,8 +29,9 @@ typedef struct {
     const char *kv_type; /* "auto" (in dtype; bf16 beside narrower weights), "f32", "bf16" */
     int64_t     threads; /* of the CPU; 0 = all */
     const char *base;    /* of an adapter: the model it changes; NULL: the one it names */
+    int         graphs;  /* a GPU records steps of decoding and replays them */
 } SessionFlags;
-#define SESSION_FLAGS_DEFAULT {.device = "auto", .dtype = "auto", .weights = "auto", .kv_type = "auto"}
+#define SESSION_FLAGS_DEFAULT {.device = "auto", .dtype = "auto", .weights = "auto", .kv_type = "auto", .graphs = 1}
 #define SESSION_FLAGS_PLAIN   {.device = "cpu", .dtype = "f32", .weights = "f32", .kv_type = "auto", .threads = 1}
 /* Rows of a command's table of flags; f is a SessionFlags. */
 #define SESSION_BASE_FLAG(f)                                                                                           \
@@ -44,6 +45,10 @@ typedef struct {
     {"--kv-dtype", FLAG_ENUM, &(f).kv_type, 0, 0, "auto|f32|bf16",                                                     \
      "what decoding keeps keys and values in; auto: as --dtype, bf16 beside narrower --weights", 0},                   \
     SESSION_BASE_FLAG(f)
+/* Of commands that decode. */
+#define SESSION_GRAPHS_FLAG(f)                                                                                         \
+    {"--graphs", FLAG_BOOL, &(f).graphs, 0, 0, NULL,                                                                   \
+     "on a GPU: launch a step of decoding as a whole; --graphs=no: one operation at a time", 0}
 
 /* path: a checkpoint folder, or a run folder (its `latest` is taken).  dataset NULL: no dataset.  Refuses a file that
  * differs from its checksum, and a dataset whose vocabulary is not the checkpoint's. */

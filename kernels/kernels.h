@@ -41,7 +41,7 @@ typedef struct {
  * inside a head's KV_PAGE * D elements is the backend's own (the CPU keeps keys as (D, KV_PAGE)). */
 typedef struct {
     void          *pool;        /* of one layer: n_pages of kv_page_bytes() */
-    const int32_t *q_offset;    /* (n_seq+1) sequence s has query rows [q_offset[s], q_offset[s+1]) */
+    const int32_t *q_offset;    /* (n_seq+1) s has query rows [q_offset[s], q_offset[s+1]); a GPU lets rows behind them be */
     const int32_t *kv_len;      /* (n_seq) keys of s, those of its own query rows (already appended) included */
     const int32_t *block_table; /* (n_seq, max_blocks) page of each block of KV_PAGE keys */
     int            n_seq, max_blocks;

@@ -96,8 +96,9 @@ if [ $emulated = 1 ]; then
     hopper run h90 $steps --micro-batch 2 && grep -q 'sm_90' h90.log && close_to a h90 loss 1e-3 1e-3 > diff.log && same_field a h90 targets &&
         [ "$(field a loss)" != "$(field h90 loss)" ]
     verdict $? "as on 9.0: the losses of 8.0 to bfloat16's precision, by other kernels" diff.log
-    hopper run o90 $steps --micro-batch 2 --graphs=no --recompute block && diff -r h90/step-6 o90/step-6 > diff.log 2>&1
-    verdict $? "as on 9.0: recorded or not, kept or rebuilt, the same bytes" diff.log
+    mkdir o90 && cp -r h90/step-3 h90/log.jsonl o90 &&
+        hopper run o90 $steps --micro-batch 2 --graphs=no --recompute block --resume auto && diff -r h90/step-6 o90/step-6 > diff.log 2>&1
+    verdict $? "as on 9.0: recorded or not, kept or rebuilt, resumed or not, the same bytes" o90.log
 fi
 
 # ---- two ranks on one GPU --------------------------------------------------------------------------------------------------
@@ -130,10 +131,14 @@ rows="--limit 3 --samples 4 --max-tokens 16 --labels data/labels/visit_30d.h5"
 for n in 1 7 64; do "$infer" risk a --data data --device cuda $rows --batch $n --out r$n.csv > r$n.log 2>&1; done
 cmp r1.csv r7.csv && cmp r1.csv r64.csv && [ "$(column r1.csv risk | wc -l)" = 3 ]
 verdict $? "risks are the same bytes for batches of 1, 7 and 64" r64.log
+"$infer" risk a --data data --device cuda $rows --batch 7 --graphs=no --out o7.csv > o7.log 2>&1 && cmp r7.csv o7.csv &&
+    grep -q 'steps of decoding launched as a whole' r7.log && ! grep -q 'launched as a whole' o7.log
+verdict $? "decoding operation by operation gives the bytes of recorded steps" o7.log
 if [ $emulated = 1 ]; then
-    for n in 1 7; do hopper "$infer" risk a --data data --device cuda $rows --batch $n --out h$n.csv > h$n.log 2>&1; done
-    cmp h1.csv h7.csv && [ "$(column h1.csv risk | wc -l)" = 3 ]
-    verdict $? "as on 9.0: risks are the same bytes for batches of 1 and 7" h7.log
+    hopper "$infer" risk a --data data --device cuda $rows --batch 1 --graphs=no --out h1.csv > h1.log 2>&1 &&
+        hopper "$infer" risk a --data data --device cuda $rows --batch 7 --out h7.csv > h7.log 2>&1 &&
+        cmp h1.csv h7.csv && [ "$(column h1.csv risk | wc -l)" = 3 ]
+    verdict $? "as on 9.0: risks are the same bytes for batches of 1 and 7, recorded or not" h7.log
     many=${rows/--samples 4/--samples 64}
     "$infer" risk a --data data --device cuda $many --batch 4096 --out all.csv > small.log 2>&1 &&
         EHR_EMULATE=memory=4M "$infer" risk a --data data --device cuda $many --batch 4096 --out small.csv > small.log 2>&1 &&

@@ -1,8 +1,10 @@
 /* test_cuda_model.c - the model on a GPU (or the emulator): passes against double with the tolerance rule, recorded passes
- * against direct ones, recomputation, batches in turn, cached decoding against the full pass.
+ * against direct ones, recomputation, batches in turn, cached decoding against the full pass, recorded decoding against
+ * direct.
  *
  * The yardstick for bfloat16 is the naive formula in float whose every stored result is rounded to bfloat16:
  * `bf16_naive` below, put in the place of the CPU's operations. */
+#include "infer/decode_pass.h"
 #include "kernels/philox.h"
 #include "model/params.h"
 #include "tests/cuda_model.h"
@@ -424,6 +426,93 @@ static void test_decode(void **state) {
     check_decode(DTYPE_F32);
 }
 
+/* ---- recorded decoding ------------------------------------------------------------------------------------------- */
+
+extern uint64_t emu_launches(void) __attribute__((weak));
+
+/* Two patients and five futures of theirs, of which three end on the way, the second patient's all; the first one's have a
+ * page in common and come to a third.  Logits of every step, rows first to last. */
+enum { FUTURES = 5, STEPS = 11, SHAPES = 3, ROOM = 40 };
+
+static int decode_steps(Device *gpu, const ModelConfig *cfg, DType dtype, int graphs, char *logits, size_t row, uint64_t *step_launches) {
+    static const int known[] = {124, 9}, of[FUTURES] = {0, 0, 0, 1, 1}, ends[FUTURES] = {99, 6, 99, 8, 8};
+    Err err = {OK, ""};
+    Model m;
+    Acts *acts;
+    KvCache cache;
+    DecodePass pass;
+    KvSequence patient[2] = {{0}}, future[FUTURES] = {{0}};
+    int32_t token[FUTURES], known_token[124];
+    int count = 0;
+    open_model(&m, gpu, cfg, dtype, dtype);
+    m.graphs = graphs;
+    float *d_logits = device_alloc(gpu, ROOM * row);
+    CHECK(acts_open(&acts, &m, known[0], 0, RECOMPUTE_NONE, &err));
+    CHECK(kv_cache_open(&cache, &m, 16, &err));
+    CHECK(decode_pass_open(&pass, &m, acts, &cache, known[0], ROOM, 3, 0, &err));
+    for (int i = 0; i < known[0]; i++) known_token[i] = 1 + i % 60;
+    for (int p = 0; p < 2; p++) {
+        const int32_t group[] = {0, 1}, none = 0;
+        CHECK(decode_pass_lay(&pass, &(DecodeRow){&patient[p], known_token + p, known[p]}, 1, group, &none, 1, &err));
+        decode_pass_run(&pass);
+    }
+    for (int f = 0; f < FUTURES; f++) assert_true(kv_sequence_fork(&cache, &future[f], &patient[of[f]]));
+    for (int step = 0; step < STEPS; step++) {
+        DecodeRow rows[FUTURES];
+        int32_t offset[3] = {0}, shared[2] = {known[0] / KV_PAGE, 0};
+        int n = 0;
+        for (int f = 0; f < FUTURES; f++) {
+            if (step == ends[f]) kv_sequence_release(&cache, &future[f]);
+            if (step >= ends[f]) continue;
+            token[f] = 1 + (7 * f + 3 * step) % 60;
+            rows[n++] = (DecodeRow){&future[f], &token[f], 1};
+            offset[of[f] + 1] = n;
+        }
+        const uint64_t before = emu_launches ? emu_launches() : 0;
+        CHECK(decode_step_lay(&pass, rows, n, offset, shared, step < ends[4] ? 2 : 1, &err));
+        decode_step_run(&pass, d_logits);
+        if (emu_launches && step == 7) *step_launches = emu_launches() - before;
+        device_download(gpu, logits + (size_t)count * row, d_logits, (size_t)n * row);
+        count += n;
+    }
+    check_device(gpu);
+    assert_int_equal(pass.steps, STEPS);
+    const int replayed = (int)pass.replayed;
+    for (int f = 0; f < FUTURES; f++) kv_sequence_release(&cache, &future[f]), kv_sequence_free(&future[f]);
+    for (int p = 0; p < 2; p++) kv_sequence_release(&cache, &patient[p]), kv_sequence_free(&patient[p]);
+    assert_int_equal(cache.n_free, cache.n_pages);
+    decode_pass_close(&pass);
+    kv_cache_close(&cache);
+    acts_close(acts);
+    device_free(gpu, d_logits);
+    model_close(&m);
+    return replayed;
+}
+
+/* The bits of direct steps, whatever rows a recorded one carries besides, and one launch each. */
+static void check_recorded_steps(DType dtype) {
+    Device *gpu = open_gpu();
+    ModelConfig cfg = small_shape();
+    cfg.n_heads = 2;
+    cfg.seq_len = 3 * KV_PAGE;
+    const size_t row = 64 * sizeof(float), all = FUTURES * STEPS * row;
+    char *direct = xcalloc(all, 1), *recorded = xcalloc(all, 1);
+    uint64_t launches[2];
+    assert_int_equal(decode_steps(gpu, &cfg, dtype, 0, direct, row, &launches[0]), 0);
+    assert_int_equal(decode_steps(gpu, &cfg, dtype, 1, recorded, row, &launches[1]), STEPS - SHAPES);
+    assert_memory_equal(direct, recorded, all);
+    if (emu_launches) assert_true(launches[0] > 10 && launches[1] == 1);
+    free(direct);
+    free(recorded);
+    device_close(gpu);
+}
+
+static void test_recorded_steps(void **state) {
+    (void)state;
+    check_recorded_steps(DTYPE_BF16);
+    check_recorded_steps(DTYPE_F32);
+}
+
 int main(void) {
     /* In the emulator streams run as late as they may, in any order that the program allows. */
     setenv("EHR_EMULATE", "schedule=random:3", 0);
@@ -431,6 +520,7 @@ int main(void) {
         cmocka_unit_test(test_f32_against_double),      cmocka_unit_test(test_bf16_against_double),
         cmocka_unit_test(test_adapters_against_double), cmocka_unit_test(test_recompute_and_replay),
         cmocka_unit_test(test_batches_in_turn),         cmocka_unit_test(test_decode),
+        cmocka_unit_test(test_recorded_steps),
     };
     return cmocka_run_group_tests_name("cuda_model", tests, NULL, NULL);
 }

@@ -274,6 +274,10 @@ __global__ void __launch_bounds__((Shape<D, 2>::THREADS), (Shape<D, 2>::RESIDENT
 
 /* ---- pages ------------------------------------------------------------------------------------------------------- */
 
+/* A sequence's pages are one block's, in turn.  Two chains of them, merged at the end, would be other sums than those of
+ * attention_forward, which has no registers for a second set of outputs; spreading them over blocks needs none, but
+ * memory for what every page gives, to be merged ascending (tests/gpu/PENDING.md has what it would bring). */
+
 /* A page's keys and values of a head are 64 rows of D each.  A thread copies 16 bytes of both. */
 template <int D>
 __global__ void __launch_bounds__(256)

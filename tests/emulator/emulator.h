@@ -34,6 +34,8 @@ void emu_set_schedule(EmuSchedule schedule, uint64_t seed);
 void emu_set_multiprocessors(int count);
 void emu_last_launch(unsigned *blocks, unsigned *threads, size_t *shared);
 unsigned emu_last_cluster(void); /* and blocks a cluster */
+/* Kernels and graphs that the host has launched so far. */
+uint64_t emu_launches(void);
 
 /* Since the last call: multiply-adds of the tensor cores in bf16, and bytes that the copy engine brought into shared
  * memory. */

@@ -71,6 +71,7 @@ namespace emu {
 
 /* ---- runtime_device.cpp -------------------------------------------------------------------------------------- */
 extern thread_local int device_index;
+extern uint64_t launches; /* by the host so far: emu_launches() */
 
 /* Every function of the runtime begins with one: the emulator serves one CPU thread at a time. */
 struct Call {

@@ -61,6 +61,8 @@ cudaError_t emu::driver_state() {
 }
 
 static Launch last_launch;
+uint64_t emu::launches;
+uint64_t emu_launches() { return launches; }
 void emu_last_launch(unsigned *blocks, unsigned *threads, size_t *shared) {
     *blocks = last_launch.grid.x;
     *threads = last_launch.block.x * last_launch.block.y * last_launch.block.z;
@@ -78,6 +80,7 @@ cudaError_t emu::submit(const Launch *launch, void (*destroy)(const void *), cud
     if (e) return e;
     uint64_t threads = (uint64_t)l.block.x * l.block.y * l.block.z;
     last_launch = l;
+    launches++;
     if (!threads || threads > THREADS_MAX || l.block.z > 64 || !l.grid.x || !l.grid.y || !l.grid.z ||
         l.grid.x > 0x7FFFFFFFu || l.grid.y > 65535 || l.grid.z > 65535)
         return fail(cudaErrorInvalidConfiguration, "%s: kernel %s: grid (%u,%u,%u) of blocks (%u,%u,%u)", l.op,

@@ -148,6 +148,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t handle) {
     cudaError_t e = stream_of(handle, &stream);
     if (e) return e;
     if (!exec) return fail(cudaErrorInvalidValue);
+    launches++;
     return enqueue(stream, [nodes = exec->nodes] { return run_nodes(*nodes); });
 }
 
