@@ -274,8 +274,6 @@ static void page_fill(const CpuOps *ops, const Attention *a, const float *qkv, i
     const int    H = a->H, G = a->G, D = a->D;
     ptrdiff_t    ld_qk = (ptrdiff_t)(H + G) * D, ld_qkv = (ptrdiff_t)(H + 2 * G) * D;
     const float *v = qkv + n * ld_qkv + (H + G + g) * D;
-    for (int j = 0; j < rows; j++)
-        for (int d = 0; d < D; d += 16) __builtin_prefetch(v + j * ld_qkv + d, 0, 2);
     ops->transpose(page_keys(pool, DTYPE_F32, page, head, heads, D), a->qk + n * ld_qk + (H + g) * D, ld_qk, rows, D,
                    1);
     ops->panels(page_values(pool, DTYPE_F32, page, head, heads, D), v, ld_qkv, rows, D);

@@ -145,6 +145,7 @@ static void rows_meet_block(const Task *t, const Blocks *b, const Meeting *x, in
     rows_load(t, b, x);
     meet_keys(t, b, x, b->q, b->keys_t, b->p, later);
     meet_keys(t, b, x, b->dout, b->values_t, b->ds, later);
+    if (x->starts_dq && x->diagonal) t->mean[at] = b->ds[0]; /* one key weighs 1: its ds is 0, not a rounding error */
     t->ops->softmax_backward(b->p, b->ds, x->rows, x->diagonal, t->lse + at, t->mean + at);
     add_dq(t, b, x);
     add_transposed(t, b, x, b->p, b->dout, b->dvalues, t->dqkv + qkv_at(t, k, t->H + t->G + g), qkv_at(t, 1, 0));

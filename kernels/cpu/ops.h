@@ -14,7 +14,7 @@ typedef struct {
 } AdamwScalars;
 
 typedef struct {
-    /* out[i] = a_i . b_i over n columns, one chain of fused multiply-adds as in a product */
+    /* out[i] = a_i . b_i over n columns */
     void (*row_dots)(float *out, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, int rows, int n);
     /* out (rows, n) = factor[i * step] * row i of inp */
     void (*scale_rows)(float *out, ptrdiff_t ld_out, const float *inp, ptrdiff_t ld_inp, int rows, int n,

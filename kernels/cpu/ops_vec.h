@@ -27,34 +27,25 @@ static inline float row_dot(const float *a, const float *b, int n) {
     return v_sum(s);
 }
 
-/* Sixteen rows in the lanes of a vector, so that each has one chain. */
 static void ops_row_dots(float *out, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, int rows, int n) {
     for (int i = 0; i < rows; i += VEC) {
-        Vec s = v_zero();
-        for (int d = 0; d < n; d += VEC) {
-            Vec x[VEC], y[VEC];
-            for (int k = 0; k < VEC; k++) {
-                x[k] = i + k < rows ? load_up_to(a + (i + k) * lda + d, n - d) : v_zero();
-                y[k] = i + k < rows ? load_up_to(b + (i + k) * ldb + d, n - d) : v_zero();
-            }
-            v_transpose(x);
-            v_transpose(y);
-            for (int k = 0; k < VEC; k++) s = v_fma(x[k], y[k], s);
+        Vec s[VEC];
+        for (int k = 0; k < VEC; k++) {
+            s[k] = v_zero();
+            for (int d = 0; i + k < rows && d < n; d += VEC)
+                s[k] = v_fma(load_up_to(a + (i + k) * lda + d, n - d), load_up_to(b + (i + k) * ldb + d, n - d), s[k]);
         }
-        store_up_to(out + i, s, rows - i);
+        store_up_to(out + i, v_fold(0, s), rows - i);
     }
 }
 
 static void ops_scale_rows(float *out, ptrdiff_t ld_out, const float *inp, ptrdiff_t ld_inp, int rows, int n,
                            const float *factor, int step) {
-    enum { ROWS_AHEAD = 16 };
     for (int i = 0; i < rows; i++, out += ld_out, inp += ld_inp) {
-        const float *ahead = inp + (i + ROWS_AHEAD < rows ? ROWS_AHEAD * ld_inp : 0);
-        Vec          f = v_set1(factor[i * step]);
-        for (int d = 0; d < n; d += VEC) {
-            __builtin_prefetch(ahead + d);
-            store_up_to(out + d, v_mul(load_up_to(inp + d, n - d), f), n - d);
-        }
+        Vec f = v_set1(factor[i * step]);
+        int d = 0;
+        for (; d + VEC <= n; d += VEC) v_store(out + d, v_mul(v_load(inp + d), f));
+        if (d < n) v_store_n(out + d, v_mul(v_load_n(inp + d, n - d), f), n - d);
     }
 }
 
@@ -223,7 +214,9 @@ static void ops_softmax_merge(float *scores, int m, const int *seen, int padded,
     else softmax_rows(scores, m, seen, least, padded, max, sum, factor);
 }
 
-static void ops_softmax_backward(float *p, float *dp, int m, int diagonal, const float *lse, const float *mean) {
+/* diagonal: a literal */
+static inline __attribute__((always_inline)) void weights_backward(const int diagonal, float *p, float *dp, int m,
+                                                                   const float *lse, const float *mean) {
     const Vec most = v_set1(128.0f);
     for (int i = 0; i < m; i++, p += KV_PAGE, dp += KV_PAGE) {
         Vec shift = v_set1(lse[i] * LOG2_E), middle = v_set1(mean[i]);
@@ -234,6 +227,11 @@ static void ops_softmax_backward(float *p, float *dp, int m, int diagonal, const
             v_store(dp + j, v_mul(e, v_sub(v_load(dp + j), middle)));
         }
     }
+}
+
+static void ops_softmax_backward(float *p, float *dp, int m, int diagonal, const float *lse, const float *mean) {
+    if (diagonal) weights_backward(1, p, dp, m, lse, mean);
+    else weights_backward(0, p, dp, m, lse, mean);
 }
 
 /* ---- classifier -------------------------------------------------------------------------------------------------- */
