@@ -76,6 +76,16 @@ def check_recalibration(rng):
     )
     shares = [(mended >= b["threshold"]).mean() * 100 for b in record["budgets"]]
     check("budgets keep to theirs", np.allclose(shares, recalibrate.BUDGETS, atol=0.02), str(shares))
+    hundred = np.linspace(0.01, 0.9, 100)
+    record = recalibrate.fit(hundred, (np.arange(100) % 2).astype(float), np.ones(100), 10)
+    mapped = recalibrate.apply(record, hundred)
+    shares = [int((mapped >= b["threshold"]).sum()) for b in record["budgets"]]
+    check("and of a hundred rows alert on just as many", shares == recalibrate.BUDGETS, str(shares))
+    tied = np.repeat([0.1, 0.5, 0.9], [80, 14, 6])
+    record = recalibrate.fit(tied, np.zeros(100), np.ones(100), 10)
+    shares = [int((tied >= b["threshold"] - 1e-12).sum()) for b in record["budgets"]]
+    check("rows of one risk are not alerted on where all of them are too many, unless nobody would be",
+          shares == [6, 6, 6, 6, 20], str(shares))  # fmt: skip
     few = np.flatnonzero(y == 1)[:9].tolist() + np.flatnonzero(y == 0)[:60].tolist()
     record = recalibrate.fit(twisted[few], y[few], np.ones(len(few)), 10)
     total = recalibrate.apply(record, twisted[few]).sum()

@@ -19,10 +19,12 @@ def apply(record, risk):
     return metrics.expit(record["intercept"] + record["slope"] * metrics.logit(risk))
 
 
-def weighted_quantile(x, weight, q):
-    order = np.argsort(x, kind="stable")
-    total = np.cumsum(weight[order])
-    return float(x[order][min(np.searchsorted(total, q * total[-1]), x.size - 1)])
+def alert_threshold(risk, alerts):
+    """The lowest risk at and above which are at most `alerts` per 100 rows; the highest where even that has more, because
+    one above it would alert on nobody."""
+    value, rows = np.unique(risk, return_counts=True)
+    kept = np.flatnonzero(np.cumsum(rows[::-1])[::-1] <= alerts / 100 * risk.size + 1e-9)
+    return float(value[kept[0] if kept.size else -1])
 
 
 def fit(risk, outcome, weight, alerts):
@@ -43,12 +45,9 @@ def fit(risk, outcome, weight, alerts):
     if "fitted" not in record:
         record["fitted"] = f"nothing: {positive} positives in the tuning split, {FIT_INTERCEPT} are needed"
     recalibrated = apply(record, risk)
-    everyone = np.ones(risk.size)
     record["alerts_per_100"] = alerts
-    record["threshold"] = weighted_quantile(recalibrated, everyone, 1 - alerts / 100)
-    record["budgets"] = [
-        {"alerts_per_100": b, "threshold": weighted_quantile(recalibrated, everyone, 1 - b / 100)} for b in BUDGETS
-    ]
+    record["threshold"] = alert_threshold(recalibrated, alerts)
+    record["budgets"] = [{"alerts_per_100": b, "threshold": alert_threshold(recalibrated, b)} for b in BUDGETS]
     return record
 
 
