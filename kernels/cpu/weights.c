@@ -1,5 +1,6 @@
 /* weights.c - weights prepared for inference: panels of SGEMM_PANEL rows, as products stream them, in float32, bfloat16 or
- * 8-bit integers. */
+ * 8-bit integers.  Bfloat16 is widened where it is multiplied, exactly.  The instruction that multiplies pairs of it
+ * (vdpbf16ps) would round activations too, and adds in an order that machines without it cannot follow bit for bit. */
 #include "kernels/cpu/int8.h"
 #include "kernels/cpu/ops.h"
 
