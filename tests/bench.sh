@@ -103,10 +103,10 @@ if [ $smoke = 1 ]; then
     step 1 nano 64 1
 else
     for n in $counts; do
-        step "$n" gpt14m 64 13
-        step "$n" gpt14m 256 9
-        step "$n" gpt124m 64 7
-        step "$n" gpt124m 256 5
+        step "$n" gpt14m 64 9
+        step "$n" gpt14m 256 7
+        step "$n" gpt124m 64 5
+        step "$n" gpt124m 256 4
     done
     part step 1 "Training step, nano, 2 x 512 in 6 sequences, 1 thread" \
         "$build/bench_step" --shape nano --vocabulary 208 --batch 2 --seq-len 512 --sequences 3 --threads 1 --steps 50 --profile
