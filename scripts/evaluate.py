@@ -68,6 +68,16 @@ def read_log(run):
     return steps, evals
 
 
+def losses_of(evals, checkpoint):
+    """Losses on the tuning split by the log, of the very step that the checkpoint is of; of the last evaluation what the
+    data alone decide, and everything where there is no checkpoint to say which step is meant."""
+    last = evals[-1] if evals else {}
+    step = checkpoint.name.removeprefix("step-")
+    own = next((e for e in reversed(evals) if str(e.get("step")) == step), {}) if step != checkpoint.name else last
+    names = {"loss": "loss", "excess_loss": "excess_loss", "excess_loss_se": "excess_se"}
+    return {**{k: last.get(k) for k in ("loss_floor", "loss_unigram", "loss_bigram")}, **{k: own.get(v) for k, v in names.items()}}
+
+
 def plain(x):
     """x with every number that JSON cannot carry (no horizon given, one sample and so no error) as None."""
     if isinstance(x, dict):
@@ -269,7 +279,6 @@ def build(args, dataset):
         args.out.mkdir(parents=True, exist_ok=True)
     alarms, tests = fairness.raise_alarms(outcomes, found.get("recorded", []))
     steps, evals = read_log(args.run)
-    last = evals[-1] if evals else {}
     latest = args.checkpoint or args.run / "latest"
     report = {
         "format": "ehr.c report",
@@ -278,8 +287,7 @@ def build(args, dataset):
         "dataset": str(args.data),
         "deidentification": dataset.get("deidentification", {}).get("level"),
         "split_of_loss": "tuning",
-        **{k: last.get(k) for k in ["loss", "loss_floor", "excess_loss", "loss_unigram", "loss_bigram"]},
-        "excess_loss_se": last.get("excess_se"),
+        **losses_of(evals, latest.resolve()),
         "steps": steps[-1]["step"] if steps else None,
         "bootstrap": args.bootstrap,
         "seed": args.seed,

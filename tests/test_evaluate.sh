@@ -72,6 +72,11 @@ with h5py.File("truth.h5", "w") as f:
 EOF
 grep -v '^#' plain.csv | awk -F, -v OFS=, 'NR > 1 { $3 = 0; $5 = "" } { print }' > nobody.csv
 awk -F, -v OFS=, '/^#/ { print; next } !head { head = 1; print; next } { $3 = -1; print }' plain.csv > censored.csv
+mkdir -p earlier/step-1 between/step-1
+ln -s step-1 earlier/latest
+ln -s step-1 between/latest
+sed '/"eval"/ { h; s/"step":2,"loss":2.9,"loss_floor":2.0,"excess_loss":0.9/"step":1,"loss":2.7,"loss_floor":2.0,"excess_loss":0.7/; p; g; }' run/log.jsonl > earlier/log.jsonl
+cp run/log.jsonl between
 # One process for all: starting Python takes longer than any of them.
 PYTHONPATH=$root/scripts "$python" - << 'EOF' > evaluate.log 2>&1
 import sys
@@ -83,11 +88,13 @@ for run, out, tables in [
     ("run", "nobody", ["nobody.csv"]),
     ("run", "censored", ["censored.csv"]),
     ("nowhere", "nowhere", ["plain.csv"]),
+    ("earlier", "out-earlier", ["plain.csv"]),
+    ("between", "out-between", ["plain.csv"]),
 ]:
     sys.argv = ["evaluate.py", "--run", run, "--data", "data", "--out", out, "--bootstrap", "50", *tables]
     evaluate.main()
 EOF
-[ "$(grep -c '^by_hand' evaluate.log)" = 6 ]
+[ "$(grep -c '^by_hand' evaluate.log)" = 8 ]
 verdict $? "a table with true risks beside one without; tables of all sorts" evaluate.log
 holds both/report.json 'near(o["rmse"], (sum((x / 2) ** 2 for x in (.8, .3, .4, .3, .1, .9)) / 6) ** .5) and near(o["auroc"], o["auroc_true_risk"]) and o["auroc_interval"]'
 verdict $? "RMSE to the truth; the order of the truth has the truth's AUROC" holds.log
@@ -99,6 +106,11 @@ holds censored/report.json 'o["censored"] == o["n"] == 6 and o["auroc"] is None'
 verdict $? "everybody censored" holds.log
 [ -s nowhere/report.html ] && holds nowhere/report.json 'r["loss"] is None and near(o["auroc"], 0.75)'
 verdict $? "no run log: the report is made, without losses" holds.log
+
+holds out-earlier/report.json 'r["checkpoint"] == "step-1" and r["loss"] == 2.7 and r["excess_loss"] == 0.7 and r["loss_floor"] == 2.0'
+verdict $? "losses are those of the checkpoint, not the last ones of the run" holds.log
+holds out-between/report.json 'r["loss"] is None and r["excess_loss"] is None and r["excess_loss_se"] is None and r["loss_bigram"] == 3.1'
+verdict $? "a checkpoint without an evaluation of its own has no loss, whatever another step had" holds.log
 
 # ---- bad input ---------------------------------------------------------------------------------------------------------
 printf 'patient_key,index_minutes,outcome,mc_se\n1,2,0,0\n' > other.csv
