@@ -80,9 +80,14 @@ class Rows:
             [self.counts[:, counts].toarray(), self.statics[:, statics].toarray(), self.about, self.levels]
         )
 
-    def last_value(self):
-        """A class of rows: the last level of the outcome's laboratory code, else how long ago the outcome last was."""
-        if (self.last_outcome_token >= 0).any():
+    def measured(self):
+        """Does any row have the outcome's laboratory code?"""
+        return bool((self.last_outcome_token >= 0).any())
+
+    def last_value(self, measured):
+        """A class of rows: the last level of the outcome's laboratory code where train rows have it, else how long ago the
+        outcome last was."""
+        if measured:
             return self.last_outcome_token
         days = np.nan_to_num(self.since, nan=np.inf)
         return np.digitize(days, [30, 365, 1e9])
@@ -134,7 +139,8 @@ def fit_all(train, tuning, test, weights, seed=1):
     ty, tw = chooser.outcome[ck].astype(float), (weights[1] if chooser is tuning else weights[0])[ck]
     rate = float(w @ y / w.sum())
     out = {"prevalence": (np.full(test.outcome.size, rate), {})}
-    classes, seen = train.last_value()[keep], test.last_value()
+    classes, seen = (rows.last_value(train.measured()) for rows in (train, test))
+    classes = classes[keep]
     risk = np.full(seen.size, rate)
     for c in np.unique(classes):
         i = classes == c

@@ -225,6 +225,14 @@ for i in mine:
     assert all((last.get(n) or None) == (None if np.isnan(x) else x) for n, x in zip(names, rows.levels[i])), i
     assert since == rows.since[i] or (since is None and np.isnan(rows.since[i])), i
 assert len(mine) > 50
+# Rows to test on of which none has the outcome's laboratory code are of the class of train rows without it.
+three = [object.__new__(baselines.Rows) for _ in range(3)]
+for x, (token, y) in zip(three, [([-1] * 8 + [5] * 8, [0] * 8 + [1] * 8), ([-1, 5], [0, 1]), ([-1, -1], [0, 0])]):
+    x.last_outcome_token, x.since, x.outcome = np.array(token), np.full(len(token), np.nan), np.array(y)
+    x.levels, x.about = np.full((len(y), 1), np.nan), np.zeros((len(y), 3))
+    x.counts = x.statics = baselines.sparse.csr_matrix(np.eye(len(y), 3 * 4))
+risk = baselines.fit_all(*three, [np.ones(16), np.ones(2)])["last value"][0]
+assert np.allclose(risk, 10 * 0.5 / 18), risk
 w = suite.label_weights({k: c[mine] for k, c in labels.items()}, float(attributes["horizon_minutes"]))  # of the censored: 0
 rate = w @ np.maximum(labels["outcome"][mine], 0) / w.sum()
 told = list(csv.DictReader(open("report/rows/readmission_30d.csv")))
