@@ -57,6 +57,12 @@ EOF
 verdict $? "dry run prints memory and speed" dry.log
 
 # ---- one process -----------------------------------------------------------------------------------------------------
+short="--data data --layers 1 --d-model 64 --heads 1 --kv-heads 1 --d-ff 64 --seq-len 1024 --batch 1 --eval-tokens 1024"
+epoch_after() { sed -n 's/^ *"epoch": \([0-9]*\),$/\1/p' "$1/latest/trainer.json"; }
+"$train" $short --epochs 1 --out epoch > epoch.log 2>&1 && [ "$(epoch_after epoch)" = 0 ] &&
+    "$train" $short --steps $(($(sed -n 's/^done at step \([0-9]*\) .*/\1/p' epoch.log) + 1)) --out epoch --resume auto > epoch.log 2>&1 &&
+    [ "$(epoch_after epoch)" = 1 ]
+verdict $? "one epoch ends with its last row: the next step is of the second" epoch.log
 run 1 a --steps 8 --micro-batch 12 && run 1 b --steps 8 --micro-batch 12
 verdict $? "train" a.log
 [ -L a/latest ] && [ -L a/best ] && [ -e a/step-8/trainer.json ] && [ -e a/summary.json ] && diff -r a/step-8 b/step-8 > diff.log 2>&1

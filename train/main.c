@@ -46,7 +46,7 @@ static Status count_epoch_rows(Run *r, int64_t *rows, Err *err) {
     LoaderCursor at = {0, 0, 0};
     Batch *b;
     Status s = loader_open(&loader, &r->data, SPLIT_TRAIN, &lo, err);
-    for (*rows = 0; !s && at.epoch == 0; ++*rows) {
+    for (*rows = -1; !s && at.epoch == 0; ++*rows) { /* the row that tells of the second epoch is not of the first */
         s = loader_next(loader, &b, err);
         if (!s) loader_tell(loader, &at);
     }
