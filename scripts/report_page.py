@@ -28,8 +28,10 @@ def draw_loss(steps, evals):
             value = evals[-1].get(key)
             if value is not None:
                 ax.axhline(value, color=color, lw=1, ls="--", label=f"{label} {value:.3f}")
-        low = min([e["loss"] for e in evals] + [evals[-1].get("loss_floor") or 1e9])
-        high = max([evals[-1].get("loss_unigram") or 0] + [e["loss"] for e in evals])
+        finite = [e["loss"] for e in evals if e["loss"] is not None]
+        low = min([*finite, evals[-1].get("loss_floor") or 1e9])
+        high = max([evals[-1].get("loss_unigram") or 0, *finite])
+    if evals and low < high:
         ax.set_ylim(low - 0.05 * (high - low) - 0.02, high + 0.1 * (high - low) + 0.02)
     legend(ax)
     return picture(figure)

@@ -77,6 +77,7 @@ ln -s step-1 earlier/latest
 ln -s step-1 between/latest
 sed '/"eval"/ { h; s/"step":2,"loss":2.9,"loss_floor":2.0,"excess_loss":0.9/"step":1,"loss":2.7,"loss_floor":2.0,"excess_loss":0.7/; p; g; }' run/log.jsonl > earlier/log.jsonl
 cp run/log.jsonl between
+sed 's/"loss":2.9,/"loss":null,/' run/log.jsonl | cat - run/log.jsonl > run/twice && mkdir diverged && mv run/twice diverged/log.jsonl
 # One process for all: starting Python takes longer than any of them.
 PYTHONPATH=$root/scripts "$python" - << 'EOF' > evaluate.log 2>&1
 import sys
@@ -90,11 +91,12 @@ for run, out, tables in [
     ("nowhere", "nowhere", ["plain.csv"]),
     ("earlier", "out-earlier", ["plain.csv"]),
     ("between", "out-between", ["plain.csv"]),
+    ("diverged", "out-diverged", ["plain.csv"]),
 ]:
     sys.argv = ["evaluate.py", "--run", run, "--data", "data", "--out", out, "--bootstrap", "50", *tables]
     evaluate.main()
 EOF
-[ "$(grep -c '^by_hand' evaluate.log)" = 8 ]
+[ "$(grep -c '^by_hand' evaluate.log)" = 9 ]
 verdict $? "a table with true risks beside one without; tables of all sorts" evaluate.log
 holds both/report.json 'near(o["rmse"], (sum((x / 2) ** 2 for x in (.8, .3, .4, .3, .1, .9)) / 6) ** .5) and near(o["auroc"], o["auroc_true_risk"]) and o["auroc_interval"]'
 verdict $? "RMSE to the truth; the order of the truth has the truth's AUROC" holds.log
@@ -111,6 +113,9 @@ holds out-earlier/report.json 'r["checkpoint"] == "step-1" and r["loss"] == 2.7 
 verdict $? "losses are those of the checkpoint, not the last ones of the run" holds.log
 holds out-between/report.json 'r["loss"] is None and r["excess_loss"] is None and r["excess_loss_se"] is None and r["loss_bigram"] == 3.1'
 verdict $? "a checkpoint without an evaluation of its own has no loss, whatever another step had" holds.log
+
+[ -s out-diverged/report.html ]
+verdict $? "an evaluation that was not finite is a gap in the picture" evaluate.log
 
 # ---- bad input ---------------------------------------------------------------------------------------------------------
 printf 'patient_key,index_minutes,outcome,mc_se\n1,2,0,0\n' > other.csv
