@@ -143,12 +143,12 @@ static void gate(const Job *j, const Block *b, int m, int rows) {
 /* ---- what is fetched while tiles run ----------------------------------------------------------------------------- */
 
 /* Strips of two lines each of `places`, ld apart; `each` strips of a part.  Every `spread`-th of the last tiles fetches
- * one, so that the most is still there when it is used; all but the last `skip`. */
+ * one, so that the most is still there when it is used. */
 typedef struct {
     const float *at;
     ptrdiff_t part, strip, ld;
     int strips, each, places;
-    int spread, skip;
+    int spread;
 } Fetch;
 
 static void fetch_spread(Fetch *f, int tiles, int row) {
@@ -157,8 +157,8 @@ static void fetch_spread(Fetch *f, int tiles, int row) {
 
 /* The strip, if any, for the tile after which so many are left. */
 static int fetch_take(Operands *x, const Fetch *f, int left) {
-    int i = (left - f->skip) / f->spread;
-    if (left < f->skip || (left - f->skip) % f->spread || i >= f->strips) return 0;
+    int i = left / f->spread;
+    if (left % f->spread || i >= f->strips) return 0;
     i = f->strips - 1 - i;
     x->soon = f->at + i / f->each * f->part + i % f->each * f->strip, x->ld_soon = f->ld, x->n_soon = f->places;
     return 1;
@@ -207,13 +207,14 @@ static float *slab_at(const Job *j, const Block *b, int m) {
     return j->slab + ((ptrdiff_t)before * (g->k_block + 1) + (ptrdiff_t)tile * (b->k1 - b->k0 + 1)) * SGEMM_LANES;
 }
 
-/* Rows [m, m1) of the block, as they lie or packed. */
+/* Rows [m, m1) of the block, as they lie; or a packed tile, a piece for each panel that the one before meets. */
 static Fetch fetch_rows(const Job *j, const Block *b, int m, int m1) {
     const Product *t = j->t;
-    int depth = b->k1 - b->k0;
+    int depth = b->k1 - b->k0, all = panels_of(b->columns) * j->cut.parts, places = ceil_div(depth, 2 * all);
     if (m >= m1 || !j->cut.copied) return (Fetch){0};
     if (j->cut.kept)
-        return (Fetch){.at = slab_at(j, b, m), .ld = SGEMM_PANEL, .strips = 1, .each = 1, .places = depth / 2};
+        return (Fetch){.at = slab_at(j, b, m), .ld = SGEMM_PANEL, .strip = places * SGEMM_PANEL,
+                       .strips = all, .each = all, .places = places};
     return fetch_of(t->a + m * t->a_rs + b->k0 * t->a_cs, m1 - m, depth, t->a_rs, t->a_cs);
 }
 
@@ -278,7 +279,6 @@ static void block_run(const Job *j, const Block *b) {
         if (packing) rows_pack(j, b, x.m, m1);
         Fetch rows = fetch_rows(j, b, m1, int_min(m1 + group, b->m1));
         fetch_spread(&rows, left, all);
-        if (!packing) rows.skip = all / 2;
         for (; x.m < m1; x.m += g->step) {
             x.rows = int_min(g->step, m1 - x.m);
             tiles -= all, left -= all;
