@@ -105,14 +105,25 @@ def judge(tests, level=0.05):
 
 
 def compare(a, b, n, seed):
-    names = [sorted(p.stem for p in (r / "rows").glob("*.csv")) for r in (a, b)]
-    tests = []
-    for name in [x for x in names[0] if x in names[1]]:
-        pair = paired(read_rows(a, name), read_rows(b, name))
-        if len(pair[0]["outcome"]) and (pair[0]["outcome"] == 1).any() and (pair[0]["outcome"] == 0).any():
+    """Tests of all outcomes, and lines that say what of them one report has and the other has not."""
+    names = [{p.stem for p in (r / "rows").glob("*.csv")} for r in (a, b)]
+    tests, left_out = [], []
+    for name in sorted(names[0] | names[1]):
+        if name not in names[0] & names[1]:
+            left_out.append(f"{name}: only {'A' if name in names[0] else 'B'} has it")
+            continue
+        tables = [read_rows(r, name) for r in (a, b)]
+        pair = paired(*tables)
+        size, both = [len(t["outcome"]) for t in tables], len(pair[0]["outcome"])
+        if max(size) > both:
+            left_out.append(f"{name}: {size[0] - both} of {size[0]} rows of A and {size[1] - both} of {size[1]} of B, which the other "
+                            "does not have")  # fmt: skip
+        if (pair[0]["outcome"] == 1).any() and (pair[0]["outcome"] == 0).any():
             tests += compare_outcome(name, *pair, n, seed)
+        else:
+            left_out.append(f"{name}: nobody has the outcome, or everybody, among the {both} rows of both")
     judge(tests)
-    return tests
+    return tests, left_out
 
 
 def models(report):
@@ -146,12 +157,16 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=pathlib.Path, help="every test as JSON")
     args = parser.parse_args()
+    if args.bootstrap < 2:
+        parser.error("--bootstrap takes at least 2 resamples: their spread is what differences are judged by")
     try:
         sha = [models(r) for r in (args.a, args.b)]
-        tests = compare(args.a, args.b, args.bootstrap, args.seed)
+        tests, left_out = compare(args.a, args.b, args.bootstrap, args.seed)
     except shards.BadFile as e:
         print(f"compare: {e}", file=sys.stderr)
         return 1
+    for line in left_out:
+        print(f"left out: {line}", file=sys.stderr)
     if not tests:
         print(
             f"compare: {args.a} and {args.b} have no outcome with rows in common: evaluate both on the same dataset",
@@ -163,7 +178,7 @@ def main():
     print(f"of {len(tests)} figures: {', '.join(f'{n} {v}' for v, n in count.items())}")
     if args.out:
         record = {"format": "ehr.c comparison", "format_version": 1, "model_sha256": sha, "bootstrap": args.bootstrap,
-                  "seed": args.seed, "count": count, "tests": tests}  # fmt: skip
+                  "seed": args.seed, "count": count, "left_out": left_out, "tests": tests}  # fmt: skip
         args.out.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     return 1 if count["worse"] else 0
 
