@@ -63,6 +63,10 @@ epoch_after() { sed -n 's/^ *"epoch": \([0-9]*\),$/\1/p' "$1/latest/trainer.json
     "$train" $short --steps $(($(sed -n 's/^done at step \([0-9]*\) .*/\1/p' epoch.log) + 1)) --out epoch --resume auto > epoch.log 2>&1 &&
     [ "$(epoch_after epoch)" = 1 ]
 verdict $? "one epoch ends with its last row: the next step is of the second" epoch.log
+"$train" $short --steps 2 --checkpoint-every 1 --out links > links.log 2>&1 && [ "$(readlink links/best)" = step-2 ] && ln -sfn step-1 links/best &&
+    "$train" $short --steps 3 --checkpoint-every 1 --learning-rate 10 --out links --resume auto >> links.log 2>&1 &&
+    grep -q '"best_step": 2,' links/step-3/trainer.json && [ "$(readlink links/best)" = step-2 ]
+verdict $? "killed between a checkpoint and the link to it: the next save sets the link" links.log
 run 1 a --steps 8 --micro-batch 12 && run 1 b --steps 8 --micro-batch 12
 verdict $? "train" a.log
 [ -L a/latest ] && [ -L a/best ] && [ -e a/step-8/trainer.json ] && [ -e a/summary.json ] && diff -r a/step-8 b/step-8 > diff.log 2>&1

@@ -218,10 +218,20 @@ Status state_find(const TrainOptions *o, char *dir, size_t dir_size, Err *err) {
 
 /* ---- saving ------------------------------------------------------------------------------------------------------- */
 
+/* At every save: whoever was killed between a checkpoint and the link to it left an older one, which would keep the
+ * best from being kept. */
+static Status link_best(const TrainState *s, const TrainOptions *o, Err *err) {
+    char *name = xasprintf("step-%lld", (long long)s->best_step), *path = xasprintf("%s/%s", o->out, name);
+    Status status = s->best_step && path_is_dir(path) ? checkpoint_link(o->out, "best", name, err) : OK;
+    free(name);
+    free(path);
+    return status;
+}
+
 static Status publish(const TrainState *s, const TrainOptions *o, const char *tmp, const char *final, const char *name, Err *err) {
     Status status = checkpoint_commit(tmp, final, err);
     if (!status) status = checkpoint_link(o->out, "latest", name, err);
-    if (!status && s->best_step == s->step) status = checkpoint_link(o->out, "best", name, err);
+    if (!status) status = link_best(s, o, err);
     if (!status) status = checkpoint_prune(o->out, (int)o->keep, err);
     return status;
 }
