@@ -2,6 +2,11 @@
 "not ok - name"; exit 1 on any failure."""
 
 
+import json
+import pathlib
+import tempfile
+import types
+
 import numpy as np
 
 import compare
@@ -10,6 +15,7 @@ import futures
 import metrics
 import outcome
 import recalibrate
+import suite
 from checks import check, finish
 
 
@@ -190,6 +196,29 @@ def check_futures(rng):
     check("longer gaps and fewer events are seen", slow["gaps"] < 0.03 and slow["events a year"] < 0.03, str(slow))
 
 
+def check_futures_of_another_dataset():
+    """One report folder, the same patient row of two datasets: what was generated for one is not taken for the other."""
+    folder = tempfile.TemporaryDirectory()
+    work = pathlib.Path(folder.name)
+    s = object.__new__(suite.Suite)
+    s.work, s.model, s.seconds, s.cpu, s.cpu_before = work, "m", {}, {}, 0
+
+    def generate(words, log):
+        events = [{"days": 1, "kind": "event", "code": pathlib.Path(words[words.index("--data") + 1]).name}]
+        pathlib.Path(words[-1]).write_text(json.dumps({"kind": "recorded", "events": events}) + "\n")
+        return 0, ""
+
+    real, suite.command, codes = suite.command, generate, []
+    for name in ("a", "b", "b"):
+        (work / name).mkdir(exist_ok=True)
+        (work / name / "dataset.json").write_text(json.dumps({"name": name}))
+        s.args = types.SimpleNamespace(data=work / name, checkpoint="c", seed=1)
+        codes += [e[2] for e in futures.generate(s, [(0, 1.0)], 1)[0]["recorded"]]
+    suite.command = real
+    folder.cleanup()
+    check("futures of another dataset are generated anew", codes == ["a", "b", "b"], str(codes))
+
+
 rng = np.random.default_rng(7)
 check_recalibration(rng)
 check_intervals(rng)
@@ -197,4 +226,5 @@ check_p_values(np.random.default_rng(8))
 check_alarms(rng)
 check_compare(rng)
 check_futures(rng)
+check_futures_of_another_dataset()
 finish()

@@ -37,6 +37,7 @@ def generate(s, picked, samples):
     out = []
     folder = s.work / "futures"
     folder.mkdir(exist_ok=True)
+    dataset = shards.sha256(s.args.data / "dataset.json")
     suite.say(f"futures of {len(picked)} patients")
     for patient, days in picked:
         path = folder / f"{patient}.jsonl"
@@ -52,7 +53,7 @@ def generate(s, picked, samples):
             "--seed",
             s.args.seed,
         ]
-        if not s._fresh(path, {"model": s.model, "flags": [str(f) for f in flags]}):
+        if not s._fresh(path, {"model": s.model, "dataset": dataset, "flags": [str(f) for f in flags]}):
             words = [suite.program("ehr-infer"), "generate", s.args.checkpoint, "--data", s.args.data, *flags]
             rc, end = suite.command([*words, "--history", 0, "--json", "--out", path], path.with_suffix(".log"))
             if rc:
