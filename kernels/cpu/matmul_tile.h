@@ -93,10 +93,9 @@ TILE_FN void tile_body(const int m, const int vecs, const int rows_adjacent, con
     for (int p = 0; p < k; p++) {
         Vec bv[TILE_VECS];
         operand_load(vecs, kind, bv, b);
-        if (near) {
-            __builtin_prefetch(b + near, 0, 3);
-            if (kind == OF_FLOATS && vecs > 1) __builtin_prefetch(b + near + VEC, 0, 3);
-        }
+        /* near may be 0, a line that is there: that costs a tile less than to ask each time. */
+        __builtin_prefetch(b + near, 0, 3);
+        if (kind == OF_FLOATS && vecs > 1) __builtin_prefetch(b + near + VEC, 0, 3);
         if (p < n_soon) {
             __builtin_prefetch(soon, 0, 2);
             __builtin_prefetch(soon + VEC, 0, 2);
