@@ -82,6 +82,14 @@ def check_calibration(rng):
     check("expected calibration error", close(error, np.mean(np.linspace(0, 1, 100) - np.linspace(0, 1, 100) ** 2)))
     rows, _ = metrics.calibration_bins([0.1, 0.2, 0.3], [0, 0, 1])
     check("bins of three patients", [r["n"] for r in rows] == [1, 1, 1])
+    tied = np.repeat([0.25, 0.5, 0.75], [40, 25, 35])
+    late = np.concatenate([np.arange(n) >= n / 2 for n in (40, 25, 35)]).astype(float)
+    found = []
+    for i in (np.arange(100), np.arange(100)[::-1], np.random.default_rng(3).permutation(100)):
+        rows, error = metrics.calibration_bins(tied[i], late[i])
+        found.append((metrics.weighted_ece(tied[i], late[i], np.ones((1, 100)))[0], error, [r["n"] for r in rows]))
+    check("bins: rows of one risk are in one, whatever their order",  # 40 x 0.5 - 0.25, 25 x 0.48 - 0.5, 35 x 17/35 - 0.75
+          all(close(a, 0.1975) and close(b, 0.1975) and n == [40, 25, 35] for a, b, n in found), str(found))  # fmt: skip
     risk, p = rng.uniform(size=50), rng.uniform(size=50)
     fpr, tpr = metrics.roc(risk, p)
     good = (

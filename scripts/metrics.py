@@ -134,10 +134,17 @@ def weighted_ici(risk, y, W):
     return _divide(np.sum(W * np.abs(risk - calibration_curve(risk, y, W)), axis=1), W.sum(1))
 
 
-def weighted_ece(risk, y, W, bins=10):
-    """Expected calibration error over bins of equal size (of the rows, whatever their weights)."""
+def _bins(risk, bins):
+    """The rows in ascending order, and where each of the bins of equal size begins in it; rows of one risk stay together,
+    or the order in which they came would decide what is averaged."""
     order = np.argsort(risk, kind="stable")
     start = np.cumsum([0] + [p.size for p in np.array_split(order, min(bins, risk.size)) if p.size])[:-1]
+    return order, np.unique(np.searchsorted(risk[order], risk[order][start]))
+
+
+def weighted_ece(risk, y, W, bins=10):
+    """Expected calibration error over bins of equal size (of the rows, whatever their weights)."""
+    order, start = _bins(risk, bins)
     return _divide(np.abs(np.add.reduceat((W * (risk - y))[:, order], start, axis=1)).sum(1), W.sum(1))
 
 
@@ -223,10 +230,10 @@ def calibration(risk, y):
 def calibration_bins(risk, y, bins=10):
     """Equal-mass bins: mean risk, mean outcome and size of each; and the expected calibration error over them."""
     risk, y = np.asarray(risk, float), np.asarray(y, float)
-    order = np.argsort(risk, kind="stable")
+    order, start = _bins(risk, bins) if risk.size else (np.zeros(0, int), np.zeros(0, int))
     rows = [
         {"risk": float(risk[part].mean()), "outcome": float(y[part].mean()), "n": int(part.size)}
-        for part in np.array_split(order, min(bins, risk.size))
+        for part in np.split(order, start[1:])
         if part.size
     ]
     error = sum(r["n"] * abs(r["risk"] - r["outcome"]) for r in rows) / max(risk.size, 1)
