@@ -191,8 +191,8 @@ static void task_run(const CpuIsa *isa, const CpuOps *ops, const Attention *a, c
             t->sum[row] = sum > 0 || sum != sum ? 1.0f / sum : 0.0f;
             if (a->lse) a->lse[h * a->N + n] = t->max[row] / LOG2_E + logf(sum);
         }
-        ops->scale_rows(a->out + ((ptrdiff_t)n0 * a->H + h) * D, (ptrdiff_t)a->H * D, t->acc + r * D, ratio * D, n1 - n0, D,
-                        t->sum + r, ratio);
+        ops->scale_rows(a->out + ((ptrdiff_t)n0 * a->H + h) * D, (ptrdiff_t)a->H * D, t->acc + r * D, ratio * D,
+                        n1 - n0, D, t->sum + r, ratio);
     }
 }
 

@@ -1,8 +1,9 @@
 /* attention_backward.c - gradients of packed causal attention, with the weights recomputed from the log-sum-exp.
  *
- * A block of keys meets its sequence's query rows a block at a time, head after head, and ends with its dk and dv; dq adds
- * up over the blocks of keys in ascending order.  Threads take whole heads, or where those are too few, blocks of keys: a
- * block follows its predecessor through the rows.  So the bits do not depend on the threads.  With p_j = exp(score_j - lse):
+ * A block of keys meets its sequence's query rows a block at a time, head after head, and ends with its dk and dv; dq
+ * adds up over the blocks of keys in ascending order.  Threads take whole heads, or where those are too few, blocks of
+ * keys: a block follows its predecessor through the rows.  So the bits do not depend on the threads.
+ * With p_j = exp(score_j - lse):
  *   dv_j += p_j dout    ds_j = p_j (dout . v_j - dout . out)    dq += ds_j k_j / sqrt(D)    dk_j += ds_j q / sqrt(D) */
 #include "kernels/cpu/ops.h"
 
@@ -125,8 +126,8 @@ static void add_dq(const Task *t, const Blocks *b, const Meeting *x) {
 }
 
 /* sum (keys, D) += transposed a (rows, KV_PAGE) times rows; the last goes to out (keys, D) */
-static void add_transposed(const Task *t, const Blocks *b, const Meeting *x, const float *a, const float *rows, float *sum,
-                           float *out, ptrdiff_t ld_out) {
+static void add_transposed(const Task *t, const Blocks *b, const Meeting *x, const float *a, const float *rows,
+                           float *sum, float *out, ptrdiff_t ld_out) {
     int keys = x->diagonal ? x->rows : KV_PAGE;
     for (int d = 0; d < t->D; d += SGEMM_PANEL)
         for (int j = 0; j < keys; j += x->step) {
@@ -134,8 +135,8 @@ static void add_transposed(const Task *t, const Blocks *b, const Meeting *x, con
             float  *c = sum + j * b->ld + d;
             TileOut o = {.chain = x->first ? NULL : c, .ld_chain = b->ld, .out = c, .ld_out = b->ld};
             if (x->last) o.out = out + j * ld_out + d, o.ld_out = ld_out;
-            t->isa->sgemm_tile(int_min(x->step, keys - j), int_min(SGEMM_PANEL, t->D - d), x->rows - i, a + i * KV_PAGE + j,
-                               1, KV_PAGE, rows + i * b->ld + d, b->ld, &o);
+            t->isa->sgemm_tile(int_min(x->step, keys - j), int_min(SGEMM_PANEL, t->D - d), x->rows - i,
+                               a + i * KV_PAGE + j, 1, KV_PAGE, rows + i * b->ld + d, b->ld, &o);
         }
 }
 
