@@ -113,6 +113,7 @@ typedef struct {
 /* Checks structure, ranges of offsets, codes and units; an events file is data, never trusted. */
 Status event_file_open(EventFile *f, const char *path, Err *err);
 void event_file_close(EventFile *f);
+int event_file_is_relative(const EventFile *f); /* a release: times count from each patient's first event */
 /* Another reader of an open file, for another thread: with windows of its own and f's everything else, while f is open. */
 void event_file_share(EventFile *copy, const EventFile *f);
 void event_file_unshare(EventFile *copy);

@@ -8,9 +8,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <hdf5.h>
+#include <jansson.h>
 #include <math.h>
 #include <sodium.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -326,6 +328,14 @@ Status event_file_open(EventFile *f, const char *path, Err *err) {
     if (status) event_file_close(f);
     else f->impl->patients = xmalloc(PATIENT_WINDOW * sizeof *f->impl->patients);
     return status;
+}
+
+int event_file_is_relative(const EventFile *f) {
+    json_t *root = json_loads(f->provenance, 0, NULL);
+    const char *origin = json_string_value(json_object_get(root, "time_origin"));
+    int relative = origin && !strcmp(origin, "first_event");
+    json_decref(root);
+    return relative;
 }
 
 void event_file_close(EventFile *f) {

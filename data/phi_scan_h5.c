@@ -6,7 +6,6 @@
 #include "data/note_text.h"
 #include "data/phi_scan_report.h"
 #include "data/shard.h"
-#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -104,19 +103,11 @@ static herr_t visit_object(hid_t root, const char *name, const H5O_info_t *info,
 
 /* ---- our own formats --------------------------------------------------------------------------------------------- */
 
-static int is_relative(const EventFile *f) {
-    json_t *root = json_loads(f->provenance, 0, NULL);
-    const char *origin = json_string_value(json_object_get(root, "time_origin"));
-    int relative = origin && !strcmp(origin, "first_event");
-    json_decref(root);
-    return relative;
-}
-
 static void look_events(PhiFile *file, const char *path) {
     EventFile f;
     Err ignored;
     if (event_file_open(&f, path, &ignored)) return; /* its strings were searched all the same */
-    if (!is_relative(&f) && strcmp(f.source, "oracle")) {
+    if (!event_file_is_relative(&f) && strcmp(f.source, "oracle")) {
         if (f.n_patients) phi_file_add(file, "/subject_id, ids of the source", PHI_NUMBER, 1, f.n_patients);
         if (f.n_events) phi_file_add(file, "/time, calendar times", PHI_DATE, 1, f.n_events);
     }

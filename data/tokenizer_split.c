@@ -136,14 +136,37 @@ static Status parse_date(const char *text, int64_t *us, Err *err) {
     return err_set(err, ERR_USAGE, "--split time:%s: a date such as 2020-01-31 was expected", text);
 }
 
+static void date_text(int64_t us, char out[40]) {
+    int y, m, d;
+    time_to_civil(us, &y, &m, &d, &(int){0}, &(int){0}, &(int){0});
+    snprintf(out, 40, "%04d-%02d-%02d", y, m, d);
+}
+
 /* time:DATE: whoever comes first at DATE or later is held out, the rest is dealt 90/10. */
-static Status split_by_time(Cohort *c, const Survey *s, Ranked *ranked, int64_t n, const char *date, Err *err) {
-    int64_t cut = 0, kept = 0;
+static Status split_by_time(Cohort *c, const Survey *s, const EventFile *f, Ranked *ranked, int64_t n, const char *date,
+                            Err *err) {
+    int64_t cut = 0, kept = 0, first = INT64_MAX, last = INT64_MIN;
     Status status = parse_date(date, &cut, err);
     if (status) return status;
+    if (event_file_is_relative(f))
+        return err_set(err, ERR_USAGE,
+                       "--split time:%s: %s is a release, whose times count from each patient's first event: it has no "
+                       "dates; split by date when it is made (ehr-data deidentify --split time:%s), then --split given",
+                       date, f->path, date);
     for (int64_t i = 0; i < n; i++) {
-        if (s->first_us[ranked[i].row] >= cut) c->split[ranked[i].row] = SPLIT_HELD_OUT;
+        int64_t us = s->first_us[ranked[i].row];
+        first = us < first ? us : first;
+        last = us > last ? us : last;
+        if (us >= cut) c->split[ranked[i].row] = SPLIT_HELD_OUT;
         else ranked[kept++] = ranked[i];
+    }
+    if (!kept || kept == n) {
+        char from[40], to[40];
+        date_text(first, from);
+        date_text(last, to);
+        return err_set(err, ERR_USAGE,
+                       "--split time:%s leaves nobody %s: the patients of %s come first from %s to %s; give a date "
+                       "after the first and not after the last", date, kept ? "to hold out" : "to train on", f->path, from, to);
     }
     deal(c, ranked, kept, 0.1, 0);
     return OK;
@@ -278,7 +301,7 @@ static Status assign(Cohort *c, const Survey *s, EventFile *f, const CohortOptio
             ranked[n++] = (Ranked){subject_hash(o, c->subject[row], NULL), c->subject[row], row};
     Status status = OK;
     if (!strcmp(split, "patient")) deal(c, ranked, n, 0.1, 0.1);
-    else if (!strncmp(split, "time:", 5)) status = split_by_time(c, s, ranked, n, split + 5, err);
+    else if (!strncmp(split, "time:", 5)) status = split_by_time(c, s, f, ranked, n, split + 5, err);
     else if (!strncmp(split, "site:", 5)) status = split_by_site(c, s, f, ranked, n, o, err);
     else
         status =

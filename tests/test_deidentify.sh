@@ -21,6 +21,8 @@ refused 2 'exists' "$data" deidentify e.h5 --out r2.h5 --linkage who.h5 && refus
 verdict $? "a release and its linkage are not overwritten" refused.log
 "$data" validate r.h5 --strict > validate.log 2>&1 && "$data" tokenize r.h5 --out d > tokenize.log 2>&1 && "$data" validate d --strict >> validate.log 2>&1
 verdict $? "the release and its dataset are valid, strictly" validate.log
+refused 2 'it has no dates' "$data" tokenize r.h5 --out none --split time:2020-01-01 && [ ! -e none ]
+verdict $? "a release has no dates to split by" refused.log
 "$data" label r.h5 --data d --outcome visit_1y=VISIT --horizon 365d --index last-year > label.log 2>&1 && [ -s d/labels/visit_1y.h5 ]
 verdict $? "label" label.log
 refused 2 'calendar.*admission+24h' "$data" label r.h5 --data d --task scripts/tasks/ehrshot/long_los.json && [ ! -e d/labels/ehrshot_long_los.h5 ]

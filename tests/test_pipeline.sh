@@ -171,7 +171,10 @@ seq 1 9 > few && "$data" tokenize e.h5 --out p --exclude few > few.log 2>&1 && g
 verdict $? "nine people excluded" few.log
 refused 2 'nobody to train on' "$data" tokenize e.h5 --out none --split time:1900-01-01 && [ ! -e none ]
 verdict $? "a split that leaves nobody to train on" refused.log
-"$data" tokenize e.h5 --out late --split time:2100-01-01 > late.log 2>&1 && "$train" --data late --layers 1 --seq-len 64 --batch 4 --steps 1 --out rl >> late.log 2>&1 &&
+refused 2 'nobody to hold out' "$data" tokenize e.h5 --out none --split time:2100-01-01 && [ ! -e none ]
+verdict $? "a split that holds nobody out" refused.log
+seq 3 100000 > most
+"$data" tokenize e.h5 --out late --exclude most > late.log 2>&1 && "$train" --data late --layers 1 --seq-len 64 --batch 4 --steps 1 --out rl >> late.log 2>&1 &&
     refused 2 'held_out.*no patients' "$infer" generate rl --data late && refused 2 'held_out.*no patients' "$infer" score rl --data late
 verdict $? "an empty held_out split" refused.log
 seq 0 100000 > all && refused 1 'patient' "$data" tokenize e.h5 --out none --exclude all && [ ! -e none ]

@@ -101,6 +101,15 @@ static void test_split_by_time(void **state) {
     }
     o.split = "time:1990-01-01";
     made_refused(o, ERR_USAGE, "nobody to train on");
+    o.split = "time:2001-02-05"; /* the day after the last one came */
+    made_refused(o, ERR_USAGE, "nobody to hold out: the patients of");
+    made_refused(o, ERR_USAGE, "come first from 2000-01-02 to 2001-02-04");
+    o.split = "time:2001-02-04";
+    o.out = at("time3");
+    r = made_tokenize(o);
+    assert_int_equal(r.n_patients[SPLIT_HELD_OUT], 1);
+    tokenize_report_free(&r);
+    o.out = at("time2");
     o.split = "given";
     made_refused(o, ERR_USAGE, "names a split for 0 of 400");
 }
