@@ -23,6 +23,13 @@ typedef struct {
     int64_t known_us;                 /* the last moment of the token minute of us: until then all is told to a model */
 } IndexTime;
 
+/* A file may hold any time, and what is reckoned from the latest must not turn into the earliest; INT64_MAX says never. */
+static int64_t later(int64_t us, int64_t by) {
+    int64_t sum;
+    if (!__builtin_add_overflow(us, by, &sum) && sum != INT64_MAX && sum != TIME_NONE) return sum;
+    return by > 0 ? INT64_MAX - 1 : TIME_NONE + 1;
+}
+static int64_t minutes_later(int64_t us, int64_t minutes) { return later(us, minutes * US_PER_MINUTE); }
 static int64_t day_of(int64_t us) { return us >= 0 ? us / US_PER_DAY : -((-us + US_PER_DAY - 1) / US_PER_DAY); }
 
 /* A date-only event happened when it became known, if that was the same day, else at the end of its day. */
@@ -100,20 +107,20 @@ static void find_at_visits(const LabelTask *t, const EventFile *f, const uint32_
         if (e->available == TIME_NONE) continue;
         int64_t day_end = (day_of(e->available) + 1) * US_PER_DAY - US_PER_MINUTE;
         if (t->index == INDEX_ADMISSION && kind == KIND_VISIT_START && marks[e->code] & MARK_INPATIENT)
-            push(l, t->day_end ? day_end : e->available + t->index_offset_minutes * US_PER_MINUTE, e->available, stay_end(f, p, i));
+            push(l, t->day_end ? day_end : minutes_later(e->available, t->index_offset_minutes), e->available, stay_end(f, p, i));
         if (t->index == INDEX_VISIT_END && kind == KIND_VISIT_END) push(l, e->available, TIME_NONE, TIME_NONE);
         if (t->index == INDEX_DISCHARGE && kind == KIND_VISIT_END && stay_start(f, marks, p, i) >= 0)
             push(l, t->day_end ? day_end : e->available, TIME_NONE, e->available);
         if (t->index == INDEX_BEFORE_RESULT && marks[e->code] & MARK_OUTCOME && isfinite(e->value) &&
             (!t->outcome.unit[0] || !strcmp(f->units[e->unit], t->outcome.unit)))
-            push(l, e->available - US_PER_MINUTE, TIME_NONE, TIME_NONE);
+            push(l, minutes_later(e->available, -1), TIME_NONE, TIME_NONE);
     }
 }
 
 /* A year before the observation ends; for those who died, a year before the whole file's does, so that how a record
  * ended does not choose where it is looked at. */
 static int64_t last_year(const LabelRecord *r, int64_t observed_until, int64_t death) {
-    return (death == INT64_MAX ? observed_until : r->last_us) - 365 * US_PER_DAY;
+    return later(death == INT64_MAX ? observed_until : r->last_us, -365 * US_PER_DAY);
 }
 
 static void find_at_times(const LabelTask *t, const EventFile *f, const EventPatient *p, const LabelRecord *r,
@@ -124,7 +131,7 @@ static void find_at_times(const LabelTask *t, const EventFile *f, const EventPat
         push(l, r->label[i].index_us, TIME_NONE, TIME_NONE);
     for (int64_t i = 0; t->index == INDEX_AGE && i < p->n; i++) {
         if (f->code_kind[p->event[i].code] != KIND_BIRTH || p->event[i].time == TIME_NONE) continue;
-        push(l, p->event[i].time + (int64_t)(t->index_age_years * 365.25 * US_PER_DAY), TIME_NONE, TIME_NONE);
+        push(l, later(p->event[i].time, (int64_t)(t->index_age_years * 365.25 * US_PER_DAY)), TIME_NONE, TIME_NONE);
         return;
     }
 }
@@ -146,7 +153,7 @@ static int within(const Event *e, int64_t when, int64_t limit, int64_t stay_end_
 static Found look_after(const LabelTask *t, const EventFile *f, const uint32_t *marks, const EventPatient *p,
                         const IndexTime *at, int64_t limit) {
     Found found = {INT64_MAX, INT64_MAX, NULL, 0, 0};
-    int64_t begin = at->us + t->after_minutes * US_PER_MINUTE;
+    int64_t begin = minutes_later(at->us, t->after_minutes);
     for (int64_t i = 0; i < p->n; i++) {
         const Event *e = &p->event[i];
         if (e->time == TIME_NONE || f->code_kind[e->code] == KIND_BIRTH) continue;
@@ -219,8 +226,8 @@ static int row_of(const LabelTask *t, const EventFile *f, const uint32_t *marks,
     if (why >= 0) return why;
     if (t->at_discharge && !at_discharge(f, marks, p, at->us)) return EXCLUDED_NOT_DISCHARGE;
     if (t->day_end && t->index == INDEX_DISCHARGE && back_in_hospital(f, marks, p, at)) return EXCLUDED_BACK;
-    int64_t limit = at->us + t->horizon_minutes * US_PER_MINUTE;
-    if (t->kind == LABEL_DURATION) limit = at->stay_start + t->longer_than_minutes * US_PER_MINUTE;
+    int64_t limit = minutes_later(at->us, t->horizon_minutes);
+    if (t->kind == LABEL_DURATION) limit = minutes_later(at->stay_start, t->longer_than_minutes);
     *row = (LabelRow){.index_us = at->us, .event_minutes = NAN};
     if (t->kind == LABEL_DURATION) {
         row->outcome = outcome_of_duration(at, limit, death, observed_until);

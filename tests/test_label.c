@@ -98,6 +98,11 @@ static void test_horizon_and_censoring(void **state) {
     Row twice[] = {OPEN(0, "VISIT//OUT", 1), CLOSE(10, 1), DX(100, "ICD10CM//I50.1"), DX(50, "ICD10CM//I50.2"), END};
     assert_labels(task, twice, UNDATED, "1@10(+40)"); /* the first of them */
     assert_labels(task, (Row[]){DX(5, "X"), END}, UNDATED, "| no index 1");
+    /* Ten days after the latest of times are not before it. */
+    const int64_t end = (INT64_MAX - made_us(0)) / US_PER_MINUTE - 5;
+    char          expected[40];
+    snprintf(expected, sizeof expected, "-1@%lld", (long long)end);
+    assert_labels(task, (Row[]){OPEN(end - 9, "VISIT//OUT", 1), CLOSE(end, 1), END}, UNDATED, expected);
 }
 
 static void test_competing_ends(void **state) {
