@@ -129,6 +129,11 @@ if [ -e /dev/full ]; then
     [ $a = 1 ] && [ $b = 1 ] && [ $c = 1 ] && [ ! -e full.csv ] && [ "$(grep -c 'is the disk full\|disk full\|File too large' full.log)" = 3 ]
     verdict $? "a full disk is told" full.log
 fi
+echo before | tee kept.txt > kept.html
+(ulimit -f 1; "$infer" generate r --data d --samples 40 --max-tokens 40 --out kept.txt --html kept.html) > kept.log 2>&1
+[ $? = 1 ] && [ "$(cat kept.txt kept.html)" = "before
+before" ] && [ ! -e kept.txt.tmp ] && [ ! -e kept.html.tmp ]
+verdict $? "a generate that fails leaves what was there, and no half of a file" kept.log
 
 # ---- risk --------------------------------------------------------------------------------------------------------------
 risk() { # risk OUT FLAGS...
