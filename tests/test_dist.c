@@ -109,7 +109,8 @@ static int worker(const char *what) {
 
 static const char *const LAUNCHER[] = {
     "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE", "PMI_SIZE",
-    "PMI_RANK", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "OMPI_MCA_orte_bound_at_launch",
+    "PMI_RANK", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE",
+    "OMPI_MCA_orte_bound_at_launch",
     "SLURM_CPUS_PER_TASK"};
 
 static int clear_launcher(void **state) {
@@ -156,6 +157,14 @@ static void test_launcher_environment(void **state) {
         if (l.launched != row[i].launched || l.rank != row[i].rank || l.world != row[i].world)
             fail_msg("'%s': launched %d rank %d of %d", row[i].env, l.launched, l.rank, l.world);
     }
+}
+
+static void test_ranks_of_a_host(void **state) {
+    (void)state;
+    assert_int_equal(launch_with("SLURM_STEP_NUM_TASKS=4 SLURM_PROCID=3 SLURM_STEP_TASKS_PER_NODE=4").local_size, 4);
+    assert_int_equal(launch_with("SLURM_STEP_NUM_TASKS=8 SLURM_PROCID=7 SLURM_STEP_TASKS_PER_NODE=4(x2)").local_size, 4);
+    assert_int_equal(launch_with("SLURM_STEP_NUM_TASKS=5 SLURM_PROCID=1 SLURM_STEP_TASKS_PER_NODE=3,2").local_size, 3);
+    assert_int_equal(launch_with("SLURM_STEP_NUM_TASKS=5 SLURM_PROCID=1 SLURM_STEP_TASKS_PER_NODE=(x2)").local_size, 1);
 }
 
 static void test_threads_share_the_host(void **state) {
@@ -259,6 +268,7 @@ int main(void) {
     if (readlink("/proc/self/exe", program, sizeof program - 1) < 0) return 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(test_launcher_environment, clear_launcher),
+        cmocka_unit_test_setup(test_ranks_of_a_host, clear_launcher),
         cmocka_unit_test_setup(test_threads_share_the_host, clear_launcher),
         cmocka_unit_test_setup(test_one_process, clear_launcher),
         cmocka_unit_test_setup(test_none_under_a_launcher, clear_launcher),

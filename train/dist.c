@@ -14,7 +14,7 @@ static int env_int(const char *name, int *out) {
     char *end;
     if (!text || !*text) return 0;
     long v = strtol(text, &end, 10);
-    if (*end || v < 0 || v > 1 << 24) return 0;
+    if (end == text || (*end && *end != '(' && *end != ',') || v < 0 || v > 1 << 24) return 0; /* Slurm: "4(x2)", "3,2" */
     *out = (int)v;
     return 1;
 }
