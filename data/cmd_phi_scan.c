@@ -40,7 +40,11 @@ Status cmd_phi_scan(int argc, char **argv, Err *err) {
         char *text = json ? phi_report_json(&r) : NULL;
         if (text) status = file_write(json, text, strlen(text), err);
         free(text);
-        if (!status && r.n)
+        if (!status && r.n_deep)
+            status = err_set(err, ERR_FORMAT, "%d folders lie too deep and were not searched (%lld possible identifiers in "
+                             "the rest): give them as a PATH of their own", r.n_deep,
+                             (long long)phi_report_count(&r, NULL, NULL, -1));
+        else if (!status && r.n)
             status = err_set(err, ERR_FORMAT, "%lld possible identifiers in %d places",
                              (long long)phi_report_count(&r, NULL, NULL, -1), r.n);
     }

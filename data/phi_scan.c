@@ -278,12 +278,21 @@ typedef Status (*FileVisit)(void *context, const char *path, Err *err);
 
 static int by_name(const struct dirent **a, const struct dirent **b) { return strcmp((*a)->d_name, (*b)->d_name); }
 
-static Status walk(const char *path, FileVisit visit, void *context, int depth, Err *err) {
+/* deeper: is told of folders that lie too deep; NULL: they are an error. */
+static Status walk(const char *path, FileVisit visit, void *context, PhiReport *deeper, int depth, Err *err) {
     if (!path_exists(path)) return err_set(err, ERR_IO, "cannot read %s: there is no such file", path);
     if (!path_is_dir(path)) return visit(context, path, err);
     struct dirent **entry = NULL;
     Status status = OK;
-    int n = depth < DEPTH_MAX ? scandir(path, &entry, NULL, by_name) : 0;
+    if (depth >= DEPTH_MAX) {
+        if (!deeper)
+            return err_set(err, ERR_FORMAT, "%s lies too deep in folders (%d): give it as a source of its own", path,
+                           DEPTH_MAX);
+        phi_file_skip(deeper, path, "it lies too deep in folders: give it as a PATH of its own");
+        deeper->n_deep++;
+        return OK;
+    }
+    int n = scandir(path, &entry, NULL, by_name);
     if (n < 0) return err_set(err, ERR_IO, "cannot read folder %s", path);
     for (int i = 0; i < n; i++) {
         struct stat st;
@@ -291,7 +300,7 @@ static Status walk(const char *path, FileVisit visit, void *context, int depth, 
         char *child = xasprintf("%s%s%s", path, size && path[size - 1] == '/' ? "" : "/", entry[i]->d_name);
         int is_dot = !strcmp(entry[i]->d_name, ".") || !strcmp(entry[i]->d_name, "..");
         if (!status && !is_dot && !lstat(child, &st) && (S_ISREG(st.st_mode) || S_ISDIR(st.st_mode)))
-            status = walk(child, visit, context, depth + 1, err);
+            status = walk(child, visit, context, deeper, depth + 1, err);
         free(child);
         free(entry[i]);
     }
@@ -316,7 +325,7 @@ Status phi_scan(PhiReport *r, const PhiPatterns *p, const char *path, FILE *prog
     Scan s = {.r = r, .p = p};
     h5_quiet();
     progress_open(&s.bar, progress, "phi-scan", "MiB", 0);
-    Status status = walk(path, scan_visit, &s, 0, err);
+    Status status = walk(path, scan_visit, &s, r, 0, err);
     progress_close(&s.bar, r->bytes >> 20);
     return status;
 }
@@ -363,6 +372,9 @@ static Status names_of_stream(PhiPatterns *p, Stream *s, Err *err) {
         held += n;
         got = n > 0;
     }
+    if (!status && got)
+        status = err_set(err, ERR_FORMAT, "--names %s: more than %d MiB of JSON: split it into smaller files", s->name,
+                         JSON_MAX >> 20);
     for (size_t at = 0; !status && at < held;) {
         json_error_t why;
         json_t *root = json_loadb(text + at, held - at, JSON_DISABLE_EOF_CHECK, &why);
@@ -396,4 +408,4 @@ static Status names_visit(void *context, const char *path, Err *err) {
     return status;
 }
 
-Status phi_names_read(PhiPatterns *p, const char *path, Err *err) { return walk(path, names_visit, p, 0, err); }
+Status phi_names_read(PhiPatterns *p, const char *path, Err *err) { return walk(path, names_visit, p, NULL, 0, err); }

@@ -161,6 +161,20 @@ static void json_and_text(void **state) {
         phi_report_free(&r);
     }
     free(text);
+    /* What lies too deep is told. */
+    char deep[512];
+    int  n = snprintf(deep, sizeof deep, "%s", at("deep"));
+    for (int i = 0; i < 33; i++) n += snprintf(deep + n, sizeof deep - (size_t)n, "/f");
+    MUST(dir_make(deep, err));
+    r = scan(at("deep"));
+    assert_int_equal(r.n_skipped, 1);
+    assert_int_equal(r.n_deep, 1);
+    assert_non_null(strstr(r.skipped[0], "too deep"));
+    phi_report_free(&r);
+    PhiPatterns *other;
+    MUST(phi_patterns_open(&other, err));
+    assert_int_not_equal(phi_names_read(other, at("deep"), &(Err){0}), OK);
+    phi_patterns_close(other);
     r = scan(write_file("empty.txt", ""));
     assert_int_equal(r.n + r.n_skipped, 0);
     phi_report_free(&r);
