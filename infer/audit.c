@@ -93,15 +93,20 @@ Status audit_verify(const char *path, const char *head, AuditReport *r, Err *err
 
 /* ---- writing ----------------------------------------------------------------------------------------------------- */
 
-static Status key_open(Audit *a, Err *err) {
+/* lines: of the log.  A new key for an old log would keep equal inputs from being known by their hashes. */
+static Status key_open(Audit *a, int64_t lines, Err *err) {
     char *path = xasprintf("%s.key", a->path), hex[65], *text = NULL;
     size_t size, got = 0;
     Status s = OK;
-    if (!path_exists(path)) {
+    if (!path_exists(path) && lines) {
+        s = err_set(err, ERR_USAGE,
+                    "the audit log %s has %lld lines, but its key %s is missing: put the key back, or give --audit another "
+                    "file (a new log with a new key)", a->path, (long long)lines, path);
+    } else if (!path_exists(path)) {
         randombytes_buf(a->key, sizeof a->key);
         sodium_bin2hex(hex, sizeof hex, a->key, sizeof a->key);
         int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-        if (fd < 0 || write(fd, hex, 64) != 64 || write(fd, "\n", 1) != 1 || fsync(fd))
+        if (fd < 0 || write(fd, hex, 64) != 64 || write(fd, "\n", 1) != 1 || fsync(fd) || dir_sync_parent(path))
             s = err_set(err, ERR_IO, "cannot write %s: %s", path, strerror(errno));
         if (fd >= 0) close(fd);
     } else if (!(s = file_read(path, 4096, &text, &size, err)) &&
@@ -136,7 +141,7 @@ Status audit_open(Audit **out, const char *path, int64_t *cut, Err *err) {
     if (f) fclose(f);
     if (!s && (*cut = info.st_size - a->size) > 0 && ftruncate(a->fd, a->size))
         s = err_set(err, ERR_IO, "cannot cut the half-written last line off %s: %s", path, strerror(errno));
-    if (!s) s = key_open(a, err);
+    if (!s) s = key_open(a, r.lines, err);
     if (s) {
         audit_close(a);
         return s;

@@ -130,7 +130,7 @@ Status serve_keys_add(const char *path, const char *name, const char *scopes, in
     sodium_bin2hex(hex, sizeof hex, hash, sizeof hash);
     char *line = xasprintf("%s %s %s %lld\n", name, hex, scopes, (long long)per_minute);
     const int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
-    if (fd < 0 || write(fd, line, strlen(line)) != (ssize_t)strlen(line) || fsync(fd))
+    if (fd < 0 || write(fd, line, strlen(line)) != (ssize_t)strlen(line) || fsync(fd) || dir_sync_parent(path))
         s = err_set(err, ERR_IO, "cannot write %s: %s", path, strerror(errno));
     if (fd >= 0) close(fd);
     sodium_memzero(key, sizeof key);

@@ -186,6 +186,23 @@ Status dir_make(const char *path, Err *err) {
     return bad ? err_set(err, ERR_IO, "cannot make the folder %s: %s", path, strerror(bad)) : OK;
 }
 
+int dir_sync(const char *path) {
+    const int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) return -1;
+    const int bad = fsync(fd), why = errno;
+    close(fd);
+    errno = why;
+    return bad;
+}
+
+int dir_sync_parent(const char *path) {
+    char *parent = xstrdup(path), *slash = strrchr(parent, '/');
+    if (slash && slash != parent) *slash = 0;
+    const int bad = dir_sync(!slash ? "." : slash == parent ? "/" : parent);
+    free(parent);
+    return bad;
+}
+
 int path_exists(const char *path) {
     struct stat st;
     return lstat(path, &st) == 0;

@@ -62,6 +62,9 @@ void progress_close(Progress *p, int64_t done);
 Status file_read(const char *path, size_t max_bytes, char **out, size_t *size, Err *err);
 Status file_write(const char *path, const void *data, size_t size, Err *err);
 Status dir_make(const char *path, Err *err); /* with parents; an existing folder is fine */
+/* Names that were made in a folder, or beside `path`, outlive a power failure from here on; nonzero: errno says why not. */
+int dir_sync(const char *path);
+int dir_sync_parent(const char *path);
 int    path_exists(const char *path);
 int    path_is_dir(const char *path);
 char  *path_copy(const char *path); /* without slashes at its end; free() */

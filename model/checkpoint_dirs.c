@@ -8,23 +8,6 @@
 #include <string.h>
 #include <unistd.h>
 
-static int sync_dir(const char *path) {
-    const int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0) return -1;
-    const int bad = fsync(fd), why = errno;
-    close(fd);
-    errno = why;
-    return bad;
-}
-
-static int sync_parent(const char *path) {
-    char *parent = xstrdup(path), *slash = strrchr(parent, '/');
-    if (slash && slash != parent) *slash = 0;
-    const int bad = sync_dir(!slash ? "." : slash == parent ? "/" : parent);
-    free(parent);
-    return bad;
-}
-
 static int ends_with(const char *s, const char *end) {
     const size_t n = strlen(s), k = strlen(end);
     return n >= k && !strcmp(s + n - k, end);
@@ -59,7 +42,7 @@ Status checkpoint_remove(const char *dir, Err *err) {
 Status checkpoint_commit(const char *tmp_dir, const char *final_dir, Err *err) {
     Status s = checkpoint_sums_write(tmp_dir, err);
     if (s) return s;
-    if (sync_dir(tmp_dir)) return err_set(err, ERR_IO, "cannot write %s: %s", tmp_dir, strerror(errno));
+    if (dir_sync(tmp_dir)) return err_set(err, ERR_IO, "cannot write %s: %s", tmp_dir, strerror(errno));
     int bad = 0;
     if (!path_exists(final_dir)) {
         bad = rename(tmp_dir, final_dir);
@@ -71,7 +54,7 @@ Status checkpoint_commit(const char *tmp_dir, const char *final_dir, Err *err) {
         if (!bad) s = checkpoint_remove(old, err);
         free(old);
     }
-    if (bad || (!s && sync_parent(final_dir)))
+    if (bad || (!s && dir_sync_parent(final_dir)))
         s = err_set(err, ERR_IO, "cannot rename %s to %s: %s", tmp_dir, final_dir, strerror(errno));
     return s;
 }
@@ -80,7 +63,7 @@ Status checkpoint_link(const char *run_dir, const char *link, const char *target
     char *path = xasprintf("%s/%s", run_dir, link), *tmp = xasprintf("%s/%s.link.tmp", run_dir, link);
     unlink(tmp);
     Status s = OK;
-    if (symlink(target_name, tmp) || rename(tmp, path) || sync_dir(run_dir)) {
+    if (symlink(target_name, tmp) || rename(tmp, path) || dir_sync(run_dir)) {
         s = err_set(err, ERR_IO, "cannot point %s at %s: %s", path, target_name, strerror(errno));
         unlink(tmp);
     }

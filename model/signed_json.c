@@ -22,7 +22,7 @@ const char *json_text(const json_t *o, const char *key) {
 static Status line_write(const char *path, const char *text, mode_t mode, Err *err) {
     int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
     size_t n = strlen(text);
-    int bad = fd < 0 || write(fd, text, n) != (ssize_t)n || write(fd, "\n", 1) != 1 || fsync(fd);
+    int bad = fd < 0 || write(fd, text, n) != (ssize_t)n || write(fd, "\n", 1) != 1 || fsync(fd) || dir_sync_parent(path);
     int why = errno;
     if (fd >= 0) close(fd);
     return bad ? err_set(err, ERR_IO, "cannot write the key %s: %s", path, strerror(why)) : OK;

@@ -117,6 +117,9 @@ END
 cp audit.log edited.log && sed -i '3s/"status":[0-9]*/"status":299/' edited.log
 refused 1 'line 3 was changed' "$infer" serve r --port 0 --audit edited.log
 verdict $? "a server does not go on with an edited log" refused.log
+cp audit.log keyless.log
+refused 2 'keyless.log.key is missing: put the key back' "$infer" serve r --port 0 --audit keyless.log && [ ! -e keyless.log.key ]
+verdict $? "nor makes a lost key of a log anew" refused.log
 
 # ---- more than it can do -----------------------------------------------------------------------------------------------
 start small --queue 2 --batch 8 --audit small.log --deadline 300
