@@ -9,7 +9,8 @@ static const char about[] =
     "Looks for identifiers of persons: SSN, phone, e-mail, URL, IP address, record and licence numbers, UUIDs, dates,\n"
     "places and names, in CSV, JSON, HDF5 (vocabularies, events, shards), text, zip and gz.  What it finds is told by\n"
     "place, never shown.  --names SOURCE also looks for the names of the people in a source.  Exit 1 when it finds\n"
-    "something: it may be a code that looks like one; nothing found is no proof that nothing is there.";
+    "something, which may be a code that looks like one, or could not search a folder or an HDF5 file whole; nothing found\n"
+    "is no proof that nothing is there.";
 
 Status cmd_phi_scan(int argc, char **argv, Err *err) {
     const char *pos[64], *json = NULL;
@@ -40,9 +41,9 @@ Status cmd_phi_scan(int argc, char **argv, Err *err) {
         char *text = json ? phi_report_json(&r) : NULL;
         if (text) status = file_write(json, text, strlen(text), err);
         free(text);
-        if (!status && r.n_deep)
-            status = err_set(err, ERR_FORMAT, "%d folders lie too deep and were not searched (%lld possible identifiers in "
-                             "the rest): give them as a PATH of their own", r.n_deep,
+        if (!status && r.n_unsearched)
+            status = err_set(err, ERR_FORMAT, "%d files or folders were not searched whole, see \"not searched\" (%lld possible "
+                             "identifiers in the rest)", r.n_unsearched,
                              (long long)phi_report_count(&r, NULL, NULL, -1));
         else if (!status && r.n)
             status = err_set(err, ERR_FORMAT, "%lld possible identifiers in %d places",

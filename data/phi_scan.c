@@ -258,7 +258,10 @@ static Status scan_file(PhiReport *r, const PhiPatterns *p, const char *path, Er
     if (H5Fis_hdf5(path) > 0) {
         PhiFile f;
         phi_file_begin(&f, r, p, path);
-        if (phi_scan_h5(&f, path, &why)) phi_file_skip(r, path, why.msg);
+        if (phi_scan_h5(&f, path, &why)) {
+            phi_file_skip(r, path, why.msg);
+            r->n_unsearched++;
+        }
         return OK;
     }
     if (ends_with(path, ".zip")) {
@@ -289,7 +292,7 @@ static Status walk(const char *path, FileVisit visit, void *context, PhiReport *
             return err_set(err, ERR_FORMAT, "%s lies too deep in folders (%d): give it as a source of its own", path,
                            DEPTH_MAX);
         phi_file_skip(deeper, path, "it lies too deep in folders: give it as a PATH of its own");
-        deeper->n_deep++;
+        deeper->n_unsearched++;
         return OK;
     }
     int n = scandir(path, &entry, NULL, by_name);

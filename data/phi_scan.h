@@ -19,7 +19,7 @@ typedef struct {
     int64_t files, bytes;
     int n_skipped;
     char **skipped; /* files that hold no text, or cannot be read, and why */
-    int n_deep;     /* folders among them that lie too deep to be followed */
+    int n_unsearched; /* among them: folders that lie too deep, HDF5 with text that was not searched */
 } PhiReport;
 
 /* path: a file, or a folder with all below it; links are not followed.  r is added to. */

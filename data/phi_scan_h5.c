@@ -14,8 +14,13 @@ enum { SLICE_BYTES = 1 << 20, STRING_MAX_BYTES = 64 << 20 };
 typedef struct {
     PhiFile *f;
     const char *path;
-    int failed;
+    int failed, nested; /* some text cannot be read; some lies within other types, or is too large */
 } Visit;
+
+/* Text in the fields of a compound, in arrays and the like, which is not searched. */
+static int is_nested(hid_t type) {
+    return H5Tget_class(type) != H5T_STRING && H5Tdetect_class(type, H5T_STRING) > 0;
+}
 
 /* n strings of `size` bytes each (fixed length), or n pointers. */
 static void look(Visit *v, const char *place, const char *data, hid_t type, int64_t first, int64_t n) {
@@ -38,6 +43,7 @@ static herr_t visit_attribute(hid_t object, const char *name, const H5A_info_t *
     hid_t attr = H5Aopen(object, name, H5P_DEFAULT), type = H5Aget_type(attr), space = H5Aget_space(attr);
     hssize_t n = H5Sget_simple_extent_npoints(space);
     size_t size = H5Tget_size(type);
+    if (is_nested(type) || (n > 0 && size > STRING_MAX_BYTES / (size_t)n)) v->nested = 1;
     if (H5Tget_class(type) == H5T_STRING && n > 0 && size && size <= STRING_MAX_BYTES / (size_t)n) {
         char *data = try_calloc((size_t)n, size), *place = xasprintf("attribute %s", name);
         if (!data || H5Aread(attr, type, data) < 0) v->failed = 1;
@@ -94,6 +100,7 @@ static herr_t visit_object(hid_t root, const char *name, const H5O_info_t *info,
     H5Aiterate2(object, H5_INDEX_NAME, H5_ITER_INC, &at, visit_attribute, v);
     if (info->type == H5O_TYPE_DATASET) {
         hid_t type = H5Dget_type(object);
+        if (type >= 0 && is_nested(type)) v->nested = 1;
         if (type >= 0 && H5Tget_class(type) == H5T_STRING) visit_strings(v, object, name, type);
         if (type >= 0) H5Tclose(type);
     }
@@ -158,7 +165,7 @@ H5E_END_TRY
 
 Status phi_scan_h5(PhiFile *f, const char *path, Err *err) {
     hid_t file;
-    Visit v = {f, path, 0};
+    Visit v = {f, path, 0, 0};
     h5_quiet();
     Status status = h5_open(&file, path, err);
     if (status) return status;
@@ -172,5 +179,8 @@ Status phi_scan_h5(PhiFile *f, const char *path, Err *err) {
     if (format && !strcmp(format, "ehr.c events")) look_events(f, path);
     if (format && !strcmp(format, SHARD_FORMAT)) look_shard(f, path);
     free(format);
+    if (v.nested && !v.failed)
+        return err_set(err, ERR_FORMAT, "%s: text within compound or array types is not searched: write it as plain strings, "
+                       "or as CSV, and search that", path);
     return v.failed ? err_set(err, ERR_FORMAT, "%s: some of its strings cannot be read (damaged?)", path) : OK;
 }

@@ -1,6 +1,7 @@
 /* test_phi_scan.c - what looks like an identifier is found, what does not is left; in text, tables, JSON, HDF5, gz. */
 #include "data/phi_scan.h"
 #include "tests/make_events.h"
+#include <hdf5.h>
 #include <zlib.h>
 
 static PhiPatterns *patterns;
@@ -168,7 +169,7 @@ static void json_and_text(void **state) {
     MUST(dir_make(deep, err));
     r = scan(at("deep"));
     assert_int_equal(r.n_skipped, 1);
-    assert_int_equal(r.n_deep, 1);
+    assert_int_equal(r.n_unsearched, 1);
     assert_non_null(strstr(r.skipped[0], "too deep"));
     phi_report_free(&r);
     PhiPatterns *other;
@@ -202,6 +203,18 @@ static void events_and_datasets(void **state) {
     assert_true(phi_report_count(&r, NULL, NULL, PHI_NUMBER) > 0);
     phi_report_free(&r);
     tokenize_report_free(&t);
+    /* Text that is not searched is told. */
+    hid_t text = H5Tcopy(H5T_C_S1), pair = H5Tcreate(H5T_COMPOUND, 16);
+    H5Tset_size(text, 12);
+    H5Tinsert(pair, "n", 0, H5T_NATIVE_INT);
+    H5Tinsert(pair, "ssn", 4, text);
+    hid_t h5 = H5Fcreate(at("pair.h5"), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT), space = H5Screate_simple(1, (hsize_t[]){1}, NULL);
+    hid_t set = H5Dcreate2(h5, "t", pair, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
+    H5Dclose(set), H5Sclose(space), H5Fclose(h5), H5Tclose(pair), H5Tclose(text);
+    r = scan(at("pair.h5"));
+    assert_int_equal(r.n_unsearched, 1);
+    assert_non_null(strstr(r.skipped[0], "compound"));
+    phi_report_free(&r);
     /* Damaged files are named, not passed over. */
     r = scan(write_file("bad.h5", "\x89HDF\r\n\x1a\n nothing behind it"));
     assert_int_equal(r.n_skipped, 1);
