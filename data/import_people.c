@@ -22,7 +22,7 @@ typedef struct {
 
 typedef struct {
     int64_t id, birth, death, death_known, period_end, last_known;
-    StageRow row; /* STAGE_PERSON */
+    StageRow row, death_row; /* STAGE_PERSON; STAGE_DEATH, if death is known */
     int has_row, has_period, kept, visits_ready, period_table_row, dead_undated;
     uint16_t check;
     StageResource last; /* of a versioned source: the version that counts */
@@ -172,23 +172,23 @@ static int row_judge(Writer *w, const StageRow *row) {
     return 1;
 }
 
-static Status death_row(Writer *w, const StageRow *row, Err *err) {
+/* When it is known is settled once the visits are there. */
+static void death_row(Writer *w, const StageRow *row) {
     Person *p = &w->p;
     int y, mo, d, h, mi, s;
     if (p->death != TIME_NONE) { /* rows come by time: the first stays */
         note(w, row, DROP_SAME_ID);
-        return OK;
+        return;
     }
-    if (!row_judge(w, row)) return OK;
+    if (!row_judge(w, row)) return;
     keep(w, row);
     time_to_civil(row->start, &y, &mo, &d, &h, &mi, &s);
     if (mo == 12 && d == 31 && row->start_precision == PRECISION_DAY) note(w, row, NOTE_IMPRECISE_DEATH);
     int timed = row->start_precision != PRECISION_DAY;
     if (!timed) note(w, row, NOTE_DATE_ONLY);
-    int64_t known = timed ? row->start : end_of_day(w, row->start);
     p->death = row->start;
-    p->death_known = known;
-    return emit(w, row, w->death_code, KIND_DEATH, row->start, known, row->start_precision, 0, timed, err);
+    p->death_known = timed ? row->start : end_of_day(w, row->start);
+    p->death_row = *row;
 }
 
 /* ---- visits ------------------------------------------------------------------------------------------------------ */
@@ -241,16 +241,41 @@ static int visit_by_start(const void *a, const void *b) {
     return x->row.visit < y->row.visit ? -1 : x->row.visit > y->row.visit;
 }
 
-static void visits_ready(Writer *w) {
+/* A date of death on which an inpatient stay ended, with no visit after it: they died in that stay, at its end.  Not
+ * where dates and times are on different clocks. */
+static Status death_emit(Writer *w, Err *err) {
     Person *p = &w->p;
-    if (p->visits_ready) return;
+    const StageRow *row = &p->death_row;
+    if (p->death == TIME_NONE) return OK;
+    int timed = row->start_precision != PRECISION_DAY;
+    int64_t end = TIME_NONE;
+    for (size_t i = 0; i < p->n_visits && !timed && !w->im->zoned; i++) {
+        const Visit *v = &p->visit[i];
+        if (v->inpatient && v->end != TIME_NONE && v->row.end_precision != PRECISION_DAY &&
+            day_of(v->end) == day_of(p->death) && v->end > end)
+            end = v->end;
+    }
+    for (size_t i = 0; i < p->n_visits && end != TIME_NONE; i++) {
+        const Visit *v = &p->visit[i];
+        int later = v->row.start >= end && v->row.start_precision != PRECISION_DAY;
+        if (day_of(v->row.start) <= day_of(end) && (later || (v->inpatient && v->end > end))) end = TIME_NONE;
+    }
+    if (end != TIME_NONE) p->death_known = end;
+    return emit(w, row, w->death_code, KIND_DEATH, p->death, p->death_known, row->start_precision, 0, timed, err);
+}
+
+static Status visits_ready(Writer *w, Err *err) {
+    Person *p = &w->p;
+    if (p->visits_ready) return OK;
     p->visits_ready = 1;
-    if (!p->n_visits) return;
+    Status status = death_emit(w, err);
+    if (status || !p->n_visits) return status;
     Visit **order = xmalloc(p->n_visits * sizeof *order);
     for (size_t i = 0; i < p->n_visits; i++) order[i] = &p->visit[i];
     qsort(order, p->n_visits, sizeof *order, visit_by_start);
     for (size_t i = 0; i < p->n_visits; i++) order[i]->ordinal = (uint32_t)i + 1;
     free(order);
+    return OK;
 }
 
 static Visit *visit_find(Writer *w, const StageRow *row) {
@@ -335,14 +360,14 @@ static Status detail_row(Writer *w, const StageRow *row, Err *err) {
     }
     if (!row_judge(w, row)) return OK;
     keep(w, row);
-    visits_ready(w);
+    Status status = visits_ready(w, err);
+    if (status) return status;
     Visit *v = visit_find(w, row);
     int64_t time, end, known_end, known = time_known(w, row, v, &time);
     int timed = row->start_precision != PRECISION_DAY;
     stay_end(w, row, 1, &end, &known_end);
     visit_touch(v, known);
-    Status status =
-        emit(w, row, w->icu_in, KIND_TRANSFER, time, known, row->start_precision, v ? v->ordinal : 0, timed, err);
+    status = emit(w, row, w->icu_in, KIND_TRANSFER, time, known, row->start_precision, v ? v->ordinal : 0, timed, err);
     if (status || end == TIME_NONE) return status;
     if (known_end < known) known_end = known;
     return emit(w, row, w->icu_out, KIND_TRANSFER, end, known_end, row->end_precision, v ? v->ordinal : 0,
@@ -356,7 +381,8 @@ static Status clinical_row(Writer *w, const StageRow *row, Err *err) {
     }
     if (!row_judge(w, row)) return OK;
     keep(w, row);
-    visits_ready(w);
+    Status status = visits_ready(w, err);
+    if (status) return status;
     Visit *v = visit_find(w, row);
     const CodeKey *k = &w->im->keys.key[row->key];
     int recorded = row->start_precision != PRECISION_DAY;
@@ -392,8 +418,8 @@ static Status person_end(Writer *w, Err *err) {
     Person *p = &w->p;
     Import *im = w->im;
     if (!p->kept) return OK;
-    visits_ready(w);
-    Status status = visits_emit(w, err);
+    Status status = visits_ready(w, err);
+    if (!status) status = visits_emit(w, err);
     if (!status && p->has_row) status = person_emit(w, err);
     int64_t end = im->extract + END_OF_DAY + im->west;
     if (p->dead_undated && p->last_known != TIME_NONE) end = p->last_known;
@@ -456,7 +482,7 @@ static Status row_write(Writer *w, const StageRow *row, Err *err) {
             p->period_table_row = (int)row->row;
         }
         return OK;
-    case STAGE_DEATH: return death_row(w, row, err);
+    case STAGE_DEATH: death_row(w, row); return OK;
     case STAGE_VISIT: return visit_row(w, row, err);
     case STAGE_DETAIL: return detail_row(w, row, err);
     default: return clinical_row(w, row, err);

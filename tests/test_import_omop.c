@@ -272,6 +272,36 @@ static void test_imprecise_death(void **state) {
     assert_string_equal(report.extract_from, "last date in the data");
 }
 
+/* Of a death that only has a date: known when the stay ended that day, unless they left it alive. */
+static void test_death_in_stay(void **state) {
+    (void)state;
+    put("cdm_source.csv", SOURCE_2020);
+    put("person.csv", PERSON_HEAD "1,8532,1950,6,15,8527,0\n2,8532,1950,6,15,8527,0\n3,8532,1950,6,15,8527,0\n"
+                                  "4,8532,1950,6,15,8527,0\n5,8532,1950,6,15,8527,0\n");
+    put("concept.csv", "concept_id\tconcept_name\tdomain_id\tvocabulary_id\tconcept_code\n"
+                       "9201\tInpatient\tVisit\tVisit\tIP\n9202\tOutpatient\tVisit\tVisit\tOP\n");
+    put("death.csv", "person_id,death_date\n1,2019-05-02\n2,2019-05-03\n3,2019-05-02\n4,2019-05-02\n5,2019-05-02\n");
+    put("visit_occurrence.csv",
+        "visit_occurrence_id,person_id,visit_concept_id,visit_start_datetime,visit_end_datetime\n"
+        "1,1,9201,2019-05-01 08:00:00,2019-05-02 14:00:00\n"  /* died in the stay */
+        "2,2,9201,2019-05-01 08:00:00,2019-05-02 14:00:00\n"  /* the day after it */
+        "3,3,9202,2019-05-02 08:00:00,2019-05-02 09:00:00\n"  /* after seeing a doctor */
+        "4,4,9201,2019-05-01 08:00:00,2019-05-02 14:00:00\n"  /* went home, and came again */
+        "5,4,9202,2019-05-02 18:00:00,2019-05-02 19:00:00\n"
+        "6,5,9201,2019-05-01 08:00:00,2019-05-02 14:00:00\n"  /* moved to another hospital */
+        "7,5,9201,2019-05-02 14:00:00,2019-05-02 20:00:00\n");
+    import_folder();
+    static const char *const known[] = {"2019-05-02 14:00", "2019-05-03 23:59", "2019-05-02 23:59", "2019-05-02 23:59",
+                                        "2019-05-02 20:00"};
+    for (int i = 0; i < 5; i++) {
+        char expected[64];
+        snprintf(expected, sizeof expected, "\n%s|day|MEDS_DEATH||0\n", known[i]);
+        if (!strstr(timeline("out.h5", i + 1), expected))
+            fail_msg("person %d: expected %s in:\n%s", i + 1, expected, timeline("out.h5", i + 1));
+    }
+    assert_accounted();
+}
+
 static void test_values(void **state) {
     (void)state;
     put("person.csv", PERSON_1);
@@ -377,7 +407,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         IN_FOLDER(test_fixture_counts), IN_FOLDER(test_order_and_memory), IN_FOLDER(test_visits_and_diagnoses),
         IN_FOLDER(test_day_visit_with_timed_events), IN_FOLDER(test_icu), IN_FOLDER(test_care_sites), IN_FOLDER(test_people),
-        IN_FOLDER(test_imprecise_death), IN_FOLDER(test_lab_lag), IN_FOLDER(test_values), IN_FOLDER(test_hierarchy),
+        IN_FOLDER(test_imprecise_death), IN_FOLDER(test_death_in_stay), IN_FOLDER(test_lab_lag), IN_FOLDER(test_values), IN_FOLDER(test_hierarchy),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
