@@ -22,6 +22,10 @@ CFLAGS_OPT     = $(LEVEL) $(if $(SAN),-fsanitize=address$(comma)undefined -fno-o
 
 # ---- what is there -------------------------------------------------------------------------------------------------
 DETECT := $(BUILD)/detect.mk
+# What was missing may be there by now: an error is looked at anew each time (once: make starts over after finding).
+ifndef MAKE_RESTARTS
+$(shell ! grep -qs 'error no ' $(DETECT) || rm -f $(DETECT))
+endif
 ifeq ($(filter clean help setup quickstart test fuzz format test-parity bundle,$(MAKECMDGOALS)),)
 -include $(DETECT)
 endif

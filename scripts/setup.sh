@@ -47,13 +47,15 @@ else
         $run apt-get -qq update
         # shellcheck disable=SC2086
         $run env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $need > /dev/null
+        rm -f build/detect.mk build-san/detect.mk # it told what was missing
     fi
 fi
 
 # Python, for the evaluation scripts only.  The stamp is the list that was installed.
 venv() { # venv LIST STAMP
     if ! cmp -s "$1" ".venv/$2"; then
-        if [ ! -x .venv/bin/python ]; then
+        # One without pip was interrupted while it was made.
+        if ! .venv/bin/python -c 'import pip' 2> /dev/null; then
             python3=python3
             python3 -c 'import ensurepip, venv' 2> /dev/null || python3=/usr/bin/python3
             $python3 -m venv .venv
