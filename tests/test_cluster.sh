@@ -132,7 +132,7 @@ while IFS='|' read -r name lines code words; do
     [ $? = "$code" ] && grep -q -e "$words" said.log && [ "$(wc -l < said.log)" = 1 ]
     verdict $? "hosts: $name" said.log
 done << 'ROWS'
-a host that cannot be reached|10.77.0.1 slots=1\n10.77.0.9 slots=1\n|1|10.77.0.9: ssh: connect
+a host that cannot be reached|10.77.0.1 slots=1\n10.77.0.9 slots=1|1|10.77.0.9: ssh: connect
 a line without slots|10.77.0.1\n|2|is not 'NAME slots=GPUS'
 no host|# none\n|2|names no machine
 ROWS

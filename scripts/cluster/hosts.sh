@@ -30,7 +30,7 @@ program=$(realpath "$program")
 rsh=${EHR_RSH:-ssh -o BatchMode=yes}
 
 ranks=0
-while read -r name slots rest; do
+while read -r name slots rest || [ -n "$name" ]; do # the last line may have no end
     case $name in '' | '#'*) continue ;; esac
     [[ $slots =~ ^slots=([1-9][0-9]*)$ ]] || fail "$hosts: '$name $slots $rest' is not 'NAME slots=GPUS'" 2
     ranks=$((ranks + BASH_REMATCH[1]))
