@@ -100,6 +100,7 @@ for name in $names; do
         queue="$queue $name"
     fi
 done
+rm -f $(printf "$logs/%s.counts " $queue) # those of an earlier run count for nothing
 printf '%s\n' $queue | xargs -r -P "${JOBS:-$(nproc)}" -I{} bash -c "run_one {}"
 for name in $queue; do
     p=0 f=1 s=0
