@@ -280,7 +280,7 @@ static Status last_day(Run *r, int64_t *out, Err *err) {
         int64_t death = death_of(r, &p);
         if (end > *out) *out = end;
         dead += death != TIME_NONE;
-        end_with_death += death != TIME_NONE && end < death + US_PER_DAY;
+        end_with_death += death != TIME_NONE && (end < death || (uint64_t)end - (uint64_t)death < US_PER_DAY);
     }
     int about_death = 0;
     for (int64_t c = 0; c < r->f.n_codes; c++)

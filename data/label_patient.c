@@ -30,12 +30,18 @@ static int64_t later(int64_t us, int64_t by) {
     return by > 0 ? INT64_MAX - 1 : TIME_NONE + 1;
 }
 static int64_t minutes_later(int64_t us, int64_t minutes) { return later(us, minutes * US_PER_MINUTE); }
-static int64_t day_of(int64_t us) { return us >= 0 ? us / US_PER_DAY : -((-us + US_PER_DAY - 1) / US_PER_DAY); }
+static int64_t day_of(int64_t us) { return us / US_PER_DAY - (us % US_PER_DAY < 0); }
+
+/* 23:59 of the day. */
+static int64_t end_of_day(int64_t us) {
+    int64_t into = us % US_PER_DAY;
+    return later(us, US_PER_DAY - US_PER_MINUTE - (into < 0 ? into + US_PER_DAY : into));
+}
 
 /* A date-only event happened when it became known, if that was the same day, else at the end of its day. */
 static int64_t happened(const Event *e) {
     if (e->precision != PRECISION_DAY) return e->time;
-    int64_t end = (day_of(e->time) + 1) * US_PER_DAY - US_PER_MINUTE;
+    int64_t end = end_of_day(e->time);
     return e->available >= e->time && e->available < end ? e->available : end;
 }
 
@@ -105,7 +111,7 @@ static void find_at_visits(const LabelTask *t, const EventFile *f, const uint32_
         const Event *e = &p->event[i];
         int kind = f->code_kind[e->code];
         if (e->available == TIME_NONE) continue;
-        int64_t day_end = (day_of(e->available) + 1) * US_PER_DAY - US_PER_MINUTE;
+        int64_t day_end = end_of_day(e->available);
         if (t->index == INDEX_ADMISSION && kind == KIND_VISIT_START && marks[e->code] & MARK_INPATIENT)
             push(l, t->day_end ? day_end : minutes_later(e->available, t->index_offset_minutes), e->available, stay_end(f, p, i));
         if (t->index == INDEX_VISIT_END && kind == KIND_VISIT_END) push(l, e->available, TIME_NONE, TIME_NONE);
@@ -173,7 +179,10 @@ static Found look_after(const LabelTask *t, const EventFile *f, const uint32_t *
 }
 
 static double minutes_after(int64_t us, int64_t index) {
-    return us == INT64_MAX ? NAN : (double)(us - index) / US_PER_MINUTE;
+    int64_t after;
+    if (us == INT64_MAX) return NAN;
+    if (__builtin_sub_overflow(us, index, &after)) after = us > index ? INT64_MAX : INT64_MIN;
+    return (double)after / US_PER_MINUTE;
 }
 
 /* Duration: the stay lasted longer_than from its start. */
@@ -269,7 +278,8 @@ int64_t label_patient(const LabelTask *t, const EventFile *f, const uint32_t *ma
         LabelRow row;
         IndexTime *at = &list.at[i];
         if (at->us >= r->origin_us && at->us <= observed_until)
-            at->known_us += US_PER_MINUTE - 1 - (int64_t)(((uint64_t)at->us - (uint64_t)r->origin_us) % US_PER_MINUTE);
+            at->known_us = later(
+                at->us, US_PER_MINUTE - 1 - (int64_t)(((uint64_t)at->us - (uint64_t)r->origin_us) % US_PER_MINUTE));
         int why = row_of(t, f, marks, p, r, at, death, observed_until, &row);
         if (why >= 0) {
             counts->excluded[why]++;

@@ -261,6 +261,41 @@ static void test_ends_of_days(void **state) {
     assert_labels(unit, twice, AT(60, 0), "1@14399(+1441)| had it before 1"); /* of this stay, not of an earlier one */
 }
 
+/* The writer takes any time: what is reckoned from the latest, or the earliest, does not wrap round. */
+static void test_absurd_times(void **state) {
+    (void)state;
+    const int64_t last = (INT64_MAX - made_us(0)) / US_PER_MINUTE, first = INT64_MIN / US_PER_MINUTE;
+    const char *task = TASK("visit-end", "\"ICD10CM//I50\"", "10d", "");
+    Row far[] = {OPEN(0, "VISIT//OUT", 1), CLOSE(10, 1), {last, 0, "MEDS_DEATH", KIND_DEATH, 0, 1, NAN, NULL}, END};
+    assert_labels(task, far, AT(60, 0), "0@10"); /* once dead before the index */
+    Row early[] = {{first, 0, "ICD10CM//I50", KIND_DIAGNOSIS, 0, 1, NAN, NULL}, OPEN(0, "VISIT//OUT", 1), CLOSE(10, 1), END};
+    assert_labels(TASK("visit-end", "\"ICD10CM//I50\"", "10d", ", \"first\": true"), early, AT(60, 0), "| had it before 1");
+    const char *day = TASK("admission-day", "\"ICD10CM//I50\"", "10d", "");
+    Row stay[] = {OPEN(last, "VISIT//IP", 1), END};
+    assert_labels(day, stay, UNDATED, "| not observed at the index 1");
+    /* Times before 1970: the span from them to the latest. */
+    Row old[] = {OPEN(0, "VISIT//OUT", 1), CLOSE(10, 1), DEATH(last), END};
+    for (int i = 0; i < 2; i++) old[i].time -= AT(40 * 365, 0);
+    LabelTask t;
+    EventFile f;
+    EventPatient p;
+    LabelCounts counts = {0};
+    LabelRow *out = NULL;
+    int64_t room = 0;
+    rows_write(at("label.h5"), old, AT(60, 0));
+    MUST(label_task_parse(&t, task, strlen(task), "test", err));
+    MUST(event_file_open(&f, at("label.h5"), err));
+    MUST(event_file_patient(&f, 0, &p, err));
+    uint32_t *marks = label_marks(&t, &f);
+    LabelRecord r = {made_us(-AT(40 * 365, 0)), TIME_NONE, made_us(0), NULL, 0};
+    assert_int_equal(label_patient(&t, &f, marks, &p, &r, &out, &room, &counts), 1);
+    assert_true(out[0].death_minutes > 1e11);
+    free(out);
+    free(marks);
+    event_file_close(&f);
+    label_task_free(&t);
+}
+
 static void test_window_begins_later(void **state) {
     (void)state;
     const char *task = TASK("visit-end", "\"ICD10CM//I50\"", "10d", ", \"after\": \"1d\", \"first\": true");
@@ -757,6 +792,7 @@ int main(void) {
         cmocka_unit_test(test_values),
         cmocka_unit_test(test_durations),
         cmocka_unit_test(test_ends_of_days),
+        cmocka_unit_test(test_absurd_times),
         cmocka_unit_test(test_window_begins_later),
         cmocka_unit_test(test_censored_as_negatives),
         cmocka_unit_test(test_before_results),
