@@ -172,6 +172,11 @@ static Status task_read(LabelTask *t, const json_t *root, const char *where, Err
     if (!json_is_object(root)) return err_set(err, ERR_FORMAT, "%s: a task is a JSON object", where);
     Status s = keys_check(root, known, sizeof known / sizeof *known, where, err);
     if (s) return s;
+    for (int i = 0; i < 2; i++) { /* both may be left out, but are not skipped */
+        const char *key = i ? "note" : "kind";
+        const json_t *value = json_object_get(root, key);
+        if (value && !json_is_string(value)) return bad(where, key, i ? "text" : "event, duration or value", err);
+    }
     const char *name = json_string_value(json_object_get(root, "name")),
                *kind = json_string_value(json_object_get(root, "kind"));
     const char *index = json_string_value(json_object_get(root, "index")),
@@ -228,7 +233,8 @@ Status label_task_parse(LabelTask *t, const char *json, size_t size, const char 
     inpatient_default(t);
     /* A duration is decided when the stay has lasted that long. */
     if (t->kind == LABEL_DURATION) t->horizon_minutes = t->longer_than_minutes - t->index_offset_minutes;
-    if (!s && t->horizon_minutes <= 0)
+    int64_t least = t->kind == LABEL_DURATION && t->day_end ? 1440 : 1; /* admitted at midnight, looked at by 23:59 */
+    if (!s && t->horizon_minutes < least)
         s = bad(where, "longer_than", "longer than the index is after the admission", err);
     if (s) label_task_free(t);
     return s;

@@ -351,6 +351,8 @@ static void test_wrong_tasks(void **state) {
         {TASK("discharge", "\"X\"", "1d", ", \"first\": 1"), "\"first\""},
         {TASK("discharge", "\"X\"", "1d", ", \"kind\": \"value\""), "bounded"},
         {TASK("discharge", "\"X\"", "1d", ", \"kind\": \"guess\""), "\"kind\""},
+        {TASK("discharge", "\"X\"", "1d", ", \"kind\": [\"value\"]"), "\"kind\""},
+        {TASK("discharge", "\"X\"", "1d", ", \"note\": 3"), "\"note\""},
         {TASK("discharge", "\"X\"", "1d", ", \"censored\": \"maybe\""), "\"censored\""},
         {TASK("discharge", "\"X\"", "1d", ", \"after\": \"1d\""), "\"after\""},
         {TASK("discharge", "\"X\"", "1d", ", \"first\": \"stay\""), "\"index\""},
@@ -358,6 +360,7 @@ static void test_wrong_tasks(void **state) {
         {TASK("discharge", "\"X\"", "1d", ", \"stops\": [{}]"), "list of code patterns"},
         {"{\"name\": \"t\", \"index\": \"discharge\", \"horizon\": \"1d\", \"outcome\": {\"codes\": [\"X\"], \"above\": 2, \"below\": 1}}", "\"above\""},
         {"{\"name\": \"t\", \"kind\": \"duration\", \"index\": \"admission+24h\", \"longer_than\": \"12h\"}", "longer_than"},
+        {"{\"name\": \"t\", \"kind\": \"duration\", \"index\": \"admission-day\", \"longer_than\": \"12h\"}", "longer_than"},
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         LabelTask t;
