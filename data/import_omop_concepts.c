@@ -263,7 +263,8 @@ static Status clinical_resolve(Omop *o, CodeKey *k, Err *err) {
                                               "drug_exposure",
                                               "measurement",
                                               "observation",
-                                              "device_exposure"};
+                                              "device_exposure",
+                                              "note"};
     ConceptTable *t = &o->concepts;
     uint32_t concept = k->concept ? concept_find(t, k->concept) : INTERN_NONE;
     const Concept *c = concept == INTERN_NONE ? NULL : &t->item[concept];

@@ -302,6 +302,18 @@ static void test_death_in_stay(void **state) {
     assert_accounted();
 }
 
+/* A note of no class and no type is a note still. */
+static void test_note_without_concept(void **state) {
+    (void)state;
+    put("cdm_source.csv", SOURCE_2020);
+    put("person.csv", PERSON_1);
+    put("note.csv", "person_id,note_date,note_class_concept_id,note_text\n1,2020-01-01,0,Went home.\n");
+    ImportOptions o = {.path = folder, .out = at("out.h5"), .memory = 8 << 20, .max_line = 1 << 20, .max_errors = -1, .notes = 1};
+    import_report_free(&report);
+    if (import_omop(&o, &report, &err)) fail_msg("%s", err.msg);
+    if (!strstr(timeline("out.h5", 1), "2020-01-01 23:59|day|note//UNKNOWN||0\n")) fail_msg("%s", timeline("out.h5", 1));
+}
+
 static void test_values(void **state) {
     (void)state;
     put("person.csv", PERSON_1);
@@ -407,7 +419,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         IN_FOLDER(test_fixture_counts), IN_FOLDER(test_order_and_memory), IN_FOLDER(test_visits_and_diagnoses),
         IN_FOLDER(test_day_visit_with_timed_events), IN_FOLDER(test_icu), IN_FOLDER(test_care_sites), IN_FOLDER(test_people),
-        IN_FOLDER(test_imprecise_death), IN_FOLDER(test_death_in_stay), IN_FOLDER(test_lab_lag), IN_FOLDER(test_values), IN_FOLDER(test_hierarchy),
+        IN_FOLDER(test_imprecise_death), IN_FOLDER(test_death_in_stay), IN_FOLDER(test_note_without_concept), IN_FOLDER(test_lab_lag), IN_FOLDER(test_values), IN_FOLDER(test_hierarchy),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
