@@ -599,9 +599,10 @@ static Status file_commit(const char *tmp, const char *path, Err *err) {
     }
     unsigned char seal[EVENT_SEAL];
     Status status = event_seal_compute(fd, tmp, (int64_t)size, 0, seal, NULL, err);
-    if (!status && (pwrite(fd, seal, sizeof seal, size) != (ssize_t)sizeof seal || fsync(fd) || rename(tmp, path)))
-        status = err_set(err, ERR_IO, "cannot put %s in place: %s", path, strerror(errno));
+    if (!status && (pwrite(fd, seal, sizeof seal, size) != (ssize_t)sizeof seal || fsync(fd)))
+        status = err_set(err, ERR_IO, "cannot write %s: %s", tmp, strerror(errno));
     close(fd);
+    if (!status) status = file_publish(tmp, path, err);
     return status;
 }
 

@@ -78,7 +78,7 @@ Status h5_write_at(int fd, const char *path, const void *data, size_t size, int6
 Status h5_publish(int fd, const char *tmp, const char *path, Status status, Err *err) {
     if (!status && fsync(fd)) status = err_set(err, ERR_IO, "cannot write %s: %s", tmp, strerror(errno));
     if (fd >= 0 && close(fd) && !status) status = err_set(err, ERR_IO, "cannot write %s: %s", tmp, strerror(errno));
-    if (!status && rename(tmp, path)) status = err_set(err, ERR_IO, "cannot write %s: %s", path, strerror(errno));
+    if (!status) status = file_publish(tmp, path, err);
     if (status) unlink(tmp);
     return status;
 }

@@ -281,7 +281,7 @@ static Status file_finish(CohortFile *c, const OracleCohortOptions *o, const cha
                                  .samples = o->risk_samples,
                                  .seed = o->seed};
     s = oracle_file_write(&content, part, err);
-    if (!s && rename(part, path)) s = err_set(err, ERR_IO, "cannot rename %s to %s", part, path);
+    if (!s) s = file_publish(part, path, err);
     if (s) remove(part);
     return s;
 }

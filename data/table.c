@@ -238,32 +238,21 @@ static void print_comment(FILE *f, const char *name, const char *text) {
 }
 
 Status table_write_csv(const Table *t, const char *path, int comments, Err *err) {
-    char *tmp = xasprintf("%s.tmp", path);
-    FILE *f = fopen(tmp, "wb");
-    if (f) {
-        for (int i = 0; comments && i < t->n_attributes; i++) print_comment(f, t->attribute_name[i], t->attribute[i]);
-        for (int i = 0; i < t->n_columns; i++)
-            for (int k = 0; k < t->column[i].width; k++) {
-                fprintf(f, "%s%s", i || k ? "," : "", t->column[i].name);
-                if (t->column[i].type == COLUMN_F32) fprintf(f, "_%d", k);
-            }
-        fputc('\n', f);
-        for (int64_t row = 0; row < t->n; row++)
-            for (int i = 0; i < t->n_columns; i++) {
-                print_cell(f, &t->column[i], row);
-                fputc(i + 1 < t->n_columns ? ',' : '\n', f);
-            }
-    }
-    int bad = !f || ferror(f) || fflush(f) || fsync(fileno(f)), why = errno;
-    if (f && fclose(f) && !bad) {
-        bad = 1;
-        why = errno;
-    }
-    if (!bad && rename(tmp, path)) {
-        bad = 1;
-        why = errno;
-    }
-    if (bad && f) unlink(tmp);
-    free(tmp);
-    return bad ? err_set(err, ERR_IO, "cannot write %s: %s", path, strerror(why)) : OK;
+    OutFile out;
+    Status  s = out_file_open(&out, path, err);
+    FILE   *f = out.f;
+    if (s) return out_file_close(&out, s, err);
+    for (int i = 0; comments && i < t->n_attributes; i++) print_comment(f, t->attribute_name[i], t->attribute[i]);
+    for (int i = 0; i < t->n_columns; i++)
+        for (int k = 0; k < t->column[i].width; k++) {
+            fprintf(f, "%s%s", i || k ? "," : "", t->column[i].name);
+            if (t->column[i].type == COLUMN_F32) fprintf(f, "_%d", k);
+        }
+    fputc('\n', f);
+    for (int64_t row = 0; row < t->n; row++)
+        for (int i = 0; i < t->n_columns; i++) {
+            print_cell(f, &t->column[i], row);
+            fputc(i + 1 < t->n_columns ? ',' : '\n', f);
+        }
+    return out_file_close(&out, OK, err);
 }

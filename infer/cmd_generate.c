@@ -4,13 +4,10 @@
 #include "infer/commands.h"
 #include "infer/page.h"
 #include "infer/session.h"
-#include <errno.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 typedef struct {
     SessionFlags session;
@@ -238,31 +235,6 @@ static void page_outcomes(const Vocabulary *v, StringList *out) {
     free(mark);
 }
 
-/* A file appears whole or not at all; what is no plain file (a pipe, a device) is written to as it is. */
-typedef struct {
-    FILE *f;
-    char *tmp; /* NULL: written in place */
-    const char *path;
-} OutFile;
-
-static Status out_open(OutFile *o, const char *path, Err *err) {
-    *o = (OutFile){.path = path};
-    struct stat there;
-    if (stat(path, &there) || S_ISREG(there.st_mode)) o->tmp = xasprintf("%s.tmp", path);
-    o->f = fopen(o->tmp ? o->tmp : path, "w");
-    return o->f ? OK : err_set(err, ERR_IO, "cannot write %s: %s", path, strerror(errno));
-}
-
-/* s: how the writing went; a failure leaves what was there before. */
-static Status out_close(OutFile *o, Status s, Err *err) {
-    int bad = o->f && (ferror(o->f) | fflush(o->f) | (o->tmp && fsync(fileno(o->f)))), why = errno;
-    if (o->f && fclose(o->f) && !bad) bad = 1, why = errno;
-    if (!s && !bad && o->f && o->tmp && rename(o->tmp, o->path)) bad = 1, why = errno;
-    if (o->f && o->tmp && (s || bad)) unlink(o->tmp);
-    free(o->tmp);
-    return !s && bad ? err_set(err, ERR_IO, "cannot write %s: %s: disk full?", o->path, strerror(why)) : s;
-}
-
 Status cmd_generate(int argc, char **argv, Err *err) {
     GenerateFlags f = {.session = SESSION_FLAGS_DEFAULT, .patient = PATIENT_FLAGS_DEFAULT, .clock = "quantile", .window = "block",
                        .samples = 3, .batch = 256, .seed = 1, .horizon = 525600, .max_tokens = 2048, .history = 40,
@@ -309,11 +281,11 @@ Status cmd_generate(int argc, char **argv, Err *err) {
     if (!st) session_note(&s, stderr);
     OutFile out = {0}, html = {0};
     if (!st && f.html && !f.outcomes.n) page_outcomes(&s.dataset.vocabulary, &f.outcomes);
-    if (!st && f.html) st = out_open(&html, f.html, err);
-    if (!st && f.out) st = out_open(&out, f.out, err);
+    if (!st && f.html) st = out_file_open(&html, f.html, err);
+    if (!st && f.out) st = out_file_open(&out, f.out, err);
     if (!st) st = generate(&s, &f, f.out ? out.f : stdout, html.f, err);
-    st = out_close(&out, st, err);
-    st = out_close(&html, st, err);
+    if (out.path) st = out_file_close(&out, st, err);
+    if (html.path) st = out_file_close(&html, st, err);
     if (!st && f.html) fprintf(stderr, "%s\n", f.html);
     session_close(&s);
     return st;

@@ -133,27 +133,22 @@ static Status write_tensor(FILE *f, const GgufTensor *t, void *buffer, const cha
 }
 
 Status gguf_write(const Gguf *g, const char *path, FILE *progress, Err *err) {
-    char *tmp = xasprintf("%s.tmp", path);
-    FILE *f = fopen(tmp, "wb");
-    Status s = f ? OK : err_set(err, ERR_IO, "cannot write %s: %s", tmp, strerror(errno));
+    OutFile out;
+    Status s = out_file_open(&out, path, err);
     Gguf head = {0};
     void *buffer = xmalloc(PIECE * sizeof(float));
     Progress p;
     progress_open(&p, progress, "export", "tensors", g->n_tensors);
     header(g, &head);
-    if (!s && fwrite(head.keys, 1, head.keys_size, f) != head.keys_size)
-        s = err_set(err, ERR_IO, "cannot write %s: %s", tmp, strerror(errno));
+    if (!s && fwrite(head.keys, 1, head.keys_size, out.f) != head.keys_size)
+        s = err_set(err, ERR_IO, "cannot write %s: %s", path, strerror(errno));
     for (int i = 0; i < g->n_tensors && !s; i++) {
-        s = write_tensor(f, &g->tensor[i], buffer, tmp, err);
+        s = write_tensor(out.f, &g->tensor[i], buffer, path, err);
         progress_update(&p, i + 1);
     }
-    if (!s && (fflush(f) || fsync(fileno(f)))) s = err_set(err, ERR_IO, "cannot write %s: %s", tmp, strerror(errno));
-    if (f && fclose(f) && !s) s = err_set(err, ERR_IO, "cannot write %s: %s", tmp, strerror(errno));
-    if (!s && rename(tmp, path)) s = err_set(err, ERR_IO, "cannot rename %s to %s: %s", tmp, path, strerror(errno));
-    if (s && f) remove(tmp);
+    s = out_file_close(&out, s, err);
     progress_close(&p, g->n_tensors);
     gguf_free(&head);
     free(buffer);
-    free(tmp);
     return s;
 }

@@ -152,22 +152,46 @@ Status file_read(const char *path, size_t max_bytes, char **out, size_t *size, E
     return status;
 }
 
+static int is_special(const char *path) {
+    struct stat there;
+    return !stat(path, &there) && !S_ISREG(there.st_mode) && !S_ISDIR(there.st_mode);
+}
+
+Status out_file_open(OutFile *o, const char *path, Err *err) {
+    *o = (OutFile){.path = xstrdup(path), .tmp = is_special(path) ? NULL : xasprintf("%s.tmp", path)};
+    o->f = fopen(o->tmp ? o->tmp : path, "wb");
+    return o->f ? OK : err_set(err, ERR_IO, "cannot write %s: %s", path, strerror(errno));
+}
+
+Status out_file_close(OutFile *o, Status s, Err *err) {
+    const int opened = o->f != NULL;
+    int bad = opened && (ferror(o->f) || fflush(o->f) || (o->tmp && fsync(fileno(o->f)))), why = errno;
+    if (opened && fclose(o->f) && !bad) {
+        bad = 1;
+        why = errno;
+    }
+    if (opened && !s && !bad && o->tmp && rename(o->tmp, o->path)) {
+        bad = 1;
+        why = errno;
+    }
+    if (opened && o->tmp && (s || bad)) unlink(o->tmp);
+    if (!s && bad) s = err_set(err, ERR_IO, "cannot write %s: %s", o->path, strerror(why));
+    free(o->tmp);
+    free(o->path);
+    *o = (OutFile){0};
+    return s;
+}
+
+Status file_publish(const char *tmp, const char *path, Err *err) {
+    if (is_special(path)) return err_set(err, ERR_IO, "cannot write %s: it is not a plain file; name another", path);
+    return rename(tmp, path) ? err_set(err, ERR_IO, "cannot write %s: %s", path, strerror(errno)) : OK;
+}
+
 Status file_write(const char *path, const void *data, size_t size, Err *err) {
-    char *tmp = xasprintf("%s.tmp", path);
-    FILE *f = fopen(tmp, "wb");
-    int bad = !f || fwrite(data, 1, size, f) != size || fflush(f) || fsync(fileno(f));
-    int why = errno;
-    if (f && fclose(f) && !bad) {
-        bad = 1;
-        why = errno;
-    }
-    if (!bad && rename(tmp, path)) {
-        bad = 1;
-        why = errno;
-    }
-    if (bad) unlink(tmp);
-    free(tmp);
-    return bad ? err_set(err, ERR_IO, "cannot write %s: %s", path, strerror(why)) : OK;
+    OutFile o;
+    Status s = out_file_open(&o, path, err);
+    if (!s) (void)fwrite(data, 1, size, o.f); /* its end tells how it went */
+    return out_file_close(&o, s, err);
 }
 
 Status dir_make(const char *path, Err *err) {

@@ -3,6 +3,8 @@
 #include "model/flags.h"
 #include "tests/temp_files.h"
 
+#include <fcntl.h>
+
 /* ---- base -------------------------------------------------------------------------------------------------------- */
 
 static void test_err(void **state) {
@@ -30,6 +32,31 @@ static void test_alloc(void **state) {
     for (int i = 0; i < 15; i++) assert_int_equal(p[i], 0);
     free(p);
     free(try_calloc(0, 8));
+}
+
+/* As root a rename would put a plain file where /dev/null was. */
+static void test_what_is_no_plain_file(void **state) {
+    (void)state;
+    Err err = {OK, ""};
+    char *dir = temp_dir(), *pipe = xasprintf("%s/pipe", dir), *tmp = xasprintf("%s/made", dir), got[8];
+    assert_int_equal(mkfifo(pipe, 0600), 0);
+    int end = open(pipe, O_RDONLY | O_NONBLOCK);
+    assert_int_equal(file_write(pipe, "told", 4, &err), OK);
+    assert_int_equal(read(end, got, sizeof got), 4);
+    assert_memory_equal(got, "told", 4);
+    assert_int_equal(file_write(tmp, "x", 1, &err), OK);
+    assert_int_equal(file_publish(tmp, pipe, &err), ERR_IO);
+    assert_non_null(strstr(err.msg, pipe));
+    struct stat there;
+    assert_int_equal(stat(pipe, &there), 0);
+    assert_true(S_ISFIFO(there.st_mode));
+    close(end);
+    unlink(pipe);
+    unlink(tmp);
+    assert_int_equal(rmdir(dir), 0);
+    free(pipe);
+    free(tmp);
+    free(dir);
 }
 
 static void test_files(void **state) {
@@ -300,7 +327,7 @@ static void test_command_main(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_err),           cmocka_unit_test(test_alloc),
-        cmocka_unit_test(test_files),         cmocka_unit_test(test_split_list),
+        cmocka_unit_test(test_what_is_no_plain_file), cmocka_unit_test(test_files), cmocka_unit_test(test_split_list),
         cmocka_unit_test(test_flags_values),  cmocka_unit_test(test_flags_units),
         cmocka_unit_test(test_flags_refused), cmocka_unit_test(test_flags_list_full),
         cmocka_unit_test(test_flags_print),   cmocka_unit_test(test_command_main),
