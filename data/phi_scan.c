@@ -212,6 +212,7 @@ static Status scan_safetensors(PhiFile *f, Stream *s, const char *head, size_t n
         held += got;
     }
     if (!status) look_json(f, "header", text, held, 1);
+    if (!status && held < n) status = err_set(err, ERR_FORMAT, "%s ends within its header of tensors", s->name);
     free(text);
     return status;
 }
@@ -239,13 +240,19 @@ static Status scan_stream(PhiReport *r, const PhiPatterns *p, Stream *s, Err *er
 
 /* ---- files and folders ------------------------------------------------------------------------------------------- */
 
+/* What could not be read to its end: nobody knows what it holds. */
+static void unsearched(PhiReport *r, const char *name, const Err *why) {
+    phi_file_skip(r, name, why->msg);
+    r->n_unsearched++;
+}
+
 static Status scan_entries(PhiReport *r, const PhiPatterns *p, const Archive *a, Err *err) {
     Status status = OK;
     for (int i = 0; i < a->n && !status; i++) {
         Stream s;
         Err why = {0};
         if ((status = stream_open(&s, a, i, err))) break;
-        if (scan_stream(r, p, &s, &why)) phi_file_skip(r, s.name, why.msg);
+        if (scan_stream(r, p, &s, &why)) unsearched(r, s.name, &why);
         stream_close(&s);
     }
     return status;
@@ -258,10 +265,7 @@ static Status scan_file(PhiReport *r, const PhiPatterns *p, const char *path, Er
     if (H5Fis_hdf5(path) > 0) {
         PhiFile f;
         phi_file_begin(&f, r, p, path);
-        if (phi_scan_h5(&f, path, &why)) {
-            phi_file_skip(r, path, why.msg);
-            r->n_unsearched++;
-        }
+        if (phi_scan_h5(&f, path, &why)) unsearched(r, path, &why);
         return OK;
     }
     if (ends_with(path, ".zip")) {
@@ -272,7 +276,7 @@ static Status scan_file(PhiReport *r, const PhiPatterns *p, const char *path, Er
     }
     Status status = stream_open_path(&s, path, err);
     if (status) return status;
-    if (scan_stream(r, p, &s, &why)) phi_file_skip(r, path, why.msg);
+    if (scan_stream(r, p, &s, &why)) unsearched(r, path, &why);
     stream_close(&s);
     return OK;
 }

@@ -110,36 +110,37 @@ static herr_t visit_object(hid_t root, const char *name, const H5O_info_t *info,
 
 /* ---- our own formats --------------------------------------------------------------------------------------------- */
 
-static void look_events(PhiFile *file, const char *path) {
+static Status look_events(PhiFile *file, const char *path, Err *err) {
     EventFile f;
-    Err ignored;
-    if (event_file_open(&f, path, &ignored)) return; /* its strings were searched all the same */
+    Status    status = event_file_open(&f, path, err);
+    if (status) return status;
     if (!event_file_is_relative(&f) && strcmp(f.source, "oracle")) {
         if (f.n_patients) phi_file_add(file, "/subject_id, ids of the source", PHI_NUMBER, 1, f.n_patients);
         if (f.n_events) phi_file_add(file, "/time, calendar times", PHI_DATE, 1, f.n_events);
     }
-    for (int64_t i = 0; i < f.n_notes; i++) {
+    for (int64_t i = 0; i < f.n_notes && !status; i++) {
         const char *text;
-        size_t n;
-        if (event_file_text(&f, i, &text, &n, &ignored)) break;
+        size_t      n;
+        status = event_file_text(&f, i, &text, &n, err);
+        if (status) break;
         phi_file_text(file, "/note_text", text, n, i + 1);
         file->r->bytes += (int64_t)n;
     }
     event_file_close(&f);
+    return status;
 }
 
 /* Notes of a shard, by the vocabulary beside it; row: patient in the shard, from 1. */
-static void look_shard(PhiFile *file, const char *path) {
+static Status look_shard(PhiFile *file, const char *path, Err *err) {
     const char *slash = strrchr(path, '/');
-    char *beside = xasprintf("%.*svocabulary.json", slash ? (int)(slash - path + 1) : 0, path);
-    Vocabulary v;
-    Shard s;
-    Err ignored;
-    NoteText note = {0};
-    int usable = path_exists(beside) && !vocabulary_load(&v, beside, &ignored);
+    char       *beside = xasprintf("%.*svocabulary.json", slash ? (int)(slash - path + 1) : 0, path);
+    Vocabulary  v;
+    Shard       s;
+    NoteText    note = {0};
+    Status      status = vocabulary_load(&v, beside, err);
     free(beside);
-    if (!usable) return;
-    if (v.text_begin >= 0 && !shard_open(&s, path, &ignored)) {
+    if (status) return err_context(err, "%s: what its tokens spell cannot be read", path);
+    if (v.text_begin >= 0 && !(status = shard_open(&s, path, err))) {
         for (int64_t p = 0; p < s.n_patients; p++)
             for (uint64_t i = s.offsets[p]; i < s.offsets[p + 1]; i++) {
                 uint32_t id = s.wide ? ((const uint32_t *)s.tokens)[i] : ((const uint16_t *)s.tokens)[i];
@@ -150,17 +151,16 @@ static void look_shard(PhiFile *file, const char *path) {
     }
     note_text_free(&note);
     vocabulary_free(&v);
+    return status;
 }
 
-static void look_table(PhiFile *file, hid_t h5){H5E_BEGIN_TRY{
-    hid_t set = H5Lexists(h5, "subject_id", H5P_DEFAULT) > 0 ? H5Dopen2(h5, "subject_id", H5P_DEFAULT) : -1;
-hid_t space = set >= 0 ? H5Dget_space(set) : -1;
-hssize_t n = space >= 0 ? H5Sget_simple_extent_npoints(space) : 0;
-if (n > 0) phi_file_add(file, "/subject_id of a linkage", PHI_NUMBER, 1, n);
-if (space >= 0) H5Sclose(space);
-if (set >= 0) H5Dclose(set);
-}
-H5E_END_TRY
+static void look_table(PhiFile *file, hid_t h5) {
+    hid_t    set = H5Lexists(h5, "subject_id", H5P_DEFAULT) > 0 ? H5Dopen2(h5, "subject_id", H5P_DEFAULT) : -1;
+    hid_t    space = set >= 0 ? H5Dget_space(set) : -1;
+    hssize_t n = space >= 0 ? H5Sget_simple_extent_npoints(space) : 0;
+    if (n > 0) phi_file_add(file, "/subject_id of a linkage", PHI_NUMBER, 1, n);
+    if (space >= 0) H5Sclose(space);
+    if (set >= 0) H5Dclose(set);
 }
 
 Status phi_scan_h5(PhiFile *f, const char *path, Err *err) {
@@ -176,9 +176,10 @@ Status phi_scan_h5(PhiFile *f, const char *path, Err *err) {
     H5E_END_TRY
     if (format && !strcmp(format, "ehr.c table")) look_table(f, file);
     H5Fclose(file);
-    if (format && !strcmp(format, "ehr.c events")) look_events(f, path);
-    if (format && !strcmp(format, SHARD_FORMAT)) look_shard(f, path);
+    if (format && !strcmp(format, "ehr.c events")) status = look_events(f, path, err);
+    if (format && !strcmp(format, SHARD_FORMAT)) status = look_shard(f, path, err);
     free(format);
+    if (status) return status;
     if (v.nested && !v.failed)
         return err_set(err, ERR_FORMAT, "%s: text within compound or array types is not searched: write it as plain strings, "
                        "or as CSV, and search that", path);

@@ -199,6 +199,12 @@ static void events_and_datasets(void **state) {
     assert_true(phi_report_count(&r, "vocabulary.json", "text", PHI_PHONE) >= 1);
     assert_int_equal(phi_report_count(&r, ".h5", NULL, -1), 0);
     phi_report_free(&r);
+    /* What tokens spell is not known without the vocabulary. */
+    assert_int_equal(rename(at("d/vocabulary.json"), at("d/words.json")), 0);
+    r = scan(at("d/train-00000.h5"));
+    assert_int_equal(r.n_unsearched, 1);
+    assert_non_null(strstr(r.skipped[0], "spell"));
+    phi_report_free(&r);
     r = scan(at("e.linkage.h5"));
     assert_true(phi_report_count(&r, NULL, NULL, PHI_NUMBER) > 0);
     phi_report_free(&r);
@@ -218,6 +224,9 @@ static void events_and_datasets(void **state) {
     /* Damaged files are named, not passed over. */
     r = scan(write_file("bad.h5", "\x89HDF\r\n\x1a\n nothing behind it"));
     assert_int_equal(r.n_skipped, 1);
+    phi_report_free(&r);
+    r = scan(write_file("bad.safetensors", "tensors without a header"));
+    assert_int_equal(r.n_unsearched, 1);
     phi_report_free(&r);
 }
 
