@@ -12,7 +12,7 @@ import runs in a folder in memory that is gone when the answer is, and metrics k
 Research use; not a medical device.  Every card says so.
 """
 import argparse, collections, datetime, json, logging, os, re, subprocess, sys, tempfile, threading, urllib.error, urllib.request, uuid
-import flask, h5py, jwt, numpy as np, prometheus_client as prom, waitress
+import flask, h5py, jwt, numpy as np, prometheus_client as prom, waitress, werkzeug.exceptions
 
 NOTICE = "Research use; not a medical device. An estimate of a model, to be checked by a person against the record."
 KINDS = ("static", "birth", "visit_start", "transfer", "lab", "diagnosis", "procedure", "drug", "other", "visit_end", "death")
@@ -87,9 +87,10 @@ def references(resources):
     """code of the vocabulary -> references of the resources that carry it, for `basis`."""
     found = collections.defaultdict(list)
     for r in resources:
-        concept = r.get("code") or r.get("medicationCodeableConcept") or {}
-        for c in (concept.get("coding") or []) if isinstance(concept, dict) else []:
-            if isinstance(c, dict) and c.get("system") in SYSTEMS and r.get("id"):
+        concept = r.get("code") or r.get("medicationCodeableConcept")
+        coding = concept.get("coding") if isinstance(concept, dict) else None
+        for c in coding if isinstance(coding, list) else []:
+            if isinstance(c, dict) and isinstance(c.get("system"), str) and c["system"] in SYSTEMS and isinstance(r.get("id"), str):
                 found[f"{SYSTEMS[c['system']]}//{c.get('code')}"].append(f"{r['resourceType']}/{r['id']}")
     return found
 
@@ -100,6 +101,10 @@ def references(resources):
 def days_of(horizon):
     number, unit = re.fullmatch(r"(\d+)([hdwmy])", horizon).groups()
     return int(number) * {"h": 1 / 24, "d": 1, "w": 7, "m": 30.4375, "y": 365.25}[unit]
+
+
+def horizon_text(horizon):
+    return f"{horizon[:-1]} hours" if horizon.endswith("h") else f"{days_of(horizon):.0f} days"
 
 
 def percent(x):
@@ -149,8 +154,8 @@ def card_of(service, answer, assessment):
         card["summary"] = f"No forecast of {o['name']}: {', '.join(answer['reasons'])}"[:139]
         card["detail"] = f"The record does not support one: {', '.join(answer['reasons'])}.\n\n{NOTICE}"
         return card
-    card["summary"] = f"{percent(risk)} risk of {o['name']} within {days_of(service['horizon']):.0f} days, by a research model"[:139]
-    card["detail"] = (f"Estimated risk of **{o['name']}** within {days_of(service['horizon']):.0f} days: **{percent(risk)}**. {assessment['prediction'][0]['rationale']}."
+    card["summary"] = f"{percent(risk)} risk of {o['name']} within {horizon_text(service['horizon'])}, by a research model"[:139]
+    card["detail"] = (f"Estimated risk of **{o['name']}** within {horizon_text(service['horizon'])}: **{percent(risk)}**. {assessment['prediction'][0]['rationale']}."
                       + moved_text(o.get("explanation")) + f"\n\n{NOTICE}")
     card["suggestions"] = [{"label": "Record this risk assessment", "uuid": str(uuid.uuid4()),
                             "actions": [{"type": "create", "description": "Write a RiskAssessment (status preliminary)", "resource": assessment}]}]
@@ -256,8 +261,11 @@ class Sidecar:
                 raise Refused(404, "no card of this service has that identifier; nothing was counted")
             if outcome not in ("accepted", "overridden"):
                 raise Refused(400, "outcome takes accepted or overridden")
-            reason = ((e.get("overrideReason") or {}).get("reason") or {}).get("code") if isinstance(e.get("overrideReason") or {}, dict) else None
-            counted.append((outcome, reason if reason in OVERRIDES else "other" if reason or e.get("overrideReason") else ""))
+            reason = e.get("overrideReason")
+            for name in ("reason", "code"):
+                reason = reason.get(name) if isinstance(reason, dict) else None
+            known = isinstance(reason, str) and reason in OVERRIDES
+            counted.append((outcome, reason if known else "other" if e.get("overrideReason") else ""))
         for outcome, reason in counted:  # labels are of our own making: their number is bounded
             self.n_feedback.labels(service["id"], outcome, reason).inc()
         return {}
@@ -278,6 +286,9 @@ def application(sidecar):
         except Refused as e:
             sidecar.n_refused.labels(label, str(e.status)).inc()
             return flask.jsonify({"error": str(e)}), e.status
+        except werkzeug.exceptions.HTTPException as e:  # no JSON, or too much of it
+            sidecar.n_refused.labels(label, str(e.code)).inc()
+            return flask.jsonify({"error": e.description}), e.code
         except subprocess.TimeoutExpired:
             sidecar.n_refused.labels(label, "422").inc()
             return flask.jsonify({"error": "the prefetched resources took too long to read"}), 422

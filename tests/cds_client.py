@@ -90,21 +90,27 @@ status, answer = ask(url, hook(prefetch={"patient": PATIENT, "observations": bun
     [*CONDITIONS, *({**c, "id": c["id"] + "x", "recordedDate": "2019-01-01", "subject": {"reference": "Patient/p7"}} for c in CONDITIONS)])}))
 check("another patient's resources among them count for nothing", status == 200 and
       answer["cards"][0]["suggestions"][0]["actions"][0]["resource"]["prediction"][0]["probabilityDecimal"] == prediction["probabilityDecimal"], (status, answer))
-check("no JSON: 400", ask(url, raw=b"{", bearer=token() if jwt_key else None)[0] == 400)
+status, answer = ask(url, hook(prefetch={"patient": PATIENT, "observations": bundle(LABS), "conditions": bundle(
+    [*CONDITIONS, *({"resourceType": "Condition", "id": f"odd{i}", "code": {"coding": c}} for i, c in enumerate([7, [{"system": ["x"]}], [7]]))])}))
+check("codings that are none carry no basis and stop nothing", status == 200 and answer["cards"], (status, answer))
+status, answer = ask(url, raw=b"{", bearer=token() if jwt_key else None)
+check("no JSON: 400, in JSON", status == 400 and answer.startswith('{"error"'), (status, answer))
 check("no such service: 404", ask(base + "/cds-services/none", hook())[0] == 404)
 check("a hook too long: 413", ask(url, raw=b" " * (3 << 20), bearer=token() if jwt_key else None)[0] == 413)
 
 status, answer = ask(url + "/feedback", {"feedback": [{"card": card.get("uuid"), "outcome": "accepted", "acceptedSuggestions": [], "outcomeTimestamp": "2026-01-01T00:00:00Z"},
                                                       {"card": card.get("uuid"), "outcome": "overridden", "overrideReason": {"reason": {"code": "known"}}},
                                                       {"card": card.get("uuid"), "outcome": "overridden", "overrideReason": {"userComment": "Quillon"}}]})
+odd = [{"card": card.get("uuid"), "outcome": "overridden", "overrideReason": r} for r in ({"reason": "x"}, {"reason": {"code": ["x"]}}, [1])]
 check("feedback is taken", status == 200, (status, answer))
+check("reasons of another form are others", ask(url + "/feedback", {"feedback": odd})[0] == 200)
 for name, want, entry in [("of a card nobody got", 404, {"card": str(uuid.uuid4()), "outcome": "accepted"}), ("that is neither", 400, {"card": card.get("uuid"), "outcome": "maybe"}),
                           ("of a list for a card", 404, {"card": ["x"], "outcome": "accepted"})]:
     check(f"feedback {name}: {want}", ask(url + "/feedback", {"feedback": [entry]})[0] == want)
 status, text = ask(base + "/metrics")
 check("metrics count cards and what became of them", 'ehr_cds_cards_total{kind="risk",service="admission-1y"}' in text and
       all(re.search(r'ehr_cds_feedback_total\{outcome="%s",reason="%s",service="admission-1y"\} 1\.0' % x, text) for x in
-          (("accepted", ""), ("overridden", "known"), ("overridden", "other"))) and "Quillon" not in text, text)
+          (("accepted", ""), ("overridden", "known"))) and re.search(r'outcome="overridden",reason="other",service="admission-1y"\} 4\.0', text) and "Quillon" not in text, text)
 check("it knows whether the model's server is there", ask(base + "/health")[0] == 200)
 if jwt_key:
     once = token()

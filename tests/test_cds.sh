@@ -51,8 +51,11 @@ for form in "" "--jwks jwks.json --audience https://sidecar.example"; do
     "$python" "$root/tests/cds_client.py" "$url" "$serve" "$(cat key)" $([ -z "$form" ] || echo client.pem https://sidecar.example) > client.log 2>&1
     rc=$?
     [ $rc = 0 ] || cat client.log
-    verdict $rc "the sidecar${form:+ with tokens of clients}: $(grep -c '^ok:' client.log) checks" sidecar.err
+    verdict $rc "the sidecar${form:+ with tokens of clients}: $(grep -c '^ok - ' client.log) checks" sidecar.err
 done
+"$python" -c 'import sys; sys.path.insert(0, sys.argv[1]); import cds_hooks_sidecar as s
+assert [s.horizon_text(h) for h in ("12h", "30d", "1y")] == ["12 hours", "30 days", "365 days"]' "$root/scripts" > horizon.log 2>&1
+verdict $? "cards tell a horizon of hours in hours" horizon.log
 ! ls /dev/shm/ehr-cds-* > left.log 2>&1
 verdict $? "nothing of a patient is left" left.log
 refused 2 "only with --jwks" "$python" "$root/scripts/cds_hooks_sidecar.py" --serve "$serve" --bind 0.0.0.0 --ehr-data "$data"
