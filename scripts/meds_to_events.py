@@ -176,6 +176,8 @@ def main():
     folder = args.keep or pathlib.Path(tempfile.mkdtemp(prefix=".meds-", dir=args.out.resolve().parent))
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for name in ["codes.csv", "units.csv", "origin.csv"]:  # of another data set, kept there before
+            (folder / name).unlink(missing_ok=True)
         rows = write_events(args.meds, folder / "events.csv")
         write_codes(args.meds, folder / "codes.csv")
         for name in ["units.csv", "origin.csv"]:

@@ -52,6 +52,12 @@ if [ -e "$samples/mimic-iv-demo" ]; then
     verdict $? "MIMIC-IV demo, and the same bytes" mimic.log
 else echo "skip - MIMIC-IV demo to MEDS: not in $samples"; fi
 
+# A folder for the CSV that another data set's was kept in: nothing of that comes along.
+cp -r cohort.meds bare.meds && rm -r bare.meds/metadata/ehr_c bare.meds/metadata/codes.parquet &&
+    $to_events bare.meds --out bare.h5 --quiet > keep.log 2>&1 && $to_events omop.meds --out kept.h5 --keep kept --quiet >> keep.log 2>&1 &&
+    $to_events bare.meds --out kept.h5 --keep kept --overwrite --quiet >> keep.log 2>&1 && cmp bare.h5 kept.h5 >> keep.log 2>&1
+verdict $? "--keep into a folder used before gives the same bytes" keep.log
+
 # What is known comes by `time`, what happened is beside it; the folder tells what its columns are.
 "$python" - << 'PY' > columns.log 2>&1
 import glob, json, pyarrow.parquet as pq, pyarrow.compute as pc
