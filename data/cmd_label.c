@@ -39,6 +39,8 @@ static Status task_from_flags(LabelTask *t, const LabelFlags *f, int first_given
     if (!s && in_stay && t->index != INDEX_ADMISSION)
         s = err_set(err, ERR_USAGE, "%s: task %s is about a stay, its index must be admission+...",
                     f->meds ? "--meds" : "--index", t->name);
+    if (!s) s = label_index_check(t, f->index ? "--index" : f->is_shorthand ? "--outcome" : f->task, err);
+    if (s && f->index) s = err->code = ERR_USAGE;
     t->at_discharge = discharge && t->index == INDEX_ORACLE;
     if (s) label_task_free(t);
     return s;

@@ -204,22 +204,32 @@ static Status task_read(LabelTask *t, const json_t *root, const char *where, Err
     int of_stay = json_is_string(first) && !strcmp(json_string_value(first), "stay");
     if (!s && first && !json_is_boolean(first) && !of_stay) s = bad(where, "first", "true, false or \"stay\"", err);
     t->first = of_stay ? FIRST_OF_STAY : first ? json_is_true(first) : 0;
-    if (!s && of_stay && t->index != INDEX_ADMISSION) s = bad(where, "index", "\"admission...\" for \"first\": \"stay\"", err);
     const char *censored = json_string_value(json_object_get(root, "censored"));
     if (!s && json_object_get(root, "censored")) s = label_censored_parse(t, censored ? censored : "", where, err);
     if (!s && json_object_get(root, "after")) s = duration_field(root, "after", 1, &t->after_minutes, where, err);
     if (!s && t->after_minutes >= t->horizon_minutes && t->kind != LABEL_DURATION && t->after_minutes)
         s = bad(where, "after", "shorter than \"horizon\"", err);
-    if (!s && t->index == INDEX_BEFORE_RESULT && t->kind != LABEL_VALUE)
-        s = bad(where, "kind", "\"value\" for the index \"before-result\"", err);
     if (!s && until && (!json_is_string(until) || strcmp(json_string_value(until), "discharge")))
         s = bad(where, "until", "\"discharge\"", err);
     t->until_discharge = until != NULL;
     if (!s && t->kind == LABEL_VALUE && !t->outcome.bounded)
         s = bad(where, "outcome", "bounded by \"above\" or \"below\" for kind value", err);
-    if (!s && (t->kind == LABEL_DURATION || t->until_discharge) && t->index != INDEX_ADMISSION)
-        s = bad(where, "index", "\"admission+...\" for kind duration and for \"until\"", err);
     return s;
+}
+
+Status label_index_check(LabelTask *t, const char *where, Err *err) {
+    if (t->first == FIRST_OF_STAY && t->index != INDEX_ADMISSION)
+        return bad(where, "index", "\"admission...\" for \"first\": \"stay\"", err);
+    if (t->index == INDEX_BEFORE_RESULT && t->kind != LABEL_VALUE)
+        return bad(where, "kind", "\"value\" for the index \"before-result\"", err);
+    if ((t->kind == LABEL_DURATION || t->until_discharge) && t->index != INDEX_ADMISSION)
+        return bad(where, "index", "\"admission+...\" for kind duration and for \"until\"", err);
+    if (t->kind != LABEL_DURATION) return OK;
+    /* A duration is decided when the stay has lasted that long. */
+    t->horizon_minutes = t->longer_than_minutes - t->index_offset_minutes;
+    /* Admitted at midnight, looked at by 23:59. */
+    if (t->horizon_minutes >= (t->day_end ? 1440 : 1)) return OK;
+    return bad(where, "longer_than", "longer than the index is after the admission", err);
 }
 
 Status label_task_parse(LabelTask *t, const char *json, size_t size, const char *where, Err *err) {
@@ -231,11 +241,7 @@ Status label_task_parse(LabelTask *t, const char *json, size_t size, const char 
                               size <= JSON_MAX ? why.line : 0, size <= JSON_MAX ? why.text : "too long");
     json_decref(root);
     inpatient_default(t);
-    /* A duration is decided when the stay has lasted that long. */
-    if (t->kind == LABEL_DURATION) t->horizon_minutes = t->longer_than_minutes - t->index_offset_minutes;
-    int64_t least = t->kind == LABEL_DURATION && t->day_end ? 1440 : 1; /* admitted at midnight, looked at by 23:59 */
-    if (!s && t->horizon_minutes < least)
-        s = bad(where, "longer_than", "longer than the index is after the admission", err);
+    if (!s) s = label_index_check(t, where, err);
     if (s) label_task_free(t);
     return s;
 }

@@ -63,6 +63,8 @@ Status label_task_parse(LabelTask *t, const char *json, size_t size, const char 
 Status label_task_shorthand(LabelTask *t, const char *outcome, int64_t horizon_minutes, Err *err);
 /* Sets t->index, its offset and age from "admission+24h" and the like. */
 Status label_index_parse(LabelTask *t, const char *text, const char *where, Err *err);
+/* What the index allows the rest of the task to ask, and the horizon of a duration: once the index is settled. */
+Status label_index_check(LabelTask *t, const char *where, Err *err);
 const char *label_index_name(int index);
 /* "negative" or "excluded". */
 Status label_censored_parse(LabelTask *t, const char *text, const char *where, Err *err);

@@ -368,6 +368,21 @@ static void test_wrong_tasks(void **state) {
         Status    s = label_task_parse(&t, wrong[i][0], strlen(wrong[i][0]), "t.json", &problem);
         if (!s || !strstr(problem.msg, wrong[i][1])) fail_msg("task %zu: status %d, \"%s\" does not say %s", i, s, problem.msg, wrong[i][1]);
     }
+    /* Another index may be given for a task, which has to fit it, too. */
+    static const struct {
+        const char *index;
+        int64_t horizon; /* 0: refused */
+    } other[] = {{"admission+48h", 0}, {"admission+12h", 24 * 60}, {"admission-day", 36 * 60}, {"discharge", 0}, {"before-result", 0}};
+    const char *longer = "{\"name\": \"t\", \"kind\": \"duration\", \"index\": \"admission+24h\", \"longer_than\": \"36h\"}";
+    for (size_t i = 0; i < sizeof other / sizeof *other; i++) {
+        LabelTask t;
+        Err       problem = {0};
+        MUST(label_task_parse(&t, longer, strlen(longer), "t.json", err));
+        MUST(label_index_parse(&t, other[i].index, "--index", err));
+        assert_int_equal(label_index_check(&t, "--index", &problem), other[i].horizon ? OK : ERR_FORMAT);
+        if (other[i].horizon) assert_int_equal(t.horizon_minutes, other[i].horizon);
+        label_task_free(&t);
+    }
     static const char *const shorthand[] = {"x", "x=", "=Y", "a/b=Y"};
     for (int i = 0; i < 4; i++) {
         LabelTask t;
