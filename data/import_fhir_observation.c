@@ -166,7 +166,10 @@ static Status contained_read(FhirRow *r, Err *err) {
     int told;
     json_array_foreach(json_object_get(r->resource, "contained"), i, item) {
         if (status || strcmp(fhir_text(item, "resourceType"), "Observation")) continue;
-        if (!strcmp(fhir_text(item, "status"), "entered-in-error")) continue;
+        const char *state = fhir_text(item, "status");
+        if (json_array_size(json_object_get(item, "modifierExtension")) ||
+            (*state && strcmp(state, "final") && strcmp(state, "amended") && strcmp(state, "corrected")))
+            continue; /* as if it came by itself */
         fhir_count(r, NOTE_CONTAINED);
         int kind = has_category(item, "laboratory") || has_category(r->resource, "LAB") ? KIND_LAB : KIND_OTHER;
         status = measured(r, item, kind, &told, err);

@@ -271,7 +271,11 @@ static void test_values(void **state) {
         "{\"resourceType\":\"DiagnosticReport\",\"id\":\"18\",\"status\":\"final\",\"code\":" LOINC("11526-1") "," SUBJECT AT("2020-01-01T10:00:00Z") ",\"conclusionCode\":[" SNOMED("254837009") "],\"presentedForm\":[{\"data\":\"aGk=\"}]}\n"
         "{\"resourceType\":\"DiagnosticReport\",\"id\":\"19\",\"status\":\"final\",\"code\":" LOINC("34117-2") "," SUBJECT AT("2020-01-01T10:00:00Z") ",\"presentedForm\":[{\"data\":\"aGk=\"}]}\n"
         "{\"resourceType\":\"DiagnosticReport\",\"id\":\"30\",\"status\":\"final\",\"category\":[{\"coding\":[{\"code\":\"LAB\"}]}],\"code\":" LOINC("24323-8") "," SUBJECT AT("2020-01-01T10:00:00Z") ",\"result\":[{\"reference\":\"#o\"}],"
-        "\"contained\":[{\"resourceType\":\"Observation\",\"id\":\"o\",\"code\":" LOINC("99-8") ",\"valueQuantity\":{\"value\":9,\"code\":\"mg/dL\"}}]}\n"
+        "\"contained\":[{\"resourceType\":\"Observation\",\"id\":\"o\",\"code\":" LOINC("99-8") ",\"valueQuantity\":{\"value\":9,\"code\":\"mg/dL\"}},"
+        /* what would not count by itself does not count in there */
+        "{\"resourceType\":\"Observation\",\"id\":\"x\",\"status\":\"preliminary\",\"code\":" LOINC("98-8") ",\"valueQuantity\":{\"value\":9,\"code\":\"mg/dL\"}},"
+        "{\"resourceType\":\"Observation\",\"id\":\"y\",\"status\":\"cancelled\",\"code\":" LOINC("97-8") ",\"valueQuantity\":{\"value\":9,\"code\":\"mg/dL\"}},"
+        "{\"resourceType\":\"Observation\",\"id\":\"z\",\"status\":\"final\",\"modifierExtension\":[{\"url\":\"http://h.org/not\"}],\"code\":" LOINC("96-8") ",\"valueQuantity\":{\"value\":9,\"code\":\"mg/dL\"}}]}\n"
         /* codes: several systems, a local one, none */
         "{\"resourceType\":\"Condition\",\"id\":\"20\",\"code\":{\"coding\":[{\"system\":\"http://hl7.org/fhir/sid/icd-10-cm\",\"code\":\"E11.9\"},{\"system\":\"http://snomed.info/sct\",\"code\":\"44054006\"}]}," SUBJECT ",\"onsetDateTime\":\"2020-01-01T10:00:00Z\"}\n"
         "{\"resourceType\":\"Condition\",\"id\":\"21\",\"code\":{\"coding\":[{\"system\":\"http://h.org/dx\",\"code\":\"17\"}]}," SUBJECT ",\"onsetDateTime\":\"2020-01-01T10:00:00Z\"}\n"
