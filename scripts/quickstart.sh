@@ -104,7 +104,7 @@ cat << END
 Done in $(echo "$start $(date +%s.%N)" | awk '{printf "%.0f", $2 - $1}') s.  Here is what there is now:
   $dataset    tokenised timelines: shards, vocabulary, labels
   $run        checkpoints (each a Hugging Face model folder), log.jsonl
-  $report     report.html to read, report.json with every figure
+  $report     $([ -e "$report/report.html" ] && echo "report.html to read, report.json with every figure" || echo "not there: these records have no outcome to label (see 4/7)")
 What to try next:
   build/ehr-data inspect $dataset --split held_out --patient 3
   build/ehr-infer generate $run/latest --data $dataset --patient 7 --samples 5 --outcome VISIT//IN

@@ -40,14 +40,18 @@ else
         else
             echo "setup: missing packages, and no right to install them.  Ask an administrator to type this line:" >&2
             echo "  apt-get update && apt-get install -y $need" >&2
-            exit 1
+            # Tests and the bundle need more than the programs do.
+            ! sh scripts/detect.sh "$(mktemp -d)" 2> /dev/null | grep -q 'error no ' || exit 1
+            echo "setup: the programs can be built without; going on" >&2
+            run=no
         fi
-        echo "setup: installing $need"
-        export DEBIAN_FRONTEND=noninteractive
-        $run apt-get -qq update
-        # shellcheck disable=SC2086
-        $run env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $need > /dev/null
-        rm -f build/detect.mk build-san/detect.mk # it told what was missing
+        if [ "$run" != no ]; then
+            echo "setup: installing $need"
+            $run apt-get -qq update
+            # shellcheck disable=SC2086
+            $run env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $need > /dev/null
+            rm -f build/detect.mk build-san/detect.mk # it told what was missing
+        fi
     fi
 fi
 
