@@ -31,8 +31,8 @@ def compare(path, weights, codes):
             continue
         read = gguf.quants.dequantize(tensor.data, tensor.tensor_type).reshape(value.shape)
         error = float(np.abs(read - value).max() / np.abs(value).max())
-        worst = max(worst, error)
-        if error > BOUND[tensor.tensor_type.name]:
+        worst = np.fmax(worst, error)
+        if not error <= BOUND[tensor.tensor_type.name]:
             wrong.append(f"{name}: {error:.2e} off, {tensor.tensor_type.name} allows {BOUND[tensor.tensor_type.name]:.2e}")
     if reader.get_field("tokenizer.ggml.tokens").contents() != codes:
         wrong.append("the tokens are not the codes of vocabulary.json")
