@@ -49,6 +49,13 @@ try:
 
     browser.get(args.url + "/")
     WebDriverWait(browser, 60).until(lambda _: idle() > 0)
+    cells = browser.execute_script("return parse(arguments[0]).events", 'code,time,value,unit\n"A, ""b"";c" ,2024-01-01 08:00, "7.2","x,y"\nB;;"<5,000"\nC')
+    check("a CSV's quotes keep what stands in them together", cells == [
+        {"code": 'A, "b";c', "time": "2024-01-01T08:00", "value": 7.2, "unit": "x,y"}, {"code": "B", "value": "<5,000"}, {"code": "C"}], cells)
+    before = idle()
+    browser.execute_script("document.getElementById('file').dispatchEvent(new Event('change'))")
+    WebDriverWait(browser, 60).until(lambda _: idle() > before)
+    check("a choice of a file that is taken back is none", not one("#wrong").is_displayed(), one("#wrong").text)
     check("it says what it is not", "Not a medical device" in one(".notice").text, one("body").text)
     if args.key:
         check("without a key there is a gate and nothing else", one("#gate").is_displayed() and not one("#main").is_displayed())

@@ -18,7 +18,7 @@ for form in "" "--keys keys"; do
     "$python" "$root/tests/page_browser.py" "$url" $([ -z "$form" ] || cat alice) > page.log 2>&1
     rc=$?
     [ $rc = 0 ] || cat page.log
-    verdict $rc "the page${form:+ behind keys}: $(grep -c '^ok:' page.log) checks" serve.err
+    verdict $rc "the page${form:+ behind keys}: $(grep -c '^ok - ' page.log) checks" serve.err
     stop || failed=1
 done
 exit $failed
