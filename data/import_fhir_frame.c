@@ -20,7 +20,9 @@ Status fhir_stage_void(FhirRow *r, ReportReason reason, Err *err) {
     s.drop = (int32_t)reason;
     Status status = fhir_stage(r, &s, err);
     if (status || s.row.stage != STAGE_VISIT) return status;
-    s.row.stage = STAGE_CLINICAL; /* of its older versions */
+    s.row.stage = STAGE_DETAIL; /* what its older versions told */
+    if ((status = fhir_stage(r, &s, err))) return status;
+    s.row.stage = STAGE_CLINICAL;
     return fhir_stage(r, &s, err);
 }
 

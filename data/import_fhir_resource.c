@@ -187,6 +187,7 @@ static Status moves_read(FhirRow *r, Err *err) {
     FhirTime start, end;
     Status status = OK;
     size_t i;
+    int told = 0;
     json_array_foreach(json_object_get(r->resource, "location"), i, item) {
         const json_t *period = json_object_get(item, "period");
         StageResource s = r->stage;
@@ -204,8 +205,13 @@ static Status moves_read(FhirRow *r, Err *err) {
             s.row.end_precision = (uint8_t)end.precision;
         }
         status = fhir_stage(r, &s, err);
+        told = 1;
     }
-    return status;
+    if (status || told) return status;
+    StageResource none = r->stage; /* nor those of an older version */
+    none.row.stage = STAGE_DETAIL;
+    none.drop = DROP_NOT_EVENT;
+    return fhir_stage(r, &none, err);
 }
 
 static Status encounter_read(FhirRow *r, const FhirType *t, Err *err) {

@@ -189,6 +189,10 @@ static void test_statuses(void **state) {
 
 #define UPDATED(time) ",\"meta\":{\"lastUpdated\":\"" time "\"}"
 
+#define MOVED(id, status, day, more)                                                                                   \
+    "{\"resourceType\":\"Encounter\",\"id\":\"" id "\",\"status\":\"" status "\",\"class\":{\"code\":\"IMP\"}," SUBJECT \
+    ",\"period\":{\"start\":\"" day "T10:00:00Z\"},\"location\":[{\"location\":{\"reference\":\"Location/icu\"},"           \
+    "\"period\":{\"start\":\"" day "T11:00:00Z\"}}]" more "}\n"
 static void test_versions(void **state) {
     (void)state;
     lines_import(
@@ -208,17 +212,26 @@ static void test_versions(void **state) {
         "{\"resourceType\":\"Encounter\",\"id\":\"e1\",\"status\":\"finished\",\"class\":{\"code\":\"IMP\"},\"type\":[" SNOMED("77") "]," SUBJECT ",\"period\":{\"start\":\"2020-02-01T10:00:00Z\",\"end\":\"2020-02-03T10:00:00Z\"}" UPDATED("2020-02-04T00:00:00Z") "}\n"
         "{\"resourceType\":\"Encounter\",\"id\":\"e2\",\"status\":\"finished\",\"class\":{\"code\":\"IMP\"},\"type\":[" SNOMED("78") "]," SUBJECT ",\"period\":{\"start\":\"2020-02-05T10:00:00Z\"}" UPDATED("2020-02-01T00:00:00Z") "}\n"
         "{\"resourceType\":\"Encounter\",\"id\":\"e2\",\"status\":\"entered-in-error\",\"class\":{\"code\":\"IMP\"}," SUBJECT UPDATED("2020-02-04T00:00:00Z") "}\n"
+        /* moves of an encounter that was void, and of one whose newest version has none */
+        "{\"resourceType\":\"Location\",\"id\":\"icu\",\"type\":[{\"coding\":[{\"code\":\"ICU\"}]}]}\n"
+        MOVED("e3", "finished", "2020-02-06", UPDATED("2020-02-07T00:00:00Z"))
+        "{\"resourceType\":\"Encounter\",\"id\":\"e3\",\"status\":\"entered-in-error\",\"class\":{\"code\":\"IMP\"}," SUBJECT UPDATED("2020-02-08T00:00:00Z") "}\n"
+        MOVED("e4", "in-progress", "2020-02-10", UPDATED("2020-02-10T10:00:00Z"))
+        "{\"resourceType\":\"Encounter\",\"id\":\"e4\",\"status\":\"finished\",\"class\":{\"code\":\"IMP\"}," SUBJECT ",\"period\":{\"start\":\"2020-02-10T10:00:00Z\"}" UPDATED("2020-02-11T00:00:00Z") "}\n"
+        MOVED("e5", "in-progress", "2020-02-12", UPDATED("2020-02-12T10:00:00Z"))
+        MOVED("e5", "finished", "2020-02-12", UPDATED("2020-02-13T00:00:00Z"))
         /* declared dead by mistake */
         "{\"resourceType\":\"Patient\",\"id\":\"p2\",\"birthDate\":\"1960-01-01\",\"deceasedDateTime\":\"2020-01-01T10:00:00Z\"" UPDATED("2020-02-01T00:00:00Z") "}\n"
         "{\"resourceType\":\"Patient\",\"id\":\"p2\",\"birthDate\":\"1960-01-01\",\"deceasedBoolean\":false" UPDATED("2020-02-02T00:00:00Z") "}\n");
     const char *text = timelines(at("out.h5"));
     assert_non_null(strstr(text, "2020-01-01 10:00|=|LOINC//1-8|2mg/dL|0\n2020-01-01 10:00|=|LOINC//1-8|5mg/dL|0\n"
                                  "2020-01-01 10:00|=|LOINC//1-8|7mg/dL|0\n2020-02-01 10:00|=|VISIT//IP||1\n"
-                                 "2020-02-01 10:00|=|SNOMED//77||1\n2020-02-03 10:00|=|VISIT_END//IP||1\nend"));
+                                 "2020-02-01 10:00|=|SNOMED//77||1\n2020-02-03 10:00|=|VISIT_END//IP||1\n"
+                                 "2020-02-10 10:00|=|VISIT//IP||2\n2020-02-12 10:00|=|VISIT//IP||3\n2020-02-12 11:00|=|ICU_IN||3\nend"));
     assert_null(strstr(text, "SNOMED//78"));
     assert_null(strstr(text, "MEDS_DEATH"));
     const Counted expected[] = {{"Observation", DROP_AMENDED, 3}, {"Observation", DROP_IN_ERROR, 1}, {"Observation", DROP_SAME_ID, 1},
-                                {"Encounter", DROP_AMENDED, 2},   {"Encounter", DROP_IN_ERROR, 1},   {"Patient", DROP_AMENDED, 1}};
+                                {"Encounter", DROP_AMENDED, 5},   {"Encounter", DROP_IN_ERROR, 2},   {"Patient", DROP_AMENDED, 1}};
     assert_counts(expected, sizeof expected / sizeof *expected);
 }
 
