@@ -615,6 +615,26 @@ static void test_sum_squares_order(void **state) {
 
 /* ---- errors ------------------------------------------------------------------------------------------------------ */
 
+/* No rows, no work. */
+static void test_no_rows(void **state) {
+    Fixture *f = *state;
+    enum { C = 128, F = 96 };
+    float x[2 * F * C] = {0};
+    const Weight w = {.data = x, .dtype = DTYPE_F32, .rows = 2 * F, .cols = C};
+    f->ops->swiglu_forward(f->dev, x, x, 0, F);
+    f->ops->swiglu_backward(f->dev, x, x, x, x, 0, F);
+    f->ops->matmul_forward(f->dev, x, x, &w, 0);
+    f->ops->matmul_swiglu_forward(f->dev, x, NULL, x, &w, 0);
+    f->ops->matmul_dgrad(f->dev, x, x, &w, 0);
+    f->ops->matmul_wgrad(f->dev, x, x, x, 0, 2 * F, C);
+    f->ops->rmsnorm_forward(f->dev, x, x, x, x, 1e-6f, 0, C);
+    f->ops->rmsnorm_backward(f->dev, x, x, x, x, x, x, 0, C);
+    f->ops->qk_norm_rope_backward(f->dev, x, x, x, x, x, x, x, x, NULL, x, 0, 1, 1, 64);
+    f->ops->classifier(f->dev, x, x, x, x, &w, NULL, NULL, 0, 2 * F);
+    assert_int_equal(device_sync(f->dev), 0);
+    for (int i = 0; i < 2 * F * C; i++) assert_true(x[i] == 0);
+}
+
 /* Without its workspace an operation says so, by name, and touches nothing. */
 static void test_no_workspace(void **state) {
     (void)state;
@@ -639,7 +659,7 @@ int main(void) {
         cmocka_unit_test(test_classifier_chunks),      cmocka_unit_test(test_sample_law),
         cmocka_unit_test(test_sample_edges),           cmocka_unit_test(test_sample_levels),
         cmocka_unit_test(test_adamw_cuts),             cmocka_unit_test(test_sum_squares_order),
-        cmocka_unit_test(test_no_workspace),
+        cmocka_unit_test(test_no_workspace),           cmocka_unit_test(test_no_rows),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -120,7 +120,7 @@ void cpu_swiglu_forward(Device *dev, void *out, const void *gate_up, int N, int 
 void cpu_swiglu_backward(Device *dev, void *dgate_up, void *act, const void *dout, const void *gate_up, int N, int F) {
     if (device_error(dev)) return;
     const CpuIsa *isa = cpu_isa(dev);
-    int           threads = cpu_threads_for(dev, 40.0 * N * F), run = ceil_div(N, threads);
+    int           threads = cpu_threads_for(dev, 40.0 * N * F), run = int_max(1, ceil_div(N, threads));
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
     for (int n = 0; n < N; n += run) {
         ptrdiff_t at = (ptrdiff_t)n * F;
