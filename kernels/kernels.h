@@ -38,7 +38,7 @@ typedef struct {
 } Weight;
 
 /* What attention_paged reads: a pool of pages and who owns which.  Pool: [layer][page][K|V][G][KV_PAGE][D]; the order
- * inside a head's KV_PAGE * D elements is the backend's own (the CPU keeps keys as (D, KV_PAGE)). */
+ * inside a head's elements, and how many there are, is the backend's own (the CPU keeps panels of keys, transposed). */
 typedef struct {
     void          *pool;        /* of one layer: n_pages of kv_page_bytes() */
     const int32_t *q_offset;    /* (n_seq+1) s has query rows [q_offset[s], q_offset[s+1]); a GPU lets rows behind them be */
@@ -156,7 +156,7 @@ typedef struct {
     /* Causal attention inside each packed sequence, softmax(q k^T / sqrt(D)) v, never as a T x T matrix (Dao 2023).
      *   q = qk[:, 0:H], k = qk[:, H:H+G]   v = the last G heads of qkv   query head h reads kv head h / (H/G)
      *   out (N, H*D)   real *lse (H, N) log-sum-exp, NULL at inference
-     *   cu_seqlens (n_seq+1): sequence s owns rows [cu[s], cu[s+1]) */
+     *   cu_seqlens (n_seq+1): sequence s owns rows [cu[s], cu[s+1]), of which there may be none; n_seq at most N */
     void (*attention_forward)(Device *dev, void *out, void *lse, const void *qk, const void *qkv,
                               const int32_t *cu_seqlens, int n_seq, int N, int H, int G, int D);
     /*   dqk (N, (H+G)*D) =   the v part of dqkv (N, (H+2G)*D) =   dout, out (N, H*D) */

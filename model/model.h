@@ -20,7 +20,7 @@ typedef struct {
     Params w;
     void *rope;     /* real (seq_len, D) cos, sin */
     void *b_wide, *a_turned, *db_wide; /* of one matrix's adapters at a time (AdapterBlocks); NULL without any */
-    int graphs;     /* 1: model_pass() records a pass and replays it, where the device can; model_open's default */
+    int graphs;     /* 1: passes and steps of decoding are recorded and replayed where the device can; the default */
     void *prepared; /* weights re-laid for inference, NULL while training */
     struct PreparedWeights *prepared_weights;
 } Model;

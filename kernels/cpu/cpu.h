@@ -29,7 +29,7 @@ typedef struct {
     const float *soon; /* what is needed next, fetched into the caches on the way, two lines a k; NULL: nothing */
     ptrdiff_t    ld_soon;
     int          n_soon; /* in so many of the k; 0: in all */
-    ptrdiff_t    near;   /* floats further on, b is fetched into the first cache; 0: nothing */
+    ptrdiff_t    near;   /* floats further on, b is fetched into the first cache; 0: nothing but what is read */
     const float *factor; /* of each row's chain; NULL: 1 */
 } TileOut;
 

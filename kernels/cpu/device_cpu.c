@@ -58,7 +58,7 @@ static long cache_bytes(int name, long least, long otherwise) {
     return bytes <= 0 ? otherwise : bytes < least ? least : bytes;
 }
 
-/* Columns of b fill half of the second cache, 256 at most k deep; threads share half of the last one for rows of a. */
+/* 256 columns of b, at most K_MAX deep, fill half of the second cache; threads share half of the last for rows of a. */
 static void blocking_set(CpuState *s, int threads) {
     enum { K_MAX = 512, BLOCK_MAX = 1 << 18, SLAB_MAX = 3 << 19 };
     const long l2 = cache_bytes(_SC_LEVEL2_CACHE_SIZE, 256 << 10, 512 << 10) / (long)sizeof(float);
