@@ -293,7 +293,7 @@ Status fhir_report(FhirRow *r, const FhirType *t, Err *err) {
     if (json_array_size(json_object_get(r->resource, "result"))) return fhir_stage_void(r, DROP_PANEL, err);
     if (json_array_size(json_object_get(r->resource, "presentedForm"))) return fhir_stage_void(r, DROP_DOCUMENT, err);
     fhir_code(r, json_object_get(r->resource, "code"), &code);
-    if (!*code.code) return fhir_drop(r, DROP_NO_CODE);
+    if (!*code.code) return fhir_stage_void(r, DROP_NO_CODE, err);
     status = import_code(&r->f->im, KEY_CLINICAL, t->kind, code.code, code.name, 0, &s.row.key, err);
     return status ? status : fhir_stage(r, &s, err);
 }

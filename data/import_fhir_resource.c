@@ -94,7 +94,7 @@ Status fhir_clinical(FhirRow *r, const FhirType *t, Err *err) {
     StageResource s = r->stage;
     fhir_code(r, fhir_path(r->resource, t->code), &code);
     if (!*code.code && t->kind == KIND_DRUG) status = drug_refers(r, &code, &s.refers);
-    if (!*code.code && !s.refers) return fhir_drop(r, DROP_NO_CODE);
+    if (!*code.code && !s.refers) return fhir_stage_void(r, DROP_NO_CODE, err);
     /* ICD-9-CM has one system for diagnoses and procedures, whose codes overlap. */
     if (t->kind == KIND_PROCEDURE && !strncmp(code.code, "ICD9CM//", 8))
         snprintf(text, sizeof text, "ICD9Proc//%s", code.code + 8);

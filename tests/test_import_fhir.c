@@ -220,6 +220,9 @@ static void test_versions(void **state) {
         "{\"resourceType\":\"Encounter\",\"id\":\"e4\",\"status\":\"finished\",\"class\":{\"code\":\"IMP\"}," SUBJECT ",\"period\":{\"start\":\"2020-02-10T10:00:00Z\"}" UPDATED("2020-02-11T00:00:00Z") "}\n"
         MOVED("e5", "in-progress", "2020-02-12", UPDATED("2020-02-12T10:00:00Z"))
         MOVED("e5", "finished", "2020-02-12", UPDATED("2020-02-13T00:00:00Z"))
+        /* the newest has no code any more */
+        "{\"resourceType\":\"Condition\",\"id\":\"c1\",\"code\":" SNOMED("79") "," SUBJECT ",\"onsetDateTime\":\"2020-02-02T10:00:00Z\"" UPDATED("2020-02-02T00:00:00Z") "}\n"
+        "{\"resourceType\":\"Condition\",\"id\":\"c1\"," SUBJECT ",\"onsetDateTime\":\"2020-02-02T10:00:00Z\"" UPDATED("2020-02-03T00:00:00Z") "}\n"
         /* declared dead by mistake */
         "{\"resourceType\":\"Patient\",\"id\":\"p2\",\"birthDate\":\"1960-01-01\",\"deceasedDateTime\":\"2020-01-01T10:00:00Z\"" UPDATED("2020-02-01T00:00:00Z") "}\n"
         "{\"resourceType\":\"Patient\",\"id\":\"p2\",\"birthDate\":\"1960-01-01\",\"deceasedBoolean\":false" UPDATED("2020-02-02T00:00:00Z") "}\n");
@@ -231,7 +234,8 @@ static void test_versions(void **state) {
     assert_null(strstr(text, "SNOMED//78"));
     assert_null(strstr(text, "MEDS_DEATH"));
     const Counted expected[] = {{"Observation", DROP_AMENDED, 3}, {"Observation", DROP_IN_ERROR, 1}, {"Observation", DROP_SAME_ID, 1},
-                                {"Encounter", DROP_AMENDED, 5},   {"Encounter", DROP_IN_ERROR, 2},   {"Patient", DROP_AMENDED, 1}};
+                                {"Encounter", DROP_AMENDED, 5},   {"Encounter", DROP_IN_ERROR, 2},   {"Patient", DROP_AMENDED, 1},
+                                {"Condition", DROP_AMENDED, 1},   {"Condition", DROP_NO_CODE, 1}};
     assert_counts(expected, sizeof expected / sizeof *expected);
 }
 
