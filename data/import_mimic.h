@@ -28,7 +28,8 @@ enum {                         /* flags */
        MIMIC_INFUSION = 8,     /* MIMIC_EVENT: `order` is the id of an order that MIMIC_PART rows may be of */
        MIMIC_DIED = 16,        /* MIMIC_STAY: ended by death */
        MIMIC_LAG = 32,         /* a laboratory result without a time of its own: known --lab-lag later */
-       MIMIC_TEXT = 64         /* MIMIC_EVENT: `order` is a text of Import.notes */
+       MIMIC_TEXT = 64,        /* MIMIC_EVENT: `order` is a text of Import.notes */
+       MIMIC_DIED_DAY = 128    /* MIMIC_STAY: `order` is the day of death */
 };
 
 typedef struct {

@@ -190,10 +190,11 @@ static Status death_emit(Writer *w, Err *err) {
     int precision = PRECISION_SECOND;
     for (size_t i = 0; i < p->n_stays; i++) {
         const MimicRow *s = &p->stay[i].row;
-        if (!(s->flags & MIMIC_DIED) || s->order < s->time || (source && s->order >= source->order)) continue;
+        int day = s->flags & MIMIC_DIED_DAY, early = day ? day_of(s->order) < day_of(s->time) : s->order < s->time;
+        if (!(s->flags & MIMIC_DIED) || early || (source && s->order >= source->order)) continue;
         source = s;
         p->death = s->order;
-        precision = s->order == s->end ? s->end_precision : PRECISION_SECOND;
+        precision = day ? PRECISION_DAY : s->order == s->end ? s->end_precision : PRECISION_SECOND;
     }
     if (p->has_row && p->row.end != TIME_NONE) {
         if (source && day_of(p->row.end) != day_of(p->death)) note(w, &p->row, NOTE_DEATH_DIFFERS);
@@ -223,7 +224,7 @@ static Status subject_ready(Writer *w, Err *err) {
         Stay *s = order[i] = &p->stay[i];
         if (s->row.flags & MIMIC_DIED && p->death != TIME_NONE) {
             note(w, &s->row, NOTE_DIED_IN_STAY);
-            s->end = p->death;
+            s->end = p->death_known;
             s->known_end = p->death_known;
         }
         if (s->end != TIME_NONE && s->end > p->last_discharge) p->last_discharge = s->end;

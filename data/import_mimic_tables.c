@@ -113,6 +113,11 @@ static int admission_row(MimicReader *r, MimicRow *s) {
     stay_end(r, s);
     stay_codes(r, s, "IP", mimic_field(r, COL_CODE), mimic_field(r, COL_CODE2));
     s->order = mimic_time(r, COL_DEATH, &t) > 0 ? t.us : TIME_NONE;
+    if (s->order != TIME_NONE && t.precision == PRECISION_DAY && !t.midnight) { /* a day in the place of a time */
+        int at_end = s->end != TIME_NONE && s->end_precision != PRECISION_DAY && day_of(s->end) == day_of(t.us);
+        if (at_end) s->order = s->end;
+        else s->flags |= MIMIC_DIED_DAY;
+    }
     if (s->order == TIME_NONE && field_int(mimic_field(r, COL_STATUS), &died) > 0 && died == 1 && s->end != TIME_NONE) {
         mimic_count(r, NOTE_DEATH_BY_STAY);
         s->order = s->end;
