@@ -10,6 +10,7 @@ import futures
 import metrics
 import outcome
 import recalibrate
+import report_page
 from checks import check, close, finish
 
 HORIZON = 1000.0
@@ -124,6 +125,13 @@ def check_truth(rng):
     check("error against the truth", close(o["rmse"], np.sqrt(np.mean((risk - truth) ** 2))) and close(o["mean_true_risk"], truth.mean()))
 
 
+def check_page():
+    """Forecasts whose follow-up ended early are not told as patients who had nothing."""
+    rows = outcome.Rows({"risk": np.linspace(0.1, 0.5, 9), "outcome": np.array([0, 0, *[-1] * 7]), "patient_key": np.arange(9)})
+    told = report_page.in_short(outcome.evaluate("o", {"horizon_minutes": "1440"}, rows, n_bootstrap=10))
+    check("in short: of those whose outcome is known", "0 of 2 " in told and "9" not in told, told)
+
+
 def check_futures(rng):
     def year():
         days = np.sort(rng.uniform(0, 365, rng.integers(2, 9)))
@@ -169,5 +177,6 @@ def check_futures(rng):
 rng = np.random.default_rng(21)
 check_outcome(rng)
 check_truth(rng)
+check_page()
 check_futures(rng)
 finish()

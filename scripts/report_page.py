@@ -166,11 +166,10 @@ def outcome_tables(outcomes, truth):
 
 def in_short(o):
     """One outcome in a sentence or two that need no statistics."""
-    b = o["observed"]
+    b, known = o["observed"], o["n"] - o["censored"]
     asked = "patients" if o["patients"] == o["n"] else f"forecasts ({o['patients']} patients)"
     if b["auroc"] is None or not o["positive"]:
-        return f"<li><b>{name_link(o)}</b>: {o['positive']} of {o['n']} {asked} had it; that is too few to say anything.</li>"
-    known = o["n"] - o["censored"]
+        return f"<li><b>{name_link(o)}</b>: {o['positive']} of {known} {asked} had it; that is too few to say anything.</li>"
     # Beside the best possible, which is an expectation, stands an expectation: a few patients' luck can pass it.
     told_apart = o["auroc"] if o["auroc_true_risk"] else b["auroc"]
     text = (
