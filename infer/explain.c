@@ -54,9 +54,10 @@ void explain_find(const Session *s, const RolloutJob *job, const ExplainOptions 
     for (int64_t i = 0; i < job->n_known; i++) {
         int id = (int)patient_token(p, i);
         if (is_gap(v, id) || v->token[id].kind == TOKEN_TEXT) continue; /* of a note, its event is asked about */
-        if (v->token[id].kind == TOKEN_VALUE && x->n && x->item[x->n - 1].index[0] == i - 1) {
-            x->item[x->n - 1].index[x->item[x->n - 1].n_index++] = i;
-            continue;
+        if (v->token[id].kind == TOKEN_VALUE && i > 0) {
+            if (x->n && x->item[x->n - 1].index[0] == i - 1) x->item[x->n - 1].index[x->item[x->n - 1].n_index++] = i;
+            if (i != from) continue; /* of an event that was counted */
+            all--;                   /* the model is told the value alone: it stands for the event */
         }
         all++;
         if (i < from || (o->only && !o->only[i])) continue;

@@ -186,6 +186,30 @@ static void test_leaving_out_is_a_record_without_it(void **state) {
     device_close(dev);
 }
 
+/* What a window leaves out is counted in events: a value is part of its event. */
+static void test_events_left_out(void **state) {
+    (void)state;
+    Model m = {0};
+    Session s = {.law = {.model = &m, .seq_len = 16}};
+    s.dataset.vocabulary = make_vocabulary();
+    token_table[EVENT_B].kind = TOKEN_VALUE; /* 7 of A and B, a gap between any two */
+    for (int i = 0; i < 21; i++) {
+        tokens[i] = (uint16_t)(i % 3 == 0 ? EVENT_A : i % 3 == 1 ? EVENT_B : GAP + 10);
+        minutes[i] = i / 3 * 2000;
+    }
+    PatientView p = {.key = 5, .n = 21, .tokens = tokens, .minutes = minutes, .statics = patient_statics, .age_years = 40};
+    RolloutJob job = {.patient = p, .n_known = 21, .index_minutes = minutes[20]};
+    uint32_t bits[N_TOKENS] = {0};
+    ExplainOptions o = options(bits);
+    Explanation x;
+    explain_find(&s, &job, &o, &x);
+    assert_true(x.n > 1 && x.n < 7);
+    assert_int_equal(x.n + x.skipped, 7);
+    for (int i = 0; i < x.n; i++) assert_int_equal(x.item[i].n_index, 2);
+    explain_free(&x);
+    make_vocabulary();
+}
+
 /* ---- futures taken again under another history -------------------------------------------------------------------- */
 
 /* A law with a memory: each A seen before makes A, DEATH and the longer gap likelier. */
@@ -356,6 +380,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_gradient_against_central_differences),
         cmocka_unit_test(test_leaving_out_is_a_record_without_it),
+        cmocka_unit_test(test_events_left_out),
         cmocka_unit_test(test_following_ones_own_future_changes_no_bit),
         cmocka_unit_test(test_change_is_that_of_the_law),
     };
