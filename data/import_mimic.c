@@ -35,12 +35,12 @@ static Status name_give(Mimic *m, const Dictionary *d, const Csv *c, Err *err) {
             !icd_code(code, sizeof code, text(c, d->code), (int)version, d->is_procedure))
             return OK;
     } else {
-        snprintf(code, sizeof code, "%s//%.180s", d->vocabulary, text(c, d->code));
+        snprintf(code, sizeof code, "%s//%.*s", d->vocabulary, UTF8_CUT(text(c, d->code), 180));
     }
-    snprintf(name, sizeof name, "%.200s", text(c, d->name[0]));
+    snprintf(name, sizeof name, "%.*s", UTF8_CUT(text(c, d->name[0]), 200));
     if (*text(c, d->name[1]))
-        snprintf(name, sizeof name, "%.120s (%.40s, %.40s)", text(c, d->name[0]), text(c, d->name[1]),
-                 text(c, d->name[2]));
+        snprintf(name, sizeof name, "%.*s (%.*s, %.*s)", UTF8_CUT(text(c, d->name[0]), 120),
+                 UTF8_CUT(text(c, d->name[1]), 40), UTF8_CUT(text(c, d->name[2]), 40));
     /* Codes have a kind already: the last of all changes nothing. */
     Status status = OK;
     if (event_writer_knows(m->im.writer, code))

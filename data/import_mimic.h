@@ -52,6 +52,9 @@ int mimic_row_compare(const void *a, const void *b, void *unused);
 Status mimic_read_tables(Mimic *m, Err *err);
 Status mimic_write_people(Mimic *m, Err *err);
 
+/* For "%.*s": at most n bytes of a text, which no character is cut in two by. */
+#define UTF8_CUT(text, n) (int)utf8_cut(text, n), text
+
 /* ---- one row of a table ------------------------------------------------------------------------------------------ */
 typedef enum {
     COL_SUBJECT,

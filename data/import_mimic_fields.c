@@ -133,10 +133,10 @@ int mimic_word(MimicReader *r, MimicRow *s, const char *item) {
     mimic_text(text, sizeof text, mimic_field(r, COL_TEXT));
     const char *word = result_word(text);
     if (!word || !*item) return 0;
-    snprintf(code, sizeof code, "%s//%.180s", r->vocabulary, item);
+    snprintf(code, sizeof code, "%s//%.*s", r->vocabulary, UTF8_CUT(item, 180));
     const char *to = code_map_find(&r->m->im.map, code, &wider), *base = to ? to : code;
     if (to) mimic_count(r, NOTE_MAPPED);
-    snprintf(answer, sizeof answer, "%.230s=%s", base, word);
+    snprintf(answer, sizeof answer, "%.*s=%s", UTF8_CUT(base, 230), word);
     mimic_code(r, base, s->kind, NULL, NULL);
     s->code = mimic_code(r, answer, s->kind, NULL, base);
     mimic_count(r, NOTE_WORD_VALUE);

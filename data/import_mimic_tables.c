@@ -301,14 +301,15 @@ static int micro_row(MimicReader *r, MimicRow *s) {
     if (!*organism && !mimic_code_read(r, s, "MIMIC_MICRO", test, mimic_field(r, COL_NAME)))
         return mimic_drop(r, DROP_NO_CODE);
     if (!*organism) return 1;
-    snprintf(base, sizeof base, "MIMIC_ORGANISM//%.40s", organism);
+    snprintf(base, sizeof base, "MIMIC_ORGANISM//%.*s", UTF8_CUT(organism, 40));
     s->code = mimic_code(r, base, s->kind, mimic_field(r, COL_NAME2), NULL);
     if (!*drug) return 1;
     char result[12], comparator[8];
     mimic_text(result, sizeof result, mimic_field(r, COL_STATUS));
     mimic_text(comparator, sizeof comparator, mimic_field(r, COL_COMPARATOR));
-    snprintf(code, sizeof code, *result ? "%s//%.40s=%s" : "%s//%.40s%s", base, drug, result);
-    snprintf(name, sizeof name, "%.120s: %.60s %s", mimic_field(r, COL_NAME2), mimic_field(r, COL_TEXT), result);
+    snprintf(code, sizeof code, *result ? "%s//%.*s=%s" : "%s//%.*s%s", base, UTF8_CUT(drug, 40), result);
+    snprintf(name, sizeof name, "%.*s: %.*s %s", UTF8_CUT(mimic_field(r, COL_NAME2), 120),
+             UTF8_CUT(mimic_field(r, COL_TEXT), 60), result);
     s->code = mimic_code(r, code, s->kind, name, base);
     if (field_number(mimic_field(r, COL_VALUE), &s->value) <= 0) {
         s->value = NAN;
@@ -382,7 +383,7 @@ static int interval_row(MimicReader *r, MimicRow *s) {
         r->n_second--;
         return 1;
     }
-    snprintf(code, sizeof code, "%.60s//END", item);
+    snprintf(code, sizeof code, "%.*s//END", UTF8_CUT(item, 60));
     mimic_code_read(r, end, r->vocabulary, code, NULL);
     end->time = t.us;
     end->value = NAN;

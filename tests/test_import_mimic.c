@@ -354,6 +354,25 @@ static void test_day_of_death(void **state) {
     if (!strstr(timeline("e.h5", 2), "2150-05-05 23:59|day|MEDS_DEATH||0\n")) fail_msg("%s", timeline("e.h5", 2));
 }
 
+/* Long names are cut between characters. */
+static void test_long_names(void **state) {
+    (void)state;
+    char a[121], text[400], expected[200];
+    memset(a, 'a', 119);
+    a[119] = 0;
+    put("patients.csv", "subject_id,gender,anchor_age,anchor_year,dod\n1,F,40,2150,\n");
+    put("labevents.csv", "subject_id,hadm_id,itemid,charttime,storetime,value,valuenum,valueuom\n"
+                         "1,,50912,2150-05-05 06:00:00,2150-05-05 07:00:00,1,1,mg/dL\n");
+    snprintf(text, sizeof text, "itemid,label,fluid,category\n50912,%s\303\251bb,Blood,Chemistry\n", a);
+    put("d_labitems.csv", text);
+    ok(mimic_import(folder, at("e.h5"), 8 << 20));
+    EventFile f;
+    if (event_file_open(&f, at("e.h5"), &err)) fail_msg("%s", err.msg);
+    snprintf(expected, sizeof expected, "%s (Blood, Chemistry)", a);
+    assert_string_equal(f.code_name[event_file_code(&f, "MIMIC_LAB//50912")], expected);
+    event_file_close(&f);
+}
+
 static void test_without_patients(void **state) {
     (void)state;
     put("labevents.csv.gz", "");
@@ -444,7 +463,7 @@ int main(void) {
 #define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, folder_open, folder_close)
     const struct CMUnitTest tests[] = {IN_FOLDER(test_timelines), IN_FOLDER(test_counts),   IN_FOLDER(test_packings),
                                        IN_FOLDER(test_code_map),  IN_FOLDER(test_mapped_import), IN_FOLDER(test_refusals),
-                                       IN_FOLDER(test_bad_rows),  IN_FOLDER(test_day_of_death), IN_FOLDER(test_without_patients), IN_FOLDER(test_damage),
+                                       IN_FOLDER(test_bad_rows),  IN_FOLDER(test_day_of_death), IN_FOLDER(test_long_names), IN_FOLDER(test_without_patients), IN_FOLDER(test_damage),
                                        IN_FOLDER(test_demo)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
