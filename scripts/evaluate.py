@@ -139,6 +139,8 @@ def from_checkpoint(args, dataset, s, files):
     import probe  # scikit-learn takes seconds to load: not for reports on tables
 
     outcomes, records = [], []
+    for old in (args.out / "rows").glob("*.csv"):  # of an earlier evaluation, perhaps of another checkpoint
+        old.unlink()
     for tested, development in files:
         name, fitted = tested.stem, development or tested
         labels, attributes = suite.read_labels(tested)

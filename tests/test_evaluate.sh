@@ -270,6 +270,7 @@ grep -v seconds report/report.json > first.json
 mkdir first && cp report/report.html report/model_card.md report/recalibration.json first
 touch marker
 rm report/report.* report/work/admission_1y-held_out-risk.h5
+cp report/rows/admission_1y.csv report/rows/of_another_evaluation.csv
 EHR_BUILD=$build whole report > whole.log 2>&1 &&
     [ "$(find report/work -newer marker -name '*risk.h5')" = report/work/admission_1y-held_out-risk.h5 ] &&
     diff first.json <(grep -v seconds report/report.json) > diff.log
@@ -277,6 +278,8 @@ verdict $? "a stopped suite does only what is missing, to the same report" whole
 for f in report.html model_card.md recalibration.json; do cmp "first/$f" "report/$f" || echo "$f differs"; done > diff.log 2>&1
 [ ! -s diff.log ]
 verdict $? "and to the same bytes of page, model card and maps" diff.log
+[ "$(cd report/rows && echo *)" = 'admission_1y.csv readmission_30d.csv' ]
+verdict $? "rows of an earlier evaluation are gone: compare.py would take them for this model's"
 "$python" "$root/scripts/compare.py" report report --bootstrap 20 --out same.json > compare.log 2>&1 && grep -q ' 0 better, 0 worse' compare.log && [ -s same.json ]
 verdict $? "compare.py: a report against itself" compare.log
 mkdir -p twisted/rows && cp report/report.json twisted && cp report/rows/readmission_30d.csv twisted/rows &&
