@@ -1,6 +1,7 @@
 #!/bin/bash
 # test_cuda_cli.sh BUILD - ehr-train and ehr-infer over emulated CUDA (BUILD/emulator/), from the outside: runs, resumes, two
-# ranks on one GPU, futures and risks on the GPU, and what is said when there is no GPU, an old one, or too little memory.
+# ranks on one GPU, futures, risks, diagnoses and explanations on the GPU, and what is said when there is no GPU, an old one, or
+# too little memory.
 # On a machine with a GPU, tests/gpu/run.sh gives the real programs: EHR_PROGRAMS=DIR.
 . "$(dirname "$0")/shell.sh"
 local_ranks
@@ -153,4 +154,18 @@ for device in cuda cpu; do "$infer" score a --data data --device $device --limit
 paste <(column cuda-score.csv loss_per_token) <(column cpu-score.csv loss_per_token) |
     awk '{ d = $1 - $2; if (d < 0) d = -d; if (d > 0.01) bad = 1; n++ } END { exit bad || n != 4 }'
 verdict $? "losses in bfloat16 are close to the CPU's" cuda-score.log
+ask="--data data --split train --limit 2 --samples 4 --max-asks 2 --max-tokens 8 --device cuda"
+"$infer" diagnose a $ask --out d1.csv > d1.log 2>&1 && "$infer" diagnose a $ask --graphs=no --out d2.csv > d2.log 2>&1 &&
+    "$infer" diagnose a $ask --batch 4 --out d3.csv > d3.log 2>&1 && cmp d1.csv d2.csv && cmp d1.csv d3.csv && [ "$(wc -l < d1.csv)" -gt 4 ]
+verdict $? "diagnose: the same bytes recorded or not, and for another batch" d3.log
+for device in cuda cpu; do
+    {
+        "$infer" explain a --data data --patient 2 --events 2 --samples 3 --max-tokens 12 --horizon 30d --device $device --dtype f32 &&
+            "$infer" suggest a --data data --split train --patient 3 --samples 16 --max-tokens 12 --device $device --dtype f32
+    } > $device-told.txt 2> told.log || break
+done
+paste -d '\n' cuda-told.txt cpu-told.txt | awk 'NR % 2 { n = split($0, gpu); next }
+    { for (i = 1; i <= NF || i <= n; i++) { d = $i - gpu[i]; if ($i != gpu[i] && (d > 0.01 || d < -0.01 || d == 0)) bad = 1 } }
+    END { exit bad || NR < 20 }'
+verdict $? "explain and suggest in float tell what they tell on the CPU" told.log
 exit $failed
