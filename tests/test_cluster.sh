@@ -55,6 +55,8 @@ step=$(sed -n 's/^ *"step": *\([0-9]*\).*/\1/p' first/summary.json)
 rm -f scontrol.log
 $batch $small --out second --steps 8 --checkpoint-every 4 > second.log 2>&1 && [ ! -e scontrol.log ] && [ -e second/step-8/trainer.json ]
 verdict $? "Slurm: a run that is done is not queued again" second.log
+$batch $small --out first --steps 4000 --dry-run > dry.log 2>&1 && $batch $small --out none --steps 8 --dry-run >> dry.log 2>&1 && [ ! -e scontrol.log ]
+verdict $? "Slurm: a dry run is not queued again, whatever stopped the run before it" dry.log
 rm -rf second/step-8 && $batch $small --out second --steps 8 --checkpoint-every 4 > third.log 2>&1 && grep -q 'resume .*step-4' third.log
 verdict $? "Slurm: a job that starts again goes on from the newest checkpoint" third.log
 $batch $small --steps 8 > said.log 2>&1
