@@ -90,8 +90,8 @@ static Status explain(Session *s, const ExplainFlags *f, Err *err) {
     RolloutJob job;
     Explanation x = {0};
     uint32_t *mark = xcalloc((size_t)v->n, sizeof *mark);
-    char *codes = xstrdup(f->outcome), *code[64];
-    int n_codes = split_list(codes, code, 64);
+    int n_codes;
+    char *codes = xstrdup(f->outcome), **code = split_all(codes, &n_codes);
     Status st = session_job(s, &f->patient, &job, err);
     if (!st) st = outcome_mark(v, f->outcome, code, n_codes, 0, mark, err);
     if (!st && !job.n_known)
@@ -118,6 +118,7 @@ static Status explain(Session *s, const ExplainFlags *f, Err *err) {
                 (long long)x.stats.shared_tokens);
         explain_free(&x);
     }
+    free(code);
     free(codes);
     free(mark);
     return st;

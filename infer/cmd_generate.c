@@ -198,9 +198,10 @@ static Status generate(Session *s, const GenerateFlags *f, FILE *out, FILE *html
     if (st) return st;
     uint32_t *mark = xcalloc((size_t)v->n, sizeof *mark);
     for (int o = 0; !st && o < f->outcomes.n; o++) {
-        char *list = xstrdup(f->outcomes.item[o]), *code[64];
-        int n = split_list(list, code, 64);
+        int n;
+        char *list = xstrdup(f->outcomes.item[o]), **code = split_all(list, &n);
         st = outcome_mark(v, f->outcomes.item[o], code, n, o, mark, err);
+        free(code);
         free(list);
     }
     r.mark = mark;

@@ -27,8 +27,8 @@ static Status given_ids(const StringList *given, const Vocabulary *v, int32_t **
     vocabulary_forbidden(v, forbidden);
     Status st = OK;
     for (int i = 0; !st && i < given->n; i++) {
-        char *list = xstrdup(given->item[i]), *part[GIVEN_MAX];
-        int parts = split_list(list, part, GIVEN_MAX);
+        int parts;
+        char *list = xstrdup(given->item[i]), **part = split_all(list, &parts);
         for (int k = 0; !st && k < parts; k++) {
             int id = vocabulary_find(v, part[k]);
             char near[256] = "";
@@ -39,6 +39,7 @@ static Status given_ids(const StringList *given, const Vocabulary *v, int32_t **
             else if (*n == GIVEN_MAX) st = err_set(err, ERR_USAGE, "--given takes at most %d codes", GIVEN_MAX);
             else (*out)[(*n)++] = id;
         }
+        free(part);
         free(list);
     }
     free(forbidden);

@@ -99,9 +99,10 @@ static Status print_score(Session *s, int split, const Score *sc, Err *err) {
 static Status asked_mark(const Session *s, const StringList *codes, uint32_t *mark, Err *err) {
     Status st = OK;
     for (int i = 0; !st && i < codes->n; i++) {
-        char *list = xstrdup(codes->item[i]), *code[64];
-        int n = split_list(list, code, 64);
+        int n;
+        char *list = xstrdup(codes->item[i]), **code = split_all(list, &n);
         st = outcome_mark(&s->dataset.vocabulary, codes->item[i], code, n, 0, mark, err);
+        free(code);
         free(list);
     }
     return st;

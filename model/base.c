@@ -243,6 +243,14 @@ char *path_copy(const char *path) {
     return out;
 }
 
+char **split_all(char *s, int *n) {
+    size_t room = 1;
+    for (const char *c = s; *c; c++) room += *c == ',';
+    char **parts = xcalloc(room, sizeof *parts);
+    *n = split_list(s, parts, room < INT32_MAX ? (int)room : INT32_MAX);
+    return parts;
+}
+
 int split_list(char *s, char **parts, int max) {
     int n = 0;
     for (char *save = NULL, *p = strtok_r(s, ",", &save); p && n < max; p = strtok_r(NULL, ",", &save)) parts[n++] = p;

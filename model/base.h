@@ -82,5 +82,7 @@ char  *path_copy(const char *path); /* without slashes at its end; free() */
 
 /* Splits "a,b,c" in place; returns the number of parts written (at most max). */
 int split_list(char *s, char **parts, int max);
+/* All parts of the list, *n of them; free() the array. */
+char **split_all(char *s, int *n);
 
 #endif

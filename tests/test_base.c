@@ -110,6 +110,14 @@ static void test_split_list(void **state) {
     assert_int_equal(split_list(text, parts, 3), 3);
     assert_string_equal(parts[1], "bc");
     assert_string_equal(parts[2], "d");
+    /* However many there are. */
+    char many[400] = "a";
+    for (int i = 0; i < 99; i++) strcat(many, ",b");
+    int n;
+    char **all = split_all(many, &n);
+    assert_int_equal(n, 100);
+    assert_string_equal(all[99], "b");
+    free(all);
 }
 
 /* ---- flags ------------------------------------------------------------------------------------------------------- */
