@@ -1,6 +1,7 @@
 /* vocabulary.c - see vocabulary.h.  A vocabulary is data, never trusted: parsing checks every promise the header makes
  * (dense ids, unique codes, contiguous ages and gaps, ascending edges) before anything indexes by it. */
 #include "data/vocabulary.h"
+#include "data/intern.h"
 #include "data/event.h"
 #include "kernels/philox.h"
 #include <jansson.h>
@@ -635,5 +636,7 @@ void vocabulary_describe(const Vocabulary *v, int id, char *out, size_t size) {
     else if (t->level == LEVEL_GT) snprintf(range, sizeof range, "  above the measuring range");
     size_t n = strlen(range);
     if (n && range[n - 1] == ' ') range[n - 1] = 0;
-    snprintf(out, size, "%s%s%s%s", t->code, t->name[0] ? "  " : "", t->name, range);
+    char *whole = xasprintf("%s%s%s%s", t->code, t->name[0] ? "  " : "", t->name, range);
+    snprintf(out, size, "%.*s", (int)utf8_cut(whole, size - 1), whole);
+    free(whole);
 }

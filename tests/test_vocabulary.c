@@ -372,8 +372,19 @@ static void test_not_json(void **state) {
     assert_int_equal(vocabulary_load(&v, "/nonexistent/vocabulary.json", &err), ERR_IO);
 }
 
+/* What does not fit is cut between characters: explain's JSON lost events whose names were cut inside of one. */
+static void test_describe_cuts_characters(void **state) {
+    (void)state;
+    VocabToken t = {.code = (char *)"X", .name = (char *)"\303\251\303\251", .unit = (char *)""};
+    Vocabulary v = {.n = 1, .token = &t};
+    char out[7];
+    vocabulary_describe(&v, 0, out, sizeof out);
+    assert_string_equal(out, "X  \303\251");
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_find),       cmocka_unit_test(test_ages),
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_describe_cuts_characters),cmocka_unit_test(test_find),       cmocka_unit_test(test_ages),
                                        cmocka_unit_test(test_gaps),       cmocka_unit_test(test_levels),
                                        cmocka_unit_test(test_patterns),   cmocka_unit_test(test_round_trip),
                                        cmocka_unit_test(test_corruptions), cmocka_unit_test(test_not_json)};
