@@ -126,7 +126,7 @@ if [ -e /dev/full ]; then
     b=$?
     (ulimit -f 1; "$infer" risk r --data d --labels $labels --samples 1 --out full.csv) >> full.log 2>&1
     c=$?
-    [ $a = 1 ] && [ $b = 1 ] && [ $c = 1 ] && [ ! -e full.csv ] && [ "$(grep -c 'is the disk full\|disk full\|File too large' full.log)" = 3 ]
+    [ $a = 1 ] && [ $b = 1 ] && [ $c = 1 ] && [ ! -e full.csv ] && [ "$(grep -c 'disk full\|No space left on device\|File too large' full.log)" = 3 ]
     verdict $? "a full disk is told" full.log
 fi
 echo before | tee kept.txt > kept.html
