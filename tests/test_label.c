@@ -1,11 +1,6 @@
-/* test_label.c - labels: every rule on hand-made events, tasks that are wrong, and label files as risk and evaluate read
- * them. */
+/* test_label.c - labels: every rule on hand-made events, and tasks that are wrong.  Label files: test_label_file.c. */
 #include "data/label_build.h"
-#include "data/linkage.h"
-#include "data/oracle_cohort.h"
-#include "data/oracle_file.h"
 #include "tests/make_events.h"
-#include <jansson.h>
 
 /* One event of the only subject; day-only events have their date in `time`. */
 typedef struct {
@@ -40,37 +35,47 @@ static void rows_write(const char *path, const Row *row, int64_t observed_minute
     MUST(event_writer_close(w, "test", "{}", &p, &n, &d, err));
 }
 
-/* "outcome@index(+minutes to the event) ...", then "| reason n" for each exclusion; compared with `expected`. */
-static void assert_labels(const char *task, const Row *row, int64_t observed, const char *expected) {
-    LabelTask   t;
-    EventFile   f;
+/* What a task makes of rows written by rows_write. */
+typedef struct {
+    LabelRow   *row;
+    int64_t     n;
+    LabelCounts counts;
+} Labelled;
+
+static Labelled rows_label(const char *task, const LabelRecord *record) {
+    LabelTask    t;
+    EventFile    f;
     EventPatient p;
-    LabelCounts counts = {0};
-    LabelRow   *out = NULL;
-    int64_t     room = 0;
-    rows_write(at("label.h5"), row, observed);
+    Labelled     l = {0};
+    int64_t      room = 0;
     MUST(label_task_parse(&t, task, strlen(task), "test", err));
     MUST(event_file_open(&f, at("label.h5"), err));
     MUST(event_file_patient(&f, 0, &p, err));
-    uint32_t   *marks = label_marks(&t, &f);
-    LabelRecord r = {made_us(0), TIME_NONE, made_us(AT(4000, 0)), NULL, 0};
-    int64_t     n = label_patient(&t, &f, marks, &p, &r, &out, &room, &counts);
-    char       *text = NULL;
-    size_t      size;
-    FILE       *s = open_memstream(&text, &size);
-    for (int64_t i = 0; i < n; i++) {
-        fprintf(s, "%s%d@%lld", i ? " " : "", out[i].outcome, (long long)((out[i].index_us - made_us(0)) / US_PER_MINUTE));
-        if (!isnan(out[i].event_minutes)) fprintf(s, "(+%g)", out[i].event_minutes);
-    }
-    for (int i = 0; i < EXCLUSIONS; i++)
-        if (counts.excluded[i]) fprintf(s, "| %s %lld", EXCLUSION_NAME[i], (long long)counts.excluded[i]);
-    fclose(s);
-    assert_string_equal(text, expected);
-    free(text);
-    free(out);
+    uint32_t *marks = label_marks(&t, &f);
+    l.n = label_patient(&t, &f, marks, &p, record, &l.row, &room, &l.counts);
     free(marks);
     event_file_close(&f);
     label_task_free(&t);
+    return l;
+}
+
+/* "outcome@index(+minutes to the event) ...", then "| reason n" for each exclusion; compared with `expected`. */
+static void assert_labels(const char *task, const Row *row, int64_t observed, const char *expected) {
+    rows_write(at("label.h5"), row, observed);
+    Labelled l = rows_label(task, &(LabelRecord){made_us(0), TIME_NONE, made_us(AT(4000, 0)), NULL, 0});
+    char    *text = NULL;
+    size_t   size;
+    FILE    *s = open_memstream(&text, &size);
+    for (int64_t i = 0; i < l.n; i++) {
+        fprintf(s, "%s%d@%lld", i ? " " : "", l.row[i].outcome, (long long)((l.row[i].index_us - made_us(0)) / US_PER_MINUTE));
+        if (!isnan(l.row[i].event_minutes)) fprintf(s, "(+%g)", l.row[i].event_minutes);
+    }
+    for (int i = 0; i < EXCLUSIONS; i++)
+        if (l.counts.excluded[i]) fprintf(s, "| %s %lld", EXCLUSION_NAME[i], (long long)l.counts.excluded[i]);
+    fclose(s);
+    assert_string_equal(text, expected);
+    free(text);
+    free(l.row);
 }
 
 #define TASK(index, codes, horizon, more) \
@@ -276,24 +281,11 @@ static void test_absurd_times(void **state) {
     /* Times before 1970: the span from them to the latest. */
     Row old[] = {OPEN(0, "VISIT//OUT", 1), CLOSE(10, 1), DEATH(last), END};
     for (int i = 0; i < 2; i++) old[i].time -= AT(40 * 365, 0);
-    LabelTask t;
-    EventFile f;
-    EventPatient p;
-    LabelCounts counts = {0};
-    LabelRow *out = NULL;
-    int64_t room = 0;
     rows_write(at("label.h5"), old, AT(60, 0));
-    MUST(label_task_parse(&t, task, strlen(task), "test", err));
-    MUST(event_file_open(&f, at("label.h5"), err));
-    MUST(event_file_patient(&f, 0, &p, err));
-    uint32_t *marks = label_marks(&t, &f);
-    LabelRecord r = {made_us(-AT(40 * 365, 0)), TIME_NONE, made_us(0), NULL, 0};
-    assert_int_equal(label_patient(&t, &f, marks, &p, &r, &out, &room, &counts), 1);
-    assert_true(out[0].death_minutes > 1e11);
-    free(out);
-    free(marks);
-    event_file_close(&f);
-    label_task_free(&t);
+    Labelled l = rows_label(task, &(LabelRecord){made_us(-AT(40 * 365, 0)), TIME_NONE, made_us(0), NULL, 0});
+    assert_int_equal(l.n, 1);
+    assert_true(l.row[0].death_minutes > 1e11);
+    free(l.row);
 }
 
 static void test_window_begins_later(void **state) {
@@ -422,382 +414,6 @@ static void test_tasks_round_trip(void **state) {
     }
 }
 
-/* ---- through files ------------------------------------------------------------------------------------------------- */
-
-static LabelOptions oracle_options(void) {
-    static int made;
-    if (!made++) {
-        OracleCohortOptions o = {.patients = 200, .seed = 4, .max_tokens = 500, .risk_samples = 8};
-        MUST(oracle_cohort_draw(&o, at("o.h5"), NULL, NULL, err));
-        char *json = oracle_vocabulary_format(0);
-        MUST(file_write(at("o.json"), json, strlen(json), err));
-        free(json);
-        TokenizeOptions t = made_options(at("o.h5"), at("o"));
-        t.vocabulary = at("o.json");
-        TokenizeReport r = made_tokenize(t);
-        tokenize_report_free(&r);
-    }
-    return (LabelOptions){.events = at("o.h5"), .dataset = at("o"), .split = -1};
-}
-
-static LabelTask shorthand(const char *outcome, const char *index) {
-    LabelTask t;
-    MUST(label_task_shorthand(&t, outcome, 365 * DAY, err));
-    MUST(label_index_parse(&t, index, "--index", err));
-    return t;
-}
-
-static void test_label_file(void **state) {
-    (void)state;
-    LabelOptions o = oracle_options();
-    LabelTask    t = shorthand("heart_failure=ICD10CM//I50", "oracle");
-    LabelCounts  counts;
-    Table        table;
-    LabelFile    f;
-    MUST(label_build(&table, &t, &o, &counts, err));
-    assert_int_equal(t.first, 1); /* a diagnosis */
-    assert_true(counts.eligible > 5 && counts.eligible == counts.positive + counts.negative && counts.expressible == counts.positive);
-    assert_int_equal(counts.eligible + counts.excluded[EXCLUDED_PRIOR] + counts.excluded[EXCLUDED_NO_INDEX], counts.patients);
-    MUST(table_write_h5(&table, at("hf.h5"), err));
-    table_free(&table);
-    MUST(label_file_open(&f, at("hf.h5"), err));
-    assert_string_equal(f.name, "heart_failure");
-    assert_int_equal(f.horizon_minutes, 365 * DAY);
-    assert_int_equal(f.n_codes, 1);
-    assert_string_equal(f.codes[0], "ICD10CM//I50");
-    assert_int_equal(f.n_stops, 0);
-    assert_int_equal(f.table.n, counts.eligible);
-    assert_true(f.after_minutes == 0 && !f.after_ends);
-    /* The stored risks of this outcome, in the order of the events file; rows of the table are a subset of them. */
-    EventFile  events;
-    OracleFile oracle;
-    MUST(event_file_open(&events, at("o.h5"), err));
-    MUST(oracle_file_open(&oracle, at("o.h5"), events.n_patients, events.n_events, err));
-    assert_string_equal(oracle.outcome[2].name, "heart_failure_1y");
-    for (int64_t i = 0, k = 0; i < events.n_patients; i++) {
-        double stored = oracle.risk[(i * oracle.n_outcomes + 2) * 2];
-        if (isnan(stored)) continue;
-        assert_true(k < f.table.n && f.true_risk[k] == stored);
-        k++;
-    }
-    oracle_file_close(&oracle);
-    event_file_close(&events);
-    Dataset d = made_open(at("o"));
-    assert_string_equal(table_attribute(&f.table, "dataset_sha256"), d.sha256);
-    for (int64_t i = 0; i < f.table.n; i++) {
-        PatientView p;
-        MUST(dataset_patient(&d, (int)f.split[i], f.patient_row[i], &p, err));
-        assert_int_equal(p.key, f.patient_key[i]);
-        assert_int_equal(f.split[i], SPLIT_HELD_OUT);
-        /* The index is the last counted token: a VISIT_END. */
-        int64_t k = 0;
-        while (k < p.n && p.minutes[k] <= f.index_minutes[i]) k++;
-        assert_true(k > 0 && k < p.n && !isnan(p.oracle_logp[k - 1]) && isnan(p.oracle_logp[k]));
-        assert_string_equal(d.vocabulary.token[patient_token(&p, k - 1)].code, "VISIT_END");
-        assert_true(f.true_risk[i] >= 0 && f.true_risk[i] <= 1 && f.true_risk_se[i] >= 0);
-        /* The outcome, told again from tokens. */
-        int hit = 0;
-        for (; k < p.n && p.minutes[k] <= f.index_minutes[i] + f.horizon_minutes; k++)
-            hit |= code_matches(d.vocabulary.token[patient_token(&p, k)].base, "ICD10CM//I50");
-        assert_int_equal(hit, f.outcome[i]);
-    }
-    dataset_close(&d);
-    label_file_close(&f);
-    label_task_free(&t);
-}
-
-static void test_choices_of_rows(void **state) {
-    (void)state;
-    LabelOptions o = oracle_options();
-    LabelTask    t = shorthand("admission=VISIT//IN", "visit-end");
-    LabelCounts  all, one, tuning;
-    Table        table;
-    MUST(label_build(&table, &t, &o, &all, err));
-    assert_int_equal(t.first, 0);
-    assert_true(all.eligible > 5 * all.patients && all.censored > 0);
-    const double *risk = table_get(&table, "true_risk", COLUMN_F64);
-    for (int64_t i = 0; i < table.n; i++) assert_true(isnan(risk[i])); /* known at the oracle's index only */
-    table_free(&table);
-    o.one_per_patient = 1;
-    MUST(label_build(&table, &t, &o, &one, err));
-    assert_true(one.eligible <= one.patients && one.eligible > one.patients / 2);
-    table_free(&table);
-    o.split = SPLIT_TUNING;
-    MUST(label_build(&table, &t, &o, &tuning, err));
-    assert_int_equal(tuning.patients, 20);
-    table_free(&table);
-    label_task_free(&t);
-}
-
-/* The codes in attribute `name` of what a task makes of these events. */
-static json_t *codes_of(const char *task, const LabelOptions *o, const char *name) {
-    LabelTask   t;
-    LabelCounts counts;
-    Table       table;
-    MUST(label_task_parse(&t, task, strlen(task), "test", err));
-    MUST(label_build(&table, &t, o, &counts, err));
-    json_t *codes = json_loads(table_attribute(&table, name), 0, NULL);
-    table_free(&table);
-    label_task_free(&t);
-    return codes;
-}
-
-static int token_level(const Dataset *d, const json_t *code, const char *base) {
-    int id = vocabulary_find(&d->vocabulary, json_string_value(code));
-    assert_true(id >= 0 && !strcmp(d->vocabulary.token[id].base, base));
-    return id;
-}
-
-/* What simulated futures look for are the levels whose values the label counts: of outcomes and of stops. */
-static void test_levels_of_bounds(void **state) {
-    (void)state;
-    static const char edges[] = "{\"format\": \"ehr.c value edges\", \"format_version\": 1, \"edges\": ["
-                                "{\"codes\": [\"LAB//X\"], \"units\": [\"u\"], \"lt\": [20], \"le\": [20, 30]}]}";
-    MUST(file_write(at("edges.json"), edges, strlen(edges), err));
-    MadeFile f = events_begin(at("levels.h5"));
-    for (int i = 1; i <= 600; i++) {
-        events_subject(&f, i, DAY, SPLIT_UNSET);
-        events_add(&f, (MadeEvent){i, 0, "VISIT//IN", KIND_VISIT_START, NONE, NULL, 0}, NULL);
-        events_add(&f, (MadeEvent){i, 60, "LAB//X", KIND_LAB, (float)(i % 50), "u", i % 50 < 2 ? COMPARE_LT : COMPARE_EQ}, NULL);
-        events_add(&f, (MadeEvent){i, 100, "VISIT_END", KIND_VISIT_END, NONE, NULL, 0}, NULL);
-    }
-    events_end(&f);
-    TokenizeOptions options = made_options(at("levels.h5"), at("levels"));
-    options.edges = at("edges.json");
-    TokenizeReport r = made_tokenize(options);
-    tokenize_report_free(&r);
-    Dataset      d = made_open(at("levels"));
-    LabelOptions o = {.events = at("levels.h5"), .dataset = at("levels"), .split = -1};
-    size_t       i, at_bound = 0, limits = 0;
-    json_t      *code, *codes = codes_of("{\"name\": \"t\", \"kind\": \"value\", \"index\": \"visit-end\", \"horizon\": \"10d\", "
-                                         "\"outcome\": {\"codes\": [\"LAB//X\"], \"below\": 20, \"unit\": \"u\"}}", &o, "outcome_codes");
-    json_array_foreach(codes, i, code) {
-        const VocabToken *token = &d.vocabulary.token[token_level(&d, code, "LAB//X")];
-        limits += token->level == LEVEL_LT;
-        assert_true(token->level == LEVEL_LT || token->hi < 20);
-    }
-    assert_true(i > 1 && limits == 1); /* "< 1" is below 20 as well */
-    json_decref(codes);
-    for (int id = 0; id < d.vocabulary.n; id++) at_bound += d.vocabulary.token[id].level > 0 && d.vocabulary.token[id].hi == 20;
-    assert_int_equal(at_bound, 1); /* there is a level of 20 alone, which "below 20" leaves out */
-    codes = codes_of("{\"name\": \"t\", \"index\": \"visit-end\", \"horizon\": \"10d\", \"outcome\": {\"codes\": [\"VISIT//IN\"]}, "
-                     "\"stops\": [{\"codes\": [\"LAB//X\"], \"above\": 30, \"unit\": \"u\"}, {\"codes\": [\"VISIT_END\"]}]}", &o, "stop_codes");
-    assert_true(json_array_size(codes) > 1);
-    assert_string_equal(json_string_value(json_array_get(codes, json_array_size(codes) - 1)), "VISIT_END");
-    json_array_remove(codes, json_array_size(codes) - 1);
-    json_array_foreach(codes, i, code) assert_true(d.vocabulary.token[token_level(&d, code, "LAB//X")].lo >= 30); /* no limit */
-    json_decref(codes);
-    dataset_close(&d);
-    LabelTask   none;
-    LabelCounts counts;
-    Table       table;
-    Err         problem = {0};
-    const char *far = "{\"name\": \"t\", \"index\": \"visit-end\", \"horizon\": \"10d\", \"outcome\": {\"codes\": [\"VISIT//IN\"]}, "
-                      "\"stops\": [{\"codes\": [\"LAB//X\"], \"above\": 3000}]}";
-    MUST(label_task_parse(&none, far, strlen(far), "test", err));
-    assert_int_equal(label_build(&table, &none, &o, &counts, &problem), ERR_USAGE);
-    assert_non_null(strstr(problem.msg, "stop"));
-    label_task_free(&none);
-}
-
-/* Times have seconds and tokens minutes: what a model is told at the index, the label does not ask for. */
-static void test_minute_of_the_index(void **state) {
-    (void)state;
-    static const struct { int second; const char *code; int kind; } row[] = {
-        {30, "VISIT//OUT", KIND_VISIT_START}, {36040, "VISIT_END", KIND_VISIT_END}, {36080, "ICD10CM//I50", KIND_DIAGNOSIS},
-        {72000, "VISIT//OUT", KIND_VISIT_START}, {73000, "VISIT_END", KIND_VISIT_END}, {73010, "MEDS_DEATH", KIND_DEATH}};
-    EventWriter *w;
-    int64_t      n[3];
-    MUST(event_writer_open(&w, at("seconds.h5"), 64 << 20, err));
-    for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
-        Event e = {.subject = 1, .value = NAN, .time = made_us(0) + row[i].second * 1000000ll, .precision = PRECISION_SECOND};
-        e.available = e.time;
-        MUST(event_writer_code(w, row[i].code, row[i].kind, NULL, NULL, &e.code, err));
-        MUST(event_writer_add(w, &e, err));
-    }
-    MUST(event_writer_subject(w, 1, made_us(AT(40, 0)), SPLIT_TRAIN, err));
-    MUST(event_writer_close(w, "test", "{}", &n[0], &n[1], &n[2], err));
-    TokenizeReport r = made_tokenize(made_options(at("seconds.h5"), at("seconds")));
-    tokenize_report_free(&r);
-    LabelTask    t;
-    LabelOptions o = {.events = at("seconds.h5"), .dataset = at("seconds"), .split = -1};
-    LabelCounts  counts;
-    Table        table;
-    MUST(label_task_shorthand(&t, "heart_failure=ICD10CM//I50", 10 * DAY, err));
-    MUST(label_index_parse(&t, "visit-end", "--index", err));
-    t.first = 0;
-    MUST(label_build(&table, &t, &o, &counts, err));
-    Dataset     d = made_open(at("seconds"));
-    PatientView p = made_patient_of(&d, at("seconds.linkage.h5"), 1);
-    assert_int_equal(table.n, 1);
-    assert_int_equal(counts.excluded[EXCLUDED_DEAD], 1); /* ten seconds later, in the same minute */
-    const int64_t *index = table_get(&table, "index_minutes", COLUMN_I64), *outcome = table_get(&table, "outcome", COLUMN_I64);
-    int told = 0;
-    for (int64_t i = 0; i < p.n && p.minutes[i] <= index[0]; i++)
-        told |= !strcmp(d.vocabulary.token[patient_token(&p, i)].code, "ICD10CM//I50");
-    assert_int_equal(told, 1);
-    assert_int_equal(outcome[0], 0);
-    dataset_close(&d);
-    table_free(&table);
-    label_task_free(&t);
-}
-
-/* From when on outcomes count is told to whoever simulates them; the oracle's risk is of those from the index on. */
-static void test_labels_that_begin_later(void **state) {
-    (void)state;
-    LabelOptions o = oracle_options();
-    LabelTask    t = shorthand("heart_failure=ICD10CM//I50", "oracle");
-    LabelCounts  counts;
-    Table        table;
-    LabelFile    f;
-    t.after_minutes = 2 * DAY;
-    MUST(label_build(&table, &t, &o, &counts, err));
-    MUST(table_write_h5(&table, at("later.h5"), err));
-    table_free(&table);
-    MUST(label_file_open(&f, at("later.h5"), err));
-    assert_true(f.after_minutes == 2 * DAY && f.after_ends);
-    for (int64_t i = 0; i < f.table.n; i++) assert_true(isnan(f.true_risk[i]));
-    label_file_close(&f);
-    label_task_free(&t);
-}
-
-static void refused(const LabelOptions *o, const char *outcome, const char *index, Status code, const char *says) {
-    LabelTask   t = shorthand(outcome, index);
-    LabelCounts counts;
-    Table       table;
-    Err         problem = {0};
-    Status      s = label_build(&table, &t, o, &counts, &problem);
-    if (s != code || !strstr(problem.msg, says)) fail_msg("status %d: %s; expected %d: %s", s, problem.msg, code, says);
-    label_task_free(&t);
-}
-
-static void test_refusals(void **state) {
-    (void)state;
-    LabelOptions o = oracle_options();
-    refused(&o, "x=MEDS_DETH", "oracle", ERR_USAGE, "MEDS_DEATH"); /* names the nearest */
-    LabelOptions bad = o;
-    bad.dataset = at("nothing");
-    refused(&bad, "x=MEDS_DEATH", "oracle", ERR_IO, "nothing");
-    bad = o;
-    bad.events = at("o.json");
-    refused(&bad, "x=MEDS_DEATH", "oracle", ERR_FORMAT, "o.json");
-    bad = o;
-    bad.linkage = at("none.h5");
-    refused(&bad, "x=MEDS_DEATH", "oracle", ERR_IO, "tokenize");
-    /* A linkage of another dataset. */
-    Table t;
-    MUST(table_read_h5(&t, at("o.linkage.h5"), err));
-    table_set(&t, "dataset_sha256", "0");
-    MUST(table_write_h5(&t, at("other.h5"), err));
-    table_free(&t);
-    bad.linkage = at("other.h5");
-    refused(&bad, "x=MEDS_DEATH", "oracle", ERR_FORMAT, "another dataset");
-    /* No oracle. */
-    events_write(at("plain.h5"), (MadeEvent[]){{1, 0, "VISIT//OUT", KIND_VISIT_START, NONE, NULL, 0},
-                                               {1, 5, "MEDS_DEATH", KIND_DEATH, NONE, NULL, 0}, {0, 0, NULL, 0, 0, NULL, 0}});
-    TokenizeReport r = made_tokenize(made_options(at("plain.h5"), at("plain")));
-    tokenize_report_free(&r);
-    LabelOptions plain = {.events = at("plain.h5"), .dataset = at("plain"), .split = -1};
-    refused(&plain, "x=MEDS_DEATH", "oracle", ERR_USAGE, "no oracle cohort");
-}
-
-static int64_t label_rows(const char *events, const char *dataset, const char *linkage) {
-    LabelTask    t;
-    LabelOptions o = {.events = events, .dataset = dataset, .linkage = linkage, .split = -1};
-    LabelCounts  counts;
-    Table        table;
-    MUST(label_task_shorthand(&t, "x=MEDS_DEATH", 400 * DAY, err));
-    MUST(label_index_parse(&t, "visit-end", "--index", err));
-    MUST(label_build(&table, &t, &o, &counts, err));
-    int64_t n = table.n;
-    table_free(&table);
-    label_task_free(&t);
-    return n;
-}
-
-/* Tokenised again with other splits, the dataset made first can still be labelled; replaced, its linkage goes with it. */
-static void test_two_datasets_of_one_source(void **state) {
-    (void)state;
-    MadeFile f = events_begin(at("two.h5"));
-    for (int i = 1; i <= 40; i++) {
-        events_subject(&f, i, UNDATED, SPLIT_UNSET);
-        events_add(&f, (MadeEvent){i, i, "VISIT//IN", KIND_VISIT_START, NONE, NULL, 0}, NULL);
-        events_add(&f, (MadeEvent){i, i + 60, "VISIT_END", KIND_VISIT_END, NONE, NULL, 0}, NULL);
-        events_add(&f, (MadeEvent){i, i + 500 * DAY, "MEDS_DEATH", KIND_DEATH, NONE, NULL, 0}, NULL);
-    }
-    events_end(&f);
-    char sha[3][65];
-    static const char *const name[] = {"first", "second", "third"};
-    for (int k = 0; k < 3; k++) {
-        TokenizeOptions o = made_options(at("two.h5"), at(name[k]));
-        o.seed = k;
-        TokenizeReport r = made_tokenize(o);
-        tokenize_report_free(&r);
-        Dataset d = made_open(at(name[k]));
-        memcpy(sha[k], d.sha256, sizeof d.sha256);
-        dataset_close(&d);
-    }
-    for (int k = 0; k < 3; k++) assert_int_equal(label_rows(at("two.h5"), at(name[k]), NULL), 40);
-    char *kept[2];
-    for (int k = 0; k < 2; k++) {
-        kept[k] = linkage_path_of(at("two.h5"), sha[k]);
-        assert_true(path_exists(kept[k]));
-        assert_int_equal(label_rows(at("two.h5"), at(name[k]), kept[k]), 40);
-    }
-    LabelOptions wrong = {.events = at("two.h5"), .dataset = at("third"), .linkage = kept[0], .split = -1};
-    refused(&wrong, "x=MEDS_DEATH", "visit-end", ERR_FORMAT, "another dataset");
-    TokenizeOptions o = made_options(at("two.h5"), at("third"));
-    o.seed = 9;
-    o.overwrite = 1;
-    TokenizeReport r = made_tokenize(o);
-    tokenize_report_free(&r);
-    char *gone = linkage_path_of(at("two.h5"), sha[2]);
-    assert_false(path_exists(gone));
-    for (int k = 0; k < 3; k++) assert_int_equal(label_rows(at("two.h5"), at(name[k]), NULL), 40);
-    /* What is no linkage is not overwritten. */
-    MUST(file_write(at("two.linkage.h5"), "mine", 4, err));
-    o.out = at("fourth");
-    made_refused(o, ERR_FORMAT, "move it away");
-    free(gone);
-    for (int k = 0; k < 2; k++) free(kept[k]);
-}
-
-static void test_damaged_label_files(void **state) {
-    (void)state;
-    static const struct {
-        const char *attribute, *value, *says;
-    } damage[] = {{"outcome_codes", "{}", "outcome_codes"}, {"outcome_codes", "[1]", "not text"}, {"name", "a/b", "name"},
-                  {"horizon_minutes", "0", "horizon"},      {"horizon_minutes", "12x", "horizon"}, {"stop_codes", "3", "stop_codes"},
-                  {"after_minutes", "0", "after_minutes"},  {"after_minutes", "99999999", "after_minutes"}};
-    LabelOptions o = oracle_options();
-    LabelTask    t = shorthand("death=MEDS_DEATH", "oracle");
-    LabelCounts  counts;
-    LabelFile    f;
-    Err          problem = {0};
-    Table        table;
-    for (size_t i = 0; i < sizeof damage / sizeof *damage; i++) {
-        MUST(label_build(&table, &t, &o, &counts, err));
-        table_set(&table, damage[i].attribute, damage[i].value);
-        MUST(table_write_h5(&table, at("bad.h5"), err));
-        table_free(&table);
-        assert_int_equal(label_file_open(&f, at("bad.h5"), &problem), ERR_FORMAT);
-        assert_non_null(strstr(problem.msg, damage[i].says));
-    }
-    static const struct {
-        const char *column;
-        int64_t     value;
-    } cell[] = {{"split", 3}, {"patient_row", -1}, {"index_minutes", -5}, {"index_minutes", 1ll << 40}, {"outcome", 2}};
-    for (size_t i = 0; i < sizeof cell / sizeof *cell; i++) {
-        MUST(label_build(&table, &t, &o, &counts, err));
-        ((int64_t *)table_get(&table, cell[i].column, COLUMN_I64))[table.n - 1] = cell[i].value;
-        MUST(table_write_h5(&table, at("bad.h5"), err));
-        table_free(&table);
-        assert_int_equal(label_file_open(&f, at("bad.h5"), &problem), ERR_FORMAT);
-    }
-    assert_int_not_equal(label_file_open(&f, at("o.linkage.h5"), &problem), OK);
-    label_task_free(&t);
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_horizon_and_censoring),
@@ -806,6 +422,7 @@ int main(void) {
         cmocka_unit_test(test_known_late),
         cmocka_unit_test(test_discharges),
         cmocka_unit_test(test_in_hospital_mortality),
+        cmocka_unit_test(test_index_times_are_told_once),
         cmocka_unit_test(test_ages_and_last_year),
         cmocka_unit_test(test_values),
         cmocka_unit_test(test_durations),
@@ -816,10 +433,6 @@ int main(void) {
         cmocka_unit_test(test_before_results),
         cmocka_unit_test(test_wrong_tasks),
         cmocka_unit_test(test_tasks_round_trip),
-        cmocka_unit_test(test_label_file),
-        cmocka_unit_test(test_choices_of_rows),
-        cmocka_unit_test(test_two_datasets_of_one_source), cmocka_unit_test(test_labels_that_begin_later), cmocka_unit_test(test_index_times_are_told_once), cmocka_unit_test(test_levels_of_bounds), cmocka_unit_test(test_minute_of_the_index), cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_damaged_label_files),
     };
     return cmocka_run_group_tests_name("label", tests, folder_make, folder_remove);
 }
