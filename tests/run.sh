@@ -15,7 +15,7 @@ export UBSAN_OPTIONS=${UBSAN_OPTIONS:-print_stacktrace=1}
 export TIMEFORMAT='%R %U %S' LC_ALL=C
 
 # The longest start first, so that at the end no core waits for one of them.
-longest="test_cuda_attention test_cuda_matmul test_cuda_rows test_deidentify.sh test_serve_load.sh test_infer_cli.sh
+longest="test_cuda_attention test_cuda_paged test_cuda_matmul test_cuda_rows test_deidentify.sh test_serve_load.sh test_infer_cli.sh
     test_risk_cli.sh test_cuda_dist test_cuda_cli.sh test_nccl.sh test_page.sh test_serve.sh test_privacy.sh test_evaluate.sh
     test_cuda_train test_cuda_model test_explain_cli.sh test_mimic.sh test_notes.sh test_pipeline.sh test_train_cli.sh test_cluster.sh
     test_diagnose test_explain test_rollout test_rollout_law.sh test_probe.sh test_meds.sh test_lora_cli.sh test_bundle.sh"
