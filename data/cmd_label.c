@@ -89,6 +89,8 @@ static Status label_run(const LabelFlags *f, int first_given, const char *events
         return s;
     }
     counts_print(&t, &counts, stderr);
+    if (counts.unmet[0])
+        fprintf(stderr, "warning: no event and no token is %s: look at the spelling, unless another site calls it so\n", counts.unmet);
     if (!counts.eligible)
         fprintf(stderr, "warning: no patient has a row; another --index or --horizon may suit these records\n");
     char *dir = xasprintf("%s/labels", f->data), *path = f->out ? xstrdup(f->out) : xasprintf("%s/%s.h5", dir, t.name);

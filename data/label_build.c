@@ -171,6 +171,21 @@ static Status expressible_check(const LabelTask *t, const Dataset *d, json_t *co
                    t->outcome.bounded ? " with levels (separate values have none of their own)" : "", near);
 }
 
+/* Right where a task names what other sites call it, a mistake where it was meant: told, not refused. */
+static void unmet_find(const LabelTask *t, const EventFile *f, const Vocabulary *v, char *out, size_t size) {
+    uint32_t *mark = xcalloc((size_t)v->n, sizeof *mark);
+    size_t used = 0;
+    for (int k = -1; k < t->n_stops; k++) {
+        const LabelPredicate *p = k < 0 ? &t->outcome : &t->stop[k];
+        for (int i = 0; i < p->n && used < size; i++) {
+            int met = vocabulary_match(v, (const char *const *)&p->codes[i], 1, 1, mark) > 0;
+            for (int64_t c = 0; c < f->n_codes && !met; c++) met = code_matches(f->codes[c], p->codes[i]);
+            if (!met) used += (size_t)snprintf(out + used, size - used, "%s%s", used ? ", " : "", p->codes[i]);
+        }
+    }
+    free(mark);
+}
+
 /* ---- the oracle -------------------------------------------------------------------------------------------------- */
 
 /* The stored outcome that this task asks for: same codes of this file, same horizon; -1 = none. */
@@ -461,6 +476,7 @@ Status label_build(Table *out, LabelTask *t, const LabelOptions *o, LabelCounts 
     json_t *codes = s ? NULL : outcome_codes(t, &r.d.vocabulary), *stops = NULL;
     if (!s) s = expressible_check(t, &r.d, codes, err);
     if (!s && !(stops = stop_codes(t, &r.d, err))) s = ERR_USAGE;
+    if (!s) unmet_find(t, &r.f, &r.d.vocabulary, counts->unmet, sizeof counts->unmet);
     if (!s) s = patients_label(&r, err);
     if (!s) {
         table_free(out);

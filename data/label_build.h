@@ -25,6 +25,7 @@ typedef struct {
     int64_t patients;    /* looked at */
     int64_t labels;      /* rows of a MEDS label file */
     int64_t unplaced;    /* of these: of nobody in the dataset */
+    char    unmet[512];  /* "A, B": codes of the outcome and the stops that neither an event nor a token has */
     int64_t given, differ; /* rows whose outcome the file gives; that the task would have judged otherwise */
 } LabelCounts;
 

@@ -90,10 +90,8 @@ static Status explain(Session *s, const ExplainFlags *f, Err *err) {
     RolloutJob job;
     Explanation x = {0};
     uint32_t *mark = xcalloc((size_t)v->n, sizeof *mark);
-    int n_codes;
-    char *codes = xstrdup(f->outcome), **code = split_all(codes, &n_codes);
     Status st = session_job(s, &f->patient, &job, err);
-    if (!st) st = outcome_mark(v, f->outcome, code, n_codes, 0, mark, err);
+    if (!st) st = outcome_list_mark(v, "--outcome", f->outcome, 0, mark, err);
     if (!st && !job.n_known)
         st =
             err_set(err, ERR_USAGE, "--at %s: nothing is known of the patient then, so nothing can be left out",
@@ -118,8 +116,6 @@ static Status explain(Session *s, const ExplainFlags *f, Err *err) {
                 (long long)x.stats.shared_tokens);
         explain_free(&x);
     }
-    free(code);
-    free(codes);
     free(mark);
     return st;
 }

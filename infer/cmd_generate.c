@@ -197,13 +197,8 @@ static Status generate(Session *s, const GenerateFlags *f, FILE *out, FILE *html
     Status st = session_job(s, &f->patient, &r.job, err);
     if (st) return st;
     uint32_t *mark = xcalloc((size_t)v->n, sizeof *mark);
-    for (int o = 0; !st && o < f->outcomes.n; o++) {
-        int n;
-        char *list = xstrdup(f->outcomes.item[o]), **code = split_all(list, &n);
-        st = outcome_mark(v, f->outcomes.item[o], code, n, o, mark, err);
-        free(code);
-        free(list);
-    }
+    for (int o = 0; !st && o < f->outcomes.n; o++)
+        st = outcome_list_mark(v, "--outcome", f->outcomes.item[o], o, mark, err);
     r.mark = mark;
     /* Outcomes are marked, not stopped at: a future is shown to its end. */
     RolloutOptions o = {.n_samples = (int)f->samples, .batch = (int)f->batch, .max_tokens = (int)f->max_tokens,

@@ -128,6 +128,16 @@ static RiskOptions options_of(const RiskFlags *f) {
     return o;
 }
 
+/* A task may name what other sites call its outcome; what is misspelt looks the same. */
+static void warn_of_codes(const LabelFile *l, const Vocabulary *v) {
+    char unknown[512];
+    if (outcome_unknown(v, l->codes, l->n_codes, unknown, sizeof unknown))
+        fprintf(stderr, "warning: %s: no token of the vocabulary matches %s of its outcome: no future can come to that\n", l->name,
+                unknown);
+    if (outcome_unknown(v, l->stops, l->n_stops, unknown, sizeof unknown))
+        fprintf(stderr, "warning: %s: no token of the vocabulary matches %s of its stops: no future ends there\n", l->name, unknown);
+}
+
 /* All label files: together where the estimator allows, else one after the other. */
 static Status run_all(Session *s, const RiskFlags *f, const char *settings, Err *err) {
     enum { LABELS_MAX = STRING_LIST_MAX };
@@ -149,6 +159,7 @@ static Status run_all(Session *s, const RiskFlags *f, const char *settings, Err 
             if (!strcmp(task[i].out, out)) st = err_set(err, ERR_USAGE, "two label files are called %s", labels[n].name);
         if (!st) st = label_file_fits(&labels[n], path, &s->dataset, err);
         if (!st) st = out_check(out, err);
+        if (!st) warn_of_codes(&labels[n], &s->dataset.vocabulary);
     }
     for (int at = 0; !st && at < n; at += pool) {
         int count = n - at < pool ? n - at : pool;

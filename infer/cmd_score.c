@@ -98,13 +98,8 @@ static Status print_score(Session *s, int split, const Score *sc, Err *err) {
 /* mark (V): 1 for the ids that the codes asked for match. */
 static Status asked_mark(const Session *s, const StringList *codes, uint32_t *mark, Err *err) {
     Status st = OK;
-    for (int i = 0; !st && i < codes->n; i++) {
-        int n;
-        char *list = xstrdup(codes->item[i]), **code = split_all(list, &n);
-        st = outcome_mark(&s->dataset.vocabulary, codes->item[i], code, n, 0, mark, err);
-        free(code);
-        free(list);
-    }
+    for (int i = 0; !st && i < codes->n; i++)
+        st = outcome_list_mark(&s->dataset.vocabulary, "--codes", codes->item[i], 0, mark, err);
     return st;
 }
 

@@ -87,14 +87,19 @@ static void recalibrate(const Server *sv, json_t *o, const Job *job, int k) {
                                   "alerts_per_100", m->alerts_per_100, "alert", p >= m->threshold));
 }
 
-/* The numbers of `ehr-infer risk`. */
+/* The numbers of `ehr-infer risk`, and the codes that no token has: no future comes to them. */
 static json_t *risk_json(const Server *sv, const Job *job, int k) {
     const AskOutcome *a = &job->ask.outcome[k];
     const EngineRisk *r = &job->risk[k];
-    json_t *codes = json_array();
-    for (int i = 0; i < a->n_codes; i++) json_array_append_new(codes, json_string(a->codes[i]));
-    json_t *o = json_pack("{s:s, s:o, s:f, s:o, s:o, s:[o, o], s:o, s:o, s:o, s:o, s:I}", "name", a->name, "codes",
-                          codes, "horizon_days", a->horizon / 1440, "risk", serve_number(r->risk.risk), "mc_se",
+    json_t *codes = json_array(), *unknown = json_array();
+    char name[512];
+    for (int i = 0; i < a->n_codes; i++) {
+        json_array_append_new(codes, json_string(a->codes[i]));
+        if (outcome_unknown(&sv->session->dataset.vocabulary, &a->codes[i], 1, name, sizeof name))
+            json_array_append_new(unknown, json_string(a->codes[i]));
+    }
+    json_t *o = json_pack("{s:s, s:o, s:o, s:f, s:o, s:o, s:[o, o], s:o, s:o, s:o, s:o, s:I}", "name", a->name, "codes",
+                          codes, "unknown_codes", unknown, "horizon_days", a->horizon / 1440, "risk", serve_number(r->risk.risk), "mc_se",
                           serve_number(r->risk.mc_se), "interval", serve_number(r->risk.lo), serve_number(r->risk.hi),
                           "competing_risk", serve_number(r->competing.risk), "competing_se",
                           serve_number(r->competing.mc_se), "lead_days", serve_number(r->lead_days), "mean_tokens",

@@ -183,6 +183,37 @@ Status outcome_mark(const Vocabulary *v, const char *name, char *const *codes, i
                    n_codes ? codes[0] : "(no code)", n_codes > 1 ? " or the other codes" : "", near);
 }
 
+int outcome_unknown(const Vocabulary *v, char *const *codes, int n_codes, char *out, size_t size) {
+    uint32_t *mark = xcalloc((size_t)v->n, sizeof *mark);
+    int n = 0;
+    size_t used = 0;
+    out[0] = 0;
+    for (int i = 0; i < n_codes; i++) {
+        if (vocabulary_match(v, (const char *const *)&codes[i], 1, 1, mark) > 0) continue;
+        if (used < size) used += (size_t)snprintf(out + used, size - used, "%s%s", n ? ", " : "", codes[i]);
+        n++;
+    }
+    free(mark);
+    return n;
+}
+
+Status outcome_list_mark(const Vocabulary *v, const char *flag, const char *list, int bit, uint32_t *mark, Err *err) {
+    char unknown[256], near[256];
+    int n;
+    char *copy = xstrdup(list), **code = split_all(copy, &n);
+    Status s = outcome_mark(v, list, code, n, bit, mark, err);
+    if (!s && outcome_unknown(v, code, n, unknown, sizeof unknown)) {
+        char *first = xasprintf("%.*s", (int)strcspn(unknown, ","), unknown);
+        vocabulary_nearest(v, first, near, sizeof near);
+        s = err_set(err, ERR_USAGE, "%s %s: no token of the vocabulary matches %s; nearest to %s are %s; leave out what this model "
+                    "does not know", flag, list, unknown, first, near);
+        free(first);
+    }
+    free(code);
+    free(copy);
+    return s;
+}
+
 void minutes_text(double minutes, char *out, size_t size) {
     char sign = minutes < 0 ? '-' : '+';
     int64_t m = (int64_t)llround(fabs(minutes)), days = m / 1440, years = days / 365;

@@ -75,9 +75,14 @@ Status session_job(Session *s, const PatientFlags *f, RolloutJob *out, Err *err)
 /* "--split" text -> split; ERR_USAGE names the choices, also when the split is empty. */
 Status session_split(const Session *s, const char *text, int *split, Err *err);
 
-/* "VISIT//IN" or "NAME=CODE[,CODE...]": bits of an outcome over the vocabulary; ERR_USAGE names the nearest codes when no
- * token can express it.  mark (V): bit `bit` is set for matching ids. */
+/* Bits of an outcome over the vocabulary; ERR_USAGE names the nearest codes when no token can express it.  mark (V): bit
+ * `bit` is set for matching ids.  Codes that no token matches do no harm beside others: a task names what many sites call
+ * it; outcome_unknown tells of them. */
 Status outcome_mark(const Vocabulary *v, const char *name, char *const *codes, int n_codes, int bit, uint32_t *mark, Err *err);
+/* The codes that no token matches, in out as "A, B"; returns how many. */
+int outcome_unknown(const Vocabulary *v, char *const *codes, int n_codes, char *out, size_t size);
+/* Of "CODE[,CODE...]" as flag `flag` gives them: each has to match, for it was typed for this vocabulary. */
+Status outcome_list_mark(const Vocabulary *v, const char *flag, const char *list, int bit, uint32_t *mark, Err *err);
 
 /* "+3 d 04:10", "-1 y 20 d" from minutes; out holds at least 32 bytes. */
 void minutes_text(double minutes, char *out, size_t size);

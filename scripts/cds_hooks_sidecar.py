@@ -145,6 +145,11 @@ def moved_text(explanation):
     return "\n\nWhat moved it (an association in the model, never a cause):\n\n" + "\n".join(lines) if lines else ""
 
 
+def unknown_text(o):
+    """Another site's names for the outcome do no harm; a misspelt one does, and looks the same."""
+    return f" Of the outcome's codes the model does not know {', '.join(o['unknown_codes'])}, and counts none of it." if o.get("unknown_codes") else ""
+
+
 def card_of(service, answer, assessment):
     o = answer["outcomes"][0]
     risk = assessment["prediction"][0]["probabilityDecimal"] if assessment else None
@@ -156,7 +161,7 @@ def card_of(service, answer, assessment):
         return card
     card["summary"] = f"{percent(risk)} risk of {o['name']} within {horizon_text(service['horizon'])}, by a research model"[:139]
     card["detail"] = (f"Estimated risk of **{o['name']}** within {horizon_text(service['horizon'])}: **{percent(risk)}**. {assessment['prediction'][0]['rationale']}."
-                      + moved_text(o.get("explanation")) + f"\n\n{NOTICE}")
+                      + unknown_text(o) + moved_text(o.get("explanation")) + f"\n\n{NOTICE}")
     card["suggestions"] = [{"label": "Record this risk assessment", "uuid": str(uuid.uuid4()),
                             "actions": [{"type": "create", "description": "Write a RiskAssessment (status preliminary)", "resource": assessment}]}]
     return card

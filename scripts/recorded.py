@@ -25,7 +25,7 @@ def measure(s, files, patients):
     v = shards.Vocabulary(s.args.data, s.dataset)
     for path in files:
         attributes = suite.read_labels(path)[1]
-        codes = suite.outcome_codes(attributes)
+        codes = [c for c in suite.outcome_codes(attributes) if v.outcome_tokens([c]).any()]  # not what other sites call it
         mark = v.outcome_tokens(codes)
         if not mark.any() or tuple(np.flatnonzero(mark)) in seen:
             continue

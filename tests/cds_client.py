@@ -58,6 +58,7 @@ status, answer = ask(url, hook())
 card = answer["cards"][0] if status == 200 else {}
 check("a hook gets one card", status == 200 and len(answer["cards"]) == 1 and len(card["summary"]) < 140 and card["indicator"] == "info" and card["uuid"] and
       card["source"]["label"].startswith("ehr.c"), (status, answer))
+check("the card tells which codes of the outcome the model does not know", "VISIT//IP" in card.get("detail", "") and "does not know" in card["detail"], card)
 check("the card says what it is not", "not a medical device" in card.get("detail", ""), card)
 check("and names nobody", "Zebrafinch" not in json.dumps(card) and "1950" not in json.dumps(card), card)
 assessment = card["suggestions"][0]["actions"][0]["resource"] if card else {}

@@ -56,6 +56,8 @@ def answers(url, key):
               all(abs(t["logprob"] - l) < 1e-6 and l < 0 for t, l in zip(told[1:], logprobs)), (told, logprobs))
     cold = [good("temperature 0", 200, {"prompt": "SEX//F RACE//WHITE", "max_tokens": 3, "temperature": 0, "seed": i}, "/v1/completions") for i in (1, 2)]
     check("temperature 0 does not depend on the seed", cold[0]["choices"] == cold[1]["choices"], cold)
+    some = good("an outcome of which one code is no token", 200, {**RISK, "outcomes": [{"codes": ["VISIT//IP", "VISIT//IN", "ICD10CM//I50000"]}, "VISIT//IN"]})["outcomes"]
+    check("the codes that no token has are told", [o["unknown_codes"] for o in some] == [["VISIT//IP", "ICD10CM//I50000"], []], some)
     for name, words, change in [
         ("no outcome", "outcomes takes", {"outcomes": []}), ("an outcome that is no token", "nearest are", {"outcomes": ["ICD10CM//I50000"]}),
         ("no horizon", "needs a horizon", {"horizon": None}), ("an endless horizon", "at most", {"horizon": "900y"}),

@@ -32,7 +32,7 @@ open("client.pem", "wb").write(key.private_bytes(serialization.Encoding.PEM, ser
 public = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(key.public_key()))
 json.dump({"keys": [{**public, "kid": "test", "use": "sig", "alg": "ES384"}]}, open("jwks.json", "w"))
 json.dump({"services": [{"id": "admission-1y", "title": "Admission", "description": "d", "hook": "patient-view", "horizon": "365d", "samples": 16, "explain": 12,
-                         "outcome": {"name": "hospital admission", "codes": ["VISIT//IN"]}}]}, open("services.json", "w"))
+                         "outcome": {"name": "hospital admission", "codes": ["VISIT//IN", "VISIT//IP"]}}]}, open("services.json", "w"))
 END
 } > made.log 2>&1
 verdict $? "make a checkpoint, keys and services" made.log

@@ -99,6 +99,7 @@ while IFS='|' read -r name code words command; do
     verdict $? "$name: exit $code" usage.log
 done << 'END'
 explain what no token says|2|nearest|explain r --data d --outcome ICD10CM//I5000
+explain an outcome with a misspelt code|2|matches MEDS_DEAD; nearest.*MEDS_DEATH|explain r --data d --outcome VISIT//IN,MEDS_DEAD
 explain one future|2|--samples|explain r --data d --samples 1
 explain nobody|2|has patients 0 to|explain r --data d --patient 99999
 two matrices in one npy|2|one matrix|embed r --data d --out x.npy

@@ -83,6 +83,8 @@ a horizon of zero|2|--horizon|generate r --data d --horizon 0d
 a horizon that is none|2|--horizon|generate r --data d --horizon soon
 no temperature in risk|2|--temperature|risk r --data d --labels d/labels/visit_30d.h5 --temperature 0.7
 outcome of no token|2|nearest|generate r --data d --outcome VISIT//INN
+one code of an outcome is of no token|2|VISIT//INN; nearest.* VISIT//IN,|generate r --data d --outcome VISIT//OUT,VISIT//INN,MEDS_DEATH
+one code of those to score is of no token|2|--codes.* matches VISIT//INN, ICU|score r --data d --codes VISIT//OUT,VISIT//INN,ICU --detail codes.h5
 no device|1|--device cuda|generate r --data d --device cuda
 weights of eight bits|0|weights in I8|generate r --data d --samples 1 --weights int8
 weights of sixteen bits|0|weights in BF16|score r --data d --limit 1 --weights bf16
@@ -211,6 +213,9 @@ key=$(sed -n 's/.*key:\([0-9]*\).*/\1/p' one.txt | head -n 1)
 verdict $? "a patient by rank and by key is the same" gen.log
 "$infer" generate r --data d --patient 2 --seed 9 --samples 3 > two.txt 2> gen.log && ! cmp -s one.txt two.txt
 verdict $? "another seed gives other futures" gen.log
+"$data" label events/events.h5 --data d --outcome typo_30d=VISIT//OUT,VISIT//INN --horizon 30d --index last-year > label.log 2>&1 && grep -q 'warning: no event and no token is VISIT//INN:' label.log &&
+    "$infer" risk r --data d --labels d/labels/typo_30d.h5 --samples 2 --limit 2 --out typo.csv > risk.log 2>&1 && grep -q 'warning: typo_30d: no token.* matches VISIT//INN' risk.log
+verdict $? "label and risk tell of codes that nothing has" risk.log
 "$infer" generate r --data d --patient 2 --outcome VISIT//OUT --samples 2 2> gen.log | grep -q '<- outcome'
 verdict $? "outcomes are marked" gen.log
 "$infer" generate r --data d --patient 2 --samples 3 --out three.txt > gen.log 2>&1 && cmp one.txt three.txt

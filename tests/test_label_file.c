@@ -202,6 +202,30 @@ static void test_levels_of_bounds(void **state) {
                        "\"stops\": [{\"codes\": [\"LAB//X\"], \"above\": 3000}]}"), ERR_USAGE, "stop");
 }
 
+/* Codes that nobody has are told, of the outcome and of stops; those that only the events or only the tokens have are not. */
+static void test_codes_of_nobody(void **state) {
+    (void)state;
+    LabelOptions o = oracle_options();
+    Built        b = built(parsed("{\"name\": \"t\", \"index\": \"visit-end\", \"horizon\": \"10d\", \"outcome\": {\"codes\": [\"VISIT//IP\", "
+                                  "\"VISIT//IN\"]}, \"stops\": [{\"codes\": [\"VISIT_END\"]}, {\"codes\": [\"MEDS_DETH\", \"MEDS_DEATH\"]}]}"), &o);
+    assert_string_equal(b.counts.unmet, "VISIT//IP, MEDS_DETH");
+    built_free(&b);
+    MadeEvent row[] = {{1, 0, "VISIT//OUT", KIND_VISIT_START, NONE, NULL, 0}, {1, 5, "DEAD", KIND_DIAGNOSIS, NONE, NULL, 0}, {0, 0, NULL, 0, 0, NULL, 0}};
+    events_write(at("frequent.h5"), row);
+    row[1].code = "RARE";
+    events_write(at("rare.h5"), row);
+    TokenizeReport r = made_tokenize(made_options(at("frequent.h5"), at("frequent")));
+    tokenize_report_free(&r);
+    TokenizeOptions frozen = made_options(at("rare.h5"), at("rare"));
+    frozen.vocabulary = at("frequent/vocabulary.json");
+    r = made_tokenize(frozen);
+    tokenize_report_free(&r);
+    o = (LabelOptions){.events = at("rare.h5"), .dataset = at("rare"), .split = -1};
+    b = built(shorthand("x=RARE,DEAD", "visit-end", 10), &o);
+    assert_string_equal(b.counts.unmet, "");
+    built_free(&b);
+}
+
 /* Times have seconds and tokens minutes: what a model is told at the index, the label does not ask for. */
 static void test_minute_of_the_index(void **state) {
     (void)state;
@@ -379,6 +403,7 @@ int main(void) {
         cmocka_unit_test(test_label_file),
         cmocka_unit_test(test_choices_of_rows),
         cmocka_unit_test(test_levels_of_bounds),
+        cmocka_unit_test(test_codes_of_nobody),
         cmocka_unit_test(test_minute_of_the_index),
         cmocka_unit_test(test_labels_that_begin_later),
         cmocka_unit_test(test_refusals),
