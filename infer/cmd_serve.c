@@ -169,7 +169,7 @@ static Status open_maps(Server *sv, const char *path, Err *err) {
     char *beside = xasprintf("%s/recalibration.json", sv->session->checkpoint);
     Status s = OK;
     if (!path && path_exists(beside)) path = beside;
-    if (path) s = maps_read(&sv->maps, path, sv->session->model_sha256, err);
+    if (path) s = serve_maps_open(sv, path, err);
     if (path && !s) fprintf(stderr, "%d recalibration maps of %s\n", sv->maps.n, path);
     free(beside);
     return s;

@@ -384,19 +384,26 @@ static char *card_make(const Server *sv) {
     free(text);
     const json_t *provenance = json_object_get(trainer, "provenance");
     json_t *o = json_pack(
-        "{s:{s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:s, s:b}, s:{s:i, s:i, s:f, s:i, s:f}, s:O?, s:s}", "model", "id",
+        "{s:{s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:s, s:b}, s:{s:i, s:i, s:f, s:i, s:f}, s:o, s:O?, s:s}", "model", "id",
         sv->model_name, "sha256", s->model_sha256, "stage", sv->stage, "architecture", "Qwen3", "layers", c->n_layers,
         "d_model", c->d_model, "seq_len", c->seq_len, "parameters", (json_int_t)s->model.table.n_params,
         "vocabulary_sha256", s->dataset.vocabulary.sha256, "checked", s->checked, "limits", "samples",
         sv->o.limits.samples_max, "max_tokens", sv->o.limits.max_tokens, "horizon_days",
-        sv->o.limits.horizon_max / 1440, "queue", sv->o.queue_max, "deadline_seconds", sv->o.deadline_s, "provenance",
-        provenance, "notice",
+        sv->o.limits.horizon_max / 1440, "queue", sv->o.queue_max, "deadline_seconds", sv->o.deadline_s, "recalibration",
+        maps_json(&sv->maps), "provenance", provenance, "notice",
         "Research use; not a medical device.  Risks are a model's, mc_se and interval tell sampling of futures only.");
     REQUIRE(o);
     char *card = json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(9));
     json_decref(o);
     json_decref(trainer);
     return card;
+}
+
+Status serve_maps_open(Server *sv, const char *path, Err *err) {
+    Status st = maps_read(&sv->maps, path, sv->session->model_sha256, err);
+    free(sv->card);
+    sv->card = card_make(sv);
+    return st;
 }
 
 Status serve_open(Server *sv, Session *s, const ServeOptions *o, const char *stage, Err *err) {

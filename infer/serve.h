@@ -78,6 +78,8 @@ typedef struct {
 
 /* Fills what does not depend on options' files; s stays the caller's. */
 Status serve_open(Server *sv, Session *s, const ServeOptions *o, const char *stage, Err *err);
+/* Takes the recalibration maps of a file; after serve_open, before requests come. */
+Status serve_maps_open(Server *sv, const char *path, Err *err);
 void serve_close(Server *sv);
 /* Of HttpOptions. */
 int serve_head(void *ctx, HttpExchange *x, HttpRequest *r);

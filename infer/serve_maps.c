@@ -44,7 +44,7 @@ static int record_is_whole(const json_t *o, char hex[65]) {
 }
 
 static Status map_read(RecalibrationMap *m, const json_t *o, const char *path, const char *model, Err *err) {
-    static const char *const estimators[] = {"mc", "scope", "reach"};
+    static const char *const estimators[] = {"mc", "scope", "reach", "next"}; /* by the last no request is answered */
     static const char *const numbers[] = {"intercept", "slope", "threshold", "alerts_per_100", "horizon_minutes"};
     double *const to[] = {&m->intercept, &m->slope, &m->threshold, &m->alerts_per_100, &m->horizon};
     const json_t *codes = json_object_get(o, "outcome_codes"), *stops = json_object_get(o, "stop_codes");
@@ -60,8 +60,8 @@ static Status map_read(RecalibrationMap *m, const json_t *o, const char *path, c
         return err_set(err, ERR_FORMAT,
                        "%s: the map of %.100s was fitted for the model %.16s..., this is %.16s...: evaluate this one",
                        path, name, text_at(o, "model_sha256"), model);
-    while (e < 3 && strcmp(how, estimators[e])) e++;
-    int good = are_texts(codes) && json_array_size(codes) && are_texts(stops) && e < 3;
+    while (e < 4 && strcmp(how, estimators[e])) e++;
+    int good = are_texts(codes) && are_texts(stops) && e < 4; /* no codes: a length of stay, which no request asks for */
     for (size_t i = 0; good && i < sizeof numbers / sizeof *numbers; i++) {
         const json_t *x = json_object_get(o, numbers[i]);
         *to[i] = json_number_value(x);
@@ -146,6 +146,25 @@ const RecalibrationMap *maps_find(const RecalibrationMaps *m, const AskOutcome *
         else return x;
     }
     return NULL;
+}
+
+static json_t *texts_json(char *const *text, int n) {
+    json_t *list = json_array();
+    for (int i = 0; i < n; i++) json_array_append_new(list, json_string(text[i]));
+    return list;
+}
+
+json_t *maps_json(const RecalibrationMaps *m) {
+    static const char *const estimators[] = {"mc", "scope", "reach"};
+    json_t *list = json_array();
+    for (int i = 0; i < m->n; i++) {
+        const RecalibrationMap *x = &m->map[i];
+        if (x->later || !x->n_codes || x->estimator > ESTIMATOR_REACH) continue;
+        json_array_append_new(list, json_pack("{s:s, s:o, s:o, s:f, s:s}", "name", x->name, "codes",
+                                              texts_json(x->codes, x->n_codes), "stops", texts_json(x->stops, x->n_stops),
+                                              "horizon_days", x->horizon / 1440, "estimator", estimators[x->estimator]));
+    }
+    return list;
 }
 
 static double logit(double p) {

@@ -25,6 +25,9 @@ void maps_free(RecalibrationMaps *m);
 /* The map of the outcome's name, if it was fitted for the same codes, stops, horizon and estimator; else NULL, and why
  * not. */
 const RecalibrationMap *maps_find(const RecalibrationMaps *m, const AskOutcome *o, Estimator e, const char **why);
+/* Name, codes, stops, horizon and estimator of each that a request can ask for: what /info tells, so that a client knows
+ * what it must ask. */
+json_t *maps_json(const RecalibrationMaps *m);
 double map_apply(const RecalibrationMap *m, double risk);
 double map_undo(const RecalibrationMap *m, double recalibrated); /* the risk that becomes it */
 

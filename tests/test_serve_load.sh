@@ -133,6 +133,8 @@ record = {'slope': 0.83, 'intercept': -0.31, 'rows': 200, 'known': 150, 'positiv
 if change == 'model': record['model_sha256'] = 64 * '0'
 if change == 'codes': del record['outcome_codes']
 if change == 'later': record['after_minutes'] = 1440
+if change == 'stay': record['outcome_codes'] = []
+if change == 'next': record['estimator'] = 'next'
 record = recalibrate.seal(record)
 if change in ('slope', 'both'): record['slope'] = 0.84
 if change in ('hashed', 'both'): record['hashed'] = record['hashed'].replace('0.83', '0.84')
@@ -146,6 +148,14 @@ maps maps.json none
 keyed maps --recalibration maps.json
 "$python" "$client" maps "$url" "$key" maps.json || failed=1
 stop
+for change in stay next; do
+    maps $change.json $change && keyed $change --recalibration $change.json && grep -q '^1 recalibration maps' $change.err &&
+        "$python" -c 'import json, sys, urllib.request
+r = urllib.request.Request(sys.argv[1] + "/info", headers={"Authorization": "Bearer " + sys.argv[2]})
+assert json.load(urllib.request.urlopen(r, timeout=60))["recalibration"] == []' "$url" "$key" > $change.log 2>&1
+    verdict $? "a map that no request can ask for (${change}) keeps nobody from being served, and is not told" $change.err
+    stop
+done
 maps later.json later
 keyed later --recalibration later.json
 "$python" - "$url" "$key" > later.log 2>&1 << 'END'
