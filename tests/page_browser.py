@@ -71,19 +71,64 @@ try:
     marks = count("#timeline circle, #timeline rect")
     check("a made-up record is drawn", one("#record").is_displayed() and marks > 5, (marks, one("#wrong").text))
     check("and marks say what they are", "the record" in browser.execute_script("return document.querySelector('#timeline title').textContent"))
+    info = json.load(urllib.request.urlopen(urllib.request.Request(args.url + "/info", headers={"Authorization": "Bearer " + args.key} if args.key else {}), timeout=60))
+    n = min(32, info["limits"]["samples"])
+    offered = [int(o.get_attribute("value")) for o in Select(one("#samples")).options]
+    check("as many futures as the server simulates are offered", offered == ([32, 64, 256] if n == 32 else [n]), offered)
     Select(one("#horizon")).select_by_value("90")
-    Select(one("#samples")).select_by_visible_text("32")
+    Select(one("#samples")).select_by_visible_text(str(n))
     click("#ask")
     check("the question is answered", one("#answer").is_displayed(), one("#wrong").text)
     patient = json.loads(one("#text").get_attribute("value"))
     code = one("#outcome").get_attribute("value").split(" \u2014 ")[0]
-    want = ask("/v1/risk", {"patient": patient, "samples": 32, "seed": 1, "estimator": "scope",
+    want = ask("/v1/risk", {"patient": patient, "samples": n, "seed": 1, "estimator": "scope",
                             "outcomes": [{"codes": [code], "horizon": "90d"}]})["outcomes"][0]
     digits = 1 if want["risk"] < 0.0995 else 0
     check("with the number of the same question asked outside", one("#risk").text == f"{100 * want['risk']:.{digits}f}%", (one("#risk").text, want))
+    maps = info["recalibration"]
+    if maps:
+        m = maps[0]
+        mapped = ask("/v1/risk", {"patient": patient, "samples": n, "seed": 1, "estimator": m["estimator"],
+                                  "outcomes": [{"name": m["name"], "codes": m["codes"], "horizon": "90d"}]})["outcomes"][0]["recalibrated"]["risk"]
+        said = f"{100 * mapped:.{1 if mapped < 0.0995 else 0}f}%"
+        check("and as this server's map has it, fitted with other codes for the same tokens", said in one("#recalibrated").text and m["name"] in one("#recalibrated").text, (one("#recalibrated").text, said))
+    check("what was recalibrated is told where there is a map", one("#recalibrated").is_displayed() == bool(maps))
     check("a curve with its band", count("#curve path") == 2 and "NaN" not in one("#curve").get_attribute("innerHTML"))
-    check("twelve futures", browser.execute_script("return [...document.querySelectorAll('#futures text')].filter(t => t.textContent.startsWith('future')).length") == 12)
+    check("twelve futures", browser.execute_script("return [...document.querySelectorAll('#futures text')].filter(t => t.textContent.startsWith('future')).length") == min(12, info["limits"]["samples"]))
+    lines = browser.execute_script("return [...document.querySelectorAll('#futures line.lane')].map(l => Number(l.getAttribute('x2')))")
+    if info["limits"]["max_tokens"] < 100:
+        check("lines of futures that were cut off end there, and it is said", min(lines) < max(lines) and "cut off" in one("#futures").text
+              and "cut off" in one("#risk_words").text, (lines, one("#futures").text, one("#risk_words").text))
     check("events that moved it, by size", count("#moved tr") > 0 and re.search("(raises|lowers) by", one("#moved").text), one("#moved").text)
+    check("results are told by their bounds, not by the number of their level", not re.search("=Q\\d", one("#moved").text), one("#moved").text)
+    browser.execute_script("document.querySelector('#timeline circle').dispatchEvent(new MouseEvent('click', {bubbles: true}))")
+    check("what is touched is read out", "the record" in one("#timeline p").text, one("#timeline").text)
+
+    # What comes late must not stand under what was asked for later.
+    slow = "if (!window.quick) { window.quick = window.fetch; window.fetch = (p, o) => p === '/v1/risk' ? new Promise(r => setTimeout(r, 1500)).then(() => window.quick(p, o)) : window.quick(p, o); }"
+    browser.execute_script(slow)
+    before = idle()
+    one("#ask").click()
+    Select(one("#horizon")).select_by_value("30")
+    WebDriverWait(browser, 120).until(lambda _: idle() > before)
+    check("an answer says the time that it is of, whatever is chosen meanwhile", "within 90 days" in one("#risk_words").text, one("#risk_words").text)
+    before = idle()
+    one("#ask").click()
+    one(".example[data-seed='3']").click()
+    WebDriverWait(browser, 120).until(lambda _: idle() > before + 1)
+    check("an answer about one record is not shown under another", one("#record").is_displayed() and not one("#answer").is_displayed(), one("#risk_words").text)
+    browser.execute_script("window.fetch = (p, o) => p === '/v1/score' ? Promise.resolve(new Response('{}', {status: 503})) : window.quick(p, o)")
+    click("#show")
+    check("a record that could not be read leaves none to ask about", "503" in one("#wrong").text and not one("#record").is_displayed(), one("#wrong").text)
+    browser.execute_script("window.fetch = window.quick")
+    click("#show")
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True})
+    click("#ask")
+    browser.execute_script("window.dispatchEvent(new Event('resize'))")
+    fits = browser.execute_script("return [document.documentElement.scrollWidth, Math.min(...[...document.querySelectorAll('svg text')].map(t => t.getBoundingClientRect().height))]")
+    check("on a phone nothing is wider than the screen, and pictures can be read", fits[0] <= 390 and fits[1] > 10,
+          (fits, browser.execute_script("return [...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > 391).map(e => e.tagName + ' ' + e.id + ' ' + e.textContent.slice(0, 40))")))
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     if args.picture:
         height = browser.execute_script("return document.documentElement.scrollHeight")
         browser.set_window_size(1120, height + 150)
