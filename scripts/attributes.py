@@ -17,7 +17,7 @@ import metrics
 import shards
 
 LIST = pathlib.Path(__file__).resolve().parent / "sensitive_codes.json"
-LEAST = 10  # first mentions in either split
+LEAST = 10  # patients of either split who have one
 
 
 def patterns_of(path):
@@ -41,6 +41,7 @@ class Mentions:
     def __init__(self, columns, vocabulary, sensitive):
         token = columns["token"].astype(int)
         mine = sorted(set(vocabulary.event_kind[sensitive]))
+        self.kind = vocabulary.event_kind
         at = np.flatnonzero((columns["rank_new"] > 0) & np.isin(vocabulary.event_kind[token], mine))
         self.patient, self.token, self.rank = (columns[k][at] for k in ("patient_key", "token", "rank_new"))
         self.token = self.token.astype(int)
@@ -49,30 +50,43 @@ class Mentions:
         self.surprise = columns["loss"][at] + np.log(new)
         self.chance = columns["p_asked_new"][at] / new
 
+    def patients(self):
+        """Who have a first mention of a sensitive code."""
+        return np.unique(self.patient[self.sensitive]).size
+
 
 def figures(m, W):
     """Of mentions under weights (b, mentions): {name: (b)}."""
     s = m.sensitive
-    total = np.maximum(W[:, s].sum(1), 1e-12)
-    out = {f"named_of_{k}": W[:, s] @ (m.rank[s] <= k) / total for k in (1, 5)}
-    out["surprise"] = W[:, s] @ m.surprise[s] / total
+    total = W[:, s].sum(1)
+    out = {f"named_of_{k}": metrics._divide(W[:, s] @ (m.rank[s] <= k), total) for k in (1, 5)}
+    out["surprise"] = metrics._divide(W[:, s] @ m.surprise[s], total)
     out["auc"] = metrics.weighted_auroc(m.chance, s.astype(float), W)
     return out
 
 
-def by_frequency(train, others, n_tokens):
-    """The guess of who knows only how often each code is first mentioned, on the mentions of `others`."""
-    share = (np.bincount(train.token, minlength=n_tokens) + 0.5) / (train.token.size + 0.5 * n_tokens)
-    seen = np.sort(share[np.unique(train.token)])[::-1]
-    of = share[others.token[others.sensitive]]
-    return {**{f"named_of_{k}": float((of >= seen[min(k, seen.size) - 1]).mean()) for k in (1, 5)},
-            "surprise": float(-np.log(of).mean()), "auc": 0.5}  # fmt: skip
+def by_frequency(train, others):
+    """The guess of who knows only how often each code is first mentioned, on the mentions of `others`: as the model's, among the
+    codes of the mention's kind that the record does not have yet."""
+    often = np.bincount(train.token, minlength=train.kind.size) + 0.5
+    rank, surprise = [], []
+    for patient in np.split(np.arange(others.patient.size), np.flatnonzero(np.diff(others.patient.astype(np.int64))) + 1):
+        left = np.ones(often.size, bool)
+        for t, sensitive in zip(others.token[patient].tolist(), others.sensitive[patient].tolist(), strict=True):
+            if sensitive:
+                left[t] = True
+                among = often[left & (train.kind == train.kind[t])]
+                rank.append(1 + (among > often[t]).sum())
+                surprise.append(np.log(among.sum() / often[t]))
+            left[t] = False
+    return {**{f"named_of_{k}": float((np.array(rank) <= k).mean()) for k in (1, 5)}, "surprise": float(np.mean(surprise)), "auc": 0.5}
 
 
-def compare(train, others, n_tokens, n_bootstrap, seed):
+def compare(train, others, n_bootstrap, seed):
     """None where there are too few."""
     n = [int(m.sensitive.sum()) for m in (train, others)]
-    if min(n) < LEAST or any(m.sensitive.all() for m in (train, others)):
+    patients = min(m.patients() for m in (train, others))
+    if patients < LEAST or any(m.sensitive.all() for m in (train, others)):
         return None
     plain = [{k: float(v[0]) for k, v in figures(m, np.ones((1, m.token.size))).items()} for m in (train, others)]
     drawn = [
@@ -83,10 +97,10 @@ def compare(train, others, n_tokens, n_bootstrap, seed):
     for k in plain[0]:
         sign = -1 if k == "surprise" else 1
         gap, gaps = sign * (plain[0][k] - plain[1][k]), sign * (drawn[0][k] - drawn[1][k])
-        two = metrics.p_value(gap, gaps)
+        two = metrics.p_value(gap, gaps, patients)
         rows.append({"figure": k, "train": plain[0][k], "others": plain[1][k], "gap": gap, "interval": metrics.interval(gaps),
                      "p": None if two is None else two / 2 if gap > 0 else 1 - two / 2})  # fmt: skip
-    frequency = by_frequency(train, others, n_tokens)
+    frequency = by_frequency(train, others)
     for r in rows:
         r["by_frequency"] = frequency[r["figure"]]
     return {"mentions_train": n[0], "mentions_others": n[1], "figures": rows}

@@ -11,6 +11,7 @@ import attributes
 import canaries
 import copying
 import privacy
+import report_privacy
 from checks import check, finish
 
 
@@ -33,6 +34,8 @@ def check_membership(rng):
     check("nobody is found where there is nothing", abs(np.mean(taken) - 0.01) < 0.006, str(np.mean(taken)))
     (few,) = privacy.membership({"loss": member[:40]}, {"loss": other[:40]}, 20, 1)
     check("shares too small for 40 others are not told", few["tpr_at_1_percent"] is None and few["tpr_at_0.1_percent"] is None)
+    few = [privacy.membership({"loss": rng.normal(size=60)}, {"loss": rng.normal(size=15)}, 60, k)[0]["p"] for k in range(1500)]
+    check("of 15 others no more than the level is told for nothing", sum(p < 0.01 for p in few) <= 22, f"{sum(p < 0.01 for p in few)} of 1500 below 0.01")
     loss = np.array([0.1, 5.0, 1.0, 2.0, 3.0, 0.2])
     s = privacy.scores({1: loss}, {1: loss + 0.5}, {1: (loss < 4, -1.0)})
     check("scores: mean, most surprising fifth, reference, law",
@@ -64,6 +67,12 @@ def check_copying(rng):
     c = copying.measure(copies, *far, copies, [list(rng.choice(many, 21)) for _ in copies], 1)
     check("a model that copies is told", c["longest_shared_run"]["p"] < 0.01 and c["longest_shared_run"]["towards_train"] > 4
           and c["nearest_distance"]["p"] < 0.01 and c["against_recorded"]["p"] < 0.01, str(c))  # fmt: skip
+    p = []
+    for k in range(30):  # years that are longer than recorded ones lie nearer to any long record, of whomever
+        pools = [[list(rng.choice(many, rng.integers(30, 60))) for _ in range(20)] for _ in range(2)]
+        years = [[list(rng.choice(many, rng.integers(*size))) for _ in range(20)] for size in ((25, 50), (5, 25))]
+        p.append(copying.measure(years[0], *pools, *years, k)["against_recorded"]["p"])
+    check("a model that writes too much, but copies nobody, is no alarm", sum(x < 0.05 for x in p) <= 5, str(sorted(p)))
     p = []
     for _ in range(60):
         pools = [[list(rng.choice(letters, 12)) for _ in range(20)] for _ in range(2)]
@@ -129,16 +138,33 @@ def check_attributes(rng):
     check("surprise is -log of the chance among new codes", abs(f["surprise"] + np.mean(np.log(own[mine]))) < 1e-6)
     auc = roc_auc_score([columns["token"][i] < 2 for i in rows], chance[rows][:, :2].sum(1))
     check("told apart as scikit-learn says", abs(f["auc"] - auc) < 1e-9, f"{f['auc']} {auc}")
-    frequency = attributes.by_frequency(m, m, 7)
-    common = np.bincount(m.token, minlength=7).argsort()[::-1]
-    check("the guess by frequency", abs(frequency["named_of_1"] - (common[0] < 2) * np.mean(m.token[m.sensitive] == common[0])) < 1e-9
-          and abs(frequency["surprise"] - math.log(6)) < 0.1, str(frequency))  # fmt: skip
-    apart = attributes.compare(attributes.Mentions(world(rng, 300, 1.5)[0], vocabulary, sensitive), m, 7, 100, 1)
+    frequency, often = attributes.by_frequency(m, m), np.bincount(m.token, minlength=6) + 0.5
+    named, surprise = [], []
+    for k in np.unique(m.patient):
+        left = set(range(6))
+        for t in m.token[m.patient == k].tolist():
+            left |= {t}
+            if t < 2:
+                named.append(1 + sum(often[q] > often[t] for q in left))
+                surprise.append(-math.log(often[t] / sum(often[q] for q in left)))
+            left -= {t}
+    check("the guess by frequency is among what the record does not have yet of that kind",
+          abs(frequency["named_of_1"] - np.mean([r <= 1 for r in named])) < 1e-9 and abs(frequency["surprise"] - np.mean(surprise)) < 1e-9
+          and frequency["surprise"] < math.log(6), str(frequency))  # fmt: skip
+    larger = SimpleNamespace(event_kind=np.array(["diagnosis"] * 6 + ["lab"] * 5000), n=5006)
+    same = attributes.Mentions(columns, larger, np.arange(5006) < 2)
+    check("however many codes of other kinds there are", attributes.by_frequency(same, same) == frequency, str(attributes.by_frequency(same, same)))
+    one = attributes.Mentions({**columns, "token": np.where(columns["patient_key"] < 12, columns["token"], 5)}, vocabulary, sensitive)
+    drawn = attributes.figures(one, np.stack([np.ones(one.token.size), one.patient >= 12]).astype(float))
+    check("a resample without a sensitive code has no figure, not a perfect one", all(np.isfinite(v[0]) and np.isnan(v[1]) for v in drawn.values()), str(drawn))
+    apart = attributes.compare(attributes.Mentions(world(rng, 300, 1.5)[0], vocabulary, sensitive), m, 100, 1)
     check("an advantage of those trained on is told", all(r["p"] < 0.01 and r["interval"][0] > 0 for r in apart["figures"] if r["figure"] != "named_of_5"), str(apart))  # fmt: skip
-    null = [attributes.compare(*(attributes.Mentions(world(rng, 150, 0)[0], vocabulary, sensitive) for _ in range(2)), 7, 60, k) for k in range(20)]  # fmt: skip
+    null = [attributes.compare(*(attributes.Mentions(world(rng, 150, 0)[0], vocabulary, sensitive) for _ in range(2)), 60, k) for k in range(20)]  # fmt: skip
     low = sum(r["p"] < 0.05 for n in null for r in n["figures"])
     check("where there is none few p are small", low <= 12, f"{low} of 80")
-    check("too few mentions are not judged", attributes.compare(m, attributes.Mentions(world(rng, 4, 0)[0], vocabulary, sensitive), 7, 20, 1) is None)
+    check("too few mentions are not judged", attributes.compare(m, attributes.Mentions(world(rng, 4, 0)[0], vocabulary, sensitive), 20, 1) is None)
+    check("nor many of too few patients", attributes.compare(m, attributes.Mentions({**world(rng, 30, 0)[0], "patient_key": np.repeat(np.arange(6), 15).astype(np.uint64)},
+          vocabulary, sensitive), 20, 1) is None)  # fmt: skip
     listed = attributes.patterns_of(attributes.LIST)
     check("the list of sensitive codes has patterns", len(listed) > 30 and "ICD10CM//B20" in listed)
 
@@ -150,6 +176,11 @@ def check_alarms():
     names, n = privacy.raise_alarms(found)
     check("alarms are of all tests together, identifiers always",
           names == ["canaries", "identifiers in what is generated"] and n == 4 and found["canaries"]["alarm"] and not found["copying"]["longest_shared_run"]["alarm"])  # fmt: skip
+    said = report_privacy.summary({"alarms": [privacy.IDENTIFIERS], "tests": 4, "membership": []})
+    check("an identifier is no alarm of the tests", "No alarm in 4 tests" in said and "identifiers" in said and "1 alarm" not in said, said)
+    quiet = {"alarms": [], "tests": 4, "membership": [{"members": 480, "others": 60, "interval": [0.49, 0.643]}, {"members": 480, "others": 60, "interval": [0.52, 0.66]}]}
+    said = report_privacy.summary(quiet)
+    check("no alarm is told with what could not have been seen", "480" in said and "60 others" in said and "0.660" in said and "nothing here tells" not in said, said)
 
 
 rng = np.random.default_rng(7)

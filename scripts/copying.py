@@ -93,16 +93,20 @@ def compare(closeness, n_train, seed, sign=1):
             "towards_train": train - others, "by_chance": [float(q) for q in np.percentile(dealt, [2.5, 97.5])], "p": p}  # fmt: skip
 
 
-def swapped(simulated, recorded, train, seed, swaps=2000):
-    """Are simulated years nearer to train records than the recorded years of the same people are?  Were the model right the two
-    could change places."""
-    a, b = (distances(side, train).min(1) for side in (simulated, recorded))
-    gap = b - a
-    rng = np.random.default_rng(seed)
-    dealt = (gap * rng.choice([-1, 1], (swaps, gap.size))).mean(1)
-    return {"people": int(gap.size), "simulated": float(a.mean()), "recorded": float(b.mean()), "towards_train": float(gap.mean()),
-            "copies": int((a == 0).sum()), "copies_recorded": int((b == 0).sum()),
-            "p": float((1 + (dealt >= gap.mean() - 1e-12).sum()) / (1 + swaps))}  # fmt: skip
+def beyond(simulated, recorded, train, others, seed):
+    """Are simulated years nearer to train records than the recorded years of the same people are, by more than they are to the
+    others?  A model that writes years of another length is nearer to both, and has copied nobody."""
+    pool = [*train, *others]
+    a, b = (distances(side, pool) for side in (simulated, recorded))
+    n = len(train)
+    towards, towards_others = ((b[:, side].min(1) - a[:, side].min(1)).mean() for side in (slice(0, n), slice(n, None)))
+    gap = float(towards - towards_others)
+    dealt = deal(-a, n, seed) - deal(-b, n, seed)  # the same deals
+    return {"people": len(simulated), "simulated": float(a[:, :n].min(1).mean()), "recorded": float(b[:, :n].min(1).mean()),
+            "simulated_others": float(a[:, n:].min(1).mean()), "recorded_others": float(b[:, n:].min(1).mean()), "towards_train": gap,
+            "by_chance": [float(q) for q in np.percentile(dealt, [2.5, 97.5])],
+            "copies": int((a[:, :n].min(1) == 0).sum()), "copies_others": int((a[:, n:].min(1) == 0).sum()),
+            "copies_recorded": int((b[:, :n].min(1) == 0).sum()), "p": float((1 + (dealt >= gap - 1e-12).sum()) / (1 + dealt.size))}  # fmt: skip
 
 
 def measure(generated, train, others, simulated, recorded, seed):
@@ -114,5 +118,5 @@ def measure(generated, train, others, simulated, recorded, seed):
     out["nearest_distance"] = compare(-distances(generated, pool), len(train), seed, -1)
     both = [i for i, (a, b) in enumerate(zip(simulated, recorded, strict=True)) if a.size and b.size]
     if both:
-        out["against_recorded"] = swapped([simulated[i] for i in both], [recorded[i] for i in both], train, seed)
+        out["against_recorded"] = beyond([simulated[i] for i in both], [recorded[i] for i in both], train, others, seed)
     return out

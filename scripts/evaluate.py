@@ -232,6 +232,9 @@ def parse():
         parser.error("give either --checkpoint or --run")
     if bool(args.run) != bool(args.risk):
         parser.error("risk tables go with --run; a checkpoint's risks are computed")
+    for k, least in (("samples", 0), ("limit", 0), ("recorded", 0), ("bootstrap", 2)):
+        if getattr(args, k) is not None and getattr(args, k) < least:
+            parser.error(f"--{k} takes a whole number from {least} on, not {getattr(args, k)}")
     if not 0 < args.alerts < 100:
         parser.error("--alerts takes a number between 0 and 100")
     return args

@@ -28,6 +28,7 @@ LEAST = 15  # patients of a split
 GENERATED = 1000  # futures, of
 PEOPLE = 100  # held-out patients where there are so many
 CANARY_KEY = 1 << 62  # as data/canaries.h
+IDENTIFIERS = "identifiers in what is generated"  # among the alarms, but of no test
 
 
 # ---- what the model makes of recorded tokens ------------------------------------------------------------------------
@@ -124,7 +125,7 @@ def membership(members, others, n_bootstrap, seed):
             lambda W, r=score, y=y: {"auc": metrics.weighted_auroc(r, y, W)}, np.arange(y.size), n_bootstrap, seed
         )["auc"]
         auc = metrics.auroc(score, y)
-        two = metrics.p_value(auc - 0.5, draws - 0.5)
+        two = metrics.p_value(auc - 0.5, draws - 0.5, min(m.size, o.size)) if min(m.size, o.size) > 1 else None
         row = {"attack": name, "auc": auc, "interval": metrics.interval(draws), "members": int(m.size), "others": int(o.size),
                "p": None if two is None else two / 2 if auc > 0.5 else 1 - two / 2}  # fmt: skip
         for label, fpr, least in [("1", 0.01, 100), ("0.1", 0.001, 1000)]:
@@ -235,8 +236,23 @@ def raise_alarms(found):
         t["alarm"] = bool(alarm)
     names = [name for name, t in tests if t["alarm"]]
     if "identifiers" in found and not found["identifiers"]["clean"]:
-        names.append("identifiers in what is generated")
+        names.append(IDENTIFIERS)
     return names, len(tests)
+
+
+def told_of(s, trained):
+    """Notes what the checkpoint does not say, and refuses a reference that is none."""
+    if not trained.get("dataset_sha256"):
+        s.notes.append(f"the checkpoint does not say which dataset it was trained on: unless that was {s.args.data}, its train split has no "
+                       "members, and that nothing tells them apart says nothing")  # fmt: skip
+    if trained.get("parent"):
+        s.notes.append(f"the checkpoint was continued from {trained['parent']}: what it gives away of the patients that one was trained on was not tested")
+    reference = s.args.reference and s.args.reference / "trainer.json"
+    if reference and reference.exists():
+        of = shards.read_json(reference, "a trainer record").get("provenance", {}).get("dataset_sha256")
+        if of == shards.sha256(s.args.data / "dataset.json"):
+            raise shards.BadFile(f"--reference {s.args.reference} was trained on {s.args.data}, too: its members are the same, and against it "
+                                 "nobody stands out; give a checkpoint of other patients")  # fmt: skip
 
 
 def measure(s, label_files, patients):
@@ -251,9 +267,12 @@ def measure(s, label_files, patients):
     made_up = s.dataset.get("canaries", {})
     size["train"] -= made_up.get("sequences", 0) * made_up.get("copies", 0)
     limit = {k: min(patients or n, n) for k, n in size.items()}
-    if min(limit.values()) < LEAST:
+    told_of(s, trained)
+    fewest = min(limit, key=limit.get)
+    if limit[fewest] < LEAST:
         raise shards.BadFile(
-            f"{s.args.data}: {min(limit.values())} patients of a split are too few to tell members from others"
+            f"{s.args.data}: {limit[fewest]} patients of the {fewest} split{f' (--limit {patients})' if patients and patients < size[fewest] else ''} "
+            f"are too few to tell members from others: at least {LEAST} are needed of the train and of the tuning split"
         )
     vocabulary = shards.Vocabulary(s.args.data, s.dataset)
     sensitive = attributes.sensitive_tokens(vocabulary, s.args.sensitive)
@@ -271,9 +290,9 @@ def measure(s, label_files, patients):
     found["_attacks"] = [(k, m, attacks[1][k]) for k, m in attacks[0].items()]
     found["canaries"] = exposure(s, trained)
     if codes:
-        found["attributes"] = attributes.compare(*mentions, vocabulary.n, s.args.bootstrap, s.args.seed)
+        found["attributes"] = attributes.compare(*mentions, s.args.bootstrap, s.args.seed)
         if not found["attributes"]:
-            s.notes.append(f"attribute inference was not measured: fewer than {attributes.LEAST} first mentions of sensitive codes in a split")
+            s.notes.append(f"attribute inference was not measured: fewer than {attributes.LEAST} patients of a split have a first mention of a sensitive code")
         else:
             found["attributes"]["codes"] = codes
     else:
@@ -296,7 +315,7 @@ def told(found):
     c = found.get("canaries")
     if c:
         line(f"canaries, exposure ({c['by_chance']:.2f} by chance)", c["exposure"], c["interval"], c)
-    for k in ("longest_shared_run", "nearest_distance"):
+    for k in ("longest_shared_run", "nearest_distance", "against_recorded"):
         if k in found.get("copying", {}):
             t = found["copying"][k]
             line(f"copying by {k.replace('_', ' ')}, towards train", t["towards_train"], None, t)
@@ -305,5 +324,5 @@ def told(found):
     if "identifiers" in found:
         i = found["identifiers"]
         lines.append(f"phi-scan of {i['timelines']} generated timelines: {'nothing' if i['clean'] else i['findings']}")
-    lines.append(f"{len(found['alarms'])} alarms of {found['tests']} tests of privacy")
+    lines.append(f"{len([a for a in found['alarms'] if a != IDENTIFIERS])} alarms of {found['tests']} tests of privacy")
     return lines

@@ -4,6 +4,7 @@ import html
 
 import numpy as np
 
+import privacy
 import report_parts
 from report_parts import interval, number, table
 
@@ -19,7 +20,7 @@ WORDS = {
     "canaries": "made-up records are remembered",
     "longest_shared_run": "generated years share longer runs of events with train records than with others",
     "nearest_distance": "generated years lie nearer to train records than to others",
-    "against_recorded": "generated years lie nearer to train records than recorded years of the same people do",
+    "against_recorded": "generated years lie nearer to train records than recorded years of the same people do, by more than to other records",
 }
 FIGURE = {
     "named_of_1": "named at once",
@@ -46,13 +47,14 @@ def draw_attacks(pairs):
     figure, ax = report_parts.axes("Members found, at each share of others accused", "of the others, accused", "of the members, found")
     least = 1e-3
     for name, member, other in pairs:
-        cuts = np.sort(other)[::-1]
-        found = (np.sort(member)[::-1][None] > cuts[:, None]).mean(1) if member.size * other.size < 3e7 else None
-        if found is not None:
-            ax.plot(np.maximum(np.arange(cuts.size) / cuts.size, least), np.maximum(found, least), lw=1.3, label=name.replace("min-k", "Min-K%"))
+        cuts, member = np.sort(other)[::-1], np.sort(member)
+        found = 1 - np.searchsorted(member, cuts, side="right") / member.size
+        # From the first of the others that is accused: of fewer nothing was seen.
+        ax.plot(np.arange(1, cuts.size) / cuts.size, np.maximum(found[1:], least), lw=1.3, label=name.replace("min-k", "Min-K%"))
     ax.plot([least, 1], [least, 1], color="#cccccc", lw=0.8, label="a coin")
     ax.set_xscale("log")
     ax.set_yscale("log")
+    ax.set_xlim(0.8 * least, 1.2)
     ticks = [1e-3, 1e-2, 1e-1, 1]
     ax.set_xticks(ticks, ["0.1%", "1%", "10%", "100%"])
     ax.set_yticks(ticks, ["0.1%", "1%", "10%", "100%"])
@@ -117,8 +119,11 @@ def copying_section(c):
     if "against_recorded" in c:
         a = c["against_recorded"]
         text += (f"<p>The nearest train record lies {number(a['simulated'])} from a simulated year and {number(a['recorded'])} from the year "
-                 f"that was recorded of the same {a['people']} people (p = {number(a['p'])} that simulated ones are no nearer; alarm: {verdict(a)}). "
-                 f"{a['copies']} simulated and {a['copies_recorded']} recorded years have exactly the codes of a train record.</p>")  # fmt: skip
+                 f"that was recorded of the same {a['people']} people; the nearest tuning record {number(a['simulated_others'])} and "
+                 f"{number(a['recorded_others'])}. Simulated years are nearer to train records by {number(a['towards_train'])} more than to the others "
+                 f"<small>(by chance {' to '.join(number(x) for x in a['by_chance'])})</small>, p {number(a['p'])}, alarm: {verdict(a)}. "
+                 f"{a['copies']} simulated and {a['copies_recorded']} recorded years have exactly the codes of a train record, {a['copies_others']} "
+                 "simulated ones those of a tuning record.</p>")  # fmt: skip
     return text
 
 
@@ -172,13 +177,25 @@ def in_words(alarm):
     return WORDS.get(alarm, alarm)
 
 
+def unseen(p):
+    """What so many patients could not rule out."""
+    boxes = [m["interval"][1] for m in p["membership"] if m["interval"]]
+    if not boxes:
+        return ""
+    m = p["membership"][0]
+    return (f" That is no proof that none can be told: from {m['members']} training patients and {m['others']} others, an AUC of up to {max(boxes):.3f} "
+            "(a coin: 0.5) is not ruled out.")  # fmt: skip
+
+
 def summary(p):
     """The first thing to read."""
-    if not p["alarms"]:
-        return f"<p>No alarm in {p['tests']} tests: nothing here tells training patients from others.</p>"
-    names = "".join(f"<li>{html.escape(in_words(n))}</li>" for n in p["alarms"])
-    alarms = f"{len(p['alarms'])} {'alarm' if len(p['alarms']) == 1 else 'alarms'}"
+    tested = [a for a in p["alarms"] if a != privacy.IDENTIFIERS]
+    found = "" if len(tested) == len(p["alarms"]) else '<p><b class="alarm">There may be identifiers in what it writes.</b></p>'
+    if not tested:
+        return f"<p>No alarm in {p['tests']} tests: nothing was shown to tell training patients from others.{unseen(p)}</p>{found}"
+    names = "".join(f"<li>{html.escape(in_words(n))}</li>" for n in tested)
+    alarms = f"{len(tested)} {'alarm' if len(tested) == 1 else 'alarms'}"
     return (
         f'<p><b class="alarm">{alarms}</b> in {p["tests"]} tests:</p><ul>{names}</ul>An alarm says that something can be '
-        "told at all; the figures below say how much. Of all alarms at most 5% are expected to be chance."
+        f"told at all; the figures below say how much. Of all alarms at most 5% are expected to be chance.{found}"
     )

@@ -187,6 +187,12 @@ verdict $? "and not shown"
 cp -r small other && echo >> other/dataset.json
 refused 1 'not the dataset that' privacy over other --out none
 verdict $? "a dataset that the checkpoint was not trained on" refused.log
+refused 1 'trained on small, too.*other patients' privacy over small --reference over --out none
+verdict $? "a reference that was trained on the same patients is none" refused.log
+refused 1 '10 patients of the [a-z]* split (--limit 10) are too few.*at least 15' privacy over small --limit 10 --out none
+verdict $? "too few patients: how many, of which split, and how many it takes" refused.log
+refused 2 'bootstrap takes a whole number from 2 on' privacy over small --bootstrap 1 --out none && refused 2 'limit takes' privacy over small --limit -3 --out none
+verdict $? "one resample, or fewer patients than none" refused.log
 refused 1 'no dataset there.*tokenize --canaries' privacy over small --samples 1 --canaries nowhere --out o
 verdict $? "canaries that are not there" refused.log
 refused 1 'no canaries.*tokenize --canaries' privacy over small --samples 1 --canaries small --out o
@@ -198,4 +204,7 @@ echo '{"codes": [{"name": "none", "patterns": ["ICD10CM//Z99"]}]}' > list.json
 privacy over small --samples 1 --sensitive list.json --out l > l.log 2>&1
 holds l 'p.get("attributes") is None and any("--sensitive" in n for n in r["notes"])'
 verdict $? "a vocabulary without sensitive codes" holds.log
+cp -rL over/latest nameless && rm nameless/trainer.json && privacy nameless small --samples 1 --sensitive list.json --out n > n.log 2>&1
+holds n 'any("does not say which dataset it was trained on" in n for n in r["notes"])' && ! holds l 'any("does not say" in n for n in r["notes"])'
+verdict $? "a checkpoint that does not say what it was trained on: members may be none, and that is told" n.log
 exit $failed
