@@ -68,10 +68,15 @@ DType dtype_real(DType t) {
     return t == DTYPE_F64 ? DTYPE_F64 : DTYPE_F32;
 }
 
+/* A copy a layer: what layer l keeps is read last in block l's backward. */
+static int kept(const ActRow *r, int training, Recompute level) {
+    return r->of_layer && training && (int)level < r->drop_at;
+}
+
 /* How many of a row there are: one a layer where it is kept for backward, otherwise one. */
 static int copies(const ActRow *r, const ModelConfig *cfg, int training, Recompute level) {
     if (r->training && !training && !(r->training == 2 && cfg->lora.rank)) return 0;
-    if (!training || (int)level >= r->drop_at) return 1;
+    if (!kept(r, training, level)) return 1;
     return r->drop_at == KEEP_ALWAYS ? cfg->n_layers + 1 : cfg->n_layers;
 }
 
@@ -81,44 +86,97 @@ static size_t copy_bytes(const ActRow *r, const ModelConfig *cfg, DType t, int N
     return (element * (size_t)columns(r, cfg) * rows + 255) / 256 * 256;
 }
 
-size_t acts_bytes(const ModelConfig *cfg, DType t, int N, int training, Recompute recompute) {
-    size_t sum = 0;
-    for (int i = 0; i < N_ROWS; i++)
-        sum += (size_t)copies(&ROWS[i], cfg, training, recompute) * copy_bytes(&ROWS[i], cfg, t, N);
-    return sum;
-}
-
-void acts_report(const ModelConfig *cfg, DType t, int N, int training, Recompute recompute, FILE *out) {
-    fprintf(out, "  %-12s %14s %8s %12s\n", "activation", "columns/token", "copies", "MiB");
-    for (int i = 0; i < N_ROWS; i++) {
-        int n = copies(&ROWS[i], cfg, training, recompute);
-        if (!n || !columns(&ROWS[i], cfg)) continue;
-        fprintf(out, "  %-12s %14lld %8d %12.2f\n", ROWS[i].name, (long long)columns(&ROWS[i], cfg), n,
-                (double)n * (double)copy_bytes(&ROWS[i], cfg, t, N) / 1048576);
-    }
-    fprintf(out, "  %-12s %14s %8s %12.2f\n", "all", "", "",
-            (double)acts_bytes(cfg, t, N, training, recompute) / 1048576);
-}
-
-/* ---- allocation -------------------------------------------------------------------------------------------------- */
+/* ---- places ------------------------------------------------------------------------------------------------------ */
 
 static void set_pointer(void *base, size_t field, char *value) {
     memcpy((char *)base + field, &value, sizeof value);
 }
 
-static void bind(Acts *a, const ModelConfig *cfg, DType t) {
-    char *at = a->arena;
+/* Bytes [bottom, top) of the gradients that no activations lie in yet. */
+typedef struct {
+    size_t bottom, top;
+} Vacant;
+
+/* The whole of the lender's that is written after the loss: a tied head's gradient, the first bucket, is written by it. */
+static Vacant vacant_all(const ModelConfig *cfg, const ParamTable *lender, DType t) {
+    const size_t real = dtype_size(dtype_real(t));
+    if (!lender) return (Vacant){0, 0};
+    return (Vacant){real * (size_t)lender->bucket_offset[cfg->tied], real * (size_t)lender->bucket_offset[cfg->n_layers + 1]};
+}
+
+/* Buckets are written from the last to the first, each when its block's backward begins: what layer l keeps may lie in
+ * those below block l's own; x of layer L, the last block's output, in those below the final norm's. */
+static void vacant_below_block(Vacant *v, const ParamTable *lender, DType t, int l) {
+    const size_t own = lender ? dtype_size(dtype_real(t)) * (size_t)lender->bucket_offset[l + 1] : 0;
+    if (v->top > own) v->top = own;
+}
+
+static int vacant_take(Vacant *v, size_t bytes) {
+    if (v->top < v->bottom + bytes) return 0;
+    const size_t at = (v->top - bytes) / 256 * 256;
+    if (at < v->bottom) return 0;
+    v->top = at;
+    return 1;
+}
+
+typedef struct {
+    size_t own, lent; /* bytes */
+} Taken;
+
+/* Finds a place for every copy of every row, in the lender's memory if there is one and room in it, and with `a` sets its
+ * pointers.  The last layer comes first: it has the widest choice and takes what others cannot. */
+static Taken lay_out(const ModelConfig *cfg, const ParamTable *lender, DType t, int N, int training, Recompute level,
+                     Acts *a) {
+    const int L = cfg->n_layers;
+    Vacant v = vacant_all(cfg, lender, t);
+    Taken taken = {0, 0};
+    for (int l = L; l >= 0; l--) {
+        vacant_below_block(&v, lender, t, l);
+        for (int i = 0; i < N_ROWS; i++) {
+            const ActRow *r = &ROWS[i];
+            const size_t bytes = copy_bytes(r, cfg, t, N);
+            if (!kept(r, training, level) || (l == L && r->drop_at != KEEP_ALWAYS)) continue;
+            const int lent = vacant_take(&v, bytes);
+            if (a) set_pointer(&a->layer[l], r->field, lent ? a->lender + v.top : (char *)a->arena + taken.own);
+            *(lent ? &taken.lent : &taken.own) += bytes;
+        }
+    }
     for (int i = 0; i < N_ROWS; i++) {
         const ActRow *r = &ROWS[i];
-        const int n = copies(r, cfg, a->training, a->recompute);
-        const size_t bytes = copy_bytes(r, cfg, t, a->N);
-        if (n && !r->of_layer) set_pointer(&a->pass, r->field, at);
-        for (int l = 0; n && r->of_layer && l <= cfg->n_layers; l++)
-            if (l < cfg->n_layers || r->drop_at == KEEP_ALWAYS)
-                set_pointer(&a->layer[l], r->field, n == 1 ? at : at + (size_t)l * bytes);
-        at += (size_t)n * bytes;
+        if (kept(r, training, level) || !copies(r, cfg, training, level)) continue;
+        char *at = a ? (char *)a->arena + taken.own : NULL;
+        if (a && !r->of_layer) set_pointer(&a->pass, r->field, at);
+        for (int l = 0; a && r->of_layer && l < L + (r->drop_at == KEEP_ALWAYS); l++)
+            set_pointer(&a->layer[l], r->field, at);
+        taken.own += copy_bytes(r, cfg, t, N);
     }
+    return taken;
 }
+
+size_t acts_bytes(const ModelConfig *cfg, DType t, int N, int training, Recompute recompute) {
+    return lay_out(cfg, NULL, t, N, training, recompute, NULL).own;
+}
+
+size_t acts_lent_bytes(const ModelConfig *cfg, const ParamTable *lender, DType t, int N, Recompute recompute) {
+    return lay_out(cfg, lender, t, N, 1, recompute, NULL).lent;
+}
+
+void acts_report(const ModelConfig *cfg, const ParamTable *lender, DType t, int N, int training, Recompute recompute,
+                 FILE *out) {
+    const double MIB = 1048576;
+    fprintf(out, "  %-12s %14s %8s %12s\n", "activation", "columns/token", "copies", "MiB");
+    for (int i = 0; i < N_ROWS; i++) {
+        int n = copies(&ROWS[i], cfg, training, recompute);
+        if (!n || !columns(&ROWS[i], cfg)) continue;
+        fprintf(out, "  %-12s %14lld %8d %12.2f\n", ROWS[i].name, (long long)columns(&ROWS[i], cfg), n,
+                (double)n * (double)copy_bytes(&ROWS[i], cfg, t, N) / MIB);
+    }
+    const Taken taken = lay_out(cfg, lender, t, N, training, recompute, NULL);
+    fprintf(out, "  %-12s %14s %8s %12.2f\n", "all", "", "", (double)(taken.own + taken.lent) / MIB);
+    if (lender) fprintf(out, "  %-36s %12.2f\n", "of these in memory of gradients", (double)taken.lent / MIB);
+}
+
+/* ---- allocation -------------------------------------------------------------------------------------------------- */
 
 /* Scratch grows with the number of sequences, and N sequences of one token are possible but never seen: their scratch
  * would be larger than all activations.  One in 16 tokens is generous; a batch that needs more grows it. */
@@ -138,14 +196,16 @@ size_t acts_scratch_bytes(const ModelConfig *cfg, Device *dev, const KernelOps *
     return k->workspace_bytes(dev, &limits);
 }
 
-Status acts_open(Acts **out, const Model *m, int N, int training, Recompute recompute, Err *err) {
+static Status open_with(Acts **out, const Model *m, int N, int training, Recompute recompute, void *grad, Err *err) {
     *out = NULL;
     const ModelConfig *cfg = &m->cfg;
     if (N < 1 || N > 1 << 24)
         return err_set(err, ERR_USAGE, "%d tokens a pass; between 1 and %d are possible", N, 1 << 24);
-    const size_t bytes = acts_bytes(cfg, m->dtype, N, training, recompute);
+    const ParamTable *lender = grad ? &m->table : NULL;
+    const size_t bytes = lay_out(cfg, lender, m->dtype, N, training, recompute, NULL).own;
     Acts *a = xcalloc(1, sizeof *a);
-    *a = (Acts){.dev = m->dev, .N = N, .n_layers = cfg->n_layers, .training = training, .recompute = recompute};
+    *a = (Acts){.dev = m->dev, .N = N, .n_layers = cfg->n_layers, .training = training, .recompute = recompute,
+                .lender = grad};
     a->limits = limits_of(cfg, N);
     a->records = m->graphs && device_kind(m->dev) == DEVICE_CUDA;
     const size_t scratch = m->k->workspace_bytes(m->dev, &a->limits);
@@ -163,9 +223,22 @@ Status acts_open(Acts **out, const Model *m, int N, int training, Recompute reco
                        device_name(m->dev), (double)bytes / 1048576, (double)scratch / 1048576, N,
                        training && recompute != RECOMPUTE_BLOCK ? ", or use --recompute block" : "");
     }
-    bind(a, cfg, m->dtype);
+    lay_out(cfg, lender, m->dtype, N, training, recompute, a);
     *out = a;
     return OK;
+}
+
+Status acts_open(Acts **out, const Model *m, int N, int training, Recompute recompute, Err *err) {
+    return open_with(out, m, N, training, recompute, NULL, err);
+}
+
+Status acts_open_lent(Acts **out, const Model *m, int N, Recompute recompute, void *grad, Err *err) {
+    REQUIRE(grad);
+    return open_with(out, m, N, 1, recompute, grad, err);
+}
+
+int acts_lent(const Acts *a) {
+    return a->lender != NULL;
 }
 
 int acts_reserve(Acts *a, const Model *m, int n_seq) {

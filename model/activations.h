@@ -63,6 +63,7 @@ struct Acts {
     int n_layers, training;
     Recompute recompute;
     void *arena;
+    char *lender;     /* gradients whose memory holds what is kept, as long as they are not written; NULL: none */
     LayerActs *layer; /* n_layers + 1: the last one has only x, the output of the last block */
     PassActs pass;
     KernelLimits limits; /* what the device's scratch memory has been reserved for */

@@ -366,10 +366,20 @@ void model_forward(Model *m, Acts *a) {
     blocks_forward(m, a, acts_batch(a, BATCH_TOKENS), &ctx);
 }
 
+/* Before a bucket of the gradient is first written: where gradients lend their memory, activations were in it. */
+static void gradient_begin(Model *m, const Acts *a, const Params *grad, int bucket) {
+    const int64_t *offset = m->table.bucket_offset;
+    const size_t real = dtype_size(dtype_real(m->dtype)), bytes = real * (size_t)(offset[bucket + 1] - offset[bucket]);
+    if (!a->lender || !bytes) return;
+    REQUIRE((char *)grad->embedding == a->lender + real * (size_t)m->table.spec[0].offset);
+    device_zero(m->dev, a->lender + real * (size_t)offset[bucket], bytes);
+}
+
 void model_loss(Model *m, Acts *a, Params *grad) {
     if (device_error(m->dev)) return;
     REQUIRE(a->shape.targets && (!grad || a->training));
     const Weight head = head_weight(m);
+    if (grad) gradient_begin(m, a, grad, m->cfg.tied ? 0 : m->cfg.n_layers + 1);
     void *dhead = grad ? params_top_trainable(grad, &m->table).head : NULL;
     m->k->classifier(m->dev, a->pass.losses, grad ? a->pass.dnorm : NULL, dhead, a->pass.hidden, &head,
                      acts_batch(a, BATCH_TARGET_LO), acts_batch(a, BATCH_TARGET_HI), a->shape.rows, m->cfg.vocab_size);
@@ -441,6 +451,7 @@ void model_backward(Model *m, Acts *a, Params *grad, BucketReady bucket_ready, v
     REQUIRE(a->training && !m->prepared_weights);
     const int N = a->shape.rows, C = m->cfg.d_model, L = m->cfg.n_layers;
     const Params top = params_top_trainable(grad, &m->table);
+    if (m->cfg.tied) gradient_begin(m, a, grad, L + 1);
     device_zero(m->dev, a->pass.dx, (size_t)N * (size_t)C * dtype_size(m->dtype));
     m->k->rmsnorm_backward(m->dev, a->pass.dx, top.final_norm, a->pass.dnorm, a->layer[L].x, m->w.final_norm,
                            a->pass.final_rstd, N, C);
@@ -448,10 +459,12 @@ void model_backward(Model *m, Acts *a, Params *grad, BucketReady bucket_ready, v
     for (int l = L - 1; l >= 0; l--) {
         const LayerParams layer_grad = params_layer_trainable(grad, &m->table, l);
         recompute(m, a, l);
+        gradient_begin(m, a, grad, l + 1);
         mlp_backward(m, a, l, &layer_grad);
         attention_half_backward(m, a, l, &layer_grad);
         if (bucket_ready) bucket_ready(ctx, l + 1);
     }
+    if (!m->cfg.tied) gradient_begin(m, a, grad, 0);
     if (top.embedding)
         m->k->embedding_backward(m->dev, top.embedding, a->pass.dx, acts_batch(a, BATCH_TOKENS), N, C,
                                  m->cfg.vocab_size);

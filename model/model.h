@@ -51,10 +51,20 @@ double model_flops_per_token(const ModelConfig *cfg, double mean_context);
 
 /* training: room for backward.  N = rows a pass. */
 Status acts_open(Acts **out, const Model *m, int N, int training, Recompute recompute, Err *err);
+/* For training with one pass a step: most of what is kept for backward lies in the memory of gradients that are not yet
+ * written then.  grad: the arena (table.trained real) that every pass with backward is given, bound; it outlives the
+ * activations.  model_loss and model_backward then set the gradient instead of adding to it, whatever was there; it is
+ * lost when the next forward begins, whichever pass that is of, and until a bucket is announced it holds anything. */
+Status acts_open_lent(Acts **out, const Model *m, int N, Recompute recompute, void *grad, Err *err);
+int    acts_lent(const Acts *a); /* opened so: passes set the gradient */
 size_t acts_bytes(const ModelConfig *cfg, DType t, int N, int training, Recompute recompute);
+/* Of acts_bytes, for training, what lies in gradients when they lend. */
+size_t acts_lent_bytes(const ModelConfig *cfg, const ParamTable *lender, DType t, int N, Recompute recompute);
 /* Scratch memory that acts_open reserves on dev for passes of N rows with the operations k. */
 size_t acts_scratch_bytes(const ModelConfig *cfg, Device *dev, const KernelOps *k, int N);
-void acts_report(const ModelConfig *cfg, DType t, int N, int training, Recompute recompute, FILE *out); /* table */
+/* A table of them.  lender: NULL, or the parameters whose gradients lend. */
+void acts_report(const ModelConfig *cfg, const ParamTable *lender, DType t, int N, int training, Recompute recompute,
+                 FILE *out);
 void acts_close(Acts *a);
 
 /* Training and scoring: upload a batch, then run a pass over it.  All of them queue work on m->dev and return; errors show
@@ -68,9 +78,10 @@ int  model_uploaded(const Acts *a, const Batch *b); /* b was uploaded last and n
 /* Starts a pass: over a new batch if one was uploaded, otherwise over the same one again. */
 void model_forward(Model *m, Acts *a);
 /* losses (N), 0 where there is no target, readable through acts_losses().  With grad (needs training activations): also
- * the gradient of the sum of losses, added to the head's and left in the activations for model_backward. */
+ * the gradient of the sum of losses, added to the head's (set, where acts_lent) and left in the activations for
+ * model_backward. */
 void model_loss(Model *m, Acts *a, Params *grad);
-/* Adds to *grad, an arena of real bound with params_bind; frozen parameters are left alone.  bucket_ready(ctx, bucket)
+/* Adds to *grad, an arena of real bound with params_bind (sets it, where acts_lent); frozen parameters are left alone.  bucket_ready(ctx, bucket)
  * is called as soon as the work that completes a bucket's gradient is queued, from the last bucket to the first; NULL =
  * do not tell. */
 void model_backward(Model *m, Acts *a, Params *grad, BucketReady bucket_ready, void *ctx);

@@ -136,8 +136,8 @@ static Status step_open(Bench *x, const ModelConfig *cfg, const BenchOptions *o,
     if (s) return s;
     model_init(&x->m, 1);
     fill_batch(&x->batch, o->rows, o->T, o->sequences, cfg->vocab_size);
-    s = acts_open(&x->acts, &x->m, x->batch.N, 1, o->level, err);
-    if (!s) s = optimizer_open(&x->optimizer, &x->m, x->dist, &adamw, err);
+    s = optimizer_open(&x->optimizer, &x->m, x->dist, &adamw, err);
+    if (!s) s = acts_open_lent(&x->acts, &x->m, x->batch.N, o->level, x->optimizer.grad, err);
     if (!s) optimizer_init(&x->optimizer, 1);
     return s;
 }
@@ -173,7 +173,6 @@ static Status bench_phases(Bench *x, int step, double out[PHASES], Err *err) {
     optimizer_queue_norm(&x->optimizer);
     optimizer_norm(&x->optimizer);
     optimizer_update(&x->optimizer, 1e-4, 1.0 / x->batch.n_targets, step);
-    optimizer_zero_grad(&x->optimizer);
     Status s = device_status(x, err);
     at[4] = bench_now();
     for (int i = 0; i < PHASES; i++) out[i] = at[i + 1] - at[i];
@@ -189,7 +188,6 @@ static Status bench_whole(Bench *x, int n, double *seconds, Err *err) {
             if (s) return s;
             start = bench_now();
         }
-        optimizer_zero_grad(&x->optimizer);
         model_upload(&x->m, x->acts, &x->batch);
         model_pass(&x->m, x->acts, &x->optimizer.grads, NULL, NULL);
         optimizer_queue_norm(&x->optimizer);
@@ -205,15 +203,16 @@ static void report_memory(const Bench *x) {
     const double GIB = 1073741824.0, total = (double)x->m.table.total;
     const double state = ((x->dtype == DTYPE_F32 ? 16.0 : 18.0) * total) / GIB;
     const double acts = (double)acts_bytes(&x->m.cfg, x->dtype, x->batch.N, 1, x->o->level) / GIB;
+    const double lent = (double)acts_lent_bytes(&x->m.cfg, &x->m.table, x->dtype, x->batch.N, x->o->level) / GIB;
     double peak = x->peak / GIB;
     if (device_kind(x->dev) == DEVICE_CUDA) {
         size_t now, all;
         device_memory(x->dev, &now, &all);
         peak = (double)(x->free_before - now) / GIB; /* nothing is allocated or freed once steps run */
     }
-    printf("  %-10s %9.2f GiB   (%d B a parameter are %.2f, activations %.2f)\n",
+    printf("  %-10s %9.2f GiB   (%d B a parameter are %.2f, activations %.2f more and %.2f in memory of gradients)\n",
            device_kind(x->dev) == DEVICE_CUDA ? "device" : "peak RSS", peak, x->dtype == DTYPE_F32 ? 16 : 18, state,
-           acts);
+           acts - lent, lent);
 }
 
 static void report_rate(const Bench *x, const char *what, double median, double best) {

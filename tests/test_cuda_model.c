@@ -161,16 +161,17 @@ static double *widened(Device *dev, const void *src, size_t count, DType real) {
     return out;
 }
 
-/* `times` passes over the batch, each from a gradient of zero; the last one counts. */
-static Result one_pass(Model *m, const Batch *b, Recompute level, int times, const KernelOps *k) {
+/* `times` passes over the batch, each from a gradient of zero; the last one counts.  lent: gradients lend their memory. */
+static Result one_pass(Model *m, const Batch *b, Recompute level, int times, int lent, const KernelOps *k) {
     Err err = {OK, ""};
     Acts *a;
     Params grads;
     const DType real = dtype_real(m->dtype);
     const size_t total = (size_t)m->table.total; /* gradients of adapters need less */
-    CHECK(acts_open(&a, m, b->N, 1, level, &err));
     void *arena = device_alloc(m->dev, total * dtype_size(real));
     assert_non_null(arena);
+    if (lent) CHECK(acts_open_lent(&a, m, b->N, level, arena, &err));
+    else CHECK(acts_open(&a, m, b->N, 1, level, &err));
     CHECK(params_bind(&grads, &m->table, &m->cfg, arena, real, &err));
     if (k) { /* the naive formulas want the reference's scratch */
         assert_int_equal(
@@ -178,7 +179,7 @@ static Result one_pass(Model *m, const Batch *b, Recompute level, int times, con
         m->k = k;
     }
     for (int i = 0; i < times; i++) {
-        device_zero(m->dev, arena, total * dtype_size(real));
+        if (!lent) device_zero(m->dev, arena, total * dtype_size(real));
         model_upload(m, a, b);
         model_pass(m, a, &grads, NULL, NULL);
     }
@@ -226,9 +227,9 @@ static void check_against_double(DType dtype, int tied, LoraConfig lora) {
     open_model(&naive, cpu, &cfg, DTYPE_F32, dtype);
     open_model(&exact, cpu, &cfg, DTYPE_F64, dtype);
     Batch b = make_batch(length, 4, cfg.vocab_size, 4);
-    Result r[SIDES] = {one_pass(&fast, &b, RECOMPUTE_NONE, 1, NULL),
-                       one_pass(&naive, &b, RECOMPUTE_NONE, 1, dtype == DTYPE_BF16 ? &bf16_naive : &naive_kernels),
-                       one_pass(&exact, &b, RECOMPUTE_NONE, 1, NULL)};
+    Result r[SIDES] = {one_pass(&fast, &b, RECOMPUTE_NONE, 1, 0, NULL),
+                       one_pass(&naive, &b, RECOMPUTE_NONE, 1, 0, dtype == DTYPE_BF16 ? &bf16_naive : &naive_kernels),
+                       one_pass(&exact, &b, RECOMPUTE_NONE, 1, 0, NULL)};
     within(r[FAST].losses, r[NAIVE].losses, r[DOUBLE].losses, (size_t)b.N, dtype, "losses");
     for (int p = 0; p < fast.table.n; p++) {
         const ParamSpec *s = &fast.table.spec[p];
@@ -263,7 +264,8 @@ static void test_adapters_against_double(void **state) {
     check_against_double(DTYPE_BF16, 0, SOME_ADAPTERS);
 }
 
-/* Levels of recomputation, and the second pass (replayed) of a model that records: the bits of the direct pass. */
+/* Levels of recomputation, gradients that lend their memory, and the second pass (replayed) of a model that records: the
+ * bits of the direct pass. */
 static void test_recompute_and_replay(void **state) {
     (void)state;
     static const int length[] = {20, 1, 45};
@@ -274,10 +276,10 @@ static void test_recompute_and_replay(void **state) {
     open_model(&m, gpu, &cfg, DTYPE_BF16, DTYPE_BF16);
     Batch b = make_batch(length, 3, cfg.vocab_size, 6);
     m.graphs = 0;
-    Result direct = one_pass(&m, &b, RECOMPUTE_NONE, 1, NULL);
+    Result direct = one_pass(&m, &b, RECOMPUTE_NONE, 1, 0, NULL);
     for (int level = RECOMPUTE_NONE; level <= RECOMPUTE_BLOCK; level++) {
         m.graphs = 1;
-        Result again = one_pass(&m, &b, (Recompute)level, 2, NULL);
+        Result again = one_pass(&m, &b, (Recompute)level, 2, level != RECOMPUTE_MLP, NULL);
         for (int n = 0; n < b.N; n++) assert_true(again.losses[n] == direct.losses[n]);
         for (int64_t i = 0; i < m.table.total; i++) assert_true(again.grad[i] == direct.grad[i]);
         free_result(&again);

@@ -38,7 +38,7 @@ typedef struct {
     Stepper stepper;
 } Rig;
 
-/* dir NULL: from nothing. */
+/* dir NULL: from nothing.  As in ehr-train, activations lie in gradients where a step has one pass. */
 static void rig_open_with(Rig *r, Device *dev, DType dtype, int rows, int passes, const char *dir, LoraConfig lora,
                           int graphs) {
     Err err = {OK, ""};
@@ -59,7 +59,8 @@ static void rig_open_with(Rig *r, Device *dev, DType dtype, int rows, int passes
     CHECK(optimizer_open(&r->optimizer, &r->model, dist, &options, &err));
     if (dir) CHECK(optimizer_read(&r->optimizer, dir, &err));
     else optimizer_init(&r->optimizer, 3);
-    CHECK(acts_open(&r->acts, &r->model, rows * T, 1, RECOMPUTE_NONE, &err));
+    if (passes == 1) CHECK(acts_open_lent(&r->acts, &r->model, rows * T, RECOMPUTE_NONE, r->optimizer.grad, &err));
+    else CHECK(acts_open(&r->acts, &r->model, rows * T, 1, RECOMPUTE_NONE, &err));
     CHECK(loader_open(&r->loader, &r->data, SPLIT_TRAIN, &lo, &err));
     CHECK(stepper_open(&r->stepper, &r->model, r->acts, &r->optimizer, r->loader, passes, rows * T, &err));
 }

@@ -101,7 +101,7 @@ static void test_memory_report(void **state) {
                  infer = acts_bytes(&cfg, DTYPE_F32, 512, 0, RECOMPUTE_NONE);
     assert_true(none > mlp && mlp > block && block > infer);
     FILE *out = open_memstream(&text, &size);
-    acts_report(&cfg, DTYPE_F32, 512, 1, RECOMPUTE_NONE, out);
+    acts_report(&cfg, NULL, DTYPE_F32, 512, 1, RECOMPUTE_NONE, out);
     fclose(out);
     char last[64];
     snprintf(last, sizeof last, "%.2f\n", (double)none / 1048576);

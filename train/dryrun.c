@@ -67,8 +67,10 @@ static void print_memory(const MemoryPlan *p, const TrainOptions *o, const Place
     fprintf(out, "  moments         %10.1f   (two, F32, over %d ranks)\n", MB * p->moments, world);
     fprintf(out, "  exchange        %10.1f   (summed part%s)\n", MB * p->exchange,
             device_kind(place->dev) == DEVICE_CPU ? " and what peers send" : "");
-    fprintf(out, "  activations     %10.1f   (--micro-batch %lld --recompute %s)\n", MB * p->activations,
+    fprintf(out, "  activations     %10.1f   (--micro-batch %lld --recompute %s", MB * p->activations,
             (long long)o->micro_batch, o->recompute);
+    if (p->lent > 0) fprintf(out, "; %.1f more in memory of gradients", MB * p->lent);
+    fprintf(out, ")\n");
     if (p->scratch > 0) fprintf(out, "  scratch         %10.1f\n", MB * p->scratch);
     fprintf(out, "  in all          %10.1f", MB * p->all);
     if (device_kind(place->dev) == DEVICE_CUDA) fprintf(out, "   of %.1f", MB * place->available);
@@ -87,7 +89,7 @@ Status dry_run(const TrainOptions *o, const ModelConfig *cfg, Dataset *d, const 
     if (!s) s = param_table_build(&table, cfg, 16 * (int64_t)world, err);
     if (s) return s;
     fprintf(out, "%s: %.2f M parameters, vocabulary %d; %d ranks x %lld passes x %lld rows of %lld tokens, on %s\n", o->preset,
-            1e-6 * (double)table.n_params, cfg->vocab_size, world, (long long)(o->batch / world / o->micro_batch),
+            1e-6 * (double)table.n_params, cfg->vocab_size, world, (long long)options_passes(o, world),
             (long long)o->micro_batch, (long long)o->seq_len, device_name(place->dev));
     if (o->lora_rank)
         fprintf(out, "adapters of rank %lld on %s%s: %.3f M of them are trained; gradients, moments and master are of these alone\n",
@@ -95,12 +97,12 @@ Status dry_run(const TrainOptions *o, const ModelConfig *cfg, Dataset *d, const 
     double everything = 0; /* parameters, without adapters */
     for (int i = 0; i < table.n; i++)
         if (table.spec[i].init < INIT_LORA_A) everything += (double)(table.spec[i].file_rows * table.spec[i].cols);
-    param_table_free(&table);
     print_memory(&plan, o, place, world, out);
     if (o->lora_rank)
         fprintf(out, "optimizer of the adapters: %.2f MB of moments and gradients, where all parameters would have %.2f MB\n",
                 12 * MB * plan.trained, 12 * MB * everything);
-    acts_report(cfg, place->dtype, N, 1, level, out);
+    acts_report(cfg, plan.lent > 0 ? &table : NULL, place->dtype, N, 1, level, out);
+    param_table_free(&table);
     double others = 1 - 1.0 / world;
     fprintf(out, "sent by a rank each step: %.1f MB (gradients) + %.1f MB (weights)\n", MB * plan.gradients * others,
             MB * plan.trained * (double)dtype_size(place->dtype) * others);

@@ -148,10 +148,13 @@ static Status open_model(Run *r, Err *err) {
 static Status open_training(Run *r, Err *err) {
     const TrainOptions *o = &r->options;
     int rows = (int)o->micro_batch, T = (int)o->seq_len;
-    Status s = acts_open(&r->acts, &r->model, rows * T, 1, options_recompute(o), err);
+    const Recompute level = options_recompute(o);
+    Status s = options_passes(o, dist_world(r->dist)) == 1
+                   ? acts_open_lent(&r->acts, &r->model, rows * T, level, r->optimizer.grad, err)
+                   : acts_open(&r->acts, &r->model, rows * T, 1, level, err);
     if (!s) s = evaluator_open(&r->evaluator, &r->data, r->dist, rows, T, o->eval_tokens, err);
     if (!s) s = stepper_open(&r->stepper, &r->model, r->acts, &r->optimizer, r->loader,
-                             (int)(o->batch / o->micro_batch / dist_world(r->dist)), rows * T, err);
+                             options_passes(o, dist_world(r->dist)), rows * T, err);
     r->stepper.floor_valid = r->data.floor_valid;
     return s;
 }
@@ -174,9 +177,14 @@ static void print_banner(const Run *r) {
     flags_print(o->flags, o->n_flags, stderr);
     fprintf(stderr, "data    %s: %lld train patients, %lld tokens; vocabulary %d\n", o->data,
             (long long)r->data.n_patients[SPLIT_TRAIN], (long long)r->data.n_tokens[SPLIT_TRAIN], r->data.vocabulary.n);
-    fprintf(stderr, "model   %s: %.2f M parameters; computes in %s; activations %.0f MB a rank\n", o->preset,
+    const int N = (int)(o->micro_batch * o->seq_len);
+    fprintf(stderr, "model   %s: %.2f M parameters; computes in %s; activations %.0f MB a rank", o->preset,
             1e-6 * (double)r->model.table.n_params, dtype_name(r->place.dtype),
-            1e-6 * (double)acts_bytes(&r->cfg, r->place.dtype, (int)(o->micro_batch * o->seq_len), 1, options_recompute(o)));
+            1e-6 * (double)acts_bytes(&r->cfg, r->place.dtype, N, 1, options_recompute(o)));
+    if (acts_lent(r->acts))
+        fprintf(stderr, ", %.0f MB of them in memory of gradients",
+                1e-6 * (double)acts_lent_bytes(&r->cfg, &r->model.table, r->place.dtype, N, options_recompute(o)));
+    fprintf(stderr, "\n");
     if (o->lora_rank)
         fprintf(stderr, "lora    rank %lld, alpha %g, on %s%s: %.3f M parameters are trained; gradients and moments take %.1f MB\n",
                 (long long)o->lora_rank, o->lora_alpha, o->lora_targets, o->train_embeddings ? ", embeddings whole" : "",

@@ -23,8 +23,12 @@ Status memory_plan(MemoryPlan *p, const TrainOptions *o, const ModelConfig *cfg,
                                   : host     ? arena
                                              : share,
                       .activations = (double)acts_bytes(cfg, dtype, N, 1, pass.level),
+                      .lent = o->batch == pass.micro_batch * world
+                                  ? (double)acts_lent_bytes(cfg, &table, dtype, N, pass.level)
+                                  : 0,
                       .scratch = k ? (double)acts_scratch_bytes(cfg, place->dev, k, N) : 0};
     p->trained = arena / 4;
+    p->activations -= p->lent;
     p->all = p->weights + p->gradients + p->master + p->moments + p->exchange + p->activations + p->scratch;
     param_table_free(&table);
     return OK;

@@ -12,7 +12,8 @@ typedef struct {
     double master;      /* float, this rank's part; 0 where the weights are float themselves */
     double moments;     /* two floats, this rank's part */
     double exchange;    /* the summed gradient, this rank's part; on the CPU also what peers send */
-    double activations; /* of one pass */
+    double activations; /* of one pass, in memory of their own */
+    double lent;        /* activations in memory of the gradients (model.h), in `gradients` already */
     double scratch;     /* of operations; 0 where the device is not at hand */
     double all;
     double trained; /* elements, whole: what gradients and moments are of */

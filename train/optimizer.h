@@ -19,7 +19,7 @@ typedef struct {
     Model           *model; /* borrowed */
     Dist            *dist;  /* borrowed */
     /* Device memory. */
-    float           *grad;  /* (table.trained) this rank's sums over its passes */
+    float           *grad;  /* (table.trained) this rank's sums over its passes; may lend its memory (acts_open_lent) */
     Params           grads; /* into grad */
     /* Own parts, bucket after bucket (table.trained / world); part b starts at bucket_offset[b] / world. */
     float           *grad_part; /* summed over ranks; grad itself with one rank */

@@ -169,6 +169,8 @@ Status options_split_batch(TrainOptions *o, int world, int64_t pass_tokens, Err 
     return OK;
 }
 
+int options_passes(const TrainOptions *o, int64_t world) { return (int)(o->batch / world / o->micro_batch); }
+
 Status options_plan(TrainOptions *o, int64_t epoch_rows, Err *err) {
     if (o->epochs > 0) o->steps = (int64_t)ceil(o->epochs * (double)epoch_rows / (double)o->batch);
     if (o->warmup_steps < 0) o->warmup_steps = o->steps / 20 < 2000 ? o->steps / 20 : 2000;

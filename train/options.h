@@ -36,6 +36,7 @@ void   options_help(const TrainOptions *o, FILE *out);
 /* --batch rows a step must split evenly into passes over `world` ranks; --micro-batch, when it was left out, becomes the
  * most rows that make at most `pass_tokens` tokens. */
 Status options_split_batch(TrainOptions *o, int world, int64_t pass_tokens, Err *err);
+int    options_passes(const TrainOptions *o, int64_t world); /* a step on each rank, after that */
 /* Rows an epoch has: --epochs becomes --steps; then warm-up, decay and intervals left out get their values. */
 Status options_plan(TrainOptions *o, int64_t epoch_rows, Err *err);
 

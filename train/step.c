@@ -29,6 +29,7 @@ static void add_losses(const Batch *b, const float *losses, int floor_valid, dou
 }
 
 Status stepper_open(Stepper *s, Model *model, Acts *acts, Optimizer *optimizer, Loader *loader, int passes, int N, Err *err) {
+    REQUIRE(passes == 1 || !acts_lent(acts));
     *s = (Stepper){.model = model, .acts = acts, .optimizer = optimizer, .loader = loader, .dist = optimizer->dist,
                    .passes = passes};
     return losses_open(&s->losses, model->dev, N, err);
@@ -60,7 +61,7 @@ static Status queue_passes(Stepper *s, double *sum, Err *err) {
     Model *m = s->model;
     Params *grads = &s->optimizer->grads;
     Err ahead = {OK, ""};
-    optimizer_zero_grad(s->optimizer);
+    if (!acts_lent(s->acts)) optimizer_zero_grad(s->optimizer);
     for (int pass = 0; pass < s->passes; pass++) {
         int last = pass == s->passes - 1;
         Status status = s->next ? OK : read_next(s, err);

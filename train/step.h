@@ -29,7 +29,8 @@ typedef struct {
     int     skipped; /* loss or norm not finite: the weights were left as they are */
 } StepResult;
 
-/* Everything is borrowed.  N: tokens a pass.  The loader may be moved until the first step. */
+/* Everything is borrowed.  N: tokens a pass.  The loader may be moved until the first step.  With one pass a step the
+ * optimizer's gradients may lend their memory to the activations (acts_open_lent): between steps nobody needs them. */
 Status stepper_open(Stepper *s, Model *model, Acts *acts, Optimizer *optimizer, Loader *loader, int passes, int N, Err *err);
 void   stepper_close(Stepper *s);
 /* update: 1 for the first update of the weights.  stop: this rank was asked to stop.  Returns with the update queued. */
