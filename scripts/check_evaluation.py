@@ -166,6 +166,16 @@ def check_compare(rng):
     old = a["group_AGE"] == "old"
     direct = metrics.auroc(b["risk"][old], b["outcome"][old]) - metrics.auroc(a["risk"][old], a["outcome"][old])
     check("a difference is that of the figures, whatever the order of rows", abs(t["difference"] - direct) < 1e-12)
+    worse = []
+    for k in range(200):  # three patients with the outcome, two models of one quality
+        y = np.r_[np.ones(3), np.zeros(100)]
+        shared = rng.normal(size=y.size) + 0.8 * y - 2
+        mine, other = ({"patient_key": np.arange(y.size), "outcome": y, "risk": metrics.expit(shared + 0.7 * rng.normal(size=y.size))} for _ in range(2))
+        worse += [t["p"] < 0.05 for t in compare.compare_outcome("o", mine, other, 60, k) if t["figure"] == "auroc" and t["p"] is not None]
+    check("of three who had it, one model is not found worse than its like more often than it says", len(worse) > 150 and sum(worse) < 0.09 * len(worse), f"{sum(worse)} of {len(worse)}")
+    one = {"patient_key": np.r_[np.zeros(5), np.arange(1, 60)], "outcome": np.r_[np.ones(5), np.zeros(59)]}
+    alone = [compare.compare_outcome("o", *({**one, "risk": metrics.expit(rng.normal(size=64))} for _ in range(2)), 20, 1)]
+    check("one patient who had it, in however many rows, is judged by nothing", all(t["p"] is None for t in alone[0]), str(alone))
     itself = compare.compare_outcome("o", *compare.paired(a, a), 20, 1)
     compare.judge(itself)
     check(

@@ -130,6 +130,15 @@ def check_page():
     rows = outcome.Rows({"risk": np.linspace(0.1, 0.5, 9), "outcome": np.array([0, 0, *[-1] * 7]), "patient_key": np.arange(9)})
     told = report_page.in_short(outcome.evaluate("o", {"horizon_minutes": "1440"}, rows, n_bootstrap=10))
     check("in short: of those whose outcome is known", "0 of 2 " in told and "9" not in told, told)
+    rng = np.random.default_rng(5)
+    truth = rng.uniform(0.1, 0.4, 40)
+    y = (rng.uniform(size=40) < truth).astype(float)
+    rows = outcome.Rows({"risk": rng.uniform(0.1, 0.4, 40), "outcome": y, "patient_key": np.arange(40), "true_risk": truth})
+    o = outcome.evaluate("o", {"horizon_minutes": "1440"}, rows, None, {"lucky": 0.1 + 0.8 * y, "dull": truth**2}, n_bootstrap=10)
+    told = report_page.in_short(o)
+    check("in short: no baseline that had luck with the labels is better than the best possible", "dull: " in told and "lucky" not in told
+          and f"dull: {100 * o['auroc_true_risk']:.0f}%; the best possible: {100 * o['auroc_true_risk']:.0f}%" in told, told)  # fmt: skip
+    check("in short: with the interval", f"{100 * o['auroc_interval'][0]:.0f} to {100 * o['auroc_interval'][1]:.0f}%" in told, told)
 
 
 def check_futures(rng):

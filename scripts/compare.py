@@ -5,8 +5,8 @@
 REPORT_A and REPORT_B are folders made by scripts/evaluate.sh CHECKPOINT DATASET.  Patients are resampled, and both models
 are judged on each resample: what makes a patient hard is hard for both and cancels.  Differences are B minus A of the
 risks as the models say them (before recalibration), overall and for every group with 20 positives; Benjamini and Hochberg
-at 5% over all of them.  Exit 1 when B is worse in any, 3 when there is nothing to compare: the gate for taking a tuned
-model.
+at 5% over all of them.  Exit 1 when B is worse in any, 3 when there is nothing that can be judged: the gate for taking a
+tuned model.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def paired(a, b):
 
 def figures(risk, y, W):
     out = metrics.figures(risk, y, W)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore"):
         out["miscalibration"] = np.abs(np.log(out["oe"]))  # how far the sum of risks is from the number who had it
     return {k: out[k] for k in FIGURES}
 
@@ -74,13 +74,16 @@ def compare_outcome(name, a, b, n, seed):
         for part, i in parts:
             mine, other = (figures(r[i], y[i], W[:, i]) for r in risks)
             for k in FIGURES:
-                out[part, k, "a"], out[part, k, "b"], out[part, k, "difference"] = mine[k], other[k], other[k] - mine[k]
+                with np.errstate(invalid="ignore"):
+                    out[part, k, "a"], out[part, k, "b"], out[part, k, "difference"] = mine[k], other[k], other[k] - mine[k]
         return out
 
     point = differences(np.ones((1, known.size)))
     drawn = metrics.draw(differences, a["patient_key"][known], n, seed)
     rows = []
     for part, i in parts:
+        # Who had it, or who had not: a spread rests on the fewer of them, and on none where that is one patient.
+        rests_on = min(np.unique(a["patient_key"][known][i & (y == side)]).size for side in (0, 1))
         for k in FIGURES:
             value, values = point[part, k, "difference"][0], drawn[part, k, "difference"]
             same = np.array_equal(risks[0][i], risks[1][i])
@@ -88,7 +91,7 @@ def compare_outcome(name, a, b, n, seed):
                 "outcome": name, "group": part, "figure": k, "rows": int(i.sum()), "positive": int(y[i].sum()),
                 "a": outcome.number(point[part, k, "a"][0]), "b": outcome.number(point[part, k, "b"][0]),
                 "difference": outcome.number(value), "interval": metrics.interval(values),
-                "p": 1.0 if same else metrics.p_value(value, values),
+                "p": 1.0 if same else metrics.p_value(value, values, rests_on) if rests_on > 1 else None,
             })  # fmt: skip
     return rows
 
@@ -174,13 +177,16 @@ def main():
         )
         return 3
     show(tests)
+    judged = any(t["p"] is not None for t in tests)
     count = {v: sum(t["verdict"] == v for t in tests) for v in ("better", "worse", "no difference shown", "not judged")}
     print(f"of {len(tests)} figures: {', '.join(f'{n} {v}' for v, n in count.items())}")
     if args.out:
         record = {"format": "ehr.c comparison", "format_version": 1, "model_sha256": sha, "bootstrap": args.bootstrap,
                   "seed": args.seed, "count": count, "left_out": left_out, "tests": tests}  # fmt: skip
         args.out.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
-    return 1 if count["worse"] else 0
+    if not judged:
+        print("compare: nothing could be judged: too few patients had an outcome, or had it not; evaluate more rows (--limit)", file=sys.stderr)
+    return 1 if count["worse"] else 0 if judged else 3
 
 
 if __name__ == "__main__":

@@ -216,6 +216,7 @@ def evaluate(name, attributes, rows, record=None, baselines=None, settings=None,
     out["subgroups"] = _subgroups(study, point, drawn)
     out["baselines"] = [
         {"name": k, **(settings or {}).get(k, {}), **_block(point, drawn, "baseline", k),
+         "auroc_expected": metrics.auroc(baselines[k], rows.truth) if study.truth else None,
          "ours_minus_it": _block(point, drawn, "difference", k)}
         for k in study.baselines
     ]  # fmt: skip

@@ -170,15 +170,16 @@ def in_short(o):
     asked = "patients" if o["patients"] == o["n"] else f"forecasts ({o['patients']} patients)"
     if b["auroc"] is None or not o["positive"]:
         return f"<li><b>{name_link(o)}</b>: {o['positive']} of {known} {asked} had it; that is too few to say anything.</li>"
-    # Beside the best possible, which is an expectation, stands an expectation: a few patients' luck can pass it.
-    told_apart = o["auroc"] if o["auroc_true_risk"] else b["auroc"]
+    # Beside the best possible, which is an expectation, stand expectations: a few patients' luck can pass it.
+    kind = "auroc_expected" if o["auroc_true_risk"] else "auroc"
+    told_apart, box = (o["auroc"], o["auroc_interval"]) if o["auroc_true_risk"] else (b["auroc"], b["interval"]["auroc"])
     text = (
         f"<li><b>{name_link(o)}</b>: it came true for {o['positive']} of {known} {asked}; by the model's risks "
         f"{number(o['positive'] / b['oe'], 1) if b['oe'] else '-'} were expected. Of one who had it and one who did not, the first was given "
-        f"the higher risk in {100 * told_apart:.0f}% of all such pairs (a coin: 50%"
+        f"the higher risk in {100 * told_apart:.0f}% of all such pairs ({f'{100 * box[0]:.0f} to {100 * box[1]:.0f}% with other patients; ' if box else ''}a coin: 50%"
     )
-    best = max([x for x in o["baselines"] if x["auroc"] is not None], key=lambda x: x["auroc"], default=None)
-    text += f"; {html.escape(best['name'])}: {100 * best['auroc']:.0f}%" if best else ""
+    best = max([x for x in o["baselines"] if x[kind] is not None], key=lambda x: x[kind], default=None)
+    text += f"; {html.escape(best['name'])}: {100 * best[kind]:.0f}%" if best else ""
     text += f"; the best possible: {100 * o['auroc_true_risk']:.0f}%" if o["auroc_true_risk"] else ""
     alarms = [s for s in o["subgroups"] if any(t["alarm"] for t in s.get("tests", []))]
     text += ")."

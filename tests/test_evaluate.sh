@@ -284,7 +284,7 @@ verdict $? "rows of an earlier evaluation are gone: compare.py would take them f
 verdict $? "compare.py: a report against itself" compare.log
 mkdir -p twisted/rows && cp report/report.json twisted && cp report/rows/readmission_30d.csv twisted/rows &&
     awk -F, -v OFS=, 'NR > 1 { $4 = $3 == 1 ? 0.01 : 0.4 + NR / 1000 } { print }' report/rows/admission_1y.csv > twisted/rows/admission_1y.csv
-refused 1 'everybody *auroc.*worse' "$python" "$root/scripts/compare.py" report twisted --bootstrap 20
+refused 1 'everybody *brier.*worse' "$python" "$root/scripts/compare.py" report twisted --bootstrap 20
 verdict $? "compare.py: a model that has everything upside down is worse" refused.log
 mkdir -p partly/rows && cp report/report.json partly && head -n -5 report/rows/admission_1y.csv > partly/rows/admission_1y.csv
 n=$(($(wc -l < report/rows/admission_1y.csv) - 1))
@@ -292,6 +292,12 @@ n=$(($(wc -l < report/rows/admission_1y.csv) - 1))
 grep -q "^left out: admission_1y: 5 of $n rows of A and 0 of $((n - 5)) of B, which the other does not have" compare.log &&
     grep -q '^left out: readmission_30d: only A has it' compare.log && grep -q '"left_out": \[$' partly.json
 verdict $? "compare.py: what one report does not have is told" compare.log
+for one in a b; do
+    mkdir -p $one/rows && cp report/report.json $one &&
+        awk -F, -v OFS=, -v seed=$one 'NR > 1 { $3 = NR < 4; $1 = NR < 4 ? 7 : NR; $4 = (seed == "a" ? NR : 99 - NR) / 100 } { print }' report/rows/admission_1y.csv > $one/rows/admission_1y.csv
+done
+refused 3 'nothing could be judged' "$python" "$root/scripts/compare.py" a b --bootstrap 20
+verdict $? "compare.py: a gate that could judge nothing is not passed" refused.log
 refused 2 'at least 2' "$python" "$root/scripts/compare.py" report report --bootstrap 1
 verdict $? "compare.py: a single resample has no spread" refused.log
 refused 1 'not a report' "$python" "$root/scripts/compare.py" report d
