@@ -1,6 +1,6 @@
 /* label.h - index times and outcomes of a task, evaluated on raw codes and event times on the steward's side.
  *
- * labels/NAME.h5 is a table (table.h), one row per patient and index time:
+ * labels/NAME.h5 is a table (table.h), one row per patient and index time (two where two stays begin together):
  *   patient_key u64 | split i64 | patient_row i64 (rank in the split) | index_minutes i64 (tokens with minutes <= index
  * are known) | outcome i64 (1 yes, 0 no, -1 censored before the horizon) | event_minutes f64 after the index (NaN none)
  * | censor_minutes f64 after the index | death_minutes f64 after the index (NaN none) true_risk, true_risk_se f64

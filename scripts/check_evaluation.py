@@ -176,6 +176,15 @@ def check_compare(rng):
     one = {"patient_key": np.r_[np.zeros(5), np.arange(1, 60)], "outcome": np.r_[np.ones(5), np.zeros(59)]}
     alone = [compare.compare_outcome("o", *({**one, "risk": metrics.expit(rng.normal(size=64))} for _ in range(2)), 20, 1)]
     check("one patient who had it, in however many rows, is judged by nothing", all(t["p"] is None for t in alone[0]), str(alone))
+    # The first patient has two stays that began together, of which the third report knows one.
+    stays = {"patient_key": np.array([1, 1, 2, 3]), "index_minutes": np.array([5, 5, 5, 9.0]), "outcome": np.array([1, 0, 0, 1])}
+    first, second = ({**stays, "risk": np.array(r)} for r in ([0.1, 0.2, 0.3, 0.4], [0.5, 0.6, 0.7, 0.8]))
+    pair = compare.paired(first, second)
+    check("rows of one patient and time keep to their own", [p["risk"].tolist() for p in pair] == [[0.1, 0.2, 0.3, 0.4], [0.5, 0.6, 0.7, 0.8]], str(pair))
+    pair = compare.paired(first, {k: v[1:] for k, v in second.items()})
+    check("one of two is paired with neither", [p["risk"].tolist() for p in pair] == [[0.3, 0.4], [0.7, 0.8]], str(pair))
+    suite.follow_up(first, {**stays, **{k: np.array([1.0, 2, 3, 4]) for k in suite.FOLLOWED}})
+    check("and has its own follow-up", all(first[k].tolist() == [1, 2, 3, 4] for k in suite.FOLLOWED), str(first))
     itself = compare.compare_outcome("o", *compare.paired(a, a), 20, 1)
     compare.judge(itself)
     check(

@@ -26,9 +26,9 @@ def check_tail(rng):
             above = law[hits + 1 :].sum() + law[hits] / 2
             exact = 2 * min(above, 1 - above)
             if 1e-7 < exact < 0.5:
-                worst = max(worst, abs(np.log(fairness.tail(np.ones(n), p, y) / exact)))
+                worst = np.maximum(worst, abs(np.log(fairness.tail(np.ones(n), p, y) / exact)))
                 z = abs(hits - p.sum()) / np.sqrt((p * (1 - p)).sum())
-                normal = max(normal, abs(np.log(2 * stats.norm.sf(z) / exact)))
+                normal = np.maximum(normal, abs(np.log(2 * stats.norm.sf(z) / exact)))
     check("tails of a sum of outcomes are those of all sums there are within a fifth, where a normal's are a hundred times off",
           worst < np.log(1.2) and normal > np.log(100), f"{np.exp(worst)} {np.exp(normal)}")  # fmt: skip
     p, y, a = rng.uniform(0.05, 0.4, 50), rng.integers(0, 2, 50).astype(float), rng.normal(size=50)

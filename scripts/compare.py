@@ -10,6 +10,7 @@ tuned model.
 """
 
 import argparse
+import collections
 import json
 import pathlib
 import sys
@@ -33,14 +34,13 @@ def read_rows(report, name):
     return columns
 
 
-def keys(columns):
-    return list(zip(columns["patient_key"].tolist(), columns["index_minutes"].astype(int).tolist(), strict=True))
-
-
 def paired(a, b):
-    """Rows of both, in a's order; outcomes must agree."""
-    at = {k: i for i, k in enumerate(keys(b))}
-    pairs = [(i, at[k]) for i, k in enumerate(keys(a)) if k in at]
+    """Rows of both, in a's order; outcomes must agree.  Of rows of one patient and time, all or none: which of two one alone
+    would be, nothing says."""
+    keys = [shards.row_keys(c) for c in (a, b)]
+    many = [collections.Counter(k[:2] for k in rows) for rows in keys]
+    at = {k: j for j, k in enumerate(keys[1])}
+    pairs = [(i, at[k]) for i, k in enumerate(keys[0]) if many[0][k[:2]] == many[1][k[:2]]]
     i, j = np.array(pairs, int).reshape(-1, 2).T
     a, b = ({k: v[rows] for k, v in c.items()} for c, rows in ((a, i), (b, j)))
     if not np.array_equal(a["outcome"], b["outcome"]):

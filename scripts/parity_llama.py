@@ -92,6 +92,10 @@ def check_text(llama, codes, timelines):
     return not wrong
 
 
+def largest_difference(theirs, timelines):
+    return float(np.max([np.abs(t - ours).max() for t, (_, ours, _) in zip(theirs, timelines, strict=True)]))  # NaN if any is
+
+
 def compare(folder, path, timelines, codes):
     kind = path.stem.rsplit("-", 1)[-1].upper()
     llama = Llama(str(path), n_ctx=0, n_threads=1, logits_all=True, type_k=F32, type_v=F32, flash_attn=False, verbose=False)
@@ -100,7 +104,7 @@ def compare(folder, path, timelines, codes):
         llama.reset()
         llama.eval(tokens)
         theirs.append(llama.scores[: len(tokens)].copy())
-    off = max(float(np.abs(t - ours).max()) for t, (_, ours, _) in zip(theirs, timelines))
+    off = largest_difference(theirs, timelines)
     agree = np.concatenate([t.argmax(1) == ours.argmax(1) for t, (_, ours, _) in zip(theirs, timelines)])
     continued = sum(likeliest(llama, tokens, len(after)) == after for tokens, _, after in timelines[:CONTINUED])
     said = f"{path.name}: largest difference {off:.2e}; likeliest token the same at {agree.mean():.2%} of {agree.size} places"
@@ -109,7 +113,7 @@ def compare(folder, path, timelines, codes):
         print(said)
         return off < LIMIT and continued == min(len(timelines), CONTINUED) and check_text(llama, codes, timelines)
     plain = plain_formula(folder, path, timelines)
-    bound = max(float(np.abs(p - ours).max()) for p, (_, ours, _) in zip(plain, timelines))
+    bound = largest_difference(plain, timelines)
     print(f"{said}; the plain formula in {kind} is off by {bound:.2e}")
     return off <= 2 * bound
 

@@ -114,9 +114,9 @@ def measure(s, name, fitted, tested, test_columns, limit, attributes):
         s.notes.append(f"{name}: no probe of embeddings, the train or the held-out split has no rows")
         return None
     tables[1] = tables[1] or {k: v[:0] for k, v in tables[0].items()}
-    places = {k: i for i, k in enumerate(zip(test_columns["patient_key"].tolist(), test_columns["index_minutes"].astype(int).tolist()))}
+    places = {k: i for i, k in enumerate(shards.row_keys(test_columns))}
     keep = [t["outcome"] >= 0 for t in tables]
-    at = np.array([places.get(k, -1) for k in zip(tables[2]["patient_key"].tolist(), tables[2]["index_minutes"].tolist())])
+    at = np.array([places.get(k, -1) for k in shards.row_keys(tables[2])])
     keep[2] &= at >= 0  # the rows that risks were estimated of
     y = [t["outcome"][i] for t, i in zip(tables, keep, strict=True)]
     if min(y[0].sum(), (1 - y[0]).sum()) < 1 or min(y[2].sum(), (1 - y[2]).sum()) < 1:

@@ -1,5 +1,6 @@
 """Reads a tokenised dataset (data/dataset.h) and tables (data/table.h) for the evaluation scripts."""
 
+import collections
 import csv
 import hashlib
 import json
@@ -13,6 +14,15 @@ SPLITS = ["train", "tuning", "held_out"]
 
 class BadFile(Exception):
     """Something on disk is not what it should be; the message says what was expected."""
+
+
+def row_keys(columns):
+    """Patient, index minutes and how many rows of these two came before, of every row: stays that begin together are two."""
+    seen, keys = collections.Counter(), []
+    for k in zip(columns["patient_key"].tolist(), columns["index_minutes"].astype(int).tolist(), strict=True):
+        keys.append((*k, seen[k]))
+        seen[k] += 1
+    return keys
 
 
 def sha256(path):

@@ -74,8 +74,8 @@ def read_labels(path):
 
 def follow_up(columns, labels):
     """Adds to risk columns the times that only the label file has."""
-    at = {k: i for i, k in enumerate(zip(labels["patient_key"].tolist(), labels["index_minutes"].astype(int).tolist()))}
-    rows = [at.get(k, -1) for k in zip(columns["patient_key"].tolist(), columns["index_minutes"].astype(int).tolist())]
+    at = {k: i for i, k in enumerate(shards.row_keys(labels))}
+    rows = [at.get(k, -1) for k in shards.row_keys(columns)]
     if min(rows) < 0:
         raise shards.BadFile("a risk table has rows that its label file has not: remove the report's work folder")
     for name in FOLLOWED:
