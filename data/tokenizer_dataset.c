@@ -317,9 +317,10 @@ Status folder_commit(const char *tmp, const char *out, Err *err) {
     if (!status && rename(tmp, out)) {
         status = err_set(err, ERR_IO, "cannot rename %s to %s: %s", tmp, out, strerror(errno));
         if (old) rename(old, out);
-    } else if (!status && old) {
-        remove_folder(old);
+    } else if (!status && dir_sync_parent(out)) { /* before the old one goes */
+        status = err_set(err, ERR_IO, "cannot write %s: %s", out, strerror(errno));
     }
+    if (!status && old) remove_folder(old);
     free(old);
     return status;
 }

@@ -132,6 +132,7 @@ Status audit_open(Audit **out, const char *path, int64_t *cut, Err *err) {
     Status s = a->fd < 0 || fstat(a->fd, &info)
                    ? err_set(err, ERR_IO, "cannot open the audit log %s: %s", path, strerror(errno))
                    : OK;
+    if (!s && !info.st_size && dir_sync_parent(path)) s = err_set(err, ERR_IO, "cannot write the audit log %s: %s", path, strerror(errno));
     if (!s && !S_ISREG(info.st_mode)) s = err_set(err, ERR_USAGE, "the audit log %s is no plain file", path);
     if (!s && flock(a->fd, LOCK_EX | LOCK_NB))
         s = err_set(err, ERR_USAGE, "another server writes to the audit log %s", path);

@@ -170,7 +170,7 @@ Status out_file_close(OutFile *o, Status s, Err *err) {
         bad = 1;
         why = errno;
     }
-    if (opened && !s && !bad && o->tmp && rename(o->tmp, o->path)) {
+    if (opened && !s && !bad && o->tmp && (rename(o->tmp, o->path) || dir_sync_parent(o->path))) {
         bad = 1;
         why = errno;
     }
@@ -184,7 +184,7 @@ Status out_file_close(OutFile *o, Status s, Err *err) {
 
 Status file_publish(const char *tmp, const char *path, Err *err) {
     if (is_special(path)) return err_set(err, ERR_IO, "cannot write %s: it is not a plain file; name another", path);
-    return rename(tmp, path) ? err_set(err, ERR_IO, "cannot write %s: %s", path, strerror(errno)) : OK;
+    return rename(tmp, path) || dir_sync_parent(path) ? err_set(err, ERR_IO, "cannot write %s: %s", path, strerror(errno)) : OK;
 }
 
 Status file_write(const char *path, const void *data, size_t size, Err *err) {
@@ -201,7 +201,7 @@ Status dir_make(const char *path, Err *err) {
         if (*s != '/' && *s) continue;
         char c = *s;
         *s = 0;
-        if (mkdir(p, 0777) && errno != EEXIST) bad = errno;
+        if (mkdir(p, 0777) ? errno != EEXIST : dir_sync_parent(p)) bad = errno;
         *s = c;
         if (!c) break;
     }
@@ -210,10 +210,12 @@ Status dir_make(const char *path, Err *err) {
     return bad ? err_set(err, ERR_IO, "cannot make the folder %s: %s", path, strerror(bad)) : OK;
 }
 
+/* Some file systems have no fsync of folders (EINVAL), and a folder to drop files in may not be read: all was done then that
+ * can be. */
 int dir_sync(const char *path) {
     const int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0) return -1;
-    const int bad = fsync(fd), why = errno;
+    if (fd < 0) return errno == EACCES ? 0 : -1;
+    const int bad = fsync(fd) && errno != EINVAL, why = errno;
     close(fd);
     errno = why;
     return bad;

@@ -57,22 +57,22 @@ void progress_open(Progress *p, FILE *out, const char *label, const char *unit, 
 void progress_update(Progress *p, int64_t done);
 void progress_close(Progress *p, int64_t done);
 
-/* A file that appears whole or not at all: path.tmp, fsync, rename.  What is there and no plain file (a pipe, a device) is
- * written to as it is.  out_file_close after every out_file_open, failed ones too; s: how the writing went (not OK: what was
- * at path stays), which it returns, or its own failure. */
+/* A file that appears whole or not at all, and outlives a power failure: path.tmp, fsync, rename, fsync of the folder.  What
+ * is there and no plain file (a pipe, a device) is written to as it is.  out_file_close after every out_file_open, failed
+ * ones too; s: how the writing went (not OK: what was at path stays), which it returns, or its own failure. */
 typedef struct {
     FILE *f;
     char *tmp, *path; /* tmp NULL: written in place */
 } OutFile;
 Status out_file_open(OutFile *o, const char *path, Err *err);
 Status out_file_close(OutFile *o, Status s, Err *err);
-/* For what is written by other means: gives tmp the name path, unless that is no plain file's. */
+/* For what is written by other means, fsync included: gives tmp the name path for good, unless that is no plain file's. */
 Status file_publish(const char *tmp, const char *path, Err *err);
 
 /* Whole small files.  file_read: at most max_bytes, NUL appended, free with free().  file_write: as an OutFile. */
 Status file_read(const char *path, size_t max_bytes, char **out, size_t *size, Err *err);
 Status file_write(const char *path, const void *data, size_t size, Err *err);
-Status dir_make(const char *path, Err *err); /* with parents; an existing folder is fine */
+Status dir_make(const char *path, Err *err); /* with parents, for good; an existing folder is fine */
 /* Names that were made in a folder, or beside `path`, outlive a power failure from here on; nonzero: errno says why not. */
 int dir_sync(const char *path);
 int dir_sync_parent(const char *path);

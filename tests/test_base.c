@@ -1,6 +1,7 @@
 /* test_base.c - the leaves: errors, files, sizes, and the command line's one table. */
 #include "model/base.h"
 #include "model/flags.h"
+#include "tests/sync_watch.h"
 #include "tests/temp_files.h"
 
 #include <fcntl.h>
@@ -101,6 +102,30 @@ static void test_files(void **state) {
     assert_int_equal(rmdir(dir), 0);
     free(sub);
     free(path);
+    free(dir);
+}
+
+/* Files and folders that are said to be written, and files that others wrote and file_publish names. */
+static void test_names_outlive_a_power_failure(void **state) {
+    (void)state;
+    Err err = {OK, ""};
+    char *dir = temp_dir(), *a = xasprintf("%s/a", dir), *b = xasprintf("%s/a/b", dir), *file = xasprintf("%s/a/b/file", dir),
+         *other = xasprintf("%s/other", dir);
+    watch_sync(a);
+    watch_sync(b);
+    assert_int_equal(dir_make(b, &err), OK);
+    assert_int_equal(watch_lost(), 0);
+    watch_sync(file);
+    assert_int_equal(file_write(file, "x", 1, &err), OK);
+    assert_int_equal(watch_lost(), 0);
+    watch_sync(other);
+    assert_int_equal(file_publish(file, other, &err), OK);
+    assert_int_equal(watch_lost(), 0);
+    remove_tree(dir);
+    free(other);
+    free(file);
+    free(b);
+    free(a);
     free(dir);
 }
 
@@ -335,7 +360,8 @@ static void test_command_main(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_err),           cmocka_unit_test(test_alloc),
-        cmocka_unit_test(test_what_is_no_plain_file), cmocka_unit_test(test_files), cmocka_unit_test(test_split_list),
+        cmocka_unit_test(test_what_is_no_plain_file), cmocka_unit_test(test_files),
+        cmocka_unit_test(test_names_outlive_a_power_failure), cmocka_unit_test(test_split_list),
         cmocka_unit_test(test_flags_values),  cmocka_unit_test(test_flags_units),
         cmocka_unit_test(test_flags_refused), cmocka_unit_test(test_flags_list_full),
         cmocka_unit_test(test_flags_print),   cmocka_unit_test(test_command_main),

@@ -3,6 +3,7 @@
 #include "data/commands.h"
 #include "data/tokenizer_build.h"
 #include "tests/make_events.h"
+#include "tests/sync_watch.h"
 
 /* Keys are the places in one shuffle over all splits; rows of a split ascend by it; nothing follows the source's order. */
 static void test_order(void **state) {
@@ -327,7 +328,10 @@ static void test_folder(void **state) {
     (void)state;
     write_patients(at("fo.h5"), 5, 1, 1, 0);
     TokenizeOptions o = made_options(at("fo.h5"), at("fo/"));
+    watch_sync(at("fo"));
+    watch_sync(at("fo.linkage.h5"));
     TokenizeReport r = made_tokenize(o); /* a slash at the end is fine */
+    assert_int_equal(watch_lost(), 0);
     tokenize_report_free(&r);
     o.out = at("fo");
     made_refused(o, ERR_USAGE, "exists");
