@@ -63,6 +63,30 @@ static int worker_collectives(Dist *d) {
     return wrong != 0;
 }
 
+/* Messages of two pieces and a bit more (PIECE of train/dist_mpi.c), and one that ends where a piece does. */
+static int worker_long(Dist *d) {
+    const int64_t piece = 1 << 22, parts[] = {2 * piece + 5, piece}; /* floats */
+    int world = dist_world(d), rank = dist_rank(d), wrong = 0;
+    Err err = {OK, ""};
+    for (int b = 0; b < 2; b++) {
+        const int64_t part = parts[b], n = part * world;
+        float *all = xmalloc((size_t)n * sizeof *all), *sum = xmalloc((size_t)part * sizeof *sum);
+        for (int64_t i = 0; i < n; i++) all[i] = (float)(i % 9973) + (float)rank;
+        dist_reduce_scatter(d, sum, all, n);
+        if (dist_wait(d, &err)) return 1;
+        const int ranks = world * (world - 1) / 2;
+        for (int64_t i = 0; i < part; i++) wrong += sum[i] != (float)((rank * part + i) % 9973 * world + ranks);
+        memset(all, 0, (size_t)n * sizeof *all);
+        for (int64_t i = 0; i < part; i++) all[rank * part + i] = (float)((i + rank) % 9967);
+        dist_all_gather(d, all, n, sizeof *all);
+        if (dist_wait(d, &err)) return 1;
+        for (int64_t i = 0; i < n; i++) wrong += all[i] != (float)((i % part + i / part) % 9967);
+        free(all);
+        free(sum);
+    }
+    return wrong != 0;
+}
+
 static int worker_agree(Dist *d) {
     Err err = {OK, ""};
     if (dist_agree(d, &err)) return 1;
@@ -98,6 +122,7 @@ static int worker(const char *what) {
         return 1;
     }
     if (!strcmp(what, "collectives")) rc = worker_collectives(d);
+    else if (!strcmp(what, "long")) rc = worker_long(d);
     else if (!strcmp(what, "agree")) rc = worker_agree(d);
     else rc = worker_lost_peer(d, !strcmp(what, "dies"));
     if (!rc) printf("rank %d of %d: fine\n", dist_rank(d), dist_world(d));
@@ -239,6 +264,13 @@ static void test_sums_in_rank_order(void **state) {
     }
 }
 
+static void test_long_messages(void **state) {
+    (void)state;
+    static char out[65536];
+    int rc = run_ranks(2, "long", out, sizeof out);
+    if (rc) fail_msg("exit code %d: %s", rc, out);
+}
+
 static void test_failure_of_one_is_everyones(void **state) {
     (void)state;
     static char out[65536];
@@ -273,6 +305,7 @@ int main(void) {
         cmocka_unit_test_setup(test_one_process, clear_launcher),
         cmocka_unit_test_setup(test_none_under_a_launcher, clear_launcher),
         cmocka_unit_test_setup(test_sums_in_rank_order, clear_launcher),
+        cmocka_unit_test_setup(test_long_messages, clear_launcher),
         cmocka_unit_test_setup(test_failure_of_one_is_everyones, clear_launcher),
         cmocka_unit_test_setup(test_dead_peer_is_named, clear_launcher),
         cmocka_unit_test_setup(test_silent_peer_is_named, clear_launcher),

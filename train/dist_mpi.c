@@ -16,7 +16,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { TAG_COUNT = 32768 };
+/* A message goes in pieces, for MPI counts its bytes in an int; so short that tests meet them, so long that nothing is lost. */
+enum { TAG_COUNT = 32768, PIECE = 1 << 24 };
 
 typedef struct {
     char     host[64];
@@ -25,8 +26,8 @@ typedef struct {
 } Peer;
 
 typedef struct {
-    MPI_Request *request; /* (2 * (world - 1)) receives first */
-    int          n_requests, done;
+    MPI_Request *request; /* (2 * (world - 1) * pieces) receives first, the pieces of a peer side by side */
+    int          n_requests, done, pieces, capacity;
     int64_t      count; /* reduce-scatter: elements a part; 0 otherwise */
     float       *out;
     const float *in;
@@ -51,7 +52,8 @@ static void keep_error(Dist *d, int code, const char *what) {
 
 /* ---- queueing ----------------------------------------------------------------------------------------------------- */
 
-static Exchange *exchange_begin(Dist *d, size_t stage_size) {
+/* bytes: of a message to or from each peer. */
+static Exchange *exchange_begin(Dist *d, size_t bytes, size_t stage_size) {
     Mpi *m = d->host_state;
     if (m->n_queued == m->capacity) {
         int grown = m->capacity ? 2 * m->capacity : 16;
@@ -60,7 +62,13 @@ static Exchange *exchange_begin(Dist *d, size_t stage_size) {
         m->capacity = grown;
     }
     Exchange *x = &m->exchange[m->n_queued++];
-    if (!x->request) x->request = xcalloc(2 * (size_t)d->launch.world, sizeof *x->request);
+    const size_t pieces = bytes ? (bytes + PIECE - 1) / PIECE : 1, requests = 2 * (size_t)(d->launch.world - 1) * pieces;
+    REQUIRE(requests < INT_MAX);
+    x->pieces = (int)pieces;
+    if ((int)requests > x->capacity) {
+        x->request = xrealloc(x->request, requests * sizeof *x->request);
+        x->capacity = (int)requests;
+    }
     if (stage_size > x->stage_size) {
         free(x->stage);
         x->stage = xmalloc(stage_size);
@@ -72,16 +80,23 @@ static Exchange *exchange_begin(Dist *d, size_t stage_size) {
     return x;
 }
 
+/* Pieces of one peer and tag arrive in the order in which they were sent. */
+static int piece_size(const Exchange *x, int i, size_t bytes) {
+    return i < x->pieces - 1 ? PIECE : (int)(bytes - (size_t)i * PIECE);
+}
+
 static void post_receive(Dist *d, Exchange *x, int peer, void *buf, size_t bytes) {
-    REQUIRE(bytes <= INT_MAX);
-    keep_error(d, MPI_Irecv(buf, (int)bytes, MPI_BYTE, peer, (int)((Mpi *)d->host_state)->tag, MPI_COMM_WORLD, &x->request[x->n_requests++]),
-               "MPI_Irecv");
+    const int tag = (int)((Mpi *)d->host_state)->tag;
+    for (int i = 0; i < x->pieces; i++)
+        keep_error(d, MPI_Irecv((char *)buf + (size_t)i * PIECE, piece_size(x, i, bytes), MPI_BYTE, peer, tag, MPI_COMM_WORLD,
+                                &x->request[x->n_requests++]), "MPI_Irecv");
 }
 
 static void post_send(Dist *d, Exchange *x, int peer, const void *buf, size_t bytes) {
-    REQUIRE(bytes <= INT_MAX);
-    keep_error(d, MPI_Isend(buf, (int)bytes, MPI_BYTE, peer, (int)((Mpi *)d->host_state)->tag, MPI_COMM_WORLD, &x->request[x->n_requests++]),
-               "MPI_Isend");
+    const int tag = (int)((Mpi *)d->host_state)->tag;
+    for (int i = 0; i < x->pieces; i++)
+        keep_error(d, MPI_Isend((const char *)buf + (size_t)i * PIECE, piece_size(x, i, bytes), MPI_BYTE, peer, tag, MPI_COMM_WORLD,
+                                &x->request[x->n_requests++]), "MPI_Isend");
 }
 
 /* The k-th peer of this rank: every rank starts with another one, so that nobody is everybody's first. */
@@ -95,7 +110,7 @@ static int mpi_reduce_scatter(Dist *d, float *out, const float *in, int64_t coun
     int64_t part = count / world;
     size_t bytes = (size_t)part * sizeof *in;
     if (d->error.code) return 0;
-    Exchange *x = exchange_begin(d, bytes * (size_t)(world - 1));
+    Exchange *x = exchange_begin(d, bytes, bytes * (size_t)(world - 1));
     x->count = part;
     x->out = out;
     x->in = in;
@@ -108,7 +123,7 @@ static int mpi_reduce_scatter(Dist *d, float *out, const float *in, int64_t coun
 static int mpi_all_gather(Dist *d, void *buf, size_t part_bytes) {
     char *part = buf;
     if (d->error.code) return 0;
-    Exchange *x = exchange_begin(d, 0);
+    Exchange *x = exchange_begin(d, part_bytes, 0);
     for (int k = 0; k < d->launch.world - 1; k++)
         post_receive(d, x, nth_peer(d, k), part + (size_t)nth_peer(d, k) * part_bytes, part_bytes);
     for (int k = 0; k < d->launch.world - 1; k++)
@@ -173,8 +188,8 @@ static void mpi_late(Dist *d) {
     size_t at = 0;
     const Exchange *x = &m->exchange[m->n_done];
     for (int k = 0; k < d->launch.world - 1 && at < sizeof who; k++) {
-        int here = 0, r = nth_peer(d, k);
-        MPI_Request_get_status(x->request[k], &here, MPI_STATUS_IGNORE);
+        int here = 1, r = nth_peer(d, k);
+        for (int i = 0; i < x->pieces && here; i++) MPI_Request_get_status(x->request[k * x->pieces + i], &here, MPI_STATUS_IGNORE);
         if (!here)
             at += (size_t)snprintf(who + at, sizeof who - at, "%s%d (process %lld on %s)", at ? ", " : "", r,
                                    (long long)m->peer[r].pid, m->peer[r].host);
@@ -200,7 +215,7 @@ static Status mpi_sum(Dist *d, double *x, int64_t n, Err *err) {
     size_t bytes = (size_t)n * sizeof *x;
     int world = d->launch.world;
     if (!d->error.code) {
-        Exchange *e = exchange_begin(d, bytes * (size_t)(world - 1));
+        Exchange *e = exchange_begin(d, bytes, bytes * (size_t)(world - 1));
         for (int k = 0; k < world - 1; k++)
             post_receive(d, e, nth_peer(d, k), e->stage + stage_slot(d, nth_peer(d, k)) * bytes, bytes);
         for (int k = 0; k < world - 1; k++) post_send(d, e, nth_peer(d, k), x, bytes);
