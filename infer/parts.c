@@ -13,38 +13,17 @@ enum { PARTS_WISHED = 64, PART_MOST = 256 };
 
 /* ---- ranks --------------------------------------------------------------------------------------------------------*/
 
-static int env_int(const char *name, int *out) {
-    const char *text = getenv(name);
-    char *end;
-    long v = text ? strtol(text, &end, 10) : -1;
-    if (!text || end == text || v < 0 || v > 1 << 20) return 0;
-    *out = (int)v;
-    return 1;
+Launch ranks_read(void) {
+    Launch l;
+    launch_read(&l);
+    return l;
 }
 
-Ranks ranks_read(void) {
-    /* Slurm's counts are those of a step; in a batch script itself a plain process is alone. */
-    static const char *const launcher[][4] = {
-        {"OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"},
-        {"PMI_SIZE", "PMI_RANK", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"},
-        {"SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"},
-    };
-    for (size_t i = 0; i < sizeof launcher / sizeof *launcher; i++) {
-        Ranks r = {.world = 1, .local_size = 1};
-        if (!env_int(launcher[i][0], &r.world) || !env_int(launcher[i][1], &r.rank)) continue;
-        if (r.world < 1 || r.rank >= r.world) continue;
-        if (!env_int(launcher[i][2], &r.local_rank)) r.local_rank = 0;
-        if (!env_int(launcher[i][3], &r.local_size) || r.local_size < 1) r.local_size = 1;
-        return r;
-    }
-    return (Ranks){.world = 1, .local_size = 1};
-}
-
-int ranks_threads(const Ranks *r) {
+int ranks_threads(const Launch *l) {
     cpu_set_t mine;
     int cores = 1, online = (int)sysconf(_SC_NPROCESSORS_ONLN);
     if (!sched_getaffinity(0, sizeof mine, &mine)) cores = CPU_COUNT(&mine);
-    if (cores >= online) cores /= r->local_size;
+    if (cores >= online) cores /= l->local_size;
     return cores < 1 ? 1 : cores;
 }
 

@@ -7,14 +7,11 @@
 #ifndef EHR_INFER_PARTS_H
 #define EHR_INFER_PARTS_H
 #include "data/table.h"
+#include "model/launch.h"
 
-/* From the launcher's environment (mpirun, srun inside a step); without one, rank 0 of 1. */
-typedef struct {
-    int rank, world, local_rank, local_size;
-} Ranks;
-Ranks ranks_read(void);
+Launch ranks_read(void); /* of the launcher, if any */
 /* The cores of this process; its part of the host's when it is bound to none. */
-int ranks_threads(const Ranks *r);
+int ranks_threads(const Launch *l);
 
 /* Items are cut into parts that depend on their number alone. */
 int64_t part_size(int64_t n_items);

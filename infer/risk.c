@@ -362,7 +362,7 @@ static Status part_save(RiskRun *r, int part, Err *err) {
 
 /* The parts that fall to this rank and are not there yet. */
 static Status parts_choose(RiskRun *r, RiskReport *report, Err *err) {
-    const Ranks ranks = ranks_read();
+    const Launch ranks = ranks_read();
     int64_t size = part_size(r->n_jobs);
     Status st = OK;
     report->parts = part_count(r->n_jobs);

@@ -44,7 +44,7 @@ static Status open_device(Session *s, const SessionFlags *f, DType *out, Err *er
     char why[512];
     const char *device = f->device, *dtype = f->dtype;
     int threads = (int)f->threads;
-    const Ranks ranks = ranks_read();
+    const Launch ranks = ranks_read();
     const int count = device_count(DEVICE_CUDA), gpus = count > 0 ? count : 1;
     /* OMP_NUM_THREADS is a person's choice; without it ranks share the cores of their host, as far as not bound already. */
     if (!threads && ranks.local_size > 1 && !getenv("OMP_NUM_THREADS")) threads = ranks_threads(&ranks);

@@ -164,7 +164,7 @@ static int worker(const char *what) {
     const char *transport = getenv("EHR_DIST_TRANSPORT"), *timeout = getenv("EHR_DIST_TIMEOUT");
     char msg[256];
     Launch l;
-    dist_launch(&l);
+    launch_read(&l);
     if (dist_open(&d, transport ? transport : "auto", timeout ? atof(timeout) : 60, &err)) {
         printf("refused %d: %s\n", err.code, err.msg);
         return 1;

@@ -135,7 +135,7 @@ static int worker(const char *what) {
 static const char *const LAUNCHER[] = {
     "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE", "PMI_SIZE",
     "PMI_RANK", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE",
-    "OMPI_MCA_orte_bound_at_launch",
+    "OMPI_MCA_orte_bound_at_launch", "SLURM_NODEID",
     "SLURM_CPUS_PER_TASK"};
 
 static int clear_launcher(void **state) {
@@ -156,7 +156,7 @@ static Launch launch_with(const char *settings) {
         *eq = 0;
         setenv(one, eq + 1, 1);
     }
-    dist_launch(&l);
+    launch_read(&l);
     return l;
 }
 
@@ -189,6 +189,19 @@ static void test_ranks_of_a_host(void **state) {
     assert_int_equal(launch_with("SLURM_STEP_NUM_TASKS=4 SLURM_PROCID=3 SLURM_STEP_TASKS_PER_NODE=4").local_size, 4);
     assert_int_equal(launch_with("SLURM_STEP_NUM_TASKS=8 SLURM_PROCID=7 SLURM_STEP_TASKS_PER_NODE=4(x2)").local_size, 4);
     assert_int_equal(launch_with("SLURM_STEP_NUM_TASKS=5 SLURM_PROCID=1 SLURM_STEP_TASKS_PER_NODE=3,2").local_size, 3);
+    static const struct {
+        const char *hosts, *host;
+        int size;
+    } row[] = {{"2(x3),1", "0", 2},   {"2(x3),1", "2", 2},  {"2(x3),1", "3", 1},  {"1,4(x2),2", "0", 1}, {"1,4(x2),2", "2", 4},
+               {"1,4(x2),2", "3", 2}, {"1,4(x2),2", "", 4}, {"2(x3),1", "4", 2},  {"2(x", "0", 1},       {"2(x0),1", "0", 1},
+               {"2(x3)4", "0", 1},    {"2x3", "0", 1},      {"99999999", "0", 1}, {"", "0", 1}};
+    for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
+        char env[200];
+        snprintf(env, sizeof env, "SLURM_STEP_NUM_TASKS=11 SLURM_PROCID=1 SLURM_STEP_TASKS_PER_NODE=%s SLURM_NODEID=%s", row[i].hosts,
+                 row[i].host);
+        const int got = launch_with(env).local_size;
+        if (got != row[i].size) fail_msg("%s on host %s: %d, not %d", row[i].hosts, row[i].host, got, row[i].size);
+    }
     assert_int_equal(launch_with("SLURM_STEP_NUM_TASKS=5 SLURM_PROCID=1 SLURM_STEP_TASKS_PER_NODE=(x2)").local_size, 1);
 }
 

@@ -1,4 +1,4 @@
-/* dist.c - see dist.h.  The environment of launchers, the one-process transport, and what all transports share. */
+/* dist.c - see dist.h.  Threads of a rank, the one-process transport, and what all transports share. */
 #include "train/dist_transport.h"
 #include <limits.h>
 #include <sched.h>
@@ -7,43 +7,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* ---- the launcher's environment ----------------------------------------------------------------------------------- */
-
-static int env_int(const char *name, int *out) {
-    const char *text = getenv(name);
-    char *end;
-    if (!text || !*text) return 0;
-    long v = strtol(text, &end, 10);
-    if (end == text || (*end && *end != '(' && *end != ',') || v < 0 || v > 1 << 24) return 0; /* Slurm: "4(x2)", "3,2" */
-    *out = (int)v;
-    return 1;
-}
-
-void dist_launch(Launch *l) {
-    /* Slurm counts only inside a step started by srun: SLURM_NTASKS is also set in the batch script itself, where a
-     * plain process must not wait for peers. */
-    static const struct {
-        const char *world, *rank, *local_rank, *local_size;
-    } launcher[] = {
-        {"OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"},
-        {"PMI_SIZE", "PMI_RANK", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"},
-        {"SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"},
-    };
-    *l = (Launch){.world = 1, .local_size = 1};
-    for (size_t i = 0; i < sizeof launcher / sizeof *launcher && !l->launched; i++) {
-        Launch found = {.world = 1, .local_size = 1};
-        if (!env_int(launcher[i].world, &found.world) || !env_int(launcher[i].rank, &found.rank)) continue;
-        if (found.world < 1 || found.rank >= found.world) continue;
-        if (strncmp(launcher[i].world, "SLURM", 5) == 0 && found.world == 1) continue;
-        if (!env_int(launcher[i].local_rank, &found.local_rank)) found.local_rank = 0;
-        if (!env_int(launcher[i].local_size, &found.local_size)) found.local_size = 1;
-        found.launched = 1;
-        *l = found;
-    }
-    int cpus = 0, flag = 0;
-    l->bound = l->launched && ((env_int("OMPI_MCA_orte_bound_at_launch", &flag) && flag) ||
-                               (env_int("SLURM_CPUS_PER_TASK", &cpus) && cpus > 0));
-}
+/* ---- threads ------------------------------------------------------------------------------------------------------- */
 
 int dist_threads(const Launch *l) {
     cpu_set_t mine;
@@ -115,7 +79,7 @@ Status dist_open(Dist **out, const char *transport, double timeout_s, Err *err) 
     Dist *d = xcalloc(1, sizeof *d);
     d->timeout_s = timeout_s;
     d->asked = transport;
-    dist_launch(&d->launch);
+    launch_read(&d->launch);
     if (gethostname(d->name, sizeof d->name - 1)) strcpy(d->name, "unknown host");
     *out = NULL;
     int alone = !strcmp(transport, "none") || (strcmp(transport, "mpi") && !d->launch.launched);

@@ -10,16 +10,9 @@
 #define EHR_TRAIN_DIST_H
 #include "kernels/device.h"
 #include "model/base.h"
+#include "model/launch.h"
 
 typedef struct Dist Dist;
-
-/* What the launcher's environment says (OMPI_COMM_WORLD_*, PMI_*, PMIX_*, SLURM_*). */
-typedef struct {
-    int rank, world, local_rank, local_size; /* local: among the ranks on this host */
-    int launched;                            /* 0: no launcher, a plain process; rank 0 of 1 */
-    int bound;                               /* the launcher gave this rank cores of its own */
-} Launch;
-void dist_launch(Launch *l); /* not collective */
 
 /* Worker threads that let all ranks of this host share its cores.  Not collective. */
 int dist_threads(const Launch *l);

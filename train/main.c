@@ -354,7 +354,7 @@ int main(int argc, char **argv) {
     static Run r;
     Launch launch;
     Err err = {OK, ""};
-    dist_launch(&launch);
+    launch_read(&launch);
     Status s = options_parse(&r.options, argc - 1, argv + 1, &err);
     if (!s && r.options.help) {
         if (launch.rank == 0) options_help(&r.options, stdout);

@@ -26,7 +26,7 @@ static Status choose_dtype(Place *p, const TrainOptions *o, Err *err) {
 static Status open_device(Place *p, TrainOptions *o, Err *err) {
     Launch launch;
     char why[512];
-    dist_launch(&launch);
+    launch_read(&launch);
     Status s = strcmp(o->device, "cpu") ? open_gpu(p, o, &launch, err) : OK;
     if (s) return s;
     if (!p->dev && !strcmp(o->matmul, "cublas"))
