@@ -650,6 +650,27 @@ static void test_no_workspace(void **state) {
     device_close(dev);
 }
 
+/* Sizes that would not fit the memory that is set aside for them. */
+static void test_sizes_refused(void **state) {
+    (void)state;
+    enum { N = 1, SEQUENCES = 2000, D = 130 };
+    static float   x[4 * D];
+    static int32_t cu[SEQUENCES + 1];
+    char           msg[256];
+    for (int i = 0; i < 2; i++) {
+        Device *dev = device_open(DEVICE_CPU, 0, 1, msg, sizeof msg);
+        assert_non_null(dev);
+        const KernelOps   *ops = kernels_get(dev, DTYPE_F32);
+        const KernelLimits limits = {.N = N, .C = D, .F = 64, .Vp = 64, .H = 1, .G = 1, .D = D, .n_seq = SEQUENCES};
+        assert_int_equal(device_reserve(dev, ops->workspace_bytes(dev, &limits)), 0);
+        if (i) ops->attention_backward(dev, x, x, x, x, x, x, x, cu, SEQUENCES, N, 1, 1, 64);
+        else ops->qk_norm_rope_backward(dev, x, x, x, x, x, x, x, x, cu, x, N, 1, 1, D);
+        assert_int_not_equal(device_sync(dev), 0);
+        assert_non_null(strstr(device_error(dev), i ? "attention_backward: there are more" : "qk_norm_rope_backward: the CPU"));
+        device_close(dev);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_future_changes_no_past), cmocka_unit_test(test_neighbours_do_not_meet),
@@ -660,6 +681,7 @@ int main(void) {
         cmocka_unit_test(test_sample_edges),           cmocka_unit_test(test_sample_levels),
         cmocka_unit_test(test_adamw_cuts),             cmocka_unit_test(test_sum_squares_order),
         cmocka_unit_test(test_no_workspace),           cmocka_unit_test(test_no_rows),
+        cmocka_unit_test(test_sizes_refused),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -266,6 +266,7 @@ size_t cpu_attention_backward_workspace(const Device *dev, const KernelLimits *l
 void cpu_attention_backward(Device *dev, void *dqk, void *dqkv, const void *dout, const void *qk, const void *qkv,
                             const void *out, const void *lse, const int32_t *cu_seqlens, int n_seq, int N, int H, int G,
                             int D) {
+    if (n_seq > int_max(N, 1)) device_fail(dev, "attention_backward", "there are more sequences than rows");
     KernelLimits limits = {.N = N, .H = H, .G = G, .D = D, .n_seq = n_seq};
     float       *scratch = cpu_scratch(dev, "attention_backward", cpu_attention_backward_workspace(dev, &limits));
     if (!scratch || n_seq < 1) return;

@@ -7,6 +7,8 @@
 
 #include <string.h>
 
+enum { HEAD_MAX = 128 }; /* head widths: the backward of norm and rotation keeps a head in registers */
+
 typedef struct {
     float beta1, beta2, eps, grad_scale;
     float learning_rate, weight_decay; /* 0 where the range does not decay */

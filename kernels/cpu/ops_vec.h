@@ -89,8 +89,6 @@ static void ops_rmsnorm_backward(float *dx, float *dweight, const float *dout, c
 
 /* ---- per-head norm and rotary positions -------------------------------------------------------------------------- */
 
-enum { HEAD_MAX = 128 };
-
 /* D, a literal where it can be: then a head stays in registers. */
 static inline __attribute__((always_inline)) float norm_rope(float *out, const float *x, const float *weight,
                                                              const float *rope, float eps, const int D) {

@@ -32,6 +32,7 @@ void cpu_qk_norm_rope_forward(Device *dev, void *qk, void *rstd, const void *qkv
 void cpu_qk_norm_rope_backward(Device *dev, void *dqkv, void *dq_weight, void *dk_weight, const void *dqk,
                                const void *qkv, const void *q_weight, const void *k_weight, const void *rstd,
                                const int32_t *positions, const void *rope, int N, int H, int G, int D) {
+    if (D > HEAD_MAX) device_fail(dev, "qk_norm_rope_backward", "the CPU backend takes heads of at most 128");
     float *partial = cpu_scratch(dev, "qk_norm_rope_backward", sizeof(float) * PARTIAL_SUMS * 2 * (size_t)D);
     if (!partial) return;
     const CpuOps *ops = cpu_ops(dev);
