@@ -7,6 +7,7 @@ import numpy as np
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import log_loss, top_k_accuracy_score
 
+import report_tokens
 import token_quality
 from checks import check, finish
 
@@ -71,6 +72,9 @@ def check_losses(rng):
     check("by place", e["n"] == place.sum() and abs(e["mean"] - c["loss"][place].mean()) < 1e-9)
     good = told & np.isfinite(oracle)
     check("excess over the floor", abs(r["excess"]["mean"] - (c["loss"] + oracle)[good].mean()) < 1e-9 and r["excess"]["n"] == good.sum())
+    part = report_tokens.loss_table(r)
+    check("that the floor is not known of all tokens is told", f"known of {good.sum()} of the {told.sum()} tokens" in part
+          and r["all"]["excess_n"] == good.sum() and "known of" not in report_tokens.loss_table(figures(c, np.log(law[np.arange(3000), c["token"]]))), part[-300:])  # fmt: skip
     keys, boxes = np.unique(c["patient_key"][told]), []
     mine = {k: np.flatnonzero(told & (c["patient_key"] == k)) for k in keys}
     for _ in range(400):
@@ -96,8 +100,14 @@ def check_calibration(rng):
         if abs(k["expected"] - said[:, KIND == i].sum()) > 1e-6 or k["observed"] != (KIND[c["token"]] == i).sum():
             check(f"expected and observed of {k['kind']}", False, str(k))
     check("expected and observed of each kind", {k["kind"] for k in r["kinds"]} == {"gap", "lab", "drug"})
+    right = [figures(world(rng, 2000)[0]) for _ in range(30)]
+    for name, pairs in (("the likeliest token", [(r["likeliest"]["ece"], r["likeliest"]["ece_by_chance"]) for r in right]),
+                        ("labs", [(k["ece"], k["ece_by_chance"]) for r in right for k in r["kinds"] if k["kind"] == "lab"]),
+                        ("gaps", [(r["gaps"]["error"], r["gaps"]["error_by_chance"]) for r in right])):  # fmt: skip
+        error, chance = np.mean(pairs, axis=0)
+        check(f"what the error of a right law would be by chance is what it is: {name}", abs(error / chance - 1) < 0.15, f"{error} {chance}")
     sure = figures(world(rng, 6000, twist=1.8)[0])["likeliest"]
-    check("a law that is too sure of itself is told", sure["ece_interval"][0] > 0.05 and sure["interval"][1] < 0.95, str(sure))
+    check("a law that is too sure of itself is told", sure["ece"] > 0.05 > 3 * sure["ece_by_chance"] and sure["interval"][1] < 0.95, str(sure))
 
 
 def check_gaps(rng):
@@ -112,7 +122,7 @@ def check_gaps(rng):
     check("tenths of the law of gaps are those of points spread over each gap's part", np.allclose([b["share"] for b in g["bins"]], share, atol=2e-3))
     check("a right law puts a tenth in each", g["error"] < 0.025 and g["gaps"] == is_gap.size and g["open"] == 0, str(g))
     short = figures(world(rng, 6000, gap_twist=-0.6)[0])["gaps"]
-    check("gaps longer than said fill the last tenths", short["bins"][9]["interval"][0] > 0.12 and short["error_interval"][0] > 0.04, str(short))
+    check("gaps longer than said fill the last tenths", short["bins"][9]["interval"][0] > 0.12 and short["error"] > 0.04 > 2 * short["error_by_chance"], str(short))
     # Observation that ends at random: a gap is then known only to be longer than what had passed.
     c, said, _ = world(rng, 6000)
     for i in np.flatnonzero(c["token"] < 4):

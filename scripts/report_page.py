@@ -67,6 +67,7 @@ def wilson(hits, n, z=1.96):
 
 
 LEAST_DRAWN = 5  # positives, and negatives, of a calibration plot: fewer say nothing in a picture
+LEAST_CURVE = 20  # of its smooth curve, which bends after every single one of fewer
 
 
 def calibration_points(risk, y):
@@ -86,11 +87,11 @@ def draw_one_calibration(o):
             continue
         points = np.array(calibration_points(risk, study.y))
         x, y, low, high = points[:, 0], points[:, 1], points[:, 2], points[:, 3]
-        ax.errorbar(x, y, [np.maximum(y - low, 0), np.maximum(high - y, 0)], fmt="o", ms=4, lw=0.8, color=color)
+        ax.errorbar(x, y, [np.maximum(y - low, 0), np.maximum(high - y, 0)], fmt="o", ms=4, lw=0.8, color=color, label=label)
         order = np.argsort(risk)
-        if not metrics.separated(risk, study.y) and np.ptp(metrics.logit(risk)) > 1e-9:
+        if min(study.y.sum(), (1 - study.y).sum()) >= LEAST_CURVE and not metrics.separated(risk, study.y) and np.ptp(metrics.logit(risk)) > 1e-9:
             curve = metrics.calibration_curve(risk, study.y, np.ones((1, risk.size)))[0]
-            ax.plot(risk[order], curve[order], color=color, lw=1.2, label=label)
+            ax.plot(risk[order], curve[order], color=color, lw=1.2)
         top = max(top, x.max(), high.max())
     ax.plot([0, top], [0, top], color="#cccccc", lw=0.8, label="perfect")
     shown = study.raw[study.raw <= 1.15 * top]  # one mark a patient
@@ -265,7 +266,7 @@ def outcome_section(o):
     note = o.get("task", {}).get("note")
     text += f"<p>{html.escape(note)}</p>" if note else ""
     counts = o.get("counts", {}).get("excluded", {})
-    left = ", ".join(f"{n} {html.escape(k)}" for k, n in counts.items() if n)
+    left = ", ".join(f"{n} {html.escape(k.replace('index', 'time to forecast at'))}" for k, n in counts.items() if n)
     text += f"<p><small>Left out when labels were made: {left}.</small></p>" if left else ""
     rarer = min(o["positive"], o["n"] - o["censored"] - o["positive"])
     if rarer < LEAST_DRAWN:

@@ -56,18 +56,20 @@ def loss_table(t):
         cells(f"tokens {e['from'] + 1} to {e['to']}" if e["to"] else f"token {e['from'] + 1} and later", e)
         for e in t["by_place"]
     ]
-    return table(["kind of event", *head], kinds) + "<p></p>" + table(["place in the record", *head], places)
+    some = excess and t["excess"]["n"] < t["all"]["n"]
+    floor = f"<p>The floor is known of {t['excess']['n']} of the {t['all']['n']} tokens; the excess is over those alone.</p>" if some else ""
+    return table(["kind of event", *head], kinds) + floor + "<p></p>" + table(["place in the record", *head], places)
 
 
 def calibration_section(t):
     rows = [[html.escape(k["kind"].replace("_", " ")), k["observed"], number(k["expected"], 0),
-             number(k["observed_over_expected"], 3) + interval(k["interval"]), number(k["ece"], 4)] for k in t["kinds"]]  # fmt: skip
+             number(k["observed_over_expected"], 3) + interval(k["interval"]), number(k["ece"], 4) + f" <small>({number(k['ece_by_chance'], 4)})</small>"] for k in t["kinds"]]  # fmt: skip
     text = (
         "<h3>Do the chances mean what they say?</h3><p>Of all the times the model gives its likeliest token a chance of, say, 60%, "
-        f"it should come 60 times of 100: here it misses by {number(t['likeliest']['ece'], 4)}{interval(t['likeliest']['ece_interval'], 4)} "
-        "on average. Likewise for each kind of event.</p>"
+        f"it should come 60 times of 100: here it misses by {number(t['likeliest']['ece'], 4)} on average; a model that is right would miss by "
+        f"{number(t['likeliest']['ece_by_chance'], 4)} by chance. Likewise for each kind of event.</p>"
         f'<div><img alt="calibration of the likeliest token" src="{draw_likeliest(t)}"> <img alt="calibration of kinds" src="{draw_kinds(t)}"></div>'
-        + table(["next comes", "times", "expected", "observed / expected", "calibration error"], rows)
+        + table(["next comes", "times", "expected", "observed / expected", "calibration error <small>(by chance)</small>"], rows)
     )
     g = t.get("gaps")
     if not g:
@@ -75,9 +77,9 @@ def calibration_section(t):
     still = f"; {g['open']} gaps were still open when observation ended and count over what was left" if g["open"] else ""
     return (
         text
-        + f"<h3>Are gaps as long as it says?</h3><p>Each of {g['gaps']} gaps is placed in the model's own law of its length, from the "
+        + f"<h3>Are gaps as long as it says?</h3><p>Each of {g['gaps']} tokens of gaps (a gap of more than half a year has several) is placed in the model's own law of its length, from the "
         "shortest tenth to the longest. Were the law right each tenth would hold a tenth of the gaps; "
-        f"{percent(g['error'])}{interval([100 * x for x in g['error_interval']], 1) if g['error_interval'] else ''} of them lie in the wrong tenth"
+        f"{percent(g['error'])} of them lie in the wrong tenth, where by chance {percent(g['error_by_chance'])} would"
         f'{still}.</p><p><img alt="calibration of gaps" src="{draw_gaps(g)}"></p>'
     )
 

@@ -18,6 +18,7 @@ STEP_COLUMNS = ["patient_key", "step", "cost", "minutes", "asked", "recorded", "
                 "n_new", "n_recorded", "recorded_cost", "recorded_minutes", "common_right"]  # fmt: skip
 TEST_COLUMNS = ["token", "recorded", "recorded_new", "price", "minutes", "usual"]
 THRESHOLDS = 24
+ALL = 10**9  # encounters
 PRICES = suite.HERE / "tasks" / "test_prices.json"
 
 
@@ -54,7 +55,7 @@ class Walks:
 def walks(s, name, flags, tests=None):
     """One run of ehr-infer diagnose; its table of tests is written beside when asked for."""
     a, out = s.args, s.work / f"diagnose-{name}.h5"
-    words = ["--data", a.data, "--split", "held_out", "--prices", PRICES, "--limit", a.limit, "--seed", a.seed, *flags]
+    words = ["--data", a.data, "--split", "held_out", "--prices", PRICES, "--limit", a.limit or ALL, "--seed", a.seed, *flags]
     key = {"model": s.model, "dataset": shards.sha256(a.data / "dataset.json"), "prices": shards.sha256(PRICES),
            "flags": [str(w) for w in words[6:]]}  # fmt: skip
     if not s._fresh(out, key) or (tests and not tests.exists()):

@@ -49,19 +49,24 @@ def policy_table(s):
 
 
 def test_table(s):
-    rows = []
-    for t in s["tests"][:15]:
+    rows, most = [], 15
+    for t in s["tests"][:most]:
         share = [number(100 * t[k], 1) + "%" if t[k] is not None else "-" for k in ("recorded", "new_when_recorded", "new_when_not")]
         rows.append([html.escape(t["name"] or t["code"]), number(t["price"], 2), number(t["minutes"], 0), *share,
                      number(100 * t["asked"], 0) + "%", number(100 * t["asked_and_recorded"], 0) + "%" if t["asked"] else "-"])  # fmt: skip
     head = ["test", "price", "minutes", "recorded in", "new diagnosis when recorded", "new diagnosis when not", "model asked for it in",
             "of these, recorded"]  # fmt: skip
-    return table(head, rows)
+    return table(head, rows) + (f"<p>The {most} that are recorded most often, of {len(s['tests'])} tests.</p>" if len(s["tests"]) > most else "")
+
+
+def shown(gain):
+    """Whether these patients show that tests change what is named right."""
+    return bool(gain["interval"] and (gain["interval"][0] > 0 or gain["interval"][1] < 0))
 
 
 def section(s):
     c, gain = s["counts"], s["gain_of_everything"]
-    told = gain["interval"] and (gain["interval"][0] > 0 or gain["interval"][1] < 0)
+    told = shown(gain)
     ceiling = ""
     if "ceiling" in s:
         k = s["ceiling"]
@@ -84,7 +89,7 @@ def section(s):
         + policy_table(s)
         + f"<p>Asking for everything instead of nothing changes the share named right by {gain['mean']:+.3f}{interval(gain['interval'])}"
         + (". " if told else ": no difference that these patients can show. ")
-        + "Its own estimate is how often it expects to be right. Each point of a curve is a degree of certainty at which one stops asking. Tests asked one by one are waited for one by one; all at "
+        + "Its own estimate is how often it expects to be right. It would stop where it holds its name likelier to be right than the next test to have been recorded. Each point of a curve is a degree of certainty at which one stops asking. Tests asked one by one are waited for one by one; all at "
         "once, only the slowest counts. Prices and waiting times are those of scripts/tasks/test_prices.json, a convention to be replaced by "
         "your own.</p>" + ceiling + unfit + "<h3>Which tests are recorded is no accident</h3>"
         f"<p>A result can be revealed only if somebody ordered the test. Of {c['encounters']:.0f} visits with a test (of {c['visits']:.0f} in all), "
@@ -108,6 +113,12 @@ def summary(s):
         f"{told('own', 'stopping where it would')}, {told('everything', 'with every test there is')}. Naming the most common diagnosis always: "
         f"{100 * s['most_common_named']['mean']:.0f}%.</li>"
     )
+    gain = s["gain_of_everything"]
+    if shown(gain):
+        box = [100 * x for x in gain["interval"]]
+        text += f"<li>Every test instead of none changed that by {100 * gain['mean']:+.0f} in 100 visits ({box[0]:+.0f} to {box[1]:+.0f}).</li>"
+    else:
+        text += "<li>That asking for tests changes how often it is right cannot be shown by so few visits.</li>"
     if "ceiling" in s:
         k = s["ceiling"]
         text += (f"<li>The best possible, by the law that drew these patients: {100 * k['never']['best']['mean']:.0f}% without and "

@@ -5,7 +5,11 @@ Chances of the next token: of the likeliest token (is it right as often as its c
 it come as often?).  Lengths of gaps: where among the gaps that the model held possible the one that came lies; were the
 model right every tenth of its law would hold a tenth of the gaps (probability integral transform, not randomised: Czado,
 Gneiting and Held 2009).  A gap that was still open when observation ended is spread over what was left of its law
-(D-calibration, Haider 2020).  Intervals resample patients."""
+(D-calibration, Haider 2020).  Intervals resample patients.
+
+An error that is a mean of distances is never 0 and has no interval about it: it stands beside what it would be by chance were
+the model right.  What then comes less what was expected is noise that knows nothing of what was before (a martingale), so that
+its variances add up whoever's record it is of."""
 
 import time
 
@@ -82,10 +86,6 @@ class Patients:
     def mean(self, values, at):
         return self.ratio(values, np.ones(at.size), at)
 
-    def spread(self, statistic, sums):
-        """Interval of statistic(sums under weights); sums (patients, k) -> statistic of (b, k)."""
-        return metrics.interval(statistic(self.weight @ sums))
-
 
 # ---- loss and accuracy --------------------------------------------------------------------------------------------------
 
@@ -97,7 +97,7 @@ def entry(p, columns, excess, at):
     for k in TOP:
         e[f"top_{k}"], e[f"top_{k}_interval"] = p.mean((columns["rank"][at] <= k).astype(float), at)
     if excess is not None and np.isfinite(excess[at]).any():
-        e["excess"] = float(np.nanmean(excess[at]))
+        e["excess"], e["excess_n"] = float(np.nanmean(excess[at])), int(np.isfinite(excess[at]).sum())
     return e
 
 
@@ -131,25 +131,23 @@ def summarise(columns, kinds, oracle, vocabulary, seed):
 # ---- calibration ---------------------------------------------------------------------------------------------------------
 
 
+def distance_by_chance(variance):
+    """Mean distance from 0 of a normal with mean 0."""
+    return float(np.sqrt(2 * max(variance, 0) / np.pi))
+
+
 def reliability(p, chance, came, at):
     """Bins of equal size by chance: mean chance, share that came; the expected calibration error over them."""
     order = np.argsort(chance, kind="stable")
     parts = [i for i in np.array_split(order, min(BINS, chance.size)) if i.size]
-    sums = np.zeros((p.ids.size, len(parts), 3))
-    rows = []
-    for b, i in enumerate(parts):
+    rows, missed, by_chance = [], 0.0, 0.0
+    for i in parts:
         share, box = p.mean(came[i].astype(float), at[i])
         rows.append({"chance": float(chance[i].mean()), "share": share, "interval": box, "n": int(i.size)})
-        for c, x in enumerate((chance[i], came[i].astype(float), np.ones(i.size))):
-            sums[:, b, c] = np.bincount(p.member[at[i]], x, p.ids.size)
-
-    def error(s):
-        s = s.reshape(len(s), -1, 3)
-        return np.abs(s[..., 0] - s[..., 1]).sum(1) / s[..., 2].sum(1)
-
-    flat = sums.reshape(p.ids.size, -1)
+        missed += abs(float(np.sum(chance[i] - came[i])))
+        by_chance += distance_by_chance(float(np.sum(chance[i] * (1 - chance[i]))))
     ratio, ratio_box = p.ratio(came.astype(float), chance, at)
-    return {"bins": rows, "ece": float(error(flat.sum(0)[None])[0]), "ece_interval": p.spread(error, flat),
+    return {"bins": rows, "ece": missed / chance.size, "ece_by_chance": by_chance / chance.size,
             "observed_over_expected": ratio, "interval": ratio_box}  # fmt: skip
 
 
@@ -176,10 +174,7 @@ def gap_calibration(p, columns, vocabulary):
     share = np.clip(inside, 0, None) / width[:, None]
     share /= np.maximum(share.sum(1, keepdims=True), 1e-12)  # a law without mass where the gap came: nothing to add
     bins = [dict(zip(("share", "interval"), p.mean(share[:, b], at), strict=True)) for b in range(BINS)]
-    sums = np.stack([np.bincount(p.member[at], x, p.ids.size) for x in (*share.T, np.ones(at.size))], 1)
-
-    def error(s):
-        return np.abs(s[:, :-1] / s[:, -1:] - 1 / BINS).sum(1) / 2
-
+    beyond = share - 1 / BINS
     return {"gaps": int((~censored).sum()), "open": int(censored.sum()), "bins": bins,
-            "error": float(error(sums.sum(0)[None])[0]), "error_interval": p.spread(error, sums)}  # fmt: skip
+            "error": float(np.abs(beyond.mean(0)).sum() / 2),
+            "error_by_chance": sum(distance_by_chance(v) for v in (beyond**2).sum(0)) / at.size / 2}  # fmt: skip

@@ -359,6 +359,11 @@ rm asked/report.* && touch marker && rm "asked/work/diagnose-usual order.h5" && 
     --out asked > asked.log 2>&1 && [ "$(find asked/work -newer marker -name '*.h5')" = "asked/work/diagnose-usual order.h5" ] &&
     diff first.json <(grep -v seconds asked/report.json) > diff.log
 verdict $? "sequential: a stopped suite does only what is missing, to the same report" asked.log
+grep -q 'changed that by\|cannot be shown by so few visits' asked/report.html
+verdict $? "sequential: in short, whether tests made a difference" asked.log
+EHR_BUILD=$build evaluate r d --suite sequential --limit 0 --samples 2 --bootstrap 20 --out all-asked > asked.log 2>&1 &&
+    "$python" -c 'import json; q = json.load(open("all-asked/report.json"))["sequential"]; assert q["encounters"] > 15 and q["patients_looked_at"] == 40, q'
+verdict $? "sequential: no limit is all patients" asked.log
 EHR_BUILD=$build refused 2 'needs a CHECKPOINT' "$build/ehr-infer" diagnose --data d
 verdict $? "diagnose: no checkpoint" refused.log
 echo '{"tests": []}' > free.json && EHR_BUILD=$build refused 1 'free.json: expected "default"' "$build/ehr-infer" diagnose r --data d --prices free.json
