@@ -129,6 +129,21 @@ def check_page():
     """Forecasts whose follow-up ended early are not told as patients who had nothing."""
     rows = outcome.Rows({"risk": np.linspace(0.1, 0.5, 9), "outcome": np.array([0, 0, *[-1] * 7]), "patient_key": np.arange(9)})
     told = report_page.in_short(outcome.evaluate("o", {"horizon_minutes": "1440"}, rows, n_bootstrap=10))
+    check("no weighted line where nothing of the follow-up is known", "by weight" not in report_page.basis_table(outcome.evaluate("o", {"horizon_minutes": "1440"}, rows, n_bootstrap=10)))
+    left = np.random.default_rng(7)
+    risk, event, gone = left.uniform(0.1, 0.6, 400), left.uniform(0, 4000, 400), left.uniform(300, 6000, 400)
+    y = np.where((event < 1440) & (event < gone), 1, np.where(gone < 1440, -1, 0))
+    many = outcome.Rows({"risk": risk, "outcome": y, "patient_key": np.arange(400), "event_minutes": np.where(y == 1, event, np.nan),
+                         "censor_minutes": gone, "death_minutes": np.full(400, np.nan)})  # fmt: skip
+    o = outcome.evaluate("o", {"horizon_minutes": "1440"}, many, n_bootstrap=10)
+    page, short, known = report_page.outcome_section(o), report_page.in_short(o), (y >= 0).sum()
+    counted, weighted, share = o["observed"]["oe"], o["censoring_weighted"]["oe"], o["censoring_weighted"]["prevalence"]
+    row = [r.split("<td>") for r in page.split("<tr>") if r.startswith("<td>those followed") or r.startswith("<td>all, by weight")]
+    check("counted and weighted stand side by side, each by its name", abs(counted - weighted) > 0.02 and [x[5].removesuffix("</td>") for x in row]
+          == [f"{counted:.2f}", f"{weighted:.2f}"] and f"{100 * (y == 1).sum() / known:.1f}%" in row[0][3] and f"{100 * share:.1f}%" in row[1][3]
+          and f"{(y < 0).sum()} of 400 forecasts were not followed" in page, page[:900])  # fmt: skip
+    check("in short: who was followed too short, and what they may change", f"of {known} patients followed long enough ({(y < 0).sum()} more were not)" in short
+          and f"an estimate: {100 * share:.1f}% had it" in short, short)  # fmt: skip
     check("in short: of those whose outcome is known", "0 of 2 " in told and "9" not in told, told)
     rng = np.random.default_rng(5)
     truth = rng.uniform(0.1, 0.4, 40)

@@ -174,6 +174,7 @@ def _censored_figures(rows, horizon):
         return None
     f = metrics.figures(rows.risk[i], rows.y[i], w[i][None])
     return {
+        "of": "all rows, of which those followed to the horizon, weighted, stand in for the others",
         "rows": int(i.sum()),
         "prevalence": number(w[i] @ rows.y[i] / w[i].sum()),
         **{k: number(v[0]) for k, v in f.items()},
@@ -202,6 +203,7 @@ def evaluate(name, attributes, rows, record=None, baselines=None, settings=None,
         "observed": _block(point, drawn, "observed"),
     }
     bins, _ = metrics.calibration_bins(study.raw, study.y) if study.y.size else ([], None)
+    out["observed"]["of"] = "the rows followed to the horizon, each counted once"
     out["observed"]["calibration"] = bins
     if study.truth:
         out["expected"] = _block(point, drawn, "expected")

@@ -169,6 +169,8 @@ def in_short(o):
     """One outcome in a sentence or two that need no statistics."""
     b, known = o["observed"], o["n"] - o["censored"]
     asked = "patients" if o["patients"] == o["n"] else f"forecasts ({o['patients']} patients)"
+    if o["censored"]:
+        asked += f" followed long enough ({o['censored']} more were not)"
     if b["auroc"] is None or not o["positive"]:
         return f"<li><b>{name_link(o)}</b>: {o['positive']} of {known} {asked} had it; that is too few to say anything.</li>"
     # Beside the best possible, which is an expectation, stand expectations: a few patients' luck can pass it.
@@ -184,6 +186,10 @@ def in_short(o):
     text += f"; the best possible: {100 * o['auroc_true_risk']:.0f}%" if o["auroc_true_risk"] else ""
     alarms = [s for s in o["subgroups"] if any(t["alarm"] for t in s.get("tests", []))]
     text += ")."
+    c = o.get("censoring_weighted")
+    if c and c["oe"]:
+        text += (f" With those followed long enough standing in for the {o['censored']} that were not, an estimate: {percent_1(c['prevalence'])} had it, "
+                 f"{percent_1(c['prevalence'] / c['oe'])} were expected.")  # fmt: skip
     if alarms:
         text += f' <b class="alarm">Its risks are wrong in another way for {", ".join(html.escape(s["label"]) for s in alarms)}.</b>'
     return text + "</li>"
@@ -202,6 +208,34 @@ def baseline_table(o):
     for b in o["baselines"]:
         rows.append(cells(html.escape(b["name"]), b, figure_of(b["ours_minus_it"], "auroc")))
     return table(head, rows)
+
+
+def percent_1(x):
+    return "-" if x is None else f"{100 * x:.1f}%"
+
+
+def basis_table(o):
+    """What was counted and what stands in for those who were not followed long enough, side by side; "" where all were."""
+    if not o["censored"]:
+        return ""
+    b, c = o["observed"], o.get("censoring_weighted")
+    head = ["figures of", "forecasts", "had it", "expected", "observed / expected", "AUROC", "calibration slope", "Brier"]
+
+    def cells(name, share, block, forecasts):
+        expected = share / block["oe"] if share is not None and block["oe"] else None
+        return [name, forecasts, percent_1(share), percent_1(expected), number(block["oe"], 2), number(block["auroc"]), number(block["slope"], 2),
+                number(block["brier"], 4)]  # fmt: skip
+
+    known = o["n"] - o["censored"]
+    rows = [cells("those followed long enough, each counted once", o["positive"] / known if known else None, b, known)]
+    if c:
+        rows.append(cells("all, by weight: those followed long enough stand in for the others too", c["prevalence"], c, o["n"]))
+    told = "The second line is the fairer one, as far as who left too soon depended on time and risk alone. " if c else ""
+    return (
+        f"<p>{o['censored']} of {o['n']} forecasts were not followed for {o['horizon_days']:g} days, so that nobody knows whether they came true. {told}"
+        "Whatever this section shows besides is of those followed long enough, each counted once; weights are inverse "
+        "probabilities of being followed so long (Kaplan and Meier, by quarters of the risk).</p>" + table(head, rows)
+    )
 
 
 def percent(x):
@@ -261,13 +295,13 @@ def loss_section(report, steps, evals):
 
 
 def outcome_section(o):
-    days = o["horizon_days"]
     text = f"<h2 id=\"{html.escape(o['name'])}\">{plain_name(o).capitalize()} <small>{html.escape(o['name'])}</small></h2>"
     note = o.get("task", {}).get("note")
     text += f"<p>{html.escape(note)}</p>" if note else ""
     counts = o.get("counts", {}).get("excluded", {})
     left = ", ".join(f"{n} {html.escape(k.replace('index', 'time to forecast at'))}" for k, n in counts.items() if n)
     text += f"<p><small>Left out when labels were made: {left}.</small></p>" if left else ""
+    text += basis_table(o)
     rarer = min(o["positive"], o["n"] - o["censored"] - o["positive"])
     if rarer < LEAST_DRAWN:
         text += f"<p>{o['positive']} of {o['n'] - o['censored']} patients had it: too few to draw how right the risks are.</p>"
@@ -295,11 +329,6 @@ def outcome_section(o):
         )
         text += "holds 0 is none that these patients can show.</p>" + baseline_table(o)
     text += o.get("_probe", "")
-    if o.get("censoring_weighted"):
-        c = o["censoring_weighted"]
-        text += (f"<p>{o['censored']} rows were not followed for {days:g} days and are left out. With the others standing in for "
-                 f"them (inverse probability of censoring): AUROC {number(c['auroc'])}, observed share {number(c['prevalence'])}, "
-                 f"observed / expected {number(c['oe'], 2)}.</p>")  # fmt: skip
     if o["subgroups"]:
         text += "<h3>By group</h3>" + report_groups.subgroup_table(o)
     return text
@@ -329,7 +358,8 @@ def risks_section(outcomes):
         "These patients are synthetic and their true risks are known: AUROC, slope and error are taken against the truth "
         "in expectation where there is one. No model can have a higher AUROC than the column beside it, but by chance."
         if truth
-        else "Outcomes are those recorded; patients whose follow-up ended before the horizon are left out and counted."
+        else "Outcomes are those recorded. Figures of these tables and pictures are of the forecasts that were followed to the horizon, each "
+        "counted once; those followed too short are counted, and what they may change stands in each outcome's own section."
     )
     return (
         f"<h2>How well risks are told apart, and whether they are right</h2><p>A forecast is the risk of one patient at one time. {basis} "
@@ -435,6 +465,12 @@ def model_card(report, dataset):
             if report["alarm_tests"]
             else "- no group could be judged: too few positives"
         ]
+    if any(o["censored"] for o in report["outcomes"]):
+        rows.append("\nFigures are of the forecasts that were followed to the horizon, each counted once. Weighted for those that were not:\n")
+        rows.append("| outcome | followed too short | had it | observed / expected | AUROC |\n|---|---|---|---|---|")
+        for o in report["outcomes"]:
+            c = o.get("censoring_weighted") or {}
+            rows.append(f"| {o['name']} | {o['censored']} | {percent_1(c.get('prevalence'))} | {number(c.get('oe'), 2)} | {number(c.get('auroc'))} |")
     return f"""# Model card: {report["checkpoint"]}
 
 For research. Not a medical device; not for use in the care of any person.
