@@ -208,7 +208,7 @@ static void print_events(const EventFile *f, Tally *code, int64_t *lengths, cons
     if (f->n_notes)
         fprintf(out, "notes          %lld with %lld bytes of free text\n", (long long)f->n_notes, (long long)f->note_bytes);
     fprintf(out, "events         %lld, %.1f%% with a value; %lld codes, %lld units\n", (long long)f->n_events,
-            E > 0 ? 100.0 * (double)n_values / E : 0.0, (long long)f->n_codes, (long long)f->n_units);
+            E > 0 ? 100.0 * (double)n_values / E : 0.0, (long long)f->n_codes, (long long)f->n_units - 1); /* the first is none */
     print_quantiles(out, "events a patient", lengths, f->n_patients);
     if (!f->n_events) return;
     fprintf(out, "events by kind\n  %-14s %14s %8s\n", "kind", "events", "share");

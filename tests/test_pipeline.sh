@@ -20,6 +20,8 @@ verdict $? "tokenize" tokenize.log
 verdict $? "validate the dataset and the events" validate.log
 "$data" inspect d > inspect.log 2>&1 && "$data" inspect d --split held_out --patient 0 >> inspect.log 2>&1 && "$data" inspect e.h5 >> inspect.log 2>&1
 verdict $? "inspect" inspect.log
+"$data" inspect e.h5 | grep -q ' 438 codes, 25 units$'
+verdict $? "inspect counts the units that there are, not that of values without one" inspect.log
 for task in scripts/tasks/*.json; do
     name=$(basename "$task" .json)
     [ "$name" = value_edges ] || [ "$name" = test_prices ] && continue
