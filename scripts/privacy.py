@@ -174,13 +174,12 @@ def phi_scan(s, picked):
     started = time.time()
     rc, end = suite.command([suite.program("ehr-data"), "phi-scan", text, "--json", found], log)
     s.timed("phi-scan", started)
-    if not found.exists():
-        raise shards.BadFile(f"ehr-data phi-scan failed:\n{end}")
-    report = shards.read_json(found, "findings of phi-scan")
     kinds = {}
-    for f in report["findings"]:
+    for f in shards.read_json(found, "findings of phi-scan")["findings"] if found.exists() else []:
         kinds[f["kind"]] = kinds.get(f["kind"], 0) + int(f["count"])
-    return {"timelines": len(lines), "findings": kinds, "clean": rc == 0 and not kinds}
+    if rc and not kinds:  # it did not search, or not the whole
+        raise shards.BadFile(f"ehr-data phi-scan failed:\n{end}")
+    return {"timelines": len(lines), "findings": kinds, "clean": not kinds}
 
 
 def generated(s, label_files, out, pool):

@@ -52,6 +52,10 @@ try:
     cells = browser.execute_script("return parse(arguments[0]).events", 'code,time,value,unit\n"A, ""b"";c" ,2024-01-01 08:00, "7.2","x,y"\nB;;"<5,000"\nC')
     check("a CSV's quotes keep what stands in them together", cells == [
         {"code": 'A, "b";c', "time": "2024-01-01T08:00", "value": 7.2, "unit": "x,y"}, {"code": "B", "value": "<5,000"}, {"code": "C"}], cells)
+    cells = browser.execute_script("return parse(arguments[0]).events", 'A\t\t7.2\t%\nB;2024-01-01;7,2;%\nC;;<0,5;\nD;;5,000;\nE,2024-01-01,,%')
+    check("an empty cell of a table with tabs is one, a decimal comma is no end of a cell", cells == [{"code": "A", "value": 7.2, "unit": "%"},
+          {"code": "B", "time": "2024-01-01", "value": 7.2, "unit": "%"}, {"code": "C", "value": "<0.5"}, {"code": "D", "value": "5,000"},
+          {"code": "E", "time": "2024-01-01", "unit": "%"}], cells)  # fmt: skip
     before = idle()
     browser.execute_script("document.getElementById('file').dispatchEvent(new Event('change'))")
     WebDriverWait(browser, 60).until(lambda _: idle() > before)
@@ -145,7 +149,7 @@ try:
     one("#outcome").send_keys("no such thing <img src=x onerror=alert(1)>", Keys.ESCAPE)  # closes the list of codes
     click("#ask")
     check("one that is not is told, as text", "no code" in one("#wrong").text and count("#wrong img") == 0, one("#wrong").text)
-    for text, words in (("{", "no JSON"), ("code,time", "no event"), ("ICD10CM//I10,yesterday", "takes a date"), ("<script>alert(1)</script>,2024-01-01", "")):
+    for text, words in (("{", "no JSON"), ("code,time", "no event"), ("ICD10CM//I10,yesterday", "takes a date"), ("LOINC//4548-4,2024-01-01,7,2,%", "more than code,time,value,unit"), ("<script>alert(1)</script>,2024-01-01", "")):
         paste(text)
         check(f"pasted {text!r}: told or read, never run", words in one("#wrong").text, one("#wrong").text)
     log = [e for e in browser.get_log("browser") if e["level"] == "SEVERE" and not re.search("status of 4(00|01)|favicon", e["message"])]
