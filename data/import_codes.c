@@ -87,6 +87,8 @@ Status import_visit_class(Import *im, const char *source, const char *place, uin
     Status status = class_key(im, source, key, err);
     if (status || !*place) return status;
     CodeKey k = im->keys.key[*key];
+    /* HL7's word, and UB-04's codes of death in hospital and in a medical facility. */
+    if (!strcasecmp(place, "exp") || !strcasecmp(place, "expired") || !strcmp(place, "20") || !strcmp(place, "41")) k.mark |= VISIT_DIED;
     const char *class = im->texts.item[k.text];
     char parent[220], code[300];
     snprintf(parent, sizeof parent, "VISIT_END//%s", class);

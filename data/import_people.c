@@ -17,7 +17,7 @@ typedef struct {
     int64_t end, known_end; /* us, TIME_NONE = open or unknown; known_end: when the end is known */
     int64_t first_known;    /* earliest available time of an event of the visit on its first day */
     uint32_t ordinal;       /* from 1 by start */
-    uint8_t inpatient;
+    uint8_t inpatient, died;
 } Visit;
 
 typedef struct {
@@ -227,8 +227,8 @@ static Status visit_row(Writer *w, const StageRow *row, Err *err) {
         p->visit = xrealloc(p->visit, p->visit_capacity * sizeof *p->visit);
     }
     Visit *v = &p->visit[p->n_visits++];
-    *v = (Visit){
-        .row = *row, .inpatient = row->key != INTERN_NONE && w->im->keys.key[row->key].mark, .first_known = INT64_MAX};
+    const int mark = row->key == INTERN_NONE ? 0 : w->im->keys.key[row->key].mark;
+    *v = (Visit){.row = *row, .inpatient = mark & VISIT_BED, .died = (mark & VISIT_DIED) != 0, .first_known = INT64_MAX};
     stay_end(w, row, v->inpatient, &v->end, &v->known_end);
     keep(w, row);
     return OK;
@@ -241,26 +241,37 @@ static int visit_by_start(const void *a, const void *b) {
     return x->row.visit < y->row.visit ? -1 : x->row.visit > y->row.visit;
 }
 
-/* A date of death on which an inpatient stay ended, with no visit after it: they died in that stay, at its end.  Not
- * where dates and times are on different clocks. */
+/* The day of a time of day, on the clock of dates where that is known. */
+static int64_t local_day(const Writer *w, int64_t us) { return day_of(w->im->zone_given ? us - w->im->west + w->im->east : us); }
+
+/* Whether visit v ended by the death of which only the date is known: as the source says, or as an inpatient stay that ended
+ * on that day with no visit after it.  Where dates and times are on different clocks, the first alone. */
+static int ended_by_death(const Writer *w, const Visit *v) {
+    const Person *p = &w->p;
+    if (v->end == TIME_NONE || v->row.end_precision == PRECISION_DAY) return 0;
+    const int64_t days = local_day(w, v->end) - day_of(p->death), unsure = w->im->zoned && !w->im->zone_given;
+    if (v->died) return days >= -unsure && days <= unsure;
+    if (unsure || !v->inpatient || days) return 0;
+    for (size_t i = 0; i < p->n_visits; i++) {
+        const Visit *x = &p->visit[i];
+        int later = x->row.start >= v->end && x->row.start_precision != PRECISION_DAY;
+        if (local_day(w, x->row.start) <= local_day(w, v->end) && (later || (x->inpatient && x->end > v->end))) return 0;
+    }
+    return 1;
+}
+
 static Status death_emit(Writer *w, Err *err) {
     Person *p = &w->p;
     const StageRow *row = &p->death_row;
     if (p->death == TIME_NONE) return OK;
     int timed = row->start_precision != PRECISION_DAY;
     int64_t end = TIME_NONE;
-    for (size_t i = 0; i < p->n_visits && !timed && !w->im->zoned; i++) {
-        const Visit *v = &p->visit[i];
-        if (v->inpatient && v->end != TIME_NONE && v->row.end_precision != PRECISION_DAY &&
-            day_of(v->end) == day_of(p->death) && v->end > end)
-            end = v->end;
+    for (size_t i = 0; i < p->n_visits && !timed; i++)
+        if (p->visit[i].end > end && ended_by_death(w, &p->visit[i])) end = p->visit[i].end;
+    if (end != TIME_NONE) {
+        p->death_known = end;
+        if (w->im->zoned) p->death = day_of(end) * US_PER_DAY; /* told on the clock of times, as what belongs to a visit is */
     }
-    for (size_t i = 0; i < p->n_visits && end != TIME_NONE; i++) {
-        const Visit *v = &p->visit[i];
-        int later = v->row.start >= end && v->row.start_precision != PRECISION_DAY;
-        if (day_of(v->row.start) <= day_of(end) && (later || (v->inpatient && v->end > end))) end = TIME_NONE;
-    }
-    if (end != TIME_NONE) p->death_known = end;
     return emit(w, row, w->death_code, KIND_DEATH, p->death, p->death_known, row->start_precision, 0, timed, err);
 }
 

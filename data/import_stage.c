@@ -373,6 +373,7 @@ Status import_zone(Import *im, int west_min, int east_min, Err *err) {
             return err_set(err, ERR_USAGE, "--utc-offset takes +HH:MM, -HH:MM or Z, not '%s'", given);
         west_min = t.offset_min < 0 ? -t.offset_min : 0;
         east_min = t.offset_min > 0 ? t.offset_min : 0;
+        im->zone_given = 1;
     }
     im->zoned = 1;
     im->west = west_min * US_PER_MINUTE;

@@ -18,11 +18,12 @@
 /* ---- codes ------------------------------------------------------------------------------------------------------- */
 typedef enum { KEY_CLINICAL, KEY_VISIT, KEY_DETAIL, KEY_SEX, KEY_RACE, KEY_ETHNICITY, KEY_UNIT } KeyRole;
 
+enum { VISIT_BED = 1 /* inpatient */, VISIT_DIED = 2 /* it ended by death, as the source says */ };
 typedef struct {
     int64_t concept, value_concept; /* OMOP; 0 = none */
     uint32_t text;                  /* in Import.texts, INTERN_NONE = none */
     uint8_t role, kind, table;      /* KeyRole, EventKind, table of the source text */
-    uint8_t mark;                   /* KEY_DETAIL: an intensive care unit; KEY_VISIT: a stay in a bed (inpatient) */
+    uint8_t mark;                   /* KEY_DETAIL: an intensive care unit; KEY_VISIT: VISIT_BED | VISIT_DIED */
     uint32_t words;                 /* an answer in words to a question: 1 + the key of the question alone; else 0 */
     uint8_t mapped;                 /* --map stands behind its code: 1 exactly, 2 with a wider one */
     uint8_t analyte;                /* 1 + number in the table of units.h, 0 = none */
@@ -118,7 +119,7 @@ typedef struct {
     int table_visit, table_period;        /* of the report, -1 = none */
     /* Times of day are on one clock (UTC) and dates alone on the local ones: these are up to `west` behind it and up to
      * `east` before it, us, both >= 0. */
-    int zoned;
+    int zoned, zone_given; /* zone_given: by --utc-offset, one clock for all */
     int64_t west, east;
     Progress progress;
     int64_t bytes_done; /* of tables that are finished */

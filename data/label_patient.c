@@ -150,10 +150,11 @@ typedef struct {
     int prior, early; /* before the index; before "after" was over */
 } Found;
 
-/* An outcome that only has a date counts on the day the stay ends. */
-static int within(const Event *e, int64_t when, int64_t limit, int64_t stay_end_us) {
+/* An outcome that only has a date counts on the day the stay ends.  Not in MIMIC, which tells of a discharge only where it was
+ * alive: whoever died that day died after it. */
+static int within(const EventFile *f, const Event *e, int64_t when, int64_t limit, int64_t stay_end_us) {
     if (when <= limit) return 1;
-    return limit == stay_end_us && e->precision == PRECISION_DAY && day_of(e->time) == day_of(limit);
+    return limit == stay_end_us && strcmp(f->source, "mimic") && e->precision == PRECISION_DAY && day_of(e->time) == day_of(limit);
 }
 
 static Found look_after(const LabelTask *t, const EventFile *f, const uint32_t *marks, const EventPatient *p,
@@ -168,7 +169,7 @@ static Found look_after(const LabelTask *t, const EventFile *f, const uint32_t *
         if (is_outcome(t, f, marks, e)) {
             if (known) found.prior |= t->first != FIRST_OF_STAY || e->available >= at->stay_start;
             else if (t->after_minutes && when <= begin) found.early = 1;
-            else if (within(e, when, limit, at->stay_end) && when < found.event) {
+            else if (within(f, e, when, limit, at->stay_end) && when < found.event) {
                 found.event = when;
                 found.outcome = e;
             }

@@ -134,6 +134,37 @@ static void test_clocks(void **state) {
     assert_int_equal(table("Observation")->count[NOTE_LATE], 1);
 }
 
+/* Of a death only the date is known: at the end of the stay that it ended, which a disposition or one clock tells; else when
+ * the day is over. */
+static void test_day_of_death(void **state) {
+    (void)state;
+    static const struct {
+        const char *zone, *class, *disposition, *end, *expected;
+    } row[] = {
+        {NULL, "IMP", "exp", "2020-05-05T12:00:00Z", "2020-05-05 12:00|2020-05-05|MEDS_DEATH||0\n"},
+        {NULL, "IMP", "exp", "2020-05-06T01:00:00Z", "2020-05-06 01:00|2020-05-06|MEDS_DEATH||0\n"}, /* in Boston still the 5th */
+        {NULL, "EMER", "20", "2020-05-04T22:00:00Z", "2020-05-04 22:00|2020-05-04|MEDS_DEATH||0\n"}, /* in Tokyo the 5th already */
+        {NULL, "IMP", "exp", "2020-05-07T12:00:00Z", "2020-05-06 11:59|2020-05-05|MEDS_DEATH||0\n"},
+        {NULL, "IMP", "home", "2020-05-05T12:00:00Z", "2020-05-06 11:59|2020-05-05|MEDS_DEATH||0\n"},
+        {"Z", "IMP", "oth", "2020-05-05T12:00:00Z", "2020-05-05 12:00|2020-05-05|MEDS_DEATH||0\n"},
+        {"Z", "AMB", "oth", "2020-05-05T12:00:00Z", "2020-05-05 23:59|2020-05-05|MEDS_DEATH||0\n"},
+        {"-05:00", "IMP", "oth", "2020-05-06T01:00:00Z", "2020-05-06 01:00|2020-05-06|MEDS_DEATH||0\n"},
+        {"-05:00", "IMP", "exp", "2020-05-05T01:00:00Z", "2020-05-06 04:59|2020-05-05|MEDS_DEATH||0\n"}, /* the 4th there */
+    };
+    for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
+        char text[2000];
+        snprintf(text, sizeof text,
+                 "{\"resourceType\":\"Patient\",\"id\":\"p1\",\"birthDate\":\"1950-06-15\",\"deceasedDateTime\":\"2020-05-05\"}\n"
+                 "{\"resourceType\":\"Encounter\",\"id\":\"e\",\"status\":\"finished\",\"class\":{\"code\":\"%s\"}," SUBJECT
+                 ",\"period\":{\"start\":\"2020-05-01T10:00:00Z\",\"end\":\"%s\"},\"hospitalization\":{\"dischargeDisposition\":"
+                 "{\"coding\":[{\"code\":\"%s\"}]}}}\n", row[i].class, row[i].end, row[i].disposition);
+        options.utc_offset = row[i].zone;
+        lines_import(text);
+        const char *told = timelines(at("out.h5"));
+        if (!strstr(told, row[i].expected)) fail_msg("%zu: no %s in %s", i, row[i].expected, told);
+    }
+}
+
 static void test_patients(void **state) {
     (void)state;
     lines_import("{\"resourceType\":\"Patient\",\"id\":\"a\",\"birthDate\":\"1980\",\"deceasedBoolean\":true}\n"
@@ -663,7 +694,7 @@ static void test_sample_counts(void **state) {
 int main(void) {
     import_format = import_fhir;
     const struct CMUnitTest tests[] = {
-        IN_UTC(test_times),      IN_UTC(test_clocks),      IN_UTC(test_impossible_times), IN_UTC(test_patients),          IN_UTC(test_statuses),
+        IN_UTC(test_times),      IN_UTC(test_clocks),      IN_UTC(test_impossible_times), IN_UTC(test_day_of_death), IN_UTC(test_patients),          IN_UTC(test_statuses),
         IN_UTC(test_versions),   IN_UTC(test_values),            IN_UTC(test_genomics_and_imaging), IN_UTC(test_references),
         IN_UTC(test_bundle_references), IN_UTC(test_inpatient_diagnoses), IN_UTC(test_deletions), IN_UTC(test_maps), IN_UTC(test_wards), IN_UTC(test_forms),
         IN_UTC(test_hostile),    IN_UTC(test_refusals),  IN_UTC(test_many_references), IN_UTC(test_changing_file), IN_UTC(test_sample_counts)};

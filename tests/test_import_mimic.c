@@ -342,16 +342,18 @@ static void test_bad_rows(void **state) {
 /* A day of death in the place of its time: at the end of the stay, if that is the same day, else when it is over. */
 static void test_day_of_death(void **state) {
     (void)state;
-    put("patients.csv", "subject_id,gender,anchor_age,anchor_year,dod\n1,F,40,2150,2150-05-05\n2,F,40,2150,2150-05-05\n");
+    put("patients.csv", "subject_id,gender,anchor_age,anchor_year,dod\n1,F,40,2150,2150-05-05\n2,F,40,2150,2150-05-05\n3,F,40,2150,2150-05-05\n");
     put("admissions.csv", "subject_id,hadm_id,admittime,dischtime,deathtime,admission_type,hospital_expire_flag\n"
                           "1,10,2150-05-01 09:00:00,2150-05-05 08:00:00,2150-05-05,URGENT,1\n"
-                          "2,20,5/1/2150 9:00,5/6/2150 8:00,5/5/2150,URGENT,1\n");
+                          "2,20,5/1/2150 9:00,5/6/2150 8:00,5/5/2150,URGENT,1\n"
+                          "3,30,2150-05-01 09:00:00,2150-05-05 08:00:00,,URGENT,0\n"); /* left alive */
     put("labevents.csv", "subject_id,hadm_id,itemid,charttime,storetime,value,valuenum,valueuom\n"
                          "1,10,50912,2150-05-05 06:00:00,2150-05-05 07:00:00,1,1,mg/dL\n");
     ok(mimic_import(folder, at("e.h5"), 8 << 20));
     assert_int_equal(table("labevents")->count[NOTE_AFTER_DEATH], 0);
     if (!strstr(timeline("e.h5", 1), "2150-05-05 08:00|2150-05-05 08:00|MEDS_DEATH||0\n")) fail_msg("%s", timeline("e.h5", 1));
     if (!strstr(timeline("e.h5", 2), "2150-05-05 23:59|day|MEDS_DEATH||0\n")) fail_msg("%s", timeline("e.h5", 2));
+    if (!strstr(timeline("e.h5", 3), "2150-05-05 23:59|day|MEDS_DEATH||0\n")) fail_msg("%s", timeline("e.h5", 3));
 }
 
 /* Long names are cut between characters. */

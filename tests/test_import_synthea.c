@@ -101,6 +101,12 @@ static void test_clocks(void **state) {
     options.utc_offset = "-05:00";
     import_folder();
     assert_non_null(strstr(timelines(at("out.h5")), "2020-02-21 04:59|2020-02-20|SNOMED//4||0\n"));
+    put("encounters.csv", "Id,START,STOP,PATIENT,ENCOUNTERCLASS\ne-1,2020-03-01T01:00:00Z,2020-03-11T01:30:00Z,p-1,inpatient\n");
+    import_folder(); /* of one clock: the stay ended on the evening of the day of death, and by it */
+    assert_non_null(strstr(timelines(at("out.h5")), "2020-03-11 01:30|2020-03-11|MEDS_DEATH||0\n"));
+    options.utc_offset = NULL;
+    import_folder();
+    assert_non_null(strstr(timelines(at("out.h5")), "2020-03-11 11:59|2020-03-10|MEDS_DEATH||0\n"));
     options.utc_offset = "Boston";
     assert_int_equal(import_path(folder, at("x.h5")), ERR_USAGE);
 }

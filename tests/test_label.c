@@ -18,6 +18,8 @@ typedef struct {
 #define DEATH(t) {t, 0, "MEDS_DEATH", KIND_DEATH, 0, 0, NAN, NULL}
 #define END {0, 0, NULL, 0, 0, 0, 0, NULL}
 
+static const char *rows_source = "test";
+
 static void rows_write(const char *path, const Row *row, int64_t observed_minute) {
     EventWriter *w;
     MUST(event_writer_open(&w, path, 64 << 20, err));
@@ -32,7 +34,7 @@ static void rows_write(const char *path, const Row *row, int64_t observed_minute
     }
     MUST(event_writer_subject(w, 1, observed_minute == UNDATED ? TIME_NONE : made_us(observed_minute), SPLIT_TRAIN, err));
     int64_t p, n, d;
-    MUST(event_writer_close(w, "test", "{}", &p, &n, &d, err));
+    MUST(event_writer_close(w, rows_source, "{}", &p, &n, &d, err));
 }
 
 /* What a task makes of rows written by rows_write. */
@@ -177,6 +179,10 @@ static void test_in_hospital_mortality(void **state) {
     /* Discharged dead at noon; the death has a date only. */
     Row dated[] = {OPEN(0, "VISIT//IP", 1), CLOSE(AT(3, 12), 1), {AT(3, 0), AT(3, 23), "MEDS_DEATH", KIND_DEATH, 0, 1, NAN, NULL}, END};
     assert_labels(task, dated, AT(4, 0), "1@1440(+4260)");
+    rows_source = "mimic"; /* tells of no discharge that was a death */
+    assert_labels(task, dated, AT(4, 0), "0@1440");
+    assert_labels(TASK("discharge", "\"MEDS_DEATH\"", "30d", ""), dated, AT(4, 0), "1@5040(+660)");
+    rows_source = "test";
     Row next_day[] = {OPEN(0, "VISIT//IP", 1), CLOSE(AT(3, 12), 1), {AT(4, 0), AT(4, 23), "MEDS_DEATH", KIND_DEATH, 0, 1, NAN, NULL}, END};
     assert_labels(task, next_day, AT(5, 0), "0@1440");
     Row brief[] = {OPEN(0, "VISIT//IP", 1), CLOSE(AT(0, 20), 1), END};
