@@ -281,11 +281,12 @@ static void test_classifier(void **state) {
         size_t   n = (size_t)N, c = (size_t)C, vp = (size_t)Vp;
         int32_t *lo = random_ids(f->dev, N, V), *hi = device_alloc(f->dev, n * sizeof *hi);
         for (int r = 0; r < N; r++) {
-            int kind = r % 4; /* ordinary, no target, a range, the whole vocabulary */
+            int kind = r % 5; /* ordinary, no target, a range, the whole vocabulary, from beside to beside a multiple of 64 */
             hi[r] = lo[r] + 1;
             if (kind == 1) lo[r] = -1, hi[r] = -1;
             if (kind == 2) hi[r] = lo[r] + 1 + (int)(random_uniform() * (V - lo[r]));
             if (kind == 3) lo[r] = 0, hi[r] = V;
+            if (kind == 4 && V > 192) lo[r] = 62 + r / 5 % 4, hi[r] = r < 128 ? lo[r] + 1 : 127 + r / 20 % 3;
         }
         Trio x = trio_random(f->dev, n * c, 1), w = trio_random(f->dev, vp * c, 0.5), losses = trio_random(f->dev, n, 1);
         Trio dx = trio_random(f->dev, n * c, 1), dw = trio_random(f->dev, vp * c, 1);

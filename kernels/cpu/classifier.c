@@ -48,7 +48,8 @@ void cpu_classifier(Device *dev, void *losses, void *dinp, void *dweight, const 
         cpu_matmul_rows(dev, logits, ld, x, w, 0, V, rows, scratch);
 #pragma omp parallel for num_threads(cpu_threads_for(dev, 40.0 * rows * V)) schedule(static)
         for (int i = 0; i < rows; i++)
-            ((float *)losses)[n + i] = ops->range_loss(logits + i * ld, lo[n + i], hi[n + i], V, gradient);
+            ((float *)losses)[n + i] = ops->range_loss(logits + i * ld, lo[n + i], hi[n + i], V, gradient,
+                                                       i + 1 < rows ? logits + (i + 1) * ld : NULL);
         if (dinp)
             cpu_sgemm(dev, rows, C, V, logits, ld, 1, w->data, C, 1, (float *)dinp + (ptrdiff_t)n * C, C, SGEMM_STORE,
                       scratch);

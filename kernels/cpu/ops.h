@@ -49,8 +49,9 @@ typedef struct {
      * diagonal: row i sees the first i + 1 keys; 0 for the others up to a multiple of 16, nothing beyond. */
     void (*softmax_backward)(float *p, float *dp, int m, int diagonal, const float *lse, const float *mean);
 
-    /* Loss of a target range of ids [lo, hi) from V logits; lo < 0: 0.  gradient: logits become dloss/dlogits. */
-    float (*range_loss)(float *logits, int lo, int hi, int V, int gradient);
+    /* Loss of a target range of ids [lo, hi) from V logits; lo < 0: 0.  gradient: logits become dloss/dlogits.
+     * soon: V floats that are fetched meanwhile; NULL: nothing. */
+    float (*range_loss)(float *logits, int lo, int hi, int V, int gradient, const float *soon);
     /* weight[v] = exp((min(logits[v], cap[v]) - max) * inverse_temperature), 0 from V to the next multiple of
      * SAMPLE_BLOCK; cap[v] is infinity, or -infinity for ids that are never drawn.  Returns max: infinity says that a
      * logit is NaN or infinite, -infinity that nothing can be drawn; both leave weight unset. */
@@ -91,6 +92,16 @@ static inline int    int_min(int a, int b) { return a < b ? a : b; }
 static inline int    int_max(int a, int b) { return a > b ? a : b; }
 static inline int    ceil_div(int a, int b) { return (a + b - 1) / b; }
 static inline size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
+
+/* Operations that pass over rows fetch those that come so many later: caches do not foresee heads that lie between others,
+ * and what another core wrote or read last, to be read or overwritten, is far away. */
+enum { ROWS_AHEAD = 2 };
+static inline void fetch(const float *at, int n) {
+    for (int i = 0; i < n; i += 16) __builtin_prefetch(at + i);
+}
+static inline void fetch_to_write(float *at, int n) {
+    for (int i = 0; i < n; i += 16) __builtin_prefetch(at + i, 1);
+}
 
 /* ---- attention --------------------------------------------------------------------------------------------------- */
 

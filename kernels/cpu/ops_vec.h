@@ -7,16 +7,6 @@
 #include "kernels/cpu/ops.h"
 #include "kernels/cpu/vec.h"
 
-/* x where lo <= lane < hi, -inf elsewhere */
-static inline Vec keep_lanes(Vec x, int lo, int hi) {
-    if (lo <= 0 && hi >= VEC) return x;
-    float lane[VEC];
-    v_store(lane, x);
-    for (int i = 0; i < VEC; i++)
-        if (i < lo || i >= hi) lane[i] = -INFINITY;
-    return v_load(lane);
-}
-
 static inline Vec sum4(const Vec s[4]) { return v_add(v_add(s[0], s[1]), v_add(s[2], s[3])); }
 
 /* ---- plain ------------------------------------------------------------------------------------------------------- */
@@ -234,61 +224,76 @@ static void ops_softmax_backward(float *p, float *dp, int m, int diagonal, const
 
 /* ---- classifier -------------------------------------------------------------------------------------------------- */
 
-/* Lanes lo <= v < hi of the 64 logits from i on, as four vectors; -inf elsewhere. */
-static inline void logits_load(Vec x[4], const float *logits, int i, int lo, int hi, int V) {
-    const int whole = i >= lo && i + 64 <= hi;
-    for (int k = 0; whole && k < 4; k++) x[k] = v_load(logits + i + k * VEC);
-    for (int k = 0; !whole && k < 4; k++, i += VEC)
-        x[k] = i >= hi || i + VEC <= lo ? v_set1(-INFINITY) : keep_lanes(load_up_to(logits + i, V - i), lo - i, hi - i);
+enum { BLOCK = 4 * VEC }; /* logits that are summed side by side */
+
+/* The block of logits from i on, -inf but for ids lo <= v < hi: where it lies, or in `edge`. */
+static inline const float *block_at(float edge[BLOCK], const float *logits, int i, int lo, int hi) {
+    if (i >= lo && i + BLOCK <= hi) return logits + i;
+    for (int j = 0; j < BLOCK; j++) edge[j] = i + j >= lo && i + j < hi ? logits[i + j] : -INFINITY;
+    return edge;
+}
+
+static inline void block_store(float *logits, const Vec x[4], int i, int V) {
+    for (int k = 0; k < 4 && i + BLOCK <= V; k++) v_store(logits + i + k * VEC, x[k]);
+    for (int k = 0; k < 4 && i + BLOCK > V; k++) store_up_to(logits + i + k * VEC, x[k], V - i - k * VEC);
 }
 
 typedef struct {
     float max, sum, log; /* log of the sum of exp(logits - max) */
 } LogSum;
 
-/* Over [lo, hi), in 64 lanes by id: over the whole range of ids a target range has the very bits of the normaliser.
- * left, unless NULL: the exponentials take the place of the logits, but for the blocks of 64 that [left[0], left[1]) meets. */
-static LogSum log_sum(float *logits, int lo, int hi, int V, const int *left) {
-    Vec    largest = v_set1(-INFINITY), s[4] = {v_zero(), v_zero(), v_zero(), v_zero()}, x[4];
-    LogSum all;
-    for (int i = lo & ~63; i < hi; i += 64) {
-        logits_load(x, logits, i, lo, hi, V);
-        for (int k = 0; k < 4; k++) largest = v_max(x[k], largest);
+/* Over [lo, hi), in blocks by id: over the whole range of ids a target range has the very bits of the normaliser.
+ * left, unless NULL: the exponentials take the place of the logits, but for the blocks that [left[0], left[1]) meets.
+ * soon, unless NULL: of another row, fetched meanwhile. */
+static LogSum log_sum(float *logits, int lo, int hi, int V, const int *left, const float *soon) {
+    const Vec none = v_set1(-INFINITY);
+    Vec       most[4] = {none, none, none, none}, s[4] = {v_zero(), v_zero(), v_zero(), v_zero()}, e[4];
+    float     edge[BLOCK];
+    LogSum    all;
+    for (int i = lo & -BLOCK; i < hi; i += BLOCK) {
+        const float *x = block_at(edge, logits, i, lo, hi);
+        for (int k = 0; k < 4; k++) most[k] = v_max(v_load(x + k * VEC), most[k]);
     }
-    all.max = v_largest(largest);
-    for (int i = lo & ~63; i < hi; i += 64) {
-        const int store = left && (i + 64 <= left[0] || i >= left[1]);
-        logits_load(x, logits, i, lo, hi, V);
+    all.max = v_largest(v_max(v_max(most[0], most[1]), v_max(most[2], most[3])));
+    const Vec max = v_set1(all.max);
+    for (int i = lo & -BLOCK; i < hi; i += BLOCK) {
+        const float *x = block_at(edge, logits, i, lo, hi);
         for (int k = 0; k < 4; k++) {
-            Vec e = v_exp(v_sub(x[k], v_set1(all.max)));
-            s[k] = v_add(s[k], e);
-            if (store) store_up_to(logits + i + k * VEC, e, V - i - k * VEC);
+            e[k] = v_exp(v_sub(v_load(x + k * VEC), max));
+            s[k] = v_add(s[k], e[k]);
+            if (soon) __builtin_prefetch(soon + i + k * VEC, 0, 2);
         }
+        if (left && (i + BLOCK <= left[0] || i >= left[1])) block_store(logits, e, i, V);
     }
     all.sum = v_sum(sum4(s));
     all.log = logf(all.sum);
     return all;
 }
 
-static float ops_range_loss(float *logits, int lo, int hi, int V, int gradient) {
+static float ops_range_loss(float *logits, int lo, int hi, int V, int gradient, const float *soon) {
     if (lo < 0) {
         if (gradient) memset(logits, 0, sizeof(float) * (size_t)V);
         return 0;
     }
-    const int target[2] = {lo, hi = int_min(hi, V)};
-    const LogSum range = log_sum(logits, lo, hi, V, NULL), all = log_sum(logits, 0, V, V, gradient ? target : NULL);
-    if (gradient) {
-        const Vec m = v_set1(all.max), inverse = v_set1(1.0f / all.sum);
-        const Vec range_m = v_set1(range.max), range_inverse = v_set1(1.0f / range.sum);
-        for (int i = 0; i < V; i += VEC) {
-            Vec x = load_up_to(logits + i, V - i);
-            if ((i | 63) < lo || (i & ~63) >= hi) {
-                store_up_to(logits + i, v_mul(x, inverse), V - i);
-                continue;
+    const int    target[2] = {lo, hi = int_min(hi, V)};
+    const LogSum range = log_sum(logits, lo, hi, V, NULL, NULL);
+    const LogSum all = log_sum(logits, 0, V, V, gradient ? target : NULL, soon);
+    const Vec    m = v_set1(all.max), inverse = v_set1(1.0f / all.sum);
+    const Vec    range_m = v_set1(range.max), range_inverse = v_set1(1.0f / range.sum);
+    for (int i = 0; gradient && i < V; i += BLOCK) {
+        float        edge[BLOCK], target_edge[BLOCK];
+        const float *x = block_at(edge, logits, i, 0, V);
+        Vec          d[4];
+        for (int k = 0; k < 4; k++) d[k] = v_load(x + k * VEC);
+        if (i + BLOCK > lo && i < hi) {
+            const float *t = block_at(target_edge, logits, i, lo, hi);
+            for (int k = 0; k < 4; k++) {
+                const Vec q = v_exp(v_sub(v_load(t + k * VEC), range_m));
+                d[k] = v_fnma(q, range_inverse, v_mul(v_exp(v_sub(d[k], m)), inverse));
             }
-            Vec d = v_mul(v_exp(v_sub(x, m)), inverse), q = v_exp(v_sub(keep_lanes(x, lo - i, hi - i), range_m));
-            store_up_to(logits + i, v_fnma(q, range_inverse, d), V - i);
-        }
+        } else
+            for (int k = 0; k < 4; k++) d[k] = v_mul(d[k], inverse);
+        block_store(logits, d, i, V);
     }
     return (all.max - range.max) + (all.log - range.log);
 }

@@ -3,14 +3,6 @@
 
 #include <string.h>
 
-/* Of the next row, since caches do not foresee heads that lie between others. */
-static inline void fetch(const float *at, int D) {
-    for (int i = 0; i < D; i += 16) __builtin_prefetch(at + i);
-}
-static inline void fetch_to_write(float *at, int D) {
-    for (int i = 0; i < D; i += 16) __builtin_prefetch(at + i, 1);
-}
-
 void cpu_qk_norm_rope_forward(Device *dev, void *qk, void *rstd, const void *qkv, const void *q_weight,
                               const void *k_weight, const int32_t *positions, const void *rope, float eps, int N, int H,
                               int G, int D) {
@@ -22,7 +14,10 @@ void cpu_qk_norm_rope_forward(Device *dev, void *qk, void *rstd, const void *qkv
         const float *angles = (const float *)rope + (ptrdiff_t)positions[n] * D;
         float       *out = (float *)qk + (ptrdiff_t)n * (H + G) * D;
         for (int h = 0; h < H + G; h++) {
-            fetch(x + (H + 2 * G + h) * D, D);
+            if (n + ROWS_AHEAD < N) {
+                fetch(x + (ROWS_AHEAD * (H + 2 * G) + h) * D, D);
+                fetch_to_write(out + (ROWS_AHEAD * (H + G) + h) * D, D);
+            }
             float r = ops->norm_rope(out + h * D, x + h * D, h < H ? q_weight : k_weight, angles, eps, D);
             if (rstd) ((float *)rstd)[(ptrdiff_t)n * (H + G) + h] = r;
         }
@@ -46,9 +41,11 @@ void cpu_qk_norm_rope_backward(Device *dev, void *dqkv, void *dq_weight, void *d
                 ptrdiff_t at = (n * (H + 2 * G) + h) * D, at_qk = (n * (H + G) + h) * D;
                 int       key = h >= H;
                 float    *dw = (key ? dk_weight : dq_weight) ? sums + key * D : NULL;
-                fetch((const float *)qkv + at + (H + 2 * G) * D, D);
-                fetch((const float *)dqk + at_qk + (H + G) * D, D);
-                fetch_to_write((float *)dqkv + at + (H + 2 * G) * D, D);
+                if (n + ROWS_AHEAD < N) {
+                    fetch((const float *)qkv + at + ROWS_AHEAD * (H + 2 * G) * D, D);
+                    fetch((const float *)dqk + at_qk + ROWS_AHEAD * (H + G) * D, D);
+                    fetch_to_write((float *)dqkv + at + ROWS_AHEAD * (H + 2 * G) * D, D);
+                }
                 ops->norm_rope_backward((float *)dqkv + at, dw, (const float *)dqk + at_qk, (const float *)qkv + at,
                                         key ? k_weight : q_weight, (const float *)rope + (ptrdiff_t)positions[n] * D,
                                         ((const float *)rstd)[n * (H + G) + h], D);
