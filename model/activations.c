@@ -15,6 +15,8 @@ typedef struct {
     int drop_at;                 /* first recompute level that shares one buffer between layers */
     int training;                /* 1: only there when training; 2: or when there are adapters */
     int lora;                    /* columns as wide as the adapters of a matrix */
+    const char *host;            /* the row whose memory it lies in where it fits, because only one of them is alive at a
+                                    time: dead when the other is first written, and rebuilt after it */
 } ActRow;
 
 #define LAYER(field) #field, offsetof(LayerActs, field), 1
@@ -22,31 +24,31 @@ typedef struct {
 
 /* clang-format off */
 static const ActRow ROWS[] = {
-    /*                            C  HD GD F  H  G  1  shared from     training, adapters */
-    {LAYER(x),          OF_TABLE, 1, 0, 0, 0, 0, 0, 0, KEEP_ALWAYS,     0, 0},
-    {LAYER(attn_rstd),  OF_REAL,  0, 0, 0, 0, 0, 0, 1, RECOMPUTE_BLOCK, 1, 0},
-    {LAYER(qkv),        OF_TABLE, 0, 1, 2, 0, 0, 0, 0, RECOMPUTE_BLOCK, 0, 0},
-    {LAYER(qk),         OF_TABLE, 0, 1, 1, 0, 0, 0, 0, ONE_BUFFER,      0, 0},
-    {LAYER(qk_rstd),    OF_REAL,  0, 0, 0, 0, 1, 1, 0, ONE_BUFFER,      1, 0},
-    {LAYER(attn),       OF_TABLE, 0, 1, 0, 0, 0, 0, 0, RECOMPUTE_BLOCK, 0, 0},
-    {LAYER(lse),        OF_REAL,  0, 0, 0, 0, 1, 0, 0, RECOMPUTE_BLOCK, 1, 0},
-    {LAYER(x_mid),      OF_TABLE, 1, 0, 0, 0, 0, 0, 0, RECOMPUTE_BLOCK, 0, 0},
-    {LAYER(mlp_rstd),   OF_REAL,  0, 0, 0, 0, 0, 0, 1, RECOMPUTE_BLOCK, 1, 0},
-    {LAYER(gate_up),    OF_TABLE, 0, 0, 0, 2, 0, 0, 0, RECOMPUTE_MLP,   2, 0},
-    {PASS(norm),        OF_TABLE, 1, 0, 0, 0, 0, 0, 0, ONE_BUFFER,      0, 0},
-    {PASS(act),         OF_TABLE, 0, 0, 0, 1, 0, 0, 0, ONE_BUFFER,      0, 0},
-    {PASS(hidden),      OF_TABLE, 1, 0, 0, 0, 0, 0, 0, ONE_BUFFER,      0, 0},
-    {PASS(final_rstd),  OF_REAL,  0, 0, 0, 0, 0, 0, 1, ONE_BUFFER,      1, 0},
-    {PASS(losses),      OF_REAL,  0, 0, 0, 0, 0, 0, 1, ONE_BUFFER,      0, 0},
-    {PASS(batch),       OF_INT32, 0, 0, 0, 0, 0, 0, 5, ONE_BUFFER,      0, 0},
-    {PASS(incoming),    OF_INT32, 0, 0, 0, 0, 0, 0, 5, ONE_BUFFER,      0, 0},
-    {PASS(dx),          OF_TABLE, 1, 0, 0, 0, 0, 0, 0, ONE_BUFFER,      1, 0},
-    {PASS(dnorm),       OF_TABLE, 1, 0, 0, 0, 0, 0, 0, ONE_BUFFER,      1, 0},
-    {PASS(dattn),       OF_TABLE, 0, 1, 0, 0, 0, 0, 0, ONE_BUFFER,      1, 0},
-    {PASS(dqk),         OF_TABLE, 0, 1, 1, 0, 0, 0, 0, ONE_BUFFER,      1, 0},
-    {PASS(dqkv),        OF_TABLE, 0, 1, 2, 0, 0, 0, 0, ONE_BUFFER,      1, 0},
-    {PASS(low),         OF_TABLE, 0, 0, 0, 0, 0, 0, 0, ONE_BUFFER,      0, 1},
-    {PASS(dlow),        OF_TABLE, 0, 0, 0, 0, 0, 0, 0, ONE_BUFFER,      1, 1},
+    /*                            C  HD GD F  H  G  1  shared from     training, adapters, lies in */
+    {LAYER(x),          OF_TABLE, 1, 0, 0, 0, 0, 0, 0, KEEP_ALWAYS,     0, 0, NULL},
+    {LAYER(attn_rstd),  OF_REAL,  0, 0, 0, 0, 0, 0, 1, RECOMPUTE_BLOCK, 1, 0, NULL},
+    {LAYER(qkv),        OF_TABLE, 0, 1, 2, 0, 0, 0, 0, RECOMPUTE_BLOCK, 0, 0, NULL},
+    {LAYER(qk),         OF_TABLE, 0, 1, 1, 0, 0, 0, 0, ONE_BUFFER,      0, 0, "act"},
+    {LAYER(qk_rstd),    OF_REAL,  0, 0, 0, 0, 1, 1, 0, ONE_BUFFER,      1, 0, "act"},
+    {LAYER(attn),       OF_TABLE, 0, 1, 0, 0, 0, 0, 0, RECOMPUTE_BLOCK, 0, 0, NULL},
+    {LAYER(lse),        OF_REAL,  0, 0, 0, 0, 1, 0, 0, RECOMPUTE_BLOCK, 1, 0, NULL},
+    {LAYER(x_mid),      OF_TABLE, 1, 0, 0, 0, 0, 0, 0, RECOMPUTE_BLOCK, 0, 0, NULL},
+    {LAYER(mlp_rstd),   OF_REAL,  0, 0, 0, 0, 0, 0, 1, RECOMPUTE_BLOCK, 1, 0, NULL},
+    {LAYER(gate_up),    OF_TABLE, 0, 0, 0, 2, 0, 0, 0, RECOMPUTE_MLP,   2, 0, NULL},
+    {LAYER(dqk),        OF_TABLE, 0, 1, 1, 0, 0, 0, 0, ONE_BUFFER,      1, 0, "gate_up"},
+    {LAYER(dqkv),       OF_TABLE, 0, 1, 2, 0, 0, 0, 0, ONE_BUFFER,      1, 0, "gate_up"},
+    {PASS(norm),        OF_TABLE, 1, 0, 0, 0, 0, 0, 0, ONE_BUFFER,      0, 0, NULL},
+    {PASS(act),         OF_TABLE, 0, 0, 0, 1, 0, 0, 0, ONE_BUFFER,      0, 0, NULL},
+    {PASS(hidden),      OF_TABLE, 1, 0, 0, 0, 0, 0, 0, ONE_BUFFER,      0, 0, "dx"},
+    {PASS(final_rstd),  OF_REAL,  0, 0, 0, 0, 0, 0, 1, ONE_BUFFER,      1, 0, NULL},
+    {PASS(losses),      OF_REAL,  0, 0, 0, 0, 0, 0, 1, ONE_BUFFER,      0, 0, NULL},
+    {PASS(batch),       OF_INT32, 0, 0, 0, 0, 0, 0, 5, ONE_BUFFER,      0, 0, NULL},
+    {PASS(incoming),    OF_INT32, 0, 0, 0, 0, 0, 0, 5, ONE_BUFFER,      0, 0, NULL},
+    {PASS(dx),          OF_TABLE, 1, 0, 0, 0, 0, 0, 0, ONE_BUFFER,      1, 0, NULL},
+    {PASS(dnorm),       OF_TABLE, 1, 0, 0, 0, 0, 0, 0, ONE_BUFFER,      1, 0, NULL},
+    {PASS(dattn),       OF_TABLE, 0, 1, 0, 0, 0, 0, 0, ONE_BUFFER,      1, 0, "norm"},
+    {PASS(low),         OF_TABLE, 0, 0, 0, 0, 0, 0, 0, ONE_BUFFER,      0, 1, NULL},
+    {PASS(dlow),        OF_TABLE, 0, 0, 0, 0, 0, 0, 0, ONE_BUFFER,      1, 1, NULL},
 };
 /* clang-format on */
 enum { N_ROWS = sizeof ROWS / sizeof *ROWS };
@@ -119,6 +121,39 @@ static int vacant_take(Vacant *v, size_t bytes) {
     return 1;
 }
 
+/* Bytes from the start of its host's memory to where a row lies in it; -1: it has a place of its own. */
+static int64_t guest_offset(const ActRow *guest, const ActRow **host, const ModelConfig *cfg, DType t, int N, int training) {
+    size_t used = 0;
+    *host = NULL;
+    for (int i = 0; guest->host && i < N_ROWS; i++)
+        if (!strcmp(ROWS[i].name, guest->host)) *host = &ROWS[i];
+    if (!*host || !copies(*host, cfg, training, RECOMPUTE_NONE)) return -1;
+    for (int i = 0; i < N_ROWS; i++) {
+        const ActRow *r = &ROWS[i];
+        if (!r->host || strcmp(r->host, guest->host) || !copies(r, cfg, training, RECOMPUTE_NONE)) continue;
+        const int fits = used + copy_bytes(r, cfg, t, N) <= copy_bytes(*host, cfg, t, N);
+        if (r == guest) return fits ? (int64_t)used : -1;
+        if (fits) used += copy_bytes(r, cfg, t, N);
+    }
+    return -1;
+}
+
+static void *fields_of(Acts *a, const ActRow *r, int l) {
+    return r->of_layer ? (void *)&a->layer[l] : (void *)&a->pass;
+}
+
+static void guests_bind(Acts *a, const ModelConfig *cfg, DType t) {
+    for (int i = 0; i < N_ROWS; i++) {
+        const ActRow *r = &ROWS[i], *host;
+        const int64_t offset = guest_offset(r, &host, cfg, t, a->N, a->training);
+        char *at;
+        for (int l = 0; offset >= 0 && l < cfg->n_layers; l++) {
+            memcpy(&at, (char *)fields_of(a, host, l) + host->field, sizeof at);
+            set_pointer(fields_of(a, r, l), r->field, at + offset);
+        }
+    }
+}
+
 typedef struct {
     size_t own, lent; /* bytes */
 } Taken;
@@ -143,13 +178,14 @@ static Taken lay_out(const ModelConfig *cfg, const ParamTable *lender, DType t, 
     }
     for (int i = 0; i < N_ROWS; i++) {
         const ActRow *r = &ROWS[i];
+        const ActRow *host;
         if (kept(r, training, level) || !copies(r, cfg, training, level)) continue;
-        char *at = a ? (char *)a->arena + taken.own : NULL;
-        if (a && !r->of_layer) set_pointer(&a->pass, r->field, at);
-        for (int l = 0; a && r->of_layer && l < L + (r->drop_at == KEEP_ALWAYS); l++)
-            set_pointer(&a->layer[l], r->field, at);
+        if (guest_offset(r, &host, cfg, t, N, training) >= 0) continue;
+        for (int l = 0; a && l < L + (r->drop_at == KEEP_ALWAYS); l++)
+            set_pointer(fields_of(a, r, l), r->field, (char *)a->arena + taken.own);
         taken.own += copy_bytes(r, cfg, t, N);
     }
+    if (a) guests_bind(a, cfg, t);
     return taken;
 }
 
@@ -166,10 +202,12 @@ void acts_report(const ModelConfig *cfg, const ParamTable *lender, DType t, int 
     const double MIB = 1048576;
     fprintf(out, "  %-12s %14s %8s %12s\n", "activation", "columns/token", "copies", "MiB");
     for (int i = 0; i < N_ROWS; i++) {
-        int n = copies(&ROWS[i], cfg, training, recompute);
-        if (!n || !columns(&ROWS[i], cfg)) continue;
-        fprintf(out, "  %-12s %14lld %8d %12.2f\n", ROWS[i].name, (long long)columns(&ROWS[i], cfg), n,
-                (double)n * (double)copy_bytes(&ROWS[i], cfg, t, N) / MIB);
+        const ActRow *r = &ROWS[i], *host;
+        const int n = copies(r, cfg, training, recompute);
+        if (!n || !columns(r, cfg)) continue;
+        fprintf(out, "  %-12s %14lld ", r->name, (long long)columns(r, cfg));
+        if (guest_offset(r, &host, cfg, t, N, training) >= 0) fprintf(out, "%8s   in %s\n", "", r->host);
+        else fprintf(out, "%8d %12.2f\n", n, (double)n * (double)copy_bytes(r, cfg, t, N) / MIB);
     }
     const Taken taken = lay_out(cfg, lender, t, N, training, recompute, NULL);
     fprintf(out, "  %-12s %14s %8s %12.2f\n", "all", "", "", (double)(taken.own + taken.lent) / MIB);

@@ -1,6 +1,6 @@
-/* activations.h - what one pass keeps in device memory.  One table (activations.c) of name, columns per token and the
- * recompute level from which a row is no longer kept per layer drives allocation, the memory report and nothing else
- * has to know sizes.  Private to model/: others see `Acts` through model.h.
+/* activations.h - what one pass keeps in device memory.  One table (activations.c) of name, columns per token, the
+ * recompute level from which a row is no longer kept per layer and the row whose memory it may lie in drives allocation,
+ * the memory report and nothing else has to know sizes.  Private to model/: others see `Acts` through model.h.
  *
  * Rebuilding in backward: norm outputs, turned queries and keys and the SwiGLU product are always rebuilt (elementwise,
  * under a hundredth of a step, and a third of the memory); level mlp also rebuilds gate_up (one product), level block the whole block from
@@ -21,6 +21,8 @@ typedef struct {
     void *x_mid;     /* (N,C) residual stream between attention and MLP */
     void *mlp_rstd;  /* (N) real */
     void *gate_up;   /* (N,2F) */
+    void *dqk;       /* (N, (H+G)*D) */
+    void *dqkv;      /* (N, (H+2G)*D) */
 } LayerActs;
 
 /* Of the pass as a whole; forward rows first, then what only backward needs. */
@@ -34,8 +36,6 @@ typedef struct {
     void *dx;    /* (N,C) gradient of the residual stream, accumulates downwards */
     void *dnorm; /* (N,C) gradient of a norm's output */
     void *dattn; /* (N, H*D) */
-    void *dqk;   /* (N, (H+G)*D) */
-    void *dqkv;  /* (N, (H+2G)*D) */
     void *low, *dlow; /* (N, lora_widest().width) A inp of an adapter, and its gradient */
 } PassActs;
 

@@ -432,17 +432,17 @@ static void attention_half_backward(Model *m, Acts *a, int l, const LayerParams 
     adapter_backward_input(m, l, W_ATTN_OUT, p, p->dattn, p->dx, N);
     if (grad->attn_out) k->matmul_wgrad(m->dev, grad->attn_out, p->dx, la->attn, N, C, H * D);
     adapter_backward(m, l, W_ATTN_OUT, p, grad, p->dx, la->attn, N);
-    if (a->recompute != RECOMPUTE_BLOCK) queries_and_keys(m, l, la, acts_batch(a, BATCH_POSITIONS), N);
-    k->attention_backward(m->dev, p->dqk, p->dqkv, p->dattn, la->qk, la->qkv, la->attn, la->lse,
+    queries_and_keys(m, l, la, acts_batch(a, BATCH_POSITIONS), N);
+    k->attention_backward(m->dev, la->dqk, la->dqkv, p->dattn, la->qk, la->qkv, la->attn, la->lse,
                           acts_batch(a, BATCH_CU_SEQLENS), a->shape.n_seq, N, H, G, D);
-    k->qk_norm_rope_backward(m->dev, p->dqkv, grad->q_norm, grad->k_norm, p->dqk, la->qkv, w->q_norm, w->k_norm,
+    k->qk_norm_rope_backward(m->dev, la->dqkv, grad->q_norm, grad->k_norm, la->dqk, la->qkv, w->q_norm, w->k_norm,
                              la->qk_rstd, acts_batch(a, BATCH_POSITIONS), m->rope, N, H, G, D);
-    k->matmul_dgrad(m->dev, p->dnorm, p->dqkv, &w_qkv, N);
-    adapter_backward_input(m, l, W_QKV, p, p->dnorm, p->dqkv, N);
+    k->matmul_dgrad(m->dev, p->dnorm, la->dqkv, &w_qkv, N);
+    adapter_backward_input(m, l, W_QKV, p, p->dnorm, la->dqkv, N);
     if (grad->qkv || has_adapter(m, l, W_QKV))
         k->rmsnorm_forward(m->dev, p->norm, la->attn_rstd, la->x, w->attn_norm, (float)c->rms_eps, N, C);
-    if (grad->qkv) k->matmul_wgrad(m->dev, grad->qkv, p->dqkv, p->norm, N, (H + 2 * G) * D, C);
-    adapter_backward(m, l, W_QKV, p, grad, p->dqkv, p->norm, N);
+    if (grad->qkv) k->matmul_wgrad(m->dev, grad->qkv, la->dqkv, p->norm, N, (H + 2 * G) * D, C);
+    adapter_backward(m, l, W_QKV, p, grad, la->dqkv, p->norm, N);
     k->rmsnorm_backward(m->dev, p->dx, grad->attn_norm, p->dnorm, la->x, w->attn_norm, la->attn_rstd, N, C);
 }
 

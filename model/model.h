@@ -101,7 +101,7 @@ void model_decode(Model *m, Acts *a, const int32_t *tokens, const int32_t *posit
 void model_logits(Model *m, Acts *a, void *logits, const int32_t *rows, int n_rows);
 
 const void *acts_losses(const Acts *a); /* (N) real */
-const void *acts_hidden(const Acts *a); /* (N,C) after the final norm */
+const void *acts_hidden(const Acts *a); /* (N,C) after the final norm; until model_backward */
 /* Of training activations, for attribution: what entered the first block; after model_loss with grad the gradient of the
  * hidden states, which may be changed before model_backward; after that the gradient of what entered. */
 const void *acts_embedded(const Acts *a);          /* (N,C) */

@@ -36,6 +36,18 @@ static const ModelConfig WIDE __attribute__((unused)) = {.n_layers = 2,
                                  .rope_theta = 10000,
                                  .rms_eps = 1e-6,
                                  .init_std = 0.1};
+/* Every row of the activations fits into its host (activations.c), as in models that people train. */
+static const ModelConfig ROOMY __attribute__((unused)) = {.n_layers = 2,
+                                 .d_model = 32,
+                                 .n_heads = 4,
+                                 .n_kv_heads = 2,
+                                 .head_dim = 8,
+                                 .d_ff = 72,
+                                 .vocab_size = 70,
+                                 .seq_len = 256,
+                                 .rope_theta = 100,
+                                 .rms_eps = 1e-6,
+                                 .init_std = 0.3};
 
 static inline Device *open_device(int threads) {
     char msg[256] = "";

@@ -4,12 +4,12 @@
 
 /* ---- gradients --------------------------------------------------------------------------------------------------- */
 
-static void check_gradients(int tied) {
+static void check_gradients(const ModelConfig *shape, int tied) {
     static const int length[] = {7, 1, 13, 5};
     Model m;
     Device *dev = open_device(2);
-    open_model(&m, dev, &TINY, tied, DTYPE_F64);
-    Batch b = make_batch(length, 4, TINY.vocab_size, 3);
+    open_model(&m, dev, shape, tied, DTYPE_F64);
+    Batch b = make_batch(length, 4, shape->vocab_size, 3);
     Acts *a = open_acts(&m, b.N, 0, RECOMPUTE_NONE);
     double *grad = gradient(&m, &b, RECOMPUTE_NONE);
     for (int i = 0; i < m.table.n; i++) check_row(&m, a, &b, &m.table.spec[i], grad + m.table.spec[i].offset);
@@ -22,22 +22,25 @@ static void check_gradients(int tied) {
 
 static void test_gradients_tied(void **state) {
     (void)state;
-    check_gradients(1);
+    check_gradients(&TINY, 1);
+    check_gradients(&ROOMY, 1);
 }
 
 static void test_gradients_untied(void **state) {
     (void)state;
-    check_gradients(0);
+    check_gradients(&TINY, 0);
+    check_gradients(&ROOMY, 0);
 }
 
 /* Recomputed activations have the bits of kept ones, so gradients have, too. */
 static void test_recompute(void **state) {
     (void)state;
     static const int length[] = {30, 3, 70};
-    for (int f64 = 0; f64 < 2; f64++) {
+    static const ModelConfig *const shape[] = {&WIDE, &TINY, &ROOMY};
+    for (int i = 0; i < 3; i++) {
         Model m;
         Device *dev = open_device(2);
-        open_model(&m, dev, f64 ? &TINY : &WIDE, 1, f64 ? DTYPE_F64 : DTYPE_F32);
+        open_model(&m, dev, shape[i], 1, i ? DTYPE_F64 : DTYPE_F32);
         Batch b = make_batch(length, 3, 70, 5);
         const size_t bytes = (size_t)m.table.total * real_size(&m);
         void *none = gradient(&m, &b, RECOMPUTE_NONE), *mlp = gradient(&m, &b, RECOMPUTE_MLP);

@@ -108,6 +108,18 @@ static void test_memory_report(void **state) {
     assert_non_null(strstr(text, "gate_up"));
     assert_string_equal(text + size - strlen(last), last);
     free(text);
+    ParamTable table;
+    assert_int_equal(param_table_build(&table, &cfg, 16, &err), OK);
+    out = open_memstream(&text, &size);
+    acts_report(&cfg, &table, DTYPE_F32, 512, 1, RECOMPUTE_NONE, out);
+    fclose(out);
+    const size_t lent = acts_lent_bytes(&cfg, &table, DTYPE_F32, 512, RECOMPUTE_NONE);
+    assert_true(lent > 0 && lent < none);
+    assert_non_null(strstr(text, last));
+    snprintf(last, sizeof last, "%.2f\n", (double)lent / 1048576);
+    assert_string_equal(text + size - strlen(last), last);
+    free(text);
+    param_table_free(&table);
 }
 
 static void test_flops(void **state) {

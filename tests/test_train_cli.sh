@@ -55,6 +55,10 @@ head size|2|head_dim|--data data --out r --head-dim 48 --steps 1
 EOF
 "$train" --data data --dry-run --world 4 --batch 8 --seq-len 64 > dry.log 2>&1 && grep -q 'moments' dry.log && grep -q 'tokens/s' dry.log
 verdict $? "dry run prints memory and speed" dry.log
+"$train" --data data --dry-run --batch 8 --micro-batch 8 --seq-len 64 > dry.log 2>&1 && grep -q '; [0-9.]* more in memory of gradients)' dry.log &&
+    awk '/^  activations /{own = $2; lent = $7} /^  all /{all = $2 * 1.048576} END {exit !(lent > 1 && (own + lent - all) ^ 2 < 0.04)}' dry.log &&
+    "$train" --data data --dry-run --batch 8 --micro-batch 4 --seq-len 64 > dry.log 2>&1 && ! grep -q 'memory of gradients' dry.log
+verdict $? "dry run: with one pass a step gradients lend their memory, with more they do not" dry.log
 
 # ---- one process -----------------------------------------------------------------------------------------------------
 short="--data data --layers 1 --d-model 64 --heads 1 --kv-heads 1 --d-ff 64 --seq-len 1024 --batch 1 --eval-tokens 1024"
@@ -168,7 +172,7 @@ if [ $have_mpi = 0 ]; then
 fi
 
 # ---- ranks -----------------------------------------------------------------------------------------------------------
-for n in 2 4; do
+for n in 2 4; do # two passes a step, and one, where gradients lend their memory
     run $n "ranks$n" --steps 8 --micro-batch 3 && close_to a "ranks$n" loss 1e-5 > diff.log && same_field a "ranks$n" targets
     verdict $? "$n ranks give the losses of one" diff.log
 done
