@@ -22,6 +22,16 @@ else
     check "ehr-infer starts" "$($infer --help > "$work/out" 2>&1 || { echo "it said:"; cat "$work/out"; })"
 fi
 
+# ---- what is predicted is what the code that chooses says ------------------------------------------------------------
+if grep -qE '^  emulator +yes' "$build/detect.txt" && [ -x .venv/bin/python ]; then
+    .venv/bin/python tests/gpu/predict.py > "$work/predicted" 2> "$work/err"
+    rc=$?
+    check "the products that tests/gpu/PENDING.md predicts are chosen and take the time that it says" \
+        "$([ $rc = 0 ] || tail -n 3 "$work/err"; grep -E '^\| (119 M|1 B) \| [a-z_]+ [a-z_]+ \| 128 x' tests/gpu/PENDING.md | diff - <(tail -n +3 "$work/predicted"))"
+else
+    echo "skip - predicted products: no C++ compiler, no CUDA headers or no .venv"
+fi
+
 # ---- nvcc's part ---------------------------------------------------------------------------------------------------
 if ! ls "$build"/kernels/cuda/*.ptxas > /dev/null 2>&1; then
     echo "skip - kernels by nvcc: $(grep -E '^  CUDA ' "$build/detect.txt" | sed 's/^ *CUDA *[a-z]* *//')"
