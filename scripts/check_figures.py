@@ -153,6 +153,15 @@ def check_page():
     told = report_page.in_short(o)
     check("in short: no baseline that had luck with the labels is better than the best possible", "dull: " in told and "lucky" not in told
           and f"dull: {100 * o['auroc_true_risk']:.0f}%; the best possible: {100 * o['auroc_true_risk']:.0f}%" in told, told)  # fmt: skip
+    patient, missed = np.repeat(np.arange(60), 5), 0
+    for _ in range(200):  # whole patients have it or have it not
+        y = np.repeat((rng.uniform(size=60) < 0.3).astype(float), 5)
+        points = report_page.calibration_points(np.full(300, 0.3), y, patient)
+        missed += not points[0][2] <= 0.3 <= points[0][3]
+    check("bars of a calibration plot count patients, not their rows", len(points) == 1 and missed <= 20, f"{missed} of 200")
+    y = (rng.uniform(size=300) < 0.3).astype(float)
+    alone = report_page.calibration_points(np.full(300, 0.3), y, np.arange(300))[0]
+    check("and are Wilson's where each has one", np.allclose(alone[2:4], report_page.wilson(y.sum(), 300)), str(alone))
     check("in short: with the interval", f"{100 * o['auroc_interval'][0]:.0f} to {100 * o['auroc_interval'][1]:.0f}%" in told, told)
 
 

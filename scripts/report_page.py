@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 
+import fairness
 import metrics
 import report_groups
 from report_parts import axes, figure_of, interval, legend, legend_of_many, number, picture, table
@@ -70,11 +71,23 @@ LEAST_DRAWN = 5  # positives, and negatives, of a calibration plot: fewer say no
 LEAST_CURVE = 20  # of its smooth curve, which bends after every single one of fewer
 
 
-def calibration_points(risk, y):
+def independent(patient, y):
+    """How many independent rows say as much about the mean of y as these do, of which a patient may have several."""
+    share = y.mean()
+    if share in (0, 1):
+        return np.unique(patient).size
+    return y.size / fairness.dispersion(patient, y - share, np.full(y.size, share * (1 - share)))
+
+
+def calibration_points(risk, y, patient):
     """Bins of equal size, as many as leave five of the rarer class to each: mean risk, share, its interval, rows."""
     rarer = min(y.sum(), (1 - y).sum())
-    rows, _ = metrics.calibration_bins(risk, y, int(np.clip(rarer // LEAST_DRAWN, 2, 10)))
-    return [(r["risk"], r["outcome"], *wilson(r["outcome"] * r["n"], r["n"]), r["n"]) for r in rows]
+    order, start = metrics._bins(risk, int(np.clip(rarer // LEAST_DRAWN, 2, 10)))
+    points = []
+    for part in np.split(order, start[1:]):
+        share, n = y[part].mean(), independent(patient[part], y[part])
+        points.append((risk[part].mean(), share, *wilson(share * n, n), part.size))
+    return points
 
 
 def draw_one_calibration(o):
@@ -85,7 +98,7 @@ def draw_one_calibration(o):
     for label, risk, color in [("as the model says", study.raw, "#08519c"), ("recalibrated", study.mapped, "#d94801")]:
         if label == "recalibrated" and not study.record:
             continue
-        points = np.array(calibration_points(risk, study.y))
+        points = np.array(calibration_points(risk, study.y, study.rows.patient[study.known]))
         x, y, low, high = points[:, 0], points[:, 1], points[:, 2], points[:, 3]
         ax.errorbar(x, y, [np.maximum(y - low, 0), np.maximum(high - y, 0)], fmt="o", ms=4, lw=0.8, color=color, label=label)
         order = np.argsort(risk)
