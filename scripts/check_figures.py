@@ -11,6 +11,7 @@ import metrics
 import outcome
 import recalibrate
 import report_page
+import sequential
 from checks import check, close, finish
 
 HORIZON = 1000.0
@@ -161,7 +162,12 @@ def check_page():
     check("bars of a calibration plot count patients, not their rows", len(points) == 1 and missed <= 20, f"{missed} of 200")
     y = (rng.uniform(size=300) < 0.3).astype(float)
     alone = report_page.calibration_points(np.full(300, 0.3), y, np.arange(300))[0]
-    check("and are Wilson's where each has one", np.allclose(alone[2:4], report_page.wilson(y.sum(), 300)), str(alone))
+    check("and are Wilson's where each has one", np.allclose(alone[2:4], metrics.wilson(y.sum(), 300)), str(alone))
+    draws = rng.integers(0, 15, (50, 15))
+    box = sequential.mean(np.zeros(15), draws)["interval"]
+    check("that none of 15 was named right does not say that none ever is", box[0] == 0 and 0.19 < box[1] < 0.22, str(box))
+    values = rng.uniform(size=15)
+    check("chances are resampled", np.allclose(sequential.mean(values, draws)["interval"], np.percentile(values[draws].mean(1), [2.5, 97.5])))
     check("in short: with the interval", f"{100 * o['auroc_interval'][0]:.0f} to {100 * o['auroc_interval'][1]:.0f}%" in told, told)
 
 

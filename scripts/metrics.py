@@ -330,6 +330,12 @@ def interval(values):
     )
 
 
+def wilson(hits, n, z=1.96):
+    """95% interval of a share (Wilson 1927)."""
+    middle, half = hits + z * z / 2, z * np.sqrt(hits * (n - hits) / n + z * z / 4)
+    return (middle - half) / (n + z * z), (middle + half) / (n + z * z)
+
+
 def p_value(value, values, effective=None):
     """Two-sided, of value = 0, by the spread of its resamples; None when it is undefined in more than a tenth.
     effective: how many observations that spread rests on (of a group: its positives).  With few of them it is itself

@@ -61,12 +61,6 @@ def draw_calibration(outcomes):
     return picture(figure)
 
 
-def wilson(hits, n, z=1.96):
-    """95% interval of a share (Wilson 1927)."""
-    middle, half = hits + z * z / 2, z * np.sqrt(hits * (n - hits) / n + z * z / 4)
-    return (middle - half) / (n + z * z), (middle + half) / (n + z * z)
-
-
 LEAST_DRAWN = 5  # positives, and negatives, of a calibration plot: fewer say nothing in a picture
 LEAST_CURVE = 20  # of its smooth curve, which bends after every single one of fewer
 
@@ -86,7 +80,7 @@ def calibration_points(risk, y, patient):
     points = []
     for part in np.split(order, start[1:]):
         share, n = y[part].mean(), independent(patient[part], y[part])
-        points.append((risk[part].mean(), share, *wilson(share * n, n), part.size))
+        points.append((risk[part].mean(), share, *metrics.wilson(share * n, n), part.size))
     return points
 
 

@@ -71,7 +71,15 @@ def walks(s, name, flags, tests=None):
 
 
 def mean(values, draws):
-    """Mean over encounters, one a patient, with its interval over resampled patients."""
+    """Mean over encounters, one a patient, with its interval: over resampled patients, but of what is or is not Wilson's, which
+    of none, or all, is not nothing."""
+    shares = np.isin(values, (0, 1)).all()
+    box = [float(np.clip(x, 0, 1)) for x in metrics.wilson(values.sum(), values.size)] if shares else metrics.interval(values[draws].mean(axis=1))
+    return {"mean": float(values.mean()), "interval": box}
+
+
+def gain(values, draws):
+    """Mean of differences, with its interval over resampled patients."""
     return {"mean": float(values.mean()), "interval": metrics.interval(values[draws].mean(axis=1))}
 
 
@@ -148,7 +156,7 @@ def measure(s):
         "own": policy(model, own, draws),
         "everything": everything(model, draws, waits),
         "as_recorded": policy(model, last, draws, model.recorded_cost[:, 0], model.recorded_minutes[:, 0]),
-        "gain_of_everything": mean(model.at("right", last) - model.at("right", never), draws),
+        "gain_of_everything": gain(model.at("right", last) - model.at("right", never), draws),
         "curve": curve(model, draws),
         "usual_order": {"curve": curve(usual, draws)},
         "asked_in_vain": float((one_by_one & (model.recorded == 0)).sum() / max(one_by_one.sum(), 1)),
