@@ -244,22 +244,40 @@ void dataset_close(Dataset *d) {
 
 /* ---- patients ---------------------------------------------------------------------------------------------------- */
 
+static uint32_t shard_token(const Shard *s, int64_t i) {
+    return s->wide ? ((const uint32_t *)s->tokens)[i] : ((const uint16_t *)s->tokens)[i];
+}
+
+/* Both look at everything first, without a branch for each element, and for the place only when there is one. */
+static int64_t unknown_id(const Shard *s, int64_t first, int64_t end, uint32_t V) {
+    uint32_t largest = 0;
+    for (int64_t i = first; i < end; i++) largest = shard_token(s, i) > largest ? shard_token(s, i) : largest;
+    if (first == end || largest < V) return end;
+    int64_t at = first;
+    while (shard_token(s, at) < V) at++;
+    return at;
+}
+
+static int64_t descent(const int32_t *minutes, int64_t first, int64_t end) {
+    int any = first < end && minutes[first] < 0;
+    for (int64_t i = first + 1; i < end; i++) any |= minutes[i] < minutes[i - 1];
+    if (!any) return end;
+    int64_t at = first;
+    while (minutes[at] >= (at > first ? minutes[at - 1] : 0)) at++;
+    return at;
+}
+
 /* Once a patient: whatever is built on it may then index by token and subtract times without looking again. */
 static Status check_patient(const Dataset *d, Shard *s, int64_t p, Err *err) {
-    int64_t first = (int64_t)s->offsets[p], end = (int64_t)s->offsets[p + 1], bad = -1;
+    int64_t first = (int64_t)s->offsets[p], end = (int64_t)s->offsets[p + 1];
     Status status = shard_check_blocks(s, first, end, err);
     if (status) return status;
-    uint32_t V = (uint32_t)d->vocabulary.n, id = 0;
-    for (int64_t i = first; i < end && bad < 0; i++) {
-        id = s->wide ? ((const uint32_t *)s->tokens)[i] : ((const uint16_t *)s->tokens)[i];
-        if (id >= V) bad = i;
-    }
-    if (bad >= 0)
+    uint32_t V = (uint32_t)d->vocabulary.n;
+    int64_t bad = unknown_id(s, first, end, V);
+    if (bad < end)
         return err_set(err, ERR_FORMAT, "%s: token %lld of patient %lld is %u, but the vocabulary has %u tokens",
-                       s->path, (long long)(bad - first), (long long)p, id, V);
-    for (int64_t i = first; i < end && bad < 0; i++)
-        if (s->minutes[i] < (i > first ? s->minutes[i - 1] : 0)) bad = i;
-    if (bad >= 0)
+                       s->path, (long long)(bad - first), (long long)p, shard_token(s, bad), V);
+    if ((bad = descent(s->minutes, first, end)) < end)
         return err_set(err, ERR_FORMAT, "%s: minutes of patient %lld descend at token %lld", s->path, (long long)p,
                        (long long)(bad - first));
     const uint16_t *statics = s->statics + p * (s->n_static + 1);
@@ -321,24 +339,6 @@ void dataset_patient_unchecked(const Dataset *d, int split, int64_t row, Patient
     int64_t p;
     const Shard *s = find_shard(d, split, row, &p);
     view_patient(s, p, row, out);
-}
-
-static void fetch(const void *from, int64_t bytes) {
-    enum { LINE = 64, MOST = 32 * LINE }; /* caches foresee the rest */
-    for (int64_t i = 0; i < bytes && i < MOST; i += LINE) __builtin_prefetch((const char *)from + i);
-}
-
-void dataset_patient_fetch(const Dataset *d, int split, int64_t row, int64_t first, int64_t count) {
-    int64_t p;
-    const Shard *s = find_shard(d, split, row, &p);
-    int64_t begin = (int64_t)s->offsets[p], n = (int64_t)s->offsets[p + 1] - begin, width = s->wide ? 4 : 2;
-    if (!count) first = n - 1, count = 1;
-    if (first < 0 || first >= n) return;
-    if (count > n - first) count = n - first;
-    begin += first;
-    fetch((const char *)s->tokens + begin * width, count * width);
-    fetch(s->minutes + begin, count * (int64_t)sizeof *s->minutes);
-    if (s->oracle_logp) fetch(s->oracle_logp + begin, count * (int64_t)sizeof *s->oracle_logp);
 }
 
 Status dataset_find(Dataset *d, uint64_t key, int *split, int64_t *row, Err *err) {

@@ -64,8 +64,6 @@ void dataset_close(Dataset *d);
 Status dataset_patient(Dataset *d, int split, int64_t row, PatientView *out, Err *err);
 /* The same without any check, for sizes alone: what the view points at may be damaged.  row must exist. */
 void dataset_patient_unchecked(const Dataset *d, int split, int64_t row, PatientView *out);
-/* Asks the caches for elements [first, first + count) of a patient that is read soon; count 0: for its last one. */
-void dataset_patient_fetch(const Dataset *d, int split, int64_t row, int64_t first, int64_t count);
 /* By key; ERR_USAGE when no split has it. */
 Status dataset_find(Dataset *d, uint64_t key, int *split, int64_t *row, Err *err);
 /* Group label of a code of a group column: "F"; "" when unknown. */

@@ -1,11 +1,14 @@
-/* loader.c - see loader.h.  One block is packed at a time; filling a row then copies runs of a patient's arrays. */
+/* loader.c - see loader.h.  One block is packed at a time; filling a row then copies runs of a patient's arrays, which
+ * for data larger than the caches means to hide memory's time behind the copying. */
 #include "data/loader.h"
 #include "data/loader_pack.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { FETCH_AHEAD = 6 }; /* windows whose elements are fetched before they are copied */
+/* Later windows are fetched while one is copied, a piece of theirs for a piece of its: processors have some tens of
+ * fetches under way, and a whole window at once would wait for memory. */
+enum { FETCH_AHEAD = 6 /* windows */, PIECE = 64 /* elements */ };
 
 struct Loader {
     Dataset *d;
@@ -20,6 +23,7 @@ struct Loader {
     int64_t *order; /* (n_blocks) of order_epoch; NULL: as they come */
     Batch batch[2]; /* the last two given out */
     int turn;       /* which one is being filled */
+    int logp[2];    /* whether oracle_logp of the batch may hold anything but NaN */
 };
 
 static int64_t block_count(const Dataset *d, int split) {
@@ -38,6 +42,7 @@ static void batch_open(Batch *b, int rows, int T) {
     b->target_index = xcalloc(N, sizeof *b->target_index);
     b->oracle_logp = xcalloc(N, sizeof *b->oracle_logp);
     b->minutes = xcalloc(N, sizeof *b->minutes);
+    for (size_t i = 0; i < N; i++) b->oracle_logp[i] = NAN;
 }
 
 static void batch_close(Batch *b) {
@@ -87,90 +92,113 @@ void loader_close(Loader *ld) {
 
 /* ---- filling ----------------------------------------------------------------------------------------------------- */
 
-/* Elements [first, end) of the tokens: ids to `ids` (inputs and targets are the same run, one slot apart). */
-static void copy_ids(int32_t *ids, const PatientView *p, int64_t first, int64_t end) {
-    int64_t n = end - first;
-    if (p->wide) {
-        const uint32_t *from = (const uint32_t *)p->tokens + first;
-        for (int64_t i = 0; i < n; i++) ids[i] = (int32_t)from[i];
-    } else {
-        const uint16_t *from = (const uint16_t *)p->tokens + first;
-        for (int64_t i = 0; i < n; i++) ids[i] = from[i];
+static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* Elements [first, first + n) of the tokens: read at slots from `at` on, predicted one slot earlier.  `simd`: no two of
+ * the eight arrays overlap, which compilers would look at again for every piece. */
+static void copy_piece(Batch *b, int at, const PatientView *p, int64_t first, int n, int position) {
+    const int wide = p->wide;
+    const uint16_t *narrow_id = (const uint16_t *)p->tokens + first;
+    const uint32_t *wide_id = (const uint32_t *)p->tokens + first;
+    const int32_t *when = p->minutes + first;
+    int32_t *tokens = b->tokens + at, *minutes = b->minutes + at, *positions = b->positions + at;
+    int32_t *lo = b->target_lo + at - 1, *hi = b->target_hi + at - 1;
+    int64_t *index = b->target_index + at - 1;
+#pragma omp simd
+    for (int i = 0; i < n; i++) {
+        int32_t id = wide ? (int32_t)wide_id[i] : narrow_id[i];
+        tokens[i] = lo[i] = id;
+        hi[i] = id + 1;
+        index[i] = first + i;
+        minutes[i] = when[i];
+        positions[i] = position + i;
     }
 }
 
-static void positions_from_0(int32_t *to, int n) {
-    for (int i = 0; i < n; i++) to[i] = i;
+/* The window that is fetched while another is copied: its elements [at, end). */
+typedef struct {
+    PatientView p;
+    int64_t at, end;
+} Soon;
+
+static void fetch_piece(Soon *s) {
+    if (s->at < s->end) patient_fetch(&s->p, s->at, PIECE);
+    s->at += PIECE;
 }
 
-static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+/* The same for any number of them, and what is left of the window to be fetched. */
+static void copy_tokens(Batch *b, int at, const PatientView *p, int64_t first, int64_t n, int position, Soon *soon) {
+    for (int64_t i = 0; i < n; i += PIECE) {
+        fetch_piece(soon);
+        copy_piece(b, at + (int)i, p, first + i, (int)smaller(PIECE, n - i), position + (int)i);
+    }
+    while (soon->at < soon->end) fetch_piece(soon);
+}
 
 static int32_t stream_minute(const PatientView *p, const Stream *s, int64_t at) {
     if (at < s->n) return p->minutes[at];
     return (int32_t)(p->minutes[s->n - 1] + (at - s->n + 1) * GAP_MINUTES[GAP_BINS]);
 }
 
-/* Targets of the window, at the slots that predict them: `at` is the slot of the last prefix token. */
-static void fill_targets(Batch *b, int at, const Window *w, const PatientView *p, const Stream *s, int gap_lo) {
-    int64_t end = w->first + w->count, told = smaller(end, s->n), n = told > w->first ? told - w->first : 0;
-    int32_t *lo = b->target_lo + at, *hi = b->target_hi + at;
-    if (n) copy_ids(lo, p, w->first, told);
-    for (int64_t i = 0; i < n; i++) hi[i] = lo[i] + 1;
-    for (int64_t i = 0; i < n; i++) b->target_index[at + i] = w->first + i;
-    if (p->oracle_logp && n) memcpy(b->oracle_logp + at, p->oracle_logp + w->first, sizeof(float) * (size_t)n);
-    for (int64_t i = p->oracle_logp ? n : 0; i < w->count; i++) b->oracle_logp[at + i] = NAN;
-    for (int64_t i = n; i < w->count; i++) {
-        int censored = w->first + i == s->n + s->extra;
-        lo[i] = censored ? s->censored_lo : gap_lo + GAP_BINS;
-        hi[i] = gap_lo + GAP_TOKENS;
-        b->target_index[at + i] = -1;
-    }
-    b->n_targets += w->count;
+/* Element `at` of the stream as the target of a slot. */
+static void fill_target(Batch *b, int slot, const PatientView *p, const Stream *s, int64_t at, int gap_lo) {
+    int told = at < s->n, censored = at == s->n + s->extra;
+    b->target_lo[slot] = told ? (int32_t)patient_token(p, at) : censored ? s->censored_lo : gap_lo + GAP_BINS;
+    b->target_hi[slot] = told ? b->target_lo[slot] + 1 : gap_lo + GAP_TOKENS;
+    b->target_index[slot] = told ? at : -1;
 }
 
 static void no_targets(Batch *b, int at, int n) {
-    for (int i = 0; i < n; i++) {
-        b->target_lo[at + i] = b->target_hi[at + i] = -1;
-        b->target_index[at + i] = -1;
-        b->oracle_logp[at + i] = NAN;
-    }
+    for (int i = at; i < at + n; i++) b->target_lo[i] = b->target_hi[i] = -1;
+    for (int i = at; i < at + n; i++) b->target_index[i] = -1;
 }
 
-static Status fill_window(Loader *ld, int slot, const Window *w, Err *err) {
+/* Slots [at, at + n): what the oracle says of the n_known elements from `first` on, NaN behind. */
+static void fill_logp(Loader *ld, int at, int n, const PatientView *p, int64_t first, int64_t n_known) {
+    float *to = ld->batch[ld->turn].oracle_logp + at;
+    if (n_known) memcpy(to, p->oracle_logp + first, sizeof *to * (size_t)n_known);
+    if (n_known) ld->logp[ld->turn] = 1;
+    for (int64_t i = n_known; ld->logp[ld->turn] && i < n; i++) to[i] = NAN;
+}
+
+static Status fill_window(Loader *ld, int slot, const Window *w, Soon *soon, Err *err) {
     Batch *b = &ld->batch[ld->turn];
-    const Vocabulary *v = &ld->d->vocabulary;
     PatientView p;
     Status status = dataset_patient(ld->d, ld->split, w->patient, &p, err);
     if (status) return status;
-    Stream s = stream_of(v, &p);
-    int n_prefix = ld->pack.n_prefix, at = slot + n_prefix;
-    int32_t start = w->first ? stream_minute(&p, &s, w->first - 1) : 0;
+    const Stream *s = &ld->packing.stream[w->patient % BLOCK_PATIENTS];
+    int n_prefix = ld->pack.n_prefix, at = slot + n_prefix, gap_lo = ld->d->vocabulary.gap_lo;
+    int32_t start = w->first ? stream_minute(&p, s, w->first - 1) : 0;
     dataset_prefix(ld->d, &p, w->first, b->tokens + slot, n_prefix);
     for (int i = 0; i < n_prefix; i++) b->minutes[slot + i] = start;
+    for (int i = 0; i < n_prefix; i++) b->positions[slot + i] = i;
     no_targets(b, slot, n_prefix - 1);
-    fill_targets(b, at - 1, w, &p, &s, v->gap_lo);
     /* The last element is predicted, not read. */
-    int64_t end = w->first + w->count - 1, told = smaller(end, s.n), n = told > w->first ? told - w->first : 0;
-    if (n) {
-        copy_ids(b->tokens + at, &p, w->first, told);
-        memcpy(b->minutes + at, p.minutes + w->first, sizeof *b->minutes * (size_t)n);
+    int64_t told = w->first < s->n ? smaller(w->count, s->n - w->first) : 0, n = smaller(told, w->count - 1);
+    copy_tokens(b, at, &p, w->first, n, n_prefix, soon);
+    for (int64_t i = n; i < w->count - 1; i++) {
+        fill_target(b, at - 1 + (int)i, &p, s, w->first + i, gap_lo);
+        b->tokens[at + i] = gap_lo + GAP_BINS;
+        b->minutes[at + i] = stream_minute(&p, s, w->first + i);
+        b->positions[at + i] = n_prefix + (int)i;
     }
-    for (int64_t i = w->first + n; i < end; i++) {
-        b->tokens[at + i - w->first] = v->gap_lo + GAP_BINS;
-        b->minutes[at + i - w->first] = stream_minute(&p, &s, i);
-    }
-    positions_from_0(b->positions + slot, w->slots);
+    fill_target(b, at + w->count - 2, &p, s, w->first + w->count - 1, gap_lo);
+    fill_logp(ld, slot, n_prefix - 1, NULL, 0, 0);
+    fill_logp(ld, at - 1, w->count, &p, w->first, p.oracle_logp ? told : 0);
+    b->n_targets += w->count;
     b->seq_patient[b->n_seq] = w->patient;
     b->cu_seqlens[++b->n_seq] = slot + w->slots;
     return OK;
 }
 
-static void fill_rest(Batch *b, int slot, int n) {
+static void fill_rest(Loader *ld, int slot, int n) {
     if (!n) return;
+    Batch *b = &ld->batch[ld->turn];
     memset(b->tokens + slot, 0, sizeof *b->tokens * (size_t)n);
     memset(b->minutes + slot, 0, sizeof *b->minutes * (size_t)n);
-    positions_from_0(b->positions + slot, n);
+    for (int i = 0; i < n; i++) b->positions[slot + i] = i;
     no_targets(b, slot, n);
+    fill_logp(ld, slot, n, NULL, 0, 0);
     b->seq_patient[b->n_seq] = -1;
     b->cu_seqlens[++b->n_seq] = slot + n;
 }
@@ -180,15 +208,18 @@ static Status fill_row(Loader *ld, int row, int64_t from, Err *err) {
     int slot = row * ld->o.T, end = slot + ld->o.T;
     const Packing *p = &ld->packing;
     for (int64_t i = from < 0 ? 0 : p->row_offset[from]; i < (from < 0 ? 0 : p->row_offset[from + 1]); i++) {
+        Soon soon = {.at = 0};
         if (i + FETCH_AHEAD < p->row_offset[p->n_rows]) { /* windows lie in the order of the rows */
-            const Window *soon = &p->window[i + FETCH_AHEAD];
-            dataset_patient_fetch(ld->d, ld->split, soon->patient, soon->first, soon->count);
+            const Window *w = &p->window[i + FETCH_AHEAD];
+            dataset_patient_unchecked(ld->d, ld->split, w->patient, &soon.p);
+            soon.at = w->first;
+            soon.end = smaller(w->first + w->count, soon.p.n);
         }
-        Status status = fill_window(ld, slot, &p->window[i], err);
+        Status status = fill_window(ld, slot, &p->window[i], &soon, err);
         if (status) return status;
         slot += p->window[i].slots;
     }
-    fill_rest(&ld->batch[ld->turn], slot, end - slot);
+    fill_rest(ld, slot, end - slot);
     return OK;
 }
 

@@ -25,7 +25,7 @@ Stream stream_of(const Vocabulary *v, const PatientView *p) {
     if (!p->n || (int)patient_token(p, p->n - 1) == v->death) return s;
     int64_t elapsed = (int64_t)p->observation_end - p->minutes[p->n - 1];
     if (elapsed < GAP_MINUTES[0]) return s;
-    s.extra = elapsed / GAP_MINUTES[GAP_BINS];
+    s.extra = (int32_t)(elapsed / GAP_MINUTES[GAP_BINS]);
     /* Every gap that is longer than what has already passed is still possible, =6mt included. */
     int bin = vocabulary_gap_bin((int32_t)(elapsed % GAP_MINUTES[GAP_BINS]));
     if (bin >= 0) s.censored_lo = v->gap_lo + bin;
@@ -59,24 +59,26 @@ static void cut_patient(WindowList *w, int64_t patient, int64_t length, int64_t 
         add_window(w, patient, first, end - first, o->n_prefix);
 }
 
-static WindowList cut_block(const Dataset *d, int split, int64_t block, int64_t epoch, const PackOptions *o) {
+static WindowList cut_block(Stream **stream, const Dataset *d, int split, int64_t block, int64_t epoch,
+                            const PackOptions *o) {
     WindowList w = {0};
     int64_t start = block * BLOCK_PATIENTS, n = d->n_patients[split] - start;
     if (n > BLOCK_PATIENTS) n = BLOCK_PATIENTS;
     int64_t *order = o->shuffle ? permutation(n, loader_key(o->seed, epoch, DRAW_PATIENTS, block)) : NULL;
-    int64_t *length = xcalloc((size_t)n, sizeof *length);
+    *stream = xcalloc((size_t)n, sizeof **stream);
     for (int64_t i = 0; i < n; i++) { /* in the order of the file, which the caches follow */
         PatientView p;
-        if (i + FETCH_AHEAD < n) dataset_patient_fetch(d, split, start + i + FETCH_AHEAD, 0, 0);
+        if (i + FETCH_AHEAD < n) {
+            dataset_patient_unchecked(d, split, start + i + FETCH_AHEAD, &p);
+            if (p.n) patient_fetch(&p, p.n - 1, 1);
+        }
         dataset_patient_unchecked(d, split, start + i, &p);
-        Stream s = stream_of(&d->vocabulary, &p);
-        length[i] = stream_length(&s);
+        (*stream)[i] = stream_of(&d->vocabulary, &p);
     }
     for (int64_t i = 0; i < n; i++) {
         int64_t at = order ? order[i] : i;
-        cut_patient(&w, start + at, length[at], epoch, o);
+        cut_patient(&w, start + at, stream_length(&(*stream)[at]), epoch, o);
     }
-    free(length);
     free(order);
     return w;
 }
@@ -140,7 +142,7 @@ static int64_t best_fit(const WindowList *w, int T, int64_t *row_of) {
 }
 
 void packing_build(Packing *p, const Dataset *d, int split, int64_t block, int64_t epoch, const PackOptions *o) {
-    WindowList w = cut_block(d, split, block, epoch, o);
+    WindowList w = cut_block(&p->stream, d, split, block, epoch, o);
     sort_windows(&w, o->T);
     int64_t *row_of = xcalloc((size_t)w.n, sizeof *row_of);
     p->n_rows = best_fit(&w, o->T, row_of);
@@ -160,5 +162,6 @@ void packing_build(Packing *p, const Dataset *d, int split, int64_t block, int64
 void packing_free(Packing *p) {
     free(p->row_offset);
     free(p->window);
+    free(p->stream);
     memset(p, 0, sizeof *p);
 }

@@ -10,9 +10,9 @@
 enum { BLOCK_PATIENTS = 4096 };
 
 typedef struct {
-    int64_t n;       /* tokens of the patient */
-    int64_t extra;   /* =6mt tokens that are known to have passed */
-    int censored_lo; /* the unfinished gap: ids [censored_lo, gap_lo + GAP_TOKENS); -1 = none */
+    int64_t n;           /* tokens of the patient */
+    int32_t extra;       /* =6mt tokens that are known to have passed */
+    int32_t censored_lo; /* the unfinished gap: ids [censored_lo, gap_lo + GAP_TOKENS); -1 = none */
 } Stream;
 Stream stream_of(const Vocabulary *v, const PatientView *p);
 static inline int64_t stream_length(const Stream *s) { return s->n + s->extra + (s->censored_lo >= 0); }
@@ -28,6 +28,7 @@ typedef struct {
     int64_t n_rows;
     int64_t *row_offset; /* (n_rows + 1) into window, rows in the order in which they are dealt */
     Window *window;
+    Stream *stream; /* of the block's patients, as they lie in the split */
 } Packing;
 
 typedef struct {
@@ -38,6 +39,19 @@ typedef struct {
 /* Packs patients [block * BLOCK_PATIENTS, ...) of a split; a pure function of its arguments. */
 void packing_build(Packing *p, const Dataset *d, int split, int64_t block, int64_t epoch, const PackOptions *o);
 void packing_free(Packing *p);
+
+/* Asks the caches for elements [first, first + n) of a patient, which are read soon.  Always inline: compilers take a
+ * function that only fetches for one without effect, and drop its calls. */
+static inline __attribute__((always_inline)) void patient_fetch(const PatientView *p, int64_t first, int64_t n) {
+    enum { LINE = 64 };
+    const int64_t width = p->wide ? 4 : 2;
+    const char *tokens = (const char *)p->tokens + first * width, *minutes = (const char *)(p->minutes + first);
+    for (int64_t i = 0; i < n * width; i += LINE) __builtin_prefetch(tokens + i);
+    for (int64_t i = 0; i < n * 4; i += LINE) __builtin_prefetch(minutes + i);
+    if (!p->oracle_logp) return;
+    const char *logp = (const char *)(p->oracle_logp + first);
+    for (int64_t i = 0; i < n * 4; i += LINE) __builtin_prefetch(logp + i);
+}
 
 /* A permutation of 0..n-1 that depends on the key alone; free() it. */
 int64_t *permutation(int64_t n, uint64_t key);

@@ -496,10 +496,8 @@ int vocabulary_find(const Vocabulary *v, const char *code) {
 int vocabulary_age_token(const Vocabulary *v, double years) {
     if (!(years >= 0 && years < 200) && v->age_unknown >= 0) return v->age_unknown;
     if (!(years < 200)) return v->age_lo + v->n_age - 1;
-    double bin = floor((years - v->age_first_years) / v->age_bin_years);
-    if (bin < 0) bin = 0;
-    if (bin > v->n_age - 1) bin = v->n_age - 1;
-    return v->age_lo + (int)bin;
+    double bin = (years - v->age_first_years) / v->age_bin_years;
+    return v->age_lo + (bin < 0 ? 0 : bin < v->n_age - 1 ? (int)bin : v->n_age - 1);
 }
 
 int vocabulary_gap_bin(int32_t minutes) {

@@ -439,6 +439,77 @@ static void test_oracle_column(void **state) {
     dataset_close(&d);
 }
 
+/* The same patients in a shard of wide ids give the same rows. */
+static void test_wide_ids(void **state) {
+    (void)state;
+    enum { P = 120, CALLS = 40 };
+    MadePatient p[P];
+    MadeSplit split[SPLIT_COUNT] = {{p, P}};
+    uint64_t hash[2][CALLS];
+    char dir[600], path[700];
+    Err err = {0};
+    for (int i = 0; i < P; i++) made_patient(&p[i], 3, i);
+    snprintf(dir, sizeof dir, "%s/wide", root);
+    snprintf(path, sizeof path, "%s/train-00000.h5", dir);
+    made_write(dir, split, 0, NULL);
+    for (int wide = 0; wide < 2; wide++) {
+        Dataset d;
+        PatientView v;
+        assert_int_equal(dataset_open(&d, dir, &err), OK);
+        assert_int_equal(dataset_patient(&d, SPLIT_TRAIN, 0, &v, &err), OK);
+        assert_int_equal(v.wide, wide);
+        Loader *ld = open_loader(&d, SPLIT_TRAIN, (LoaderOptions){.rows = 1, .T = 200, .seed = 8, .shuffle = 1, .world = 1});
+        for (int call = 0; call < CALLS; call++) hash[wide][call] = row_hash(next(ld), 0);
+        ShardWriter *w;
+        assert_int_equal(shard_writer_open(&w, path, 1, 1, 1, 0, &err), OK);
+        for (int i = 0; i < P; i++)
+            assert_int_equal(shard_writer_patient(w, p[i].key, p[i].tokens, p[i].minutes, p[i].n, p[i].statics, p[i].group,
+                                                  p[i].observation_end, NULL, &err), OK);
+        assert_int_equal(shard_writer_close(w, "{}", d.vocabulary.sha256, &err), OK);
+        loader_close(ld);
+        dataset_close(&d);
+    }
+    assert_memory_equal(hash[0], hash[1], sizeof hash[0]);
+    for (int i = 0; i < P; i++) made_patient_free(&p[i]);
+}
+
+/* Batches are used again: what the oracle said of one row is gone from slots of the next that it knows nothing of. */
+static void test_oracle_of_later_batches(void **state) {
+    (void)state;
+    enum { P = 7 };
+    MadePatient p[P];
+    Dataset d;
+    Err err = {0};
+    for (int i = 0; i < P; i++) {
+        p[i] = (MadePatient){.key = (uint64_t)i, .statics = {MADE_SEX_F, 40}, .group = {1}, .observation_end = 300000 * (i % 4)};
+        for (int t = 0; t < 3 + 5 * i; t++) made_push(&p[i], MADE_VISIT, t);
+        p[i].oracle_logp = xcalloc((size_t)p[i].n, sizeof(float));
+        for (int t = 0; t < p[i].n; t++) p[i].oracle_logp[t] = t % 3 ? -(float)(100 * i + t) : NAN;
+    }
+    open_hand_made(&d, p, P, 1);
+    Loader *ld = open_loader(&d, SPLIT_TRAIN, (LoaderOptions){.rows = 2, .T = 14, .seed = 2, .shuffle = 1, .world = 1});
+    int known = 0, unknown = 0;
+    for (int call = 0; call < 40; call++) {
+        Batch *b = next(ld);
+        for (int s = 0; s < b->n_seq; s++)
+            for (int i = b->cu_seqlens[s]; i < b->cu_seqlens[s + 1]; i++) {
+                PatientView v;
+                float want = NAN;
+                if (b->target_index[i] >= 0) {
+                    assert_int_equal(dataset_patient(&d, SPLIT_TRAIN, b->seq_patient[s], &v, &err), OK);
+                    want = v.oracle_logp[b->target_index[i]];
+                }
+                if (isnan(want)) assert_true(isnan(b->oracle_logp[i]));
+                else assert_true(b->oracle_logp[i] == want);
+                known += !isnan(want);
+                unknown += isnan(want);
+            }
+    }
+    assert_true(known > 100 && unknown > 100);
+    loader_close(ld);
+    dataset_close(&d);
+}
+
 /* ---- sizes ------------------------------------------------------------------------------------------------------------- */
 
 static void test_usage(void **state) {
@@ -540,6 +611,7 @@ int main(void) {
         cmocka_unit_test(test_seek),             cmocka_unit_test(test_epochs_differ), cmocka_unit_test(test_censoring),
         cmocka_unit_test(test_long_tail),        cmocka_unit_test(test_oracle_column), cmocka_unit_test(test_usage),
         cmocka_unit_test(test_empty_split),      cmocka_unit_test(test_blocks),        cmocka_unit_test(test_damage),
+        cmocka_unit_test(test_oracle_of_later_batches), cmocka_unit_test(test_wide_ids),
     };
     return cmocka_run_group_tests(tests, group_open, group_close);
 }
