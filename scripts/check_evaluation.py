@@ -233,8 +233,14 @@ def check_futures_of_another_dataset():
         (work / name / "dataset.json").write_text(json.dumps({"name": name}))
         s.args = types.SimpleNamespace(data=work / name, checkpoint="c", seed=1)
         codes += [e[2] for e in futures.generate(s, [(0, 1.0)], 1)[0]["recorded"]]
+    made, out = [], work / "made.h5"
+    for by in ("yesterday", "yesterday", "today"):
+        s.made_by = {"ehr-infer": by}
+        made.append(s._fresh(out, {"limit": 1}))
+        out.write_text("")
     suite.command = real
     folder.cleanup()
+    check("what another program made is made anew", made == [False, True, False], str(made))
     check("futures of another dataset are generated anew", codes == ["a", "b", "b"], str(codes))
 
 

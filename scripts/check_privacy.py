@@ -169,6 +169,17 @@ def check_attributes(rng):
     check("the list of sensitive codes has patterns", len(listed) > 30 and "ICD10CM//B20" in listed)
 
 
+def check_notes():
+    def noted(source, split, **trained):
+        s = SimpleNamespace(notes=[], dataset={"source": source, "settings": {"split": split}}, args=SimpleNamespace(data="d", reference=None))
+        privacy.told_of(s, trained)
+        return " ".join(s.notes)
+
+    check("notes: splits of the source's own, an unknown training set, a checkpoint's parent", noted("omop", "patient", dataset_sha256="x") == ""
+          and noted("oracle", "given", dataset_sha256="x") == "" and "another time or place" in noted("meds", "given", dataset_sha256="x")
+          and "does not say" in noted("omop", "patient") and "continued from p" in noted("omop", "patient", dataset_sha256="x", parent="p"))  # fmt: skip
+
+
 def check_alarms():
     found = {"membership": [{"attack": "loss", "p": 0.5}, {"attack": "min-k", "p": None}], "canaries": {"p": 1e-9},
              "copying": {"longest_shared_run": {"p": 0.04}, "nearest_distance": {"p": 0.9}}, "attributes": None,
@@ -188,5 +199,6 @@ check_membership(rng)
 check_copying(rng)
 check_canaries(rng)
 check_attributes(rng)
+check_notes()
 check_alarms()
 finish()

@@ -246,6 +246,9 @@ def told_of(s, trained):
                        "members, and that nothing tells them apart says nothing")  # fmt: skip
     if trained.get("parent"):
         s.notes.append(f"the checkpoint was continued from {trained['parent']}: what it gives away of the patients that one was trained on was not tested")
+    if s.dataset.get("settings", {}).get("split") == "given" and s.dataset.get("source") != "oracle":
+        s.notes.append("the splits are those that the source came with: if its tuning patients are others than its train patients for any reason "
+                       "but chance, of another time or place, that shows here as membership")  # fmt: skip
     reference = s.args.reference and s.args.reference / "trainer.json"
     if reference and reference.exists():
         of = shards.read_json(reference, "a trainer record").get("provenance", {}).get("dataset_sha256")

@@ -1,5 +1,5 @@
-"""Runs what an evaluation needs of ehr-data and ehr-infer, into OUT/work; what is there already and was made from the same
-checkpoint, labels and settings is not made again."""
+"""Runs what an evaluation needs of ehr-data and ehr-infer, into OUT/work; what is there already and was made by the same
+programs from the same checkpoint, dataset, labels and settings is not made again."""
 
 import json
 import os
@@ -34,6 +34,13 @@ TRAIN_ROWS = 20000  # of a baseline; more rows than this add little and cost muc
 
 def program(name):
     return os.environ.get("EHR_BUILD", str(HERE.parent / "build")) + "/" + name
+
+
+def program_hash(name):
+    try:
+        return shards.sha256(program(name))
+    except OSError as e:
+        raise shards.BadFile(f"{program(name)}: {e.strerror}: build it by `make`, or say by EHR_BUILD where it is") from None
 
 
 def cpu_seconds():
@@ -83,11 +90,14 @@ def follow_up(columns, labels):
 
 
 class Suite:
+    made_by = {}  # {program or dataset: hash}, of everything
+
     def __init__(self, args, dataset):
         self.args, self.dataset = args, dataset
         self.work = args.out / "work"
         self.work.mkdir(parents=True, exist_ok=True)
         self.model = shards.sha256(args.checkpoint / "model.safetensors")
+        self.made_by = {"dataset": shards.sha256(args.data / "dataset.json"), **{k: program_hash(k) for k in ("ehr-data", "ehr-infer")}}
         self.notes, self.seconds, self.cpu, self.cpu_before = [], {}, {}, cpu_seconds()
 
     def timed(self, what, started):
@@ -165,7 +175,7 @@ class Suite:
     def _fresh(self, out, key):
         """Was `out` made with this key?  If not, what is there of it is removed, and the key noted for its making."""
         note = out.with_name(out.name + ".key")
-        text = json.dumps(key, sort_keys=True)
+        text = json.dumps({**self.made_by, **key}, sort_keys=True)
         if note.exists() and note.read_text() == text:
             return out.exists()
         out.unlink(missing_ok=True)
