@@ -129,12 +129,13 @@ def compare(a, b, n, seed):
     return tests, left_out
 
 
-def models(report):
-    return (
-        shards.read_json(report / "report.json", "a report of scripts/evaluate.sh")
-        .get("provenance", {})
-        .get("model_sha256")
-    )
+def models(reports):
+    """Hashes of the models; keys of patients mean the same people only where the events are the same."""
+    told = [shards.read_json(r / "report.json", "a report of scripts/evaluate.sh").get("provenance", {}) for r in reports]
+    events = {t["events_sha256"] for t in told if t.get("events_sha256")}
+    if len(events) > 1:
+        raise shards.BadFile(f"{reports[0]} and {reports[1]} were evaluated on other events: patients of one key are not the same people")
+    return [t.get("model_sha256") for t in told]
 
 
 def show(tests):
@@ -163,7 +164,7 @@ def main():
     if args.bootstrap < 2:
         parser.error("--bootstrap takes at least 2 resamples: their spread is what differences are judged by")
     try:
-        sha = [models(r) for r in (args.a, args.b)]
+        sha = models((args.a, args.b))
         tests, left_out = compare(args.a, args.b, args.bootstrap, args.seed)
     except shards.BadFile as e:
         print(f"compare: {e}", file=sys.stderr)

@@ -255,6 +255,7 @@ def provenance(args, s, dataset):
     return {
         "model_sha256": s.model,
         "dataset_sha256": shards.sha256(args.data / "dataset.json"),
+        "events_sha256": dataset.get("events_sha256"),
         "vocabulary_sha256": dataset["vocabulary"]["sha256"],
         "recalibration_sha256": None if args.suite in NO_OUTCOMES else shards.sha256(args.out / "recalibration.json"),
         "config": shards.read_json(args.checkpoint / "config.json", "a model's configuration"),

@@ -300,6 +300,9 @@ refused 3 'nothing could be judged' "$python" "$root/scripts/compare.py" a b --b
 verdict $? "compare.py: a gate that could judge nothing is not passed" refused.log
 refused 2 'at least 2' "$python" "$root/scripts/compare.py" report report --bootstrap 1
 verdict $? "compare.py: a single resample has no spread" refused.log
+mkdir -p strangers && cp -r report/rows strangers && sed 's/"events_sha256": "[0-9a-f]*"/"events_sha256": "0"/' report/report.json > strangers/report.json &&
+    refused 1 'other events.*not the same people' "$python" "$root/scripts/compare.py" report strangers
+verdict $? "compare.py: reports on other people, whatever their keys" refused.log
 refused 1 'not a report' "$python" "$root/scripts/compare.py" report d
 verdict $? "compare.py: a folder that is no report" refused.log
 touch marker
