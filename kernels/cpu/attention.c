@@ -11,19 +11,21 @@
 #include <string.h>
 
 enum {
-    TASK_ROWS = 98,
+    TASK_ROWS = 112, /* whole tiles of 14, whole vectors of keys */
     MERGE_ROWS = 16, /* whose softmax is merged together */
     EDGE_ROWS = 8    /* a tile where rows see different keys: the lower, the fewer products are thrown away */
 };
 
-/* The rows of a task: a thread's own memory. */
+/* The rows of a task. */
 typedef struct {
-    float *q;      /* (rows, D), scaled by 1 / sqrt(D), in units of ln 2 */
-    float *acc;    /* (rows, D) */
-    float *scores; /* (MERGE_ROWS, KV_PAGE) */
-    float *max, *sum; /* in the same units */
-    float *values; /* (KV_PAGE, SGEMM_PANEL): a panel of values that ends in a part of a vector */
-    int   *visible; /* (rows) keys of its sequence that the row sees */
+    const float *q;     /* rows ld_q apart */
+    float       *acc;   /* rows ld_acc apart */
+    ptrdiff_t    ld_q, ld_acc;
+    float *own_q, *own_acc; /* (rows, D), from here on a thread's own memory: of rows that lie unevenly */
+    float *scores;    /* (MERGE_ROWS, KV_PAGE) */
+    float *max, *sum; /* of scores / sqrt(D) in units of ln 2 */
+    float *values;    /* (KV_PAGE, SGEMM_PANEL): a panel of values that ends in a part of a vector */
+    int   *visible;   /* (rows) keys of its sequence that the row sees */
 } TaskRows;
 
 static int rows_a_task(int H, int G) { return int_max(TASK_ROWS, H / G); }
@@ -38,11 +40,11 @@ size_t attend_scratch(const Device *dev, int H, int G, int D) {
 }
 
 static TaskRows task_rows(float *memory, int H, int G, int D) {
-    TaskRows t;
+    TaskRows t = {0};
     size_t   rows = (size_t)rows_a_task(H, G);
-    t.q = memory;
-    t.acc = t.q + rows * (size_t)D;
-    t.scores = t.acc + rows * (size_t)D;
+    t.own_q = memory;
+    t.own_acc = t.own_q + rows * (size_t)D;
+    t.scores = t.own_acc + rows * (size_t)D;
     t.values = t.scores + MERGE_ROWS * KV_PAGE;
     t.max = t.values + SGEMM_PANEL * KV_PAGE;
     t.sum = t.max + rows;
@@ -61,27 +63,29 @@ typedef struct {
     int          row, m, n;
     float       *scores; /* (m, KV_PAGE) */
     const float *factor; /* (m) */
+    const float *scale;  /* (m), or NULL */
 } RowTile;
 
 static void keys_meet(const CpuIsa *isa, const TaskRows *t, const RowTile *x, const Page *page, Later *later, int D) {
     for (int j = 0; j < x->n; j += SGEMM_PANEL) {
         TileOut o = {.out = x->scores + j, .ld_out = KV_PAGE};
-        const float *q = t->q + (ptrdiff_t)x->row * D;
+        const float *q = t->q + x->row * t->ld_q;
         int          n = (int)round_up((size_t)int_min(SGEMM_PANEL, x->n - j), 16);
         later_take(later, D, &o);
-        if (page->type == DTYPE_BF16) isa->sgemm_tile_bf16(x->m, n, D, q, D, (const uint16_t *)page->keys + j * D, &o);
-        else isa->sgemm_tile(x->m, n, D, q, D, 1, (const float *)page->keys + j * D, SGEMM_PANEL, &o);
+        if (page->type == DTYPE_BF16) isa->sgemm_tile_bf16(x->m, n, D, q, t->ld_q, (const uint16_t *)page->keys + j * D, &o);
+        else isa->sgemm_tile(x->m, n, D, q, t->ld_q, 1, (const float *)page->keys + j * D, SGEMM_PANEL, &o);
     }
 }
 
-/* acc (m, D) = factor * acc + p values; columns a panel at a time */
+/* acc (m, D) = scale * (factor * acc + p values); columns a panel at a time */
 static void values_add(const CpuIsa *isa, const TaskRows *t, const RowTile *x, const Page *page, Later *later, int first,
                        int D) {
     for (int d = 0; d < D; d += SGEMM_PANEL) {
         int          width = panel_width(d, D), ld = width;
         const float *values = (const float *)page->values + d * KV_PAGE;
-        float       *acc = t->acc + (ptrdiff_t)x->row * D + d;
-        TileOut      o = {.chain = first ? NULL : acc, .out = acc, .ld_chain = D, .ld_out = D, .factor = x->factor};
+        float       *acc = t->acc + x->row * t->ld_acc + d;
+        TileOut      o = {.chain = first ? NULL : acc, .out = acc, .ld_chain = t->ld_acc, .ld_out = t->ld_acc,
+                          .factor = x->factor, .scale = x->scale};
         later_take(later, x->n, &o);
         if (page->type == DTYPE_BF16) {
             isa->sgemm_tile_bf16(x->m, width, x->n, x->scores, KV_PAGE, (const uint16_t *)page->values + d * KV_PAGE, &o);
@@ -99,24 +103,30 @@ static void values_add(const CpuIsa *isa, const TaskRows *t, const RowTile *x, c
 /* Rows [row, row + n_rows) of the task meet block `block` of their keys. */
 static void rows_meet_block(const CpuIsa *isa, const CpuOps *ops, const TaskRows *t, int row, int n_rows, int block,
                             const Page *page, Later *later, int D) {
-    int edge = t->visible[row] - block * KV_PAGE < KV_PAGE;
+    const int   passed = block * KV_PAGE, edge = t->visible[row] - passed < KV_PAGE;
+    const float scale = LOG2_E * (1.0f / sqrtf((float)D));
     int tile = edge ? int_min(EDGE_ROWS, isa->tile_rows) : isa->tile_rows, tiles = MERGE_ROWS / tile;
     if (!edge) tile = ceil_div(n_rows, ceil_div(n_rows, tile)); /* evenly */
     for (int i = row; i < row + n_rows; i += tile * tiles) {
-        int   rows = int_min(tile * tiles, row + n_rows - i), seen[MERGE_ROWS], most = 0;
-        float factor[MERGE_ROWS];
+        int   rows = int_min(tile * tiles, row + n_rows - i), seen[MERGE_ROWS], most = 0, ends = 0;
+        float factor[MERGE_ROWS], inverse[MERGE_ROWS];
         for (int r = 0; r < rows; r++) {
-            seen[r] = int_min(t->visible[i + r] - block * KV_PAGE, KV_PAGE);
+            seen[r] = int_min(t->visible[i + r] - passed, KV_PAGE);
             most = int_max(most, seen[r]);
+            ends |= t->visible[i + r] - passed <= KV_PAGE;
         }
         if (most <= 0) continue;
         RowTile x[MERGE_ROWS];
         for (int k = 0, r = 0; r < rows; k++, r += tile) {
-            x[k] = (RowTile){i + r, int_min(tile, rows - r), 0, t->scores + r * KV_PAGE, factor + r};
+            x[k] = (RowTile){i + r, int_min(tile, rows - r), 0, t->scores + r * KV_PAGE, factor + r,
+                             ends ? inverse + r : NULL};
             for (int q = 0; q < x[k].m; q++) x[k].n = int_max(x[k].n, seen[r + q]);
             keys_meet(isa, t, &x[k], page, later, D);
         }
-        ops->softmax_merge(t->scores, rows, seen, (int)round_up((size_t)most, 16), t->max + i, t->sum + i, factor);
+        ops->softmax_merge(t->scores, rows, seen, (int)round_up((size_t)most, 16), scale, t->max + i, t->sum + i, factor,
+                           ends ? inverse : NULL);
+        for (int r = 0; ends && r < rows; r++) /* only rows whose last keys these are */
+            if (t->visible[i + r] - passed > KV_PAGE || seen[r] <= 0) inverse[r] = 1;
         for (int k = 0; k * tile < rows; k++) values_add(isa, t, &x[k], page, later, block == 0, D);
     }
 }
@@ -146,7 +156,7 @@ static Later later_page(const Page *page, int D) {
     return l;
 }
 
-/* Rows [row, row + n_rows) of the task meet blocks [first, end) of sequence s.  later: what comes after the task, or NULL:
+/* Rows [row, row + n_rows) of the task meet blocks [first, end) of sequence s.  later: what comes after it, or NULL:
  * then each block's successor is fetched. */
 static void rows_meet_blocks(const CpuIsa *isa, const CpuOps *ops, const Attention *a, const TaskRows *t, int row,
                              int n_rows, int s, int g, int first, int end, Later *later) {
@@ -161,47 +171,68 @@ static void rows_meet_blocks(const CpuIsa *isa, const CpuOps *ops, const Attenti
     }
 }
 
-/* Query rows [n0, n1) of sequences s0.., key/value head g; the first `shared` pages are common to all of them.  later: as
- * for rows_meet_blocks. */
-static void task_run(const CpuIsa *isa, const CpuOps *ops, const Attention *a, const TaskRows *t, int n0, int n1,
-                     int s0, int g, int shared, Later *later) {
-    const int D = a->D, ratio = a->H / a->G, ld = (a->H + a->G) * D;
-    float     scale = LOG2_E / sqrtf((float)D);
+/* Where the rows' queries and sums are: in place, but copied where both heads and queries are several. */
+static void rows_place(const Attention *a, TaskRows *t, int n0, int n1, int h0, int heads) {
+    const int    D = a->D, row = heads * D;
+    ptrdiff_t    ld_qk = (ptrdiff_t)(a->H + a->G) * D, ld_out = (ptrdiff_t)a->H * D;
+    const float *q = a->qk + n0 * ld_qk + h0 * D;
+    t->q = q, t->ld_q = heads == 1 ? ld_qk : D;
+    t->acc = a->out + n0 * ld_out + h0 * D, t->ld_acc = heads == 1 ? ld_out : D;
+    if (heads == 1 || n1 - n0 == 1) return;
+    for (int i = 0; i < n1 - n0; i++) memcpy(t->own_q + i * row, q + i * ld_qk, sizeof(float) * (size_t)row);
+    t->q = t->own_q, t->acc = t->own_acc, t->ld_acc = D;
+}
+
+static void rows_finish(const Attention *a, const TaskRows *t, int n0, int n1, int h0, int heads) {
+    const int row = heads * a->D;
+    for (int i = 0; t->acc == t->own_acc && i < n1 - n0; i++)
+        memcpy(a->out + ((ptrdiff_t)(n0 + i) * a->H + h0) * a->D, t->acc + i * row, sizeof(float) * (size_t)row);
+    for (int r = 0; a->lse && r < heads; r++)
+        for (int n = n0, i = r; n < n1; n++, i += heads)
+            a->lse[(ptrdiff_t)(h0 + r) * a->N + n] = t->max[i] * LN_2 + logf(t->sum[i]);
+}
+
+/* Query rows [n0, n1) of sequences s0.., heads [h0, h0 + heads) of one key/value head, a query's heads side by side; the
+ * first `shared` pages are common to all of them.  later: as for rows_meet_blocks. */
+static void task_run(const CpuIsa *isa, const CpuOps *ops, const Attention *a, TaskRows *t, int n0, int n1, int s0,
+                     int h0, int heads, int shared, Later *later) {
+    const int g = h0 / (a->H / a->G);
+    rows_place(a, t, n0, n1, h0, heads);
     while (a->q_offset[s0 + 1] <= n0) s0++;
-    ops->scale_rows(t->q, ratio * D, a->qk + (ptrdiff_t)n0 * ld + g * ratio * D, ld, n1 - n0, ratio * D, &scale, 0);
     for (int n = n0, s = s0, row = 0; n < n1; s++)
         for (int end = int_min(n1, a->q_offset[s + 1]), visible = visible_keys(a, s, n); n < end; n++, visible++)
-            for (int r = 0; r < ratio; r++, row++) {
+            for (int r = 0; r < heads; r++, row++) {
                 t->max[row] = -INFINITY;
                 t->sum[row] = 0;
                 t->visible[row] = visible;
             }
-    rows_meet_blocks(isa, ops, a, t, 0, (n1 - n0) * ratio, s0, g, 0, shared, later);
+    rows_meet_blocks(isa, ops, a, t, 0, (n1 - n0) * heads, s0, g, 0, shared, later);
     for (int n = n0, s = s0; n < n1; s++) {
         int end = int_min(n1, a->q_offset[s + 1]);
         if (end <= n) continue;
-        rows_meet_blocks(isa, ops, a, t, (n - n0) * ratio, (end - n) * ratio, s, g, shared,
+        rows_meet_blocks(isa, ops, a, t, (n - n0) * heads, (end - n) * heads, s, g, shared,
                          ceil_div(visible_keys(a, s, end - 1), KV_PAGE), later);
         n = end;
     }
-    for (int r = 0; r < ratio; r++) {
-        ptrdiff_t h = g * ratio + r;
-        for (int n = n0, row = r; n < n1; n++, row += ratio) {
-            float sum = t->sum[row];
-            t->sum[row] = sum > 0 || sum != sum ? 1.0f / sum : 0.0f;
-            if (a->lse) a->lse[h * a->N + n] = t->max[row] / LOG2_E + logf(sum);
-        }
-        ops->scale_rows(a->out + ((ptrdiff_t)n0 * a->H + h) * D, (ptrdiff_t)a->H * D, t->acc + r * D, ratio * D,
-                        n1 - n0, D, t->sum + r, ratio);
-    }
+    rows_finish(a, t, n0, n1, h0, heads);
 }
 
-static int queries_a_task(const Attention *a) { return int_max(1, rows_a_task(a->H, a->G) / (a->H / a->G)); }
+/* Of the H / G heads that share keys, so many go together over `queries` rows of n_seq sequences: one at a time where its
+ * rows fill tiles, since they lie evenly; all of them where there are few. */
+static int heads_a_task(const Attention *a, int n_seq, int queries) {
+    return n_seq == 1 && queries >= EDGE_ROWS ? 1 : a->H / a->G;
+}
+
+/* Queries of each task that takes so many heads, evenly; in whole vectors of keys where there are many. */
+static int queries_a_task(const Attention *a, int queries, int heads) {
+    int most = int_max(1, rows_a_task(a->H, a->G) / heads);
+    int share = ceil_div(queries, int_max(1, ceil_div(queries, most)));
+    return heads == 1 ? int_min(most, (int)round_up((size_t)share, 16)) : share;
+}
 
 /* What each thread of a team does: takes task after task, walking the groups once. */
 static void team_run(const CpuIsa *isa, const CpuOps *ops, const Attention *a, float *memory, int64_t *next) {
     TaskRows  t = task_rows(memory, a->H, a->G, a->D);
-    const int most = queries_a_task(a);
     int       n_group = a->group_offset ? a->n_group : a->n_seq;
     int64_t   first = 0; /* number of group's first task */
     int64_t   mine;
@@ -210,20 +241,21 @@ static void team_run(const CpuIsa *isa, const CpuOps *ops, const Attention *a, f
     for (int group = 0; group < n_group; group++) {
         int s0 = a->group_offset ? a->group_offset[group] : group;
         int s1 = a->group_offset ? a->group_offset[group + 1] : group + 1;
-        int begin = a->q_offset[s0], end = a->q_offset[s1], parts = ceil_div(end - begin, most);
-        int queries = parts ? ceil_div(end - begin, parts) : 0; /* evenly */
+        int begin = a->q_offset[s0], end = a->q_offset[s1], heads = heads_a_task(a, s1 - s0, end - begin);
+        int queries = queries_a_task(a, end - begin, heads), parts = queries ? ceil_div(end - begin, queries) : 0;
         if (!a->block_table && a->first_page[s0] < 0) parts = 0;
-        while (mine < first + (int64_t)parts * a->G) {
+        const int tasks = parts * (a->H / heads);
+        while (mine < first + tasks) {
             /* One head's keys after the other, while they are in the cache; the longest (latest) rows first. */
             int task = (int)(mine - first), part = parts - 1 - task % parts;
             int n0 = begin + part * queries;
             if (n0 < end)
-                task_run(isa, ops, a, &t, n0, int_min(n0 + queries, end), s0, task / parts,
+                task_run(isa, ops, a, &t, n0, int_min(n0 + queries, end), s0, task / parts * heads, heads,
                          a->group_shared ? a->group_shared[group] : 0, NULL);
 #pragma omp atomic capture
             mine = (*next)++;
         }
-        first += (int64_t)parts * a->G;
+        first += tasks;
     }
 }
 
@@ -269,18 +301,25 @@ static PackedPages packed_pages(const Device *dev, char *memory, int64_t pages, 
 }
 
 /* Head g of rows [n, n + rows) becomes head `head` of `heads` of a page. */
-static void page_fill(const CpuOps *ops, const Attention *a, const float *qkv, int n, int rows, int g, void *pool,
+static void page_fill(const CpuIsa *isa, const Attention *a, const float *qkv, int n, int rows, int g, void *pool,
                       int64_t page, int head, int heads) {
     const int    H = a->H, G = a->G, D = a->D;
     ptrdiff_t    ld_qk = (ptrdiff_t)(H + G) * D, ld_qkv = (ptrdiff_t)(H + 2 * G) * D;
-    const float *v = qkv + n * ld_qkv + (H + G + g) * D;
-    ops->transpose(page_keys(pool, DTYPE_F32, page, head, heads, D), a->qk + n * ld_qk + (H + g) * D, ld_qk, rows, D,
-                   1);
-    ops->panels(page_values(pool, DTYPE_F32, page, head, heads, D), v, ld_qkv, rows, D);
+    const float *k = a->qk + n * ld_qk + (H + g) * D, *v = qkv + n * ld_qkv + (H + G + g) * D;
+    float       *values = page_values(pool, DTYPE_F32, page, head, heads, D);
+    keys_transpose(isa, page_keys(pool, DTYPE_F32, page, head, heads, D), k, ld_qk, rows, D);
+    for (int d = 0; d < D; d += SGEMM_PANEL) {
+        int   width = panel_width(d, D);
+        float *panel = values + d * KV_PAGE;
+        if (width == SGEMM_PANEL) isa->sgemm_pack_panel(panel, width, rows, v + d, ld_qkv, 1);
+        else
+            for (int i = 0; i < rows; i++)
+                memcpy(panel + i * width, v + i * ld_qkv + d, sizeof(float) * (size_t)width);
+    }
 }
 
 static void long_fill(Device *dev, const Attention *a, const float *qkv) {
-    const CpuOps *ops = cpu_ops(dev);
+    const CpuIsa *isa = cpu_isa(dev);
 #pragma omp parallel num_threads(cpu_threads_for(dev, 8.0 * a->N * a->G * a->D))
     for (int s = 0; s < a->n_seq; s++) {
         int begin = a->q_offset[s], end = a->q_offset[s + 1];
@@ -289,7 +328,7 @@ static void long_fill(Device *dev, const Attention *a, const float *qkv) {
         for (int block = 0; block < ceil_div(end - begin, KV_PAGE); block++) {
             int n = begin + block * KV_PAGE;
             for (int g = 0; g < a->G; g++)
-                page_fill(ops, a, qkv, n, int_min(KV_PAGE, end - n), g, a->pool, a->first_page[s] + block, g, a->G);
+                page_fill(isa, a, qkv, n, int_min(KV_PAGE, end - n), g, a->pool, a->first_page[s] + block, g, a->G);
         }
     }
 }
@@ -310,7 +349,7 @@ static Later later_sequence(const Attention *a, const float *qkv, int s, int g) 
 static void short_run(Device *dev, const Attention *packed, const float *qkv, const PackedPages *p, float *tasks) {
     const CpuIsa *isa = cpu_isa(dev);
     const CpuOps *ops = cpu_ops(dev);
-    const int     G = packed->G, most = queries_a_task(packed);
+    const int     G = packed->G, ratio = packed->H / G;
     Attention     a = *packed;
     TaskRows      t = task_rows(tasks + (size_t)cpu_thread() * task_floats(a.H, G, a.D), a.H, G, a.D);
     a.pool = p->own + (size_t)cpu_thread() * OWN_FLOATS, a.n_heads = 1;
@@ -319,14 +358,15 @@ static void short_run(Device *dev, const Attention *packed, const float *qkv, co
         int s = i / G, g = i % G, begin = a.q_offset[s], end = a.q_offset[s + 1];
         if (p->first_page[s] >= 0) continue;
         for (int n = begin; n < end; n += KV_PAGE)
-            page_fill(ops, &a, qkv, n, int_min(KV_PAGE, end - n), g, a.pool, (n - begin) / KV_PAGE, 0, 1);
-        int queries = ceil_div(end - begin, int_max(1, ceil_div(end - begin, most))); /* evenly */
+            page_fill(isa, &a, qkv, n, int_min(KV_PAGE, end - n), g, a.pool, (n - begin) / KV_PAGE, 0, 1);
+        int heads = heads_a_task(&a, 1, end - begin), queries = queries_a_task(&a, end - begin, heads);
         int next = i + cpu_team(); /* likely */
         a.first_head = g;
         Later later = {.n = 0};
         if (next < a.n_seq * G) later = later_sequence(&a, qkv, next / G, next % G);
-        for (int n = begin; n < end; n += queries)
-            task_run(isa, ops, &a, &t, n, int_min(n + queries, end), s, g, 0, &later);
+        for (int h = g * ratio; h < (g + 1) * ratio; h += heads)
+            for (int n = begin; n < end; n += queries)
+                task_run(isa, ops, &a, &t, n, int_min(n + queries, end), s, h, heads, 0, &later);
     }
 }
 

@@ -19,10 +19,9 @@ enum {
 
 /* A thread's own memory.  Rows are padded to whole vectors of columns. */
 typedef struct {
-    float *keys_t, *values_t; /* (KV_PAGE / SGEMM_PANEL, D, SGEMM_PANEL), keys in units of ln 2 */
-    float *keys;              /* (KV_PAGE, ld), times 1 / sqrt(D) */
+    float *keys_t, *values_t; /* (KV_PAGE / SGEMM_PANEL, D, SGEMM_PANEL) */
     float *dkeys, *dvalues;   /* (KV_PAGE, ld) */
-    float *q, *dout;          /* (ROWS, ld), q times 1 / sqrt(D) */
+    float *keys, *q, *dout;   /* (KV_PAGE or ROWS, ld): copies, where rows cannot be read in place */
     float *p, *ds;            /* (ROWS, KV_PAGE) */
     int    ld;
 } Blocks;
@@ -71,44 +70,55 @@ typedef struct {
     int *met; /* of the sequence's and head's blocks; NULL: one thread has them all */
 } Item;
 
+/* Rows as products read them, in whole vectors */
+typedef struct {
+    const float *at;
+    ptrdiff_t    ld;
+} Rows;
+
 /* Query rows [n, n + rows) of head h meet the loaded block of keys.  diagonal: row i sees keys 0..i of the block, otherwise
  * all of them.  step: rows of a tile. */
 typedef struct {
     int n, rows, h, diagonal, step;
     int starts_dq;   /* these are the sequence's first keys */
     int first, last; /* of the block's meetings */
+    Rows q, dout, keys;
 } Meeting;
 
-static void keys_load(const Task *t, const Blocks *b, int n, int rows, int g) {
-    const int   D = t->D;
-    const float scale = 1.0f / sqrtf((float)D);
-    ptrdiff_t   ld_qk = qk_at(t, 1, 0), ld_qkv = qkv_at(t, 1, 0);
-    t->ops->transpose(b->keys_t, t->qk + qk_at(t, n, t->H + g), ld_qk, rows, D, LOG2_E);
-    t->ops->transpose(b->values_t, t->qkv + qkv_at(t, n, t->H + t->G + g), ld_qkv, rows, D, 1);
-    t->ops->scale_rows(b->keys, b->ld, t->qk + qk_at(t, n, t->H + g), ld_qk, rows, D, &scale, 0);
+/* In place; copied where they end in a part of a vector, or each would lie in a page of memory of its own. */
+static Rows rows_at(const float *at, ptrdiff_t ld, float *copy, int rows, int D) {
+    const ptrdiff_t padded = (ptrdiff_t)round_up((size_t)D, 16);
+    if (D == padded && ld < 1024) return (Rows){at, ld};
+    for (int i = 0; i < rows; i++) memcpy(copy + i * padded, at + i * ld, sizeof(float) * (size_t)D);
+    return (Rows){copy, padded};
 }
 
-static void rows_load(const Task *t, const Blocks *b, const Meeting *x) {
-    const float scale = 1.0f / sqrtf((float)t->D), one = 1;
-    t->ops->scale_rows(b->q, b->ld, t->qk + qk_at(t, x->n, x->h), qk_at(t, 1, 0), x->rows, t->D, &scale, 0);
-    t->ops->scale_rows(b->dout, b->ld, t->dout + out_at(t, x->n, x->h), out_at(t, 1, 0), x->rows, t->D, &one, 0);
+static Rows keys_load(const Task *t, const Blocks *b, int n, int rows, int g) {
+    const float *keys = t->qk + qk_at(t, n, t->H + g), *values = t->qkv + qkv_at(t, n, t->H + t->G + g);
+    keys_transpose(t->isa, b->keys_t, keys, qk_at(t, 1, 0), rows, t->D);
+    keys_transpose(t->isa, b->values_t, values, qkv_at(t, 1, 0), rows, t->D);
+    return rows_at(keys, qk_at(t, 1, 0), b->keys, rows, t->D);
+}
+
+static void rows_load(const Task *t, const Blocks *b, Meeting *x) {
+    x->q = rows_at(t->qk + qk_at(t, x->n, x->h), qk_at(t, 1, 0), b->q, x->rows, t->D);
+    x->dout = rows_at(t->dout + out_at(t, x->n, x->h), out_at(t, 1, 0), b->dout, x->rows, t->D);
     if (x->starts_dq)
-        t->ops->row_dots(t->mean + (ptrdiff_t)x->h * t->N + x->n, b->dout, b->ld, t->out + out_at(t, x->n, x->h),
-                         out_at(t, 1, 0), x->rows, t->D);
+        t->ops->row_dots(t->mean + (ptrdiff_t)x->h * t->N + x->n, x->dout.at, x->dout.ld,
+                         t->out + out_at(t, x->n, x->h), out_at(t, 1, 0), x->rows, t->D);
 }
 
 /* Each product goes a panel of columns at a time, so that its part of b stays in the first cache for all rows. */
 
 /* c (rows, KV_PAGE) = a (rows, D) times transposed keys or values */
-static void meet_keys(const Task *t, const Blocks *b, const Meeting *x, const float *a, const float *columns, float *c,
-                      Later *later) {
+static void meet_keys(const Task *t, const Meeting *x, Rows a, const float *columns, float *c, Later *later) {
     for (int j = 0; j < KV_PAGE; j += SGEMM_PANEL)
         for (int i = 0; i < x->rows; i += x->step) {
             int m = int_min(x->step, x->rows - i), seen = x->diagonal ? (int)round_up((size_t)(i + m), 16) : KV_PAGE;
             if (seen <= j) continue;
             TileOut o = {.out = c + i * KV_PAGE + j, .ld_out = KV_PAGE};
             later_take(later, t->D, &o);
-            t->isa->sgemm_tile(m, int_min(SGEMM_PANEL, seen - j), t->D, a + i * b->ld, b->ld, 1, columns + j * t->D,
+            t->isa->sgemm_tile(m, int_min(SGEMM_PANEL, seen - j), t->D, a.at + i * a.ld, a.ld, 1, columns + j * t->D,
                                SGEMM_PANEL, &o);
         }
 }
@@ -120,14 +130,14 @@ static void add_dq(const Task *t, const Blocks *b, const Meeting *x) {
         for (int i = 0; i < x->rows; i += x->step) {
             int m = int_min(x->step, x->rows - i);
             tile_product(t->isa, m, int_min(SGEMM_PANEL, t->D - d), x->diagonal ? i + m : KV_PAGE, b->ds + i * KV_PAGE,
-                         KV_PAGE, 1, b->keys + d, b->ld, t->dqk + qk_at(t, x->n + i, x->h) + d, ld,
+                         KV_PAGE, 1, x->keys.at + d, x->keys.ld, t->dqk + qk_at(t, x->n + i, x->h) + d, ld,
                          x->starts_dq ? SGEMM_STORE : SGEMM_CHAIN);
         }
 }
 
 /* sum (keys, D) += transposed a (rows, KV_PAGE) times rows; the last goes to out (keys, D) */
-static void add_transposed(const Task *t, const Blocks *b, const Meeting *x, const float *a, const float *rows,
-                           float *sum, float *out, ptrdiff_t ld_out) {
+static void add_transposed(const Task *t, const Blocks *b, const Meeting *x, const float *a, Rows rows, float *sum,
+                           float *out, ptrdiff_t ld_out) {
     int keys = x->diagonal ? x->rows : KV_PAGE;
     for (int d = 0; d < t->D; d += SGEMM_PANEL)
         for (int j = 0; j < keys; j += x->step) {
@@ -136,21 +146,21 @@ static void add_transposed(const Task *t, const Blocks *b, const Meeting *x, con
             TileOut o = {.chain = x->first ? NULL : c, .ld_chain = b->ld, .out = c, .ld_out = b->ld};
             if (x->last) o.out = out + j * ld_out + d, o.ld_out = ld_out;
             t->isa->sgemm_tile(int_min(x->step, keys - j), int_min(SGEMM_PANEL, t->D - d), x->rows - i,
-                               a + i * KV_PAGE + j, 1, KV_PAGE, rows + i * b->ld + d, b->ld, &o);
+                               a + i * KV_PAGE + j, 1, KV_PAGE, rows.at + i * rows.ld + d, rows.ld, &o);
         }
 }
 
 /* k: where the keys begin.  later: fetched meanwhile. */
-static void rows_meet_block(const Task *t, const Blocks *b, const Meeting *x, int k, int g, Later *later) {
+static void rows_meet_block(const Task *t, const Blocks *b, Meeting *x, int k, int g, Later *later) {
     ptrdiff_t at = (ptrdiff_t)x->h * t->N + x->n;
     rows_load(t, b, x);
-    meet_keys(t, b, x, b->q, b->keys_t, b->p, later);
-    meet_keys(t, b, x, b->dout, b->values_t, b->ds, later);
+    meet_keys(t, x, x->q, b->keys_t, b->p, later);
+    meet_keys(t, x, x->dout, b->values_t, b->ds, later);
     if (x->starts_dq && x->diagonal) t->mean[at] = b->ds[0]; /* one key weighs 1: its ds is 0, not a rounding error */
-    t->ops->softmax_backward(b->p, b->ds, x->rows, x->diagonal, t->lse + at, t->mean + at);
+    t->ops->softmax_backward(b->p, b->ds, x->rows, x->diagonal, 1.0f / sqrtf((float)t->D), t->lse + at, t->mean + at);
     add_dq(t, b, x);
-    add_transposed(t, b, x, b->p, b->dout, b->dvalues, t->dqkv + qkv_at(t, k, t->H + t->G + g), qkv_at(t, 1, 0));
-    add_transposed(t, b, x, b->ds, b->q, b->dkeys, t->dqk + qk_at(t, k, t->H + g), qk_at(t, 1, 0));
+    add_transposed(t, b, x, b->p, x->dout, b->dvalues, t->dqkv + qkv_at(t, k, t->H + t->G + g), qkv_at(t, 1, 0));
+    add_transposed(t, b, x, b->ds, x->q, b->dkeys, t->dqk + qk_at(t, k, t->H + g), qk_at(t, 1, 0));
 }
 
 /* ---- order --------------------------------------------------------------------------------------------------------- */
@@ -197,10 +207,11 @@ static void item_run(const Task *t, const Blocks *b, const Item *w, const Item *
     const int ratio = t->H / t->G, blocks = ceil_div(w->end - w->begin, KV_PAGE), edge = t->isa->tile_rows < EDGE_ROWS;
     for (int block = w->block; block < w->end_block; block++) {
         int k = w->begin + block * KV_PAGE, meetings = 0;
-        keys_load(t, b, k, int_min(KV_PAGE, w->end - k), w->g);
+        const Rows keys = keys_load(t, b, k, int_min(KV_PAGE, w->end - k), w->g);
         for (int r = 0; r < ratio; r++)
             for (int n = k; n < w->end; n += ROWS) {
-                Meeting x = {.n = n, .rows = int_min(ROWS, w->end - n), .h = w->g * ratio + r, .diagonal = n == k};
+                Meeting x = {.n = n, .rows = int_min(ROWS, w->end - n), .h = w->g * ratio + r, .diagonal = n == k,
+                             .keys = keys};
                 x.step = x.diagonal ? EDGE_ROWS >> edge : t->isa->tile_rows;
                 x.starts_dq = block == 0, x.first = meetings == 0, x.last = ++meetings == ratio * (blocks - block);
                 /* The predecessor meets one block of rows more a head. */

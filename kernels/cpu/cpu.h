@@ -20,7 +20,7 @@ typedef enum {
     SGEMM_ADD    /* c = c + chain, the chain started from 0 */
 } SgemmMode;
 
-/* Where a tile's chains start and end: out = (add +) (factor * chain +) sum over k. */
+/* Where a tile's chains start and end: out = (add +) (scale *) ((factor * chain +) sum over k). */
 typedef struct {
     const float *chain; /* NULL: they start at 0 */
     const float *add;   /* NULL: nothing */
@@ -31,6 +31,7 @@ typedef struct {
     int          n_soon; /* in so many of the k; 0: in all */
     ptrdiff_t    near;   /* floats further on, b is fetched into the first cache; 0: nothing but what is read */
     const float *factor; /* of each row's chain; NULL: 1 */
+    const float *scale;  /* of each row's result; NULL: 1 */
 } TileOut;
 
 enum {

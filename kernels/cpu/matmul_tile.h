@@ -115,6 +115,12 @@ TILE_FN void tile_body(const int m, const int vecs, const int rows_adjacent, con
             for (int i = 0; i < m; i += 3) row[i / 3] += a_cs;
         }
     }
+    if (o->scale) {
+        UNROLL
+        for (int i = 0; i < m; i++)
+            UNROLL
+            for (int v = 0; v < vecs; v++) acc[i][v] = v_mul(acc[i][v], v_set1(o->scale[i]));
+    }
     if (n < vecs * VEC) {
         if (o->add) tile_store(m, vecs, 0, 1, acc, n, o, column);
         else tile_store(m, vecs, 0, 0, acc, n, o, column);

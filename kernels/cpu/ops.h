@@ -18,9 +18,6 @@ typedef struct {
 typedef struct {
     /* out[i] = a_i . b_i over n columns */
     void (*row_dots)(float *out, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, int rows, int n);
-    /* out (rows, n) = factor[i * step] * row i of inp */
-    void (*scale_rows)(float *out, ptrdiff_t ld_out, const float *inp, ptrdiff_t ld_inp, int rows, int n,
-                       const float *factor, int step);
     double (*sum_squares)(const float *x, int64_t n);
 
     /* out = x * rstd * weight; returns rstd */
@@ -34,20 +31,16 @@ typedef struct {
     void (*norm_rope_backward)(float *dx, float *dweight, const float *dout, const float *x, const float *weight,
                                const float *rope, float rstd, int D);
 
-    /* dst, panels of SGEMM_PANEL keys (KV_PAGE / SGEMM_PANEL, D, SGEMM_PANEL) = the first D columns of n_rows <= KV_PAGE
-     * rows of src, transposed, times factor; 0 past n_rows */
-    void (*transpose)(float *dst, const float *src, ptrdiff_t row_stride, int n_rows, int D, float factor);
-    /* dst, panels of SGEMM_PANEL columns (D / SGEMM_PANEL, KV_PAGE, SGEMM_PANEL) = the first D columns of n_rows rows; the
-     * last panel is as narrow as what is left of D */
-    void (*panels)(float *dst, const float *src, ptrdiff_t row_stride, int n_rows, int D);
-    /* Merges one block of KV_PAGE keys into the running softmax of m <= 16 query rows.  scores (m, KV_PAGE), in units of
-     * ln 2: row i sees the first seen[i] keys; on return 2^(score - new max), and 0 for the others up to `padded`, a
-     * multiple of 16 that covers all seen.  max, sum (m) are updated; factor (m) is what sums of earlier blocks are to be
-     * multiplied by. */
-    void (*softmax_merge)(float *scores, int m, const int *seen, int padded, float *max, float *sum, float *factor);
-    /* m rows of KV_PAGE keys.  p: scores in units of ln 2 in, exp(score - lse) out.  dp: dout . v in, p (dp - mean) out.
+    /* Merges one block of KV_PAGE keys into the running softmax of m <= 16 query rows.  scores (m, KV_PAGE), units of
+     * ln 2 once times scale: row i sees the first seen[i] keys; on return 2^(scale * score - new max), and 0 for the others
+     * up to `padded`, a multiple of 16 that covers all seen.  max, sum (m) are updated; factor (m) is what sums of earlier
+     * blocks are to be multiplied by; inverse (m), unless NULL, is 1 / sum. */
+    void (*softmax_merge)(float *scores, int m, const int *seen, int padded, float scale, float *max, float *sum,
+                          float *factor, float *inverse);
+    /* m rows of KV_PAGE keys.  p: scores in, exp(scale * score - lse) out.  dp: dout . v in, scale p (dp - mean) out.
      * diagonal: row i sees the first i + 1 keys; 0 for the others up to a multiple of 16, nothing beyond. */
-    void (*softmax_backward)(float *p, float *dp, int m, int diagonal, const float *lse, const float *mean);
+    void (*softmax_backward)(float *p, float *dp, int m, int diagonal, float scale, const float *lse,
+                             const float *mean);
 
     /* Loss of a target range of ids [lo, hi) from V logits; lo < 0: 0.  gradient: logits become dloss/dlogits.
      * soon: V floats that are fetched meanwhile; NULL: nothing. */
@@ -120,8 +113,15 @@ static inline void *page_values(void *pool, DType type, int64_t page, int g, int
 }
 
 #define LOG2_E 1.44269504f /* attention's exponentials are powers of 2 */
+#define LN_2   0.693147181f
 
 static inline int panel_width(int d, int D) { return int_min(SGEMM_PANEL, D - d); } /* of the panel from column d on */
+
+/* dst, panels of keys as a page has them, = D columns of rows <= KV_PAGE keys; 0 for the rest of the last panel */
+static inline void keys_transpose(const CpuIsa *isa, float *dst, const float *keys, ptrdiff_t ld, int rows, int D) {
+    for (int j = 0; j < rows; j += SGEMM_PANEL)
+        isa->sgemm_pack_panel(dst + j * D, int_min(SGEMM_PANEL, rows - j), D, keys + j * ld, 1, ld);
+}
 
 /* What is needed later, fetched into the second cache a few lines at a time while tiles are busy. */
 typedef struct {

@@ -29,16 +29,6 @@ static void ops_row_dots(float *out, const float *a, ptrdiff_t lda, const float 
     }
 }
 
-static void ops_scale_rows(float *out, ptrdiff_t ld_out, const float *inp, ptrdiff_t ld_inp, int rows, int n,
-                           const float *factor, int step) {
-    for (int i = 0; i < rows; i++, out += ld_out, inp += ld_inp) {
-        Vec f = v_set1(factor[i * step]);
-        int d = 0;
-        for (; d + VEC <= n; d += VEC) v_store(out + d, v_mul(v_load(inp + d), f));
-        if (d < n) v_store_n(out + d, v_mul(v_load_n(inp + d, n - d), f), n - d);
-    }
-}
-
 static double ops_sum_squares(const float *x, int64_t n) {
     enum { LANES = 32 };
     double  lane[LANES] = {0};
@@ -139,29 +129,6 @@ static void ops_norm_rope_backward(float *dx, float *dweight, const float *dout,
 
 /* ---- attention --------------------------------------------------------------------------------------------------- */
 
-static void ops_transpose(float *dst, const float *src, ptrdiff_t row_stride, int n_rows, int D, float factor) {
-    for (int j = 0; j < KV_PAGE; j += VEC)
-        for (int d = 0; d < D; d += VEC) {
-            Vec r[VEC];
-            for (int i = 0; i < VEC; i++) {
-                r[i] = j + i < n_rows ? load_up_to(src + (j + i) * row_stride + d, D - d) : v_zero();
-                if (j + VEC + i < n_rows) __builtin_prefetch(src + (j + VEC + i) * row_stride + d);
-            }
-            v_transpose(r);
-            for (int i = 0; i < VEC && d + i < D; i++)
-                v_store(dst + j / SGEMM_PANEL * SGEMM_PANEL * D + (d + i) * SGEMM_PANEL + j % SGEMM_PANEL,
-                        v_mul(r[i], v_set1(factor)));
-        }
-}
-
-static void ops_panels(float *dst, const float *src, ptrdiff_t row_stride, int n_rows, int D) {
-    for (int i = 0; i < n_rows; i++, src += row_stride)
-        for (int d = 0; d < D; d += VEC) {
-            int panel = d / SGEMM_PANEL * SGEMM_PANEL, width = panel_width(panel, D);
-            store_up_to(dst + panel * KV_PAGE + i * width + d - panel, load_up_to(src + d, D - d), D - d);
-        }
-}
-
 /* Scores j.. of a row that sees the first `seen` keys; all rows see the first `least`. */
 static inline __attribute__((always_inline)) Vec row_scores(const float *scores, int j, int seen, const int least) {
     return j + VEC <= least ? v_load(scores + j) : v_below(v_load(scores + j), seen - j);
@@ -169,57 +136,62 @@ static inline __attribute__((always_inline)) Vec row_scores(const float *scores,
 
 /* least, padded: literals where every row sees KV_PAGE keys */
 static inline __attribute__((always_inline)) void softmax_rows(float *scores, int m, const int *seen, const int least,
-                                                               const int padded, float *max, float *sum, float *factor) {
-    Vec   r[VEC], old = v_load_n(max, m);
-    float now[VEC];
+                                                               const int padded, float scale, float *max, float *sum,
+                                                               float *factor, float *inverse) {
+    Vec   r[VEC], old = v_load_n(max, m), unit = v_set1(scale);
+    float shift[VEC];
     for (int i = 0; i < VEC; i++) { /* lanes from m on are not kept */
         r[i] = v_set1(-INFINITY);
         for (int j = 0; i < m && j < KV_PAGE; j += VEC)
             if (j < padded) r[i] = v_max(row_scores(scores + i * KV_PAGE, j, seen[i], least), r[i]);
     }
-    Vec largest = v_max(v_fold(1, r), old), scale = v_exp2(v_sub(old, largest));
-    v_store(now, largest);
+    Vec largest = v_max(v_mul(v_fold(1, r), unit), old), shrunk = v_exp2(v_sub(old, largest));
+    v_store(shift, v_sub(v_zero(), largest));
     v_store_n(max, largest, m);
-    v_store_n(factor, scale, m);
+    v_store_n(factor, shrunk, m);
     for (int i = 0; i < m; i++) {
         float *s = scores + i * KV_PAGE;
-        Vec    p[4] = {v_zero(), v_zero(), v_zero(), v_zero()}, shift = v_set1(now[i]);
+        Vec    p[4] = {v_zero(), v_zero(), v_zero(), v_zero()}, row_shift = v_set1(shift[i]);
         for (int j = 0; j < 4; j++)
             if (j * VEC < padded) {
-                p[j] = v_exp2(v_sub(row_scores(s, j * VEC, seen[i], least), shift));
+                p[j] = v_exp2(v_fma(row_scores(s, j * VEC, seen[i], least), unit, row_shift));
                 v_store(s + j * VEC, p[j]);
             }
         r[i] = sum4(p);
     }
-    v_store_n(sum, v_add(v_mul(v_load_n(sum, m), scale), v_fold(0, r)), m);
+    Vec total = v_fma(v_load_n(sum, m), shrunk, v_fold(0, r));
+    v_store_n(sum, total, m);
+    if (inverse) v_store_n(inverse, v_div(v_set1(1.0f), total), m);
 }
 
 /* A row that sees nothing here gets the factor 1 and adds 0. */
-static void ops_softmax_merge(float *scores, int m, const int *seen, int padded, float *max, float *sum, float *factor) {
+static void ops_softmax_merge(float *scores, int m, const int *seen, int padded, float scale, float *max, float *sum,
+                              float *factor, float *inverse) {
     int least = KV_PAGE;
     for (int i = 0; i < m; i++) least = int_min(least, seen[i]);
-    if (least == KV_PAGE) softmax_rows(scores, m, seen, KV_PAGE, KV_PAGE, max, sum, factor);
-    else softmax_rows(scores, m, seen, least, padded, max, sum, factor);
+    if (least == KV_PAGE) softmax_rows(scores, m, seen, KV_PAGE, KV_PAGE, scale, max, sum, factor, inverse);
+    else softmax_rows(scores, m, seen, least, padded, scale, max, sum, factor, inverse);
 }
 
 /* diagonal: a literal */
 static inline __attribute__((always_inline)) void weights_backward(const int diagonal, float *p, float *dp, int m,
-                                                                   const float *lse, const float *mean) {
-    const Vec most = v_set1(128.0f);
+                                                                   float scale, const float *lse, const float *mean) {
+    const Vec most = v_set1(128.0f), unit = v_set1(LOG2_E * scale), slope = v_set1(scale);
     for (int i = 0; i < m; i++, p += KV_PAGE, dp += KV_PAGE) {
-        Vec shift = v_set1(lse[i] * LOG2_E), middle = v_set1(mean[i]);
+        Vec shift = v_set1(-lse[i] * LOG2_E), middle = v_set1(mean[i]);
         for (int j = 0; j < KV_PAGE && (!diagonal || j <= i); j += VEC) {
             Vec s = diagonal && i < j + VEC ? v_below(v_load(p + j), i + 1 - j) : v_load(p + j);
-            Vec e = v_exp2(v_min(most, v_sub(s, shift)));
+            Vec e = v_exp2(v_min(most, v_fma(s, unit, shift)));
             v_store(p + j, e);
-            v_store(dp + j, v_mul(e, v_sub(v_load(dp + j), middle)));
+            v_store(dp + j, v_mul(v_mul(e, slope), v_sub(v_load(dp + j), middle)));
         }
     }
 }
 
-static void ops_softmax_backward(float *p, float *dp, int m, int diagonal, const float *lse, const float *mean) {
-    if (diagonal) weights_backward(1, p, dp, m, lse, mean);
-    else weights_backward(0, p, dp, m, lse, mean);
+static void ops_softmax_backward(float *p, float *dp, int m, int diagonal, float scale, const float *lse,
+                                 const float *mean) {
+    if (diagonal) weights_backward(1, p, dp, m, scale, lse, mean);
+    else weights_backward(0, p, dp, m, scale, lse, mean);
 }
 
 /* ---- classifier -------------------------------------------------------------------------------------------------- */
@@ -344,10 +316,9 @@ static void ops_adamw(float *param, float *out, float *m, float *v, const float 
 
 #define CPU_OPS_TABLE                                                                                                  \
     {                                                                                                                  \
-        .row_dots = ops_row_dots, .scale_rows = ops_scale_rows, .sum_squares = ops_sum_squares, .rmsnorm = ops_rmsnorm, \
+        .row_dots = ops_row_dots, .sum_squares = ops_sum_squares, .rmsnorm = ops_rmsnorm,                              \
         .rmsnorm_backward = ops_rmsnorm_backward, .norm_rope = ops_norm_rope,                                          \
-        .norm_rope_backward = ops_norm_rope_backward, .transpose = ops_transpose, .panels = ops_panels,                \
-        .softmax_merge = ops_softmax_merge,                                                                            \
+        .norm_rope_backward = ops_norm_rope_backward, .softmax_merge = ops_softmax_merge,                              \
         .softmax_backward = ops_softmax_backward, .range_loss = ops_range_loss, .sample_weights = ops_sample_weights,  \
         .sample_block_sum = ops_sample_block_sum, .adamw = ops_adamw                                                   \
     }
