@@ -14,7 +14,7 @@ from report_parts import axes, figure_of, interval, legend, legend_of_many, numb
 
 
 def draw_loss(steps, evals):
-    figure, ax = axes("Loss while training", "step", "nats a token", 8, 3.6)
+    figure, ax = axes("Loss while training", "step", "nats a token", 5.6, 3.6)
     if steps:
         ax.plot([s["step"] for s in steps], [s["loss"] for s in steps], color="#9ecae1", lw=1, label="train, each step")
     if evals:

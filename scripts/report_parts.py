@@ -33,10 +33,17 @@ def legend(ax, **where):
         ax.legend(fontsize=8, facecolor="white", edgecolor="none", framealpha=1, **where)
 
 
+def legend_below(ax):
+    """Beside it a picture would be wide, and its words too small to read on a phone."""
+    legend(ax, loc="upper left", bbox_to_anchor=(0.0, -0.16))
+
+
 def legend_of_many(ax, **where):
-    """Beside the picture where it would hide the lines."""
-    many = len(ax.get_legend_handles_labels()[0]) > 5
-    legend(ax, **({"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if many else where))
+    """Below the picture where it would hide the lines."""
+    if len(ax.get_legend_handles_labels()[0]) > 5:
+        legend_below(ax)
+    else:
+        legend(ax, **where)
 
 
 def number(x, digits=3):

@@ -6,7 +6,7 @@ from report_parts import interval, number, table
 
 def draw(o):
     p = o["probe"]
-    figure, ax = report_parts.axes("Learnt from few patients", "positives learnt from (and as many negatives)", "AUROC", 5.4, 3.8)
+    figure, ax = report_parts.axes("Learnt from few patients", "positives learnt from (and as many negatives)", "AUROC", 5.0, 3.8)
     shots = [r for r in p["curve"] if r["k"]]
     for name, label, color in [("embedding", "regression on the model's states", "#08519c"), ("counts", "regression on counts of codes", "#d94801")]:
         if shots:
@@ -18,7 +18,7 @@ def draw(o):
         ax.axhline(p["simulated_auroc"], color="#333333", lw=1, ls="--", label="simulated futures, no label")
     ax.set_xscale("log", base=2)
     ax.set_xticks([r["k"] for r in shots], [str(r["k"]) for r in shots])
-    report_parts.legend(ax, loc="upper left", bbox_to_anchor=(1.0, 1.0))  # beside it: curves go everywhere
+    report_parts.legend_below(ax)  # curves go everywhere
     return report_parts.picture(figure)
 
 
