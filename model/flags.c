@@ -52,7 +52,7 @@ static double size_unit(const char *s) {
 
 static double duration_unit(const char *s) {
     static const struct { const char *name; double scale; } units[] = {
-        {"min", 1}, {"m", 1}, {"h", 60}, {"d", 1440}, {"w", 10080}, {"y", 525960}};
+        {"min", 1}, {"h", 60}, {"d", 1440}, {"w", 10080}, {"y", 525960}};
     for (size_t i = 0; i < sizeof units / sizeof *units; i++)
         if (!strcasecmp(s, units[i].name)) return units[i].scale;
     return NAN;

@@ -99,12 +99,18 @@ def references(resources):
 
 
 def days_of(horizon):
-    number, unit = re.fullmatch(r"(\d+)([hdwmy])", horizon).groups()
-    return int(number) * {"h": 1 / 24, "d": 1, "w": 7, "m": 30.4375, "y": 365.25}[unit]
+    """As the server reads it; not "6m", which is months to some and minutes to others."""
+    told = re.fullmatch(r"(\d+)(min|h|d|w|y)", horizon) if isinstance(horizon, str) else None
+    if not told:
+        raise ValueError(f"horizon {horizon!r}: expected a number of min, h, d, w or y, such as 30d; of months say the days")
+    return int(told[1]) * {"min": 1 / 1440, "h": 1 / 24, "d": 1, "w": 7, "y": 365.25}[told[2]]
 
 
 def horizon_text(horizon):
-    return f"{horizon[:-1]} hours" if horizon.endswith("h") else f"{days_of(horizon):.0f} days"
+    for unit, name in (("min", "minutes"), ("h", "hours")):
+        if horizon.endswith(unit):
+            return f"{horizon.removesuffix(unit)} {name}"
+    return f"{days_of(horizon):.0f} days"
 
 
 def percent(x):
@@ -141,7 +147,7 @@ def moved_text(explanation):
     for e in (explanation or {}).get("events", [])[:5]:
         if e["change"] is not None:
             lines.append(f"- {e['name'] or e['code']}, {abs(e['days']):.0f} days ago: {'raises' if e['change'] > 0 else 'lowers'} it by {100 * abs(e['change']):.1f} points"
-                         + ("" if e["se"] is not None and abs(e["change"]) > 2 * e["se"] else " (within sampling noise)"))
+                         + ("" if e["se"] is not None and abs(e["change"]) > 3 * e["se"] else " (within sampling noise)"))  # the largest of many pass 2
     return "\n\nWhat moved it (an association in the model, never a cause):\n\n" + "\n".join(lines) if lines else ""
 
 

@@ -251,6 +251,7 @@ static void test_flags_refused(void **state) {
         {"--sequence-length-of-rows 1", "unknown flag --sequence-length-of-rows"},
         {"--vrebose", "did you mean --verbose?"},
         {"-x", "unknown flag -x"},
+        {"--horizon 6m", "a duration such as 90min"}, /* months to some, minutes to others */
         {"--seq-len 12x", "--seq-len takes a whole number, not '12x'"},
         {"--seq-len 1.5", "--seq-len takes a whole number"},
         {"--seq-len 0x40", "--seq-len takes a whole number"},

@@ -54,8 +54,13 @@ for form in "" "--jwks jwks.json --audience https://sidecar.example"; do
     verdict $rc "the sidecar${form:+ with tokens of clients}: $(grep -c '^ok - ' client.log) checks" sidecar.err
 done
 "$python" -c 'import sys; sys.path.insert(0, sys.argv[1]); import cds_hooks_sidecar as s
-assert [s.horizon_text(h) for h in ("12h", "30d", "1y")] == ["12 hours", "30 days", "365 days"]' "$root/scripts" > horizon.log 2>&1
-verdict $? "cards tell a horizon of hours in hours" horizon.log
+assert [s.horizon_text(h) for h in ("12h", "30d", "1y", "90min")] == ["12 hours", "30 days", "365 days", "90 minutes"]
+event = {"name": "x", "code": "X", "days": -3, "change": 0.02, "se": 0.008}
+assert "sampling noise" in s.moved_text({"events": [event]}) and "sampling noise" not in s.moved_text({"events": [{**event, "se": 0.006}]})' "$root/scripts" > horizon.log 2>&1
+verdict $? "cards tell a horizon of hours in hours, and what may be chance" horizon.log
+sed 's/"365d"/"6m"/' services.json > months.json
+refused 2 'of months say the days' "$python" "$root/scripts/cds_hooks_sidecar.py" --serve "$serve" --services months.json --port 0 --ehr-data "$data"
+verdict $? "6m, months to some and minutes to others, is no horizon" refused.log
 ! ls /dev/shm/ehr-cds-* > left.log 2>&1
 verdict $? "nothing of a patient is left" left.log
 refused 2 "only with --jwks" "$python" "$root/scripts/cds_hooks_sidecar.py" --serve "$serve" --bind 0.0.0.0 --ehr-data "$data"
