@@ -83,6 +83,14 @@ def import_events(resources, ehr_data):
     return events
 
 
+def index_of(events, now):
+    """When the forecast begins: now, not at the last thing that happened, which may be years ago.  What has a date alone is told at
+    that day's end, wherever on earth it ends last: that much later, so that what is in the record today counts."""
+    last = max((e["time"] for e in events if "time" in e), default="")
+    latest = (now + datetime.timedelta(hours=36)).isoformat(timespec="seconds")
+    return max(now.isoformat(timespec="seconds"), min(last, latest))
+
+
 def references(resources):
     """code of the vocabulary -> references of the resources that carry it, for `basis`."""
     found = collections.defaultdict(list)
@@ -117,8 +125,9 @@ def percent(x):
     return f"{100 * x:.1f}%" if x < 0.0995 else f"{100 * x:.0f}%"
 
 
-def risk_assessment(service, answer, resources, subject, encounter):
+def risk_assessment(service, answer, resources, subject, encounter, index):
     o, now = answer["outcomes"][0], datetime.datetime.now(datetime.timezone.utc)
+    start = datetime.datetime.fromisoformat(index).replace(tzinfo=datetime.timezone.utc)
     sure = o.get("recalibrated") or {}
     by_code, basis = references(resources), []
     for e in (o.get("explanation") or {}).get("events", []):
@@ -132,8 +141,8 @@ def risk_assessment(service, answer, resources, subject, encounter):
            "method": {"text": f"ehr.c {answer['model']['id']} (SHA-256 of the weights {answer['model']['sha256']}), stage {answer['model']['stage']}"},
            "code": {"text": service["title"]},
            "prediction": [{"outcome": {"text": o["name"]}, "probabilityDecimal": round(sure.get("risk", o["risk"]), 6), "rationale": how,
-                           "whenPeriod": {"start": now.isoformat(timespec="seconds"),
-                                          "end": (now + datetime.timedelta(days=days_of(service["horizon"]))).isoformat(timespec="seconds")}}],
+                           "whenPeriod": {"start": start.isoformat(timespec="seconds"),
+                                          "end": (start + datetime.timedelta(days=days_of(service["horizon"]))).isoformat(timespec="seconds")}}],
            "note": [{"text": NOTICE}]}
     if encounter:
         out["encounter"] = {"reference": encounter}
@@ -241,13 +250,14 @@ class Sidecar:
         if len(patients) != 1 or not isinstance(patients[0].get("id"), str) or patients[0]["id"] != context.get("patientId"):
             raise Refused(412, "the prefetch lacks the Patient that context.patientId names")
         events = import_events(resources, self.args.ehr_data)
-        request = {"patient": {"events": events}, "outcomes": [{**service["outcome"], "horizon": service["horizon"]}], "samples": service.get("samples", 128)}
+        index = index_of(events, datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None))
+        request = {"patient": {"events": events, "index": index}, "outcomes": [{**service["outcome"], "horizon": service["horizon"]}], "samples": service.get("samples", 128)}
         if service.get("explain"):
             request["explain"] = service["explain"]
         answer = self.call("/v1/risk", request)
         encounter = context.get("encounterId")
         assessment = None if answer["reason"] else risk_assessment(service, answer, resources, "Patient/" + patients[0]["id"],
-                                                                   "Encounter/" + encounter if isinstance(encounter, str) else None)
+                                                                   "Encounter/" + encounter if isinstance(encounter, str) else None, index)
         if assessment and assessment["prediction"][0]["probabilityDecimal"] < service.get("show_from", 0):
             self.n_cards.labels(service["id"], "below").inc()
             return {"cards": []}

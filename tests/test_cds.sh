@@ -55,9 +55,13 @@ for form in "" "--jwks jwks.json --audience https://sidecar.example"; do
 done
 "$python" -c 'import sys; sys.path.insert(0, sys.argv[1]); import cds_hooks_sidecar as s
 assert [s.horizon_text(h) for h in ("12h", "30d", "1y", "90min")] == ["12 hours", "30 days", "365 days", "90 minutes"]
+import datetime
+now = datetime.datetime(2026, 3, 1, 12)
+at = lambda *times: s.index_of([{"code": "SEX//F"}, *({"time": t} for t in times)], now)
+assert at() == at("2017-01-01T00:00:00") == "2026-03-01T12:00:00" and at("2026-03-02T11:59:00") == "2026-03-02T11:59:00" and at("2062-01-01T00:00:00") == "2026-03-03T00:00:00"
 event = {"name": "x", "code": "X", "days": -3, "change": 0.02, "se": 0.008}
 assert "sampling noise" in s.moved_text({"events": [event]}) and "sampling noise" not in s.moved_text({"events": [{**event, "se": 0.006}]})' "$root/scripts" > horizon.log 2>&1
-verdict $? "cards tell a horizon of hours in hours, and what may be chance" horizon.log
+verdict $? "cards tell a horizon of hours in hours, what may be chance, and begin now" horizon.log
 sed 's/"365d"/"6m"/' services.json > months.json
 refused 2 'of months say the days' "$python" "$root/scripts/cds_hooks_sidecar.py" --serve "$serve" --services months.json --port 0 --ehr-data "$data"
 verdict $? "6m, months to some and minutes to others, is no horizon" refused.log
