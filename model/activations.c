@@ -15,8 +15,7 @@ typedef struct {
     int drop_at;                 /* first recompute level that shares one buffer between layers */
     int training;                /* 1: only there when training; 2: or when there are adapters */
     int lora;                    /* columns as wide as the adapters of a matrix */
-    const char *host;            /* the row whose memory it lies in where it fits, because only one of them is alive at a
-                                    time: dead when the other is first written, and rebuilt after it */
+    const char *host;            /* the row in whose memory it lies where it fits: never are both alive */
 } ActRow;
 
 #define LAYER(field) #field, offsetof(LayerActs, field), 1
@@ -99,11 +98,12 @@ typedef struct {
     size_t bottom, top;
 } Vacant;
 
-/* The whole of the lender's that is written after the loss: a tied head's gradient, the first bucket, is written by it. */
+/* All that is written after the loss, which itself writes the head's gradient: the last bucket, or, tied, the first. */
 static Vacant vacant_all(const ModelConfig *cfg, const ParamTable *lender, DType t) {
     const size_t real = dtype_size(dtype_real(t));
     if (!lender) return (Vacant){0, 0};
-    return (Vacant){real * (size_t)lender->bucket_offset[cfg->tied], real * (size_t)lender->bucket_offset[cfg->n_layers + 1]};
+    return (Vacant){real * (size_t)lender->bucket_offset[cfg->tied],
+                    real * (size_t)lender->bucket_offset[cfg->n_layers + 1]};
 }
 
 /* Buckets are written from the last to the first, each when its block's backward begins: what layer l keeps may lie in
@@ -121,17 +121,21 @@ static int vacant_take(Vacant *v, size_t bytes) {
     return 1;
 }
 
-/* Bytes from the start of its host's memory to where a row lies in it; -1: it has a place of its own. */
-static int64_t guest_offset(const ActRow *guest, const ActRow **host, const ModelConfig *cfg, DType t, int N, int training) {
-    size_t used = 0;
-    *host = NULL;
+static const ActRow *host_of(const ActRow *guest) {
     for (int i = 0; guest->host && i < N_ROWS; i++)
-        if (!strcmp(ROWS[i].name, guest->host)) *host = &ROWS[i];
-    if (!*host || !copies(*host, cfg, training, RECOMPUTE_NONE)) return -1;
+        if (!strcmp(ROWS[i].name, guest->host)) return &ROWS[i];
+    return NULL;
+}
+
+/* Where a row lies in its host's memory, behind guests that come before it in the table; -1: in a place of its own. */
+static int64_t guest_offset(const ActRow *guest, const ModelConfig *cfg, DType t, int N, int training) {
+    const ActRow *host = host_of(guest);
+    size_t used = 0;
+    if (!host || !copies(host, cfg, training, RECOMPUTE_NONE)) return -1;
     for (int i = 0; i < N_ROWS; i++) {
         const ActRow *r = &ROWS[i];
-        if (!r->host || strcmp(r->host, guest->host) || !copies(r, cfg, training, RECOMPUTE_NONE)) continue;
-        const int fits = used + copy_bytes(r, cfg, t, N) <= copy_bytes(*host, cfg, t, N);
+        if (host_of(r) != host || !copies(r, cfg, training, RECOMPUTE_NONE)) continue;
+        const int fits = used + copy_bytes(r, cfg, t, N) <= copy_bytes(host, cfg, t, N);
         if (r == guest) return fits ? (int64_t)used : -1;
         if (fits) used += copy_bytes(r, cfg, t, N);
     }
@@ -144,8 +148,8 @@ static void *fields_of(Acts *a, const ActRow *r, int l) {
 
 static void guests_bind(Acts *a, const ModelConfig *cfg, DType t) {
     for (int i = 0; i < N_ROWS; i++) {
-        const ActRow *r = &ROWS[i], *host;
-        const int64_t offset = guest_offset(r, &host, cfg, t, a->N, a->training);
+        const ActRow *r = &ROWS[i], *host = host_of(r);
+        const int64_t offset = guest_offset(r, cfg, t, a->N, a->training);
         char *at;
         for (int l = 0; offset >= 0 && l < cfg->n_layers; l++) {
             memcpy(&at, (char *)fields_of(a, host, l) + host->field, sizeof at);
@@ -158,7 +162,7 @@ typedef struct {
     size_t own, lent; /* bytes */
 } Taken;
 
-/* Finds a place for every copy of every row, in the lender's memory if there is one and room in it, and with `a` sets its
+/* Finds a place for every copy of every row, in the lender's memory if there is one and room in it; with `a`, sets the
  * pointers.  The last layer comes first: it has the widest choice and takes what others cannot. */
 static Taken lay_out(const ModelConfig *cfg, const ParamTable *lender, DType t, int N, int training, Recompute level,
                      Acts *a) {
@@ -178,9 +182,8 @@ static Taken lay_out(const ModelConfig *cfg, const ParamTable *lender, DType t, 
     }
     for (int i = 0; i < N_ROWS; i++) {
         const ActRow *r = &ROWS[i];
-        const ActRow *host;
         if (kept(r, training, level) || !copies(r, cfg, training, level)) continue;
-        if (guest_offset(r, &host, cfg, t, N, training) >= 0) continue;
+        if (guest_offset(r, cfg, t, N, training) >= 0) continue;
         for (int l = 0; a && l < L + (r->drop_at == KEEP_ALWAYS); l++)
             set_pointer(fields_of(a, r, l), r->field, (char *)a->arena + taken.own);
         taken.own += copy_bytes(r, cfg, t, N);
@@ -202,11 +205,11 @@ void acts_report(const ModelConfig *cfg, const ParamTable *lender, DType t, int 
     const double MIB = 1048576;
     fprintf(out, "  %-12s %14s %8s %12s\n", "activation", "columns/token", "copies", "MiB");
     for (int i = 0; i < N_ROWS; i++) {
-        const ActRow *r = &ROWS[i], *host;
+        const ActRow *r = &ROWS[i];
         const int n = copies(r, cfg, training, recompute);
         if (!n || !columns(r, cfg)) continue;
         fprintf(out, "  %-12s %14lld ", r->name, (long long)columns(r, cfg));
-        if (guest_offset(r, &host, cfg, t, N, training) >= 0) fprintf(out, "%8s   in %s\n", "", r->host);
+        if (guest_offset(r, cfg, t, N, training) >= 0) fprintf(out, "%8s   in %s\n", "", r->host);
         else fprintf(out, "%8d %12.2f\n", n, (double)n * (double)copy_bytes(r, cfg, t, N) / MIB);
     }
     const Taken taken = lay_out(cfg, lender, t, N, training, recompute, NULL);

@@ -1,10 +1,13 @@
 /* activations.h - what one pass keeps in device memory.  One table (activations.c) of name, columns per token, the
- * recompute level from which a row is no longer kept per layer and the row whose memory it may lie in drives allocation,
- * the memory report and nothing else has to know sizes.  Private to model/: others see `Acts` through model.h.
+ * recompute level from which a row is no longer kept per layer, and the row in whose memory it may lie, drives allocation
+ * and the memory report; nothing else has to know sizes.  Private to model/: others see `Acts` through model.h.
  *
  * Rebuilding in backward: norm outputs, turned queries and keys and the SwiGLU product are always rebuilt (elementwise,
  * under a hundredth of a step, and a third of the memory); level mlp also rebuilds gate_up (one product), level block the whole block from
- * its input. */
+ * its input.
+ *
+ * Gradients may lend their memory (acts_open_lent): block l's is written when block l's backward begins, and until then
+ * holds what layers from l + 1 on keep, whose backward has ended by then. */
 #ifndef EHR_MODEL_ACTIVATIONS_H
 #define EHR_MODEL_ACTIVATIONS_H
 #include "model/model.h"

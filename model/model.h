@@ -53,8 +53,8 @@ double model_flops_per_token(const ModelConfig *cfg, double mean_context);
 Status acts_open(Acts **out, const Model *m, int N, int training, Recompute recompute, Err *err);
 /* For training with one pass a step: most of what is kept for backward lies in the memory of gradients that are not yet
  * written then.  grad: the arena (table.trained real) that every pass with backward is given, bound; it outlives the
- * activations.  model_loss and model_backward then set the gradient instead of adding to it, whatever was there; it is
- * lost when the next forward begins, whichever pass that is of, and until a bucket is announced it holds anything. */
+ * activations.  model_loss and model_backward set the gradient, whatever was there, instead of adding to it.  It is whole,
+ * bucket by bucket, when bucket_ready says so, until the next pass of any kind begins. */
 Status acts_open_lent(Acts **out, const Model *m, int N, Recompute recompute, void *grad, Err *err);
 int    acts_lent(const Acts *a); /* opened so: passes set the gradient */
 size_t acts_bytes(const ModelConfig *cfg, DType t, int N, int training, Recompute recompute);
@@ -81,9 +81,9 @@ void model_forward(Model *m, Acts *a);
  * the gradient of the sum of losses, added to the head's (set, where acts_lent) and left in the activations for
  * model_backward. */
 void model_loss(Model *m, Acts *a, Params *grad);
-/* Adds to *grad, an arena of real bound with params_bind (sets it, where acts_lent); frozen parameters are left alone.  bucket_ready(ctx, bucket)
- * is called as soon as the work that completes a bucket's gradient is queued, from the last bucket to the first; NULL =
- * do not tell. */
+/* Adds to *grad, an arena of real bound with params_bind (sets it, where acts_lent); frozen parameters are left alone.
+ * bucket_ready(ctx, bucket) is called as soon as the work that completes a bucket's gradient is queued, from the last
+ * bucket to the first; NULL = do not tell. */
 void model_backward(Model *m, Acts *a, Params *grad, BucketReady bucket_ready, void *ctx);
 /* The three in one, grad NULL: without backward.  On devices that record (a GPU) the pass becomes one graph, cut where
  * bucket_ready is called, from its second time on: launching it costs next to nothing, and the bits are the same. */

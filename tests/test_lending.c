@@ -50,7 +50,8 @@ static int kept_rows(const Acts *a, const Model *m, Row *row) {
         add(row, &n, "lse", l, read, la->lse, real * (size_t)c->n_heads);
         add(row, &n, "x_mid", l, read, la->x_mid, element * (size_t)c->d_model);
         add(row, &n, "mlp_rstd", l, read, la->mlp_rstd, real);
-        if (a->recompute == RECOMPUTE_NONE) add(row, &n, "gate_up", l, read, la->gate_up, element * 2 * (size_t)c->d_ff);
+        if (a->recompute == RECOMPUTE_NONE)
+            add(row, &n, "gate_up", l, read, la->gate_up, element * 2 * (size_t)c->d_ff);
     }
     return n;
 }
@@ -60,7 +61,7 @@ static int meet(const char *a, size_t a_bytes, const char *b, size_t b_bytes) {
 }
 
 /* All of them are alive when the loss is computed, so they lie apart; where a bucket is, only those that have been read
- * for the last time when it is written.  What is not kept does not lie in gradients, but for guests (test_guests). */
+ * for the last time when it is written.  Buffers of the pass do not lie in gradients; test_guests is about guests. */
 static size_t check_places(const Acts *a, const Model *m, const char *grad) {
     Row row[ROWS_MAX];
     const int n = kept_rows(a, m, row);
@@ -71,7 +72,8 @@ static size_t check_places(const Acts *a, const Model *m, const char *grad) {
         assert_true((uintptr_t)r->at % 256 == 0);
         for (int k = 0; k < i; k++)
             if (meet(r->at, r->bytes, row[k].at, row[k].bytes))
-                fail_msg("%s of layer %d and %s of layer %d share memory", r->name, r->layer, row[k].name, row[k].layer);
+                fail_msg("%s of layer %d and %s of layer %d share memory", r->name, r->layer, row[k].name,
+                         row[k].layer);
         if (!meet(r->at, r->bytes, grad, trained)) continue;
         assert_true(r->at >= grad && r->at + r->bytes <= grad + trained);
         lent += (r->bytes + 255) / 256 * 256;
@@ -79,8 +81,8 @@ static size_t check_places(const Acts *a, const Model *m, const char *grad) {
             const int64_t *offset = &m->table.bucket_offset[b];
             const size_t bytes = real * (size_t)(offset[1] - offset[0]);
             if (meet(r->at, r->bytes, grad + real * (size_t)offset[0], bytes) && r->last_read >= bucket_moment(m, b))
-                fail_msg("%s of layer %d is read at %d and lies in bucket %d, which is written at %d", r->name, r->layer,
-                         r->last_read, b, bucket_moment(m, b));
+                fail_msg("%s of layer %d is read at %d and lies in bucket %d, which is written at %d", r->name,
+                         r->layer, r->last_read, b, bucket_moment(m, b));
         }
     }
     const char *const *shared = (const char *const *)&a->pass;
@@ -92,7 +94,8 @@ static size_t check_places(const Acts *a, const Model *m, const char *grad) {
 static void check_amount(const Acts *a, const Model *m, size_t lent) {
     Row row[ROWS_MAX];
     const int n = kept_rows(a, m, row), L = m->cfg.n_layers;
-    const double real = (double)dtype_size(dtype_real(m->dtype)), bottom = real * (double)m->table.bucket_offset[m->cfg.tied];
+    const double real = (double)dtype_size(dtype_real(m->dtype));
+    const double bottom = real * (double)m->table.bucket_offset[m->cfg.tied];
     double largest = 0, most = 0, top = INFINITY;
     for (int l = L; l >= 0; l--) {
         double bytes = 0;
@@ -156,8 +159,8 @@ enum {
     ATTN_F = 1 << 1,
     MLP_F = 1 << 2,
     LOSS = 1 << 3,
-    FINAL = 1 << 4,  /* the final norm's backward */
-    AGAIN = 1 << 5,  /* the attention once more, at level block */
+    FINAL = 1 << 4, /* the final norm's backward */
+    AGAIN = 1 << 5, /* the attention once more, at level block */
     MLP_B = 1 << 6,
     ATTN_B = 1 << 7, /* up to attention_backward */
     QKV_B = 1 << 8,
@@ -175,8 +178,9 @@ static int check_lives(const Acts *a, const Model *m, int l) {
     const ModelConfig *c = &m->cfg;
     const LayerActs *la = &a->layer[l];
     const PassActs *p = &a->pass;
-    const size_t C = (size_t)c->d_model, HD = (size_t)(c->n_heads * c->head_dim), GD = (size_t)(c->n_kv_heads * c->head_dim),
-                 F = (size_t)c->d_ff, element = dtype_size(m->dtype), H = (size_t)c->n_heads, G = (size_t)c->n_kv_heads;
+    const size_t C = (size_t)c->d_model, F = (size_t)c->d_ff, H = (size_t)c->n_heads, G = (size_t)c->n_kv_heads;
+    const size_t HD = H * (size_t)c->head_dim, GD = G * (size_t)c->head_dim;
+    const size_t column = (size_t)a->N * dtype_size(m->dtype);
     const int kept = a->recompute == RECOMPUTE_NONE;
     const Life life[] = {
         {"x", la->x, C, EVER},
@@ -202,19 +206,25 @@ static int check_lives(const Acts *a, const Model *m, int l) {
         {"last x", a->layer[c->n_layers].x, C, LOSS | FINAL},
     };
     enum { LIVES = sizeof life / sizeof *life };
+    Row row[ROWS_MAX];
+    const int n = kept_rows(a, m, row);
     int shared = 0;
-    for (int i = 0; i < LIVES; i++)
+    for (int i = 0; i < LIVES; i++) {
+        for (int k = 0; k < n; k++)
+            if (row[k].layer != l && row[k].at != life[i].at &&
+                meet(life[i].at, life[i].columns * column, row[k].at, row[k].bytes))
+                fail_msg("%s of layer %d lies in %s of layer %d", life[i].name, l, row[k].name, row[k].layer);
         for (int k = 0; k < i; k++) {
             const Life *one = &life[i], *other = &life[k];
-            if (!meet(one->at, one->columns * (size_t)a->N * element, other->at, other->columns * (size_t)a->N * element)) continue;
+            if (!meet(one->at, one->columns * column, other->at, other->columns * column)) continue;
             if (one->alive & other->alive) fail_msg("%s and %s of layer %d share memory", one->name, other->name, l);
             shared++;
         }
+    }
     return shared;
 }
 
-/* With room for all: qk, qk_rstd and their neighbours in act, dqk and dqkv in gate_up, hidden in dx, dattn in norm.  Statistics
- * are floats, so that lengths are exact in float32 and double alone. */
+/* With room for all six guests: qk and qk_rstd in act, dqk and dqkv in gate_up, hidden in dx, dattn in norm. */
 static void test_guests(void **state) {
     (void)state;
     const ModelConfig *const shape[] = {&TINY, &WIDE, &ROOMY};

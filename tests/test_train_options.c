@@ -1,5 +1,6 @@
 /* test_train_options.c - what ehr-train does when: schedules, options, batch splits, the plan. */
 #include "tests/train_check.h"
+#include "train/memory.h"
 #include "train/schedule.h"
 #include "train/step.h"
 
@@ -94,12 +95,46 @@ static void test_plan(void **state) {
     assert_int_equal(options_plan(&o, 0, &err), ERR_USAGE);
 }
 
+/* One pass a step: gradients lend their memory.  Half the rows in two passes can take more, and is not said to fit then. */
+static void test_memory_plan(void **state) {
+    (void)state;
+    char flags[] = "--data d --out r --model nano --batch 16 --micro-batch 8 --seq-len 64", msg[256];
+    Device *dev = device_open(DEVICE_CPU, 0, 1, msg, sizeof msg);
+    const Place place = {.dev = dev, .dtype = DTYPE_F32, .sharers = 1};
+    TrainOptions o;
+    ModelConfig cfg;
+    Err err = {OK, ""};
+    MemoryPlan one, two;
+    CHECK(parse(&o, flags, &err));
+    CHECK(options_model(&o, 62, &cfg, &err));
+    for (int level = RECOMPUTE_NONE; level <= RECOMPUTE_BLOCK; level++) {
+        CHECK(memory_plan(&one, &o, &cfg, &place, 2, (PassShape){8, (Recompute)level}, &err));
+        CHECK(memory_plan(&two, &o, &cfg, &place, 1, (PassShape){8, (Recompute)level}, &err));
+        const double bytes = (double)acts_bytes(&cfg, DTYPE_F32, 8 * 64, 1, (Recompute)level);
+        assert_true(one.lent > 0 && one.activations + one.lent == bytes);
+        assert_true(two.lent == 0 && two.activations == bytes);
+        assert_true(one.all == one.weights + one.gradients + one.moments + one.exchange + one.activations + one.scratch);
+        assert_int_equal(options_passes(&o, 2), 1);
+        assert_int_equal(options_passes(&o, 1), 2);
+    }
+    o.batch = 8;
+    CHECK(memory_plan(&one, &o, &cfg, &place, 1, (PassShape){8, RECOMPUTE_BLOCK}, &err));
+    CHECK(memory_plan(&two, &o, &cfg, &place, 1, (PassShape){4, RECOMPUTE_BLOCK}, &err));
+    for (double available = 0.5 * one.all; available < 1.5 * one.all; available += 0.01 * one.all) {
+        const int64_t fits = memory_fit(&o, &cfg, &place, 1, RECOMPUTE_BLOCK, available);
+        assert_int_equal(fits == 8, one.all <= available);
+        if (fits == 4) assert_true(two.all <= available);
+    }
+    device_close(dev);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_schedules),
         cmocka_unit_test(test_bad_options),
         cmocka_unit_test(test_batch_splits),
         cmocka_unit_test(test_plan),
+        cmocka_unit_test(test_memory_plan),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -49,12 +49,18 @@ int64_t memory_fit(const TrainOptions *o, const ModelConfig *cfg, const Place *p
 
 Status memory_choose(TrainOptions *o, const ModelConfig *cfg, const Place *place, int world, Dist *dist, Err *err) {
     if (device_kind(place->dev) == DEVICE_CPU) return OK;
-    const int64_t fits = memory_fit(o, cfg, place, world, options_recompute(o), 0.95 * place->available);
     double *rank = xcalloc((size_t)dist_world(dist), sizeof *rank);
-    rank[dist_rank(dist)] = (double)(fits ? fits : o->micro_batch);
-    Status s = dist_sum(dist, rank, dist_world(dist), err);
-    for (int r = 0; !s && r < dist_world(dist); r++)
-        if (rank[r] < (double)o->micro_batch) o->micro_batch = (int64_t)rank[r];
+    Status s = OK;
+    /* Until all agree: fewer rows can need more memory, when for their sake a step gets more than one pass. */
+    for (int64_t before = 0; !s && before != o->micro_batch;) {
+        const int64_t fits = memory_fit(o, cfg, place, world, options_recompute(o), 0.95 * place->available);
+        before = o->micro_batch;
+        for (int r = 0; r < dist_world(dist); r++) rank[r] = 0;
+        rank[dist_rank(dist)] = (double)(fits ? fits : o->micro_batch);
+        s = dist_sum(dist, rank, dist_world(dist), err);
+        for (int r = 0; !s && r < dist_world(dist); r++)
+            if (rank[r] < (double)o->micro_batch) o->micro_batch = (int64_t)rank[r];
+    }
     free(rank);
     return s;
 }
