@@ -79,13 +79,14 @@ static void describe(const RiskTask *task, const RiskFlags *f, FILE *out) {
             task->labels->name, (long long)t->n, column_mean(t, "risk"), column_mean(t, "mc_se"),
             known ? (double)yes / (double)known : NAN, (long long)known);
     describe_variance(t, out);
-    int64_t why[4] = {0};
+    int64_t why[5] = {0};
     const int64_t *reason = table_get(t, "reason", COLUMN_I64);
     for (int64_t i = 0; i < t->n; i++)
-        for (int b = 0; b < 4; b++) why[b] += b < 3 ? reason[i] >> b & 1 : reason[i] != 0;
-    if (why[3])
-        fprintf(out, "  of these %lld should not be relied on: %lld records too short, %lld too much unknown, %lld too strange "
-                "(column reason)\n", (long long)why[3], (long long)why[0], (long long)why[1], (long long)why[2]);
+        for (int b = 0; b < 5; b++) why[b] += b < 4 ? reason[i] >> b & 1 : reason[i] != 0;
+    if (why[4])
+        fprintf(out, "  of these %lld should not be relied on: %lld records too short, %lld too much unknown, %lld too strange, "
+                "%lld dead at the index (column reason)\n", (long long)why[4], (long long)why[0], (long long)why[1],
+                (long long)why[2], (long long)why[3]);
     if (f->given.n)
         fprintf(out, "  given %s%s: mean risk %.4f, difference %+.4f (association, not effect)\n", f->given.item[0],
                 f->given.n > 1 ? " ..." : "", column_mean(t, "risk_given"), column_mean(t, "difference"));

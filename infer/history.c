@@ -182,6 +182,12 @@ double history_strangeness(const HistoryUsual *u, const History *h) {
     return h->n >= TOKENS_LEAST && variance > 0 ? (h->loss - usual_mean(u, h->n)) / sqrt(variance) : NAN;
 }
 
+int history_dead(const Vocabulary *v, const PatientView *p, int64_t n_known) {
+    int64_t i = 0;
+    while (i < n_known && (int)patient_token(p, i) != v->death) i++;
+    return i < n_known ? REASON_DEAD : 0;
+}
+
 int history_reason(const HistoryLimits *l, const History *h, int64_t known_tokens) {
     return (known_tokens < l->min_tokens ? REASON_SHORT : 0) | (h->unknown > l->max_unknown ? REASON_UNKNOWN : 0) |
            (h->strangeness > l->max_strange ? REASON_STRANGE : 0);

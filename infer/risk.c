@@ -256,7 +256,7 @@ static void put_row(RiskRun *r, int k, int64_t row, const RolloutJob *job, const
     static const char *const told[] = {"unknown_share", "history_loss", "strangeness", NULL};
     table_put(&t->table, row, told, (double[]){h->unknown, h->loss, h->strangeness});
     ((int64_t *)(uintptr_t)table_get(&t->table, "reason", COLUMN_I64))[row] =
-        history_reason(&r->o->limits, h, job->n_known);
+        history_reason(&r->o->limits, h, job->n_known) | history_dead(&r->s->dataset.vocabulary, &job->patient, job->n_known);
     if (r->o->n_curve) put_curve(r, k, row, s, n);
 }
 
@@ -516,7 +516,7 @@ static void attributes_set(RiskRun *r, int k) {
         table_set(both[i], "model_sha256", r->s->model_sha256);
         table_set(both[i], "dataset_sha256", r->s->dataset.sha256);
         if (r->o->settings) table_set(both[i], "settings", r->o->settings);
-        if (!i) table_set(both[i], "reasons", "1 record too short, 2 too much unknown, 4 too strange; sums of them");
+        if (!i) table_set(both[i], "reasons", "1 record too short, 2 too much unknown, 4 too strange, 8 dead at the index; sums of them");
         if (r->o->n_given) table_set(both[i], "given_note", "association, not effect");
     }
 }

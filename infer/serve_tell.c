@@ -33,7 +33,8 @@ static int reason_of(Server *sv, const ServeRecord *p, json_t *words) {
     }
     const HistoryLimits limits = {sv->o.min_tokens, sv->o.max_unknown, INFINITY, 0};
     const History h = {.unknown = events ? (double)unknown / (double)events : 0, .strangeness = NAN};
-    const int reason = history_reason(&limits, &h, p->n_known);
+    const int reason = history_reason(&limits, &h, p->n_known) | history_dead(v, &p->view, p->n_known);
+    if (reason & REASON_DEAD) json_array_append_new(words, json_string("the record says that the patient has died"));
     if (reason & REASON_SHORT) json_array_append_new(words, json_string("record too short"));
     if (reason & REASON_UNKNOWN) json_array_append_new(words, json_string("too much unknown"));
     serve_metrics_abstain(&sv->metrics, reason & REASON_SHORT, reason & REASON_UNKNOWN);

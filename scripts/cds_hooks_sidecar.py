@@ -129,6 +129,8 @@ def risk_assessment(service, answer, resources, subject, encounter, index):
     o, now = answer["outcomes"][0], datetime.datetime.now(datetime.timezone.utc)
     start = datetime.datetime.fromisoformat(index).replace(tzinfo=datetime.timezone.utc)
     sure = o.get("recalibrated") or {}
+    if str(sure.get("fitted", "")).startswith("nothing"):  # too few patients to fit a map on: it changes nothing
+        sure = {}
     by_code, basis = references(resources), []
     for e in (o.get("explanation") or {}).get("events", []):
         for reference in by_code.get(e["code"].split("=")[0], [])[:1]:

@@ -88,6 +88,8 @@ check("with the risk that the model's server gives the same events at that time"
 
 status, answer = ask(url, hook(prefetch={"patient": PATIENT, "conditions": bundle(CONDITIONS[:1])}))
 check("of too short a record there is no forecast, and why", status == 200 and "short" in answer["cards"][0]["summary"] and "suggestions" not in answer["cards"][0], answer)
+status, answer = ask(url, hook(prefetch={"patient": {**PATIENT, "deceasedDateTime": "2018-03-04T10:00:00Z"}, "conditions": bundle(CONDITIONS), "observations": bundle(LABS)}))
+check("of who has died there is no forecast", status == 200 and "died" in answer["cards"][0]["summary"] and "suggestions" not in answer["cards"][0], answer)
 for name, want, body in [
     ("a hook of another kind", 400, hook(hook="order-sign")), ("no context", 400, hook(context=None)), ("an instance that is no UUID", 400, hook(hookInstance="7")),
     ("no prefetch", 412, hook(prefetch=None)), ("a prefetch without the patient", 412, hook(prefetch={"conditions": bundle(CONDITIONS)})),

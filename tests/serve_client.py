@@ -40,6 +40,9 @@ def answers(url, key):
     c = good("a record of unknown codes", 200, {**RISK, "patient": unknown})
     check("reasons not to rely on a risk", a["reason"] == 1 and c["reason"] == 2 and c["reasons"] == ["too much unknown"] and
           c["patient"]["unknown_events"] == 9, (a, c))
+    dead = {"events": PATIENT["events"] + [{"code": "MEDS_DEATH", "time": "2024-01-03"}]}
+    d = good("a record that ends in death", 200, {**RISK, "patient": dead})
+    check("nobody is there to be forecast", d["reason"] & 8 and any("died" in w for w in d["reasons"]) and not a["reason"] & 8, d)
     both = [good("one outcome", 200, {**RISK, "outcomes": [x]})["outcomes"][0] for x in RISK["outcomes"]]
     check("two outcomes asked together get what each gets alone", both == o, (both, o))
     c = good("a completion of codes", 200, {"prompt": [["SEX//F", "RACE//WHITE", "ICD10CM//I50.9"]], "max_tokens": 4, "n": 2, "logprobs": 0, "seed": 4}, "/v1/completions")

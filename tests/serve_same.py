@@ -62,7 +62,7 @@ def compare(answer, rows, what):
             told = "" if value is None else f"{value:.9g}"
             if told != row[name]:
                 bad.append((what, outcome["name"], name, told, row[name]))
-    if answer["reason"] != int(rows[0]["reason"]) & 3: # 4, too strange, needs other patients
+    if answer["reason"] != int(rows[0]["reason"]) & ~4: # 4, too strange, needs other patients
         bad.append((what, "reason", answer["reason"], rows[0]["reason"]))
     return bad
 

@@ -59,6 +59,12 @@ import datetime
 now = datetime.datetime(2026, 3, 1, 12)
 at = lambda *times: s.index_of([{"code": "SEX//F"}, *({"time": t} for t in times)], now)
 assert at() == at("2017-01-01T00:00:00") == "2026-03-01T12:00:00" and at("2026-03-02T11:59:00") == "2026-03-02T11:59:00" and at("2062-01-01T00:00:00") == "2026-03-03T00:00:00"
+answer = {"model": {"id": "m", "sha256": "s", "stage": "t"}, "samples": 2, "estimator": "reach", "outcomes": [{"name": "o", "risk": 0.2, "interval": [0.1, 0.3],
+          "recalibrated": {"risk": 0.2, "map": "x", "fitted": "nothing: 2 positives in the tuning split, 5 are needed"}}]}
+told = lambda: s.risk_assessment({"title": "t", "horizon": "30d"}, answer, [], "Patient/1", None, "2026-03-01T12:00:00")["prediction"][0]
+assert "recalibrated" not in told()["rationale"] and told()["whenPeriod"]["end"].startswith("2026-03-31T12")
+answer["outcomes"][0]["recalibrated"].update(fitted="intercept alone", risk=0.4)
+assert "recalibrated by map x" in told()["rationale"] and told()["probabilityDecimal"] == 0.4
 event = {"name": "x", "code": "X", "days": -3, "change": 0.02, "se": 0.008}
 assert "sampling noise" in s.moved_text({"events": [event]}) and "sampling noise" not in s.moved_text({"events": [{**event, "se": 0.006}]})' "$root/scripts" > horizon.log 2>&1
 verdict $? "cards tell a horizon of hours in hours, what may be chance, and begin now" horizon.log
