@@ -365,6 +365,34 @@ static void test_classifier_ranges(void **state) {
     for (int i = 0; i < 4; i++) device_free(f->dev, all[i]);
 }
 
+/* Threads multiply the gradients of their own rows on, or share all: the bits are those of one thread. */
+static void test_classifier_threads(void **state) {
+    Fixture *f = *state;
+    enum { N = 600, C = 64, V = 1000, VP = 1024, THREADS = 6 };
+    float   *x = randoms(f->dev, N * C), *w = randoms(f->dev, VP * C), *dx = floats(f->dev, N * C);
+    float   *dw = floats(f->dev, VP * C), *want = floats(f->dev, (N + VP) * C), losses[N], want_losses[N];
+    Weight   weight = {w, DTYPE_F32, NULL, VP, C, WEIGHT_ROWS};
+    int32_t  lo[N], hi[N];
+    for (int n = 0; n < N; n++) lo[n] = n * 7 % V, hi[n] = n * 7 % V + 1;
+    for (int threads = 1; threads <= THREADS; threads++) {
+        Device *dev = device_for_test(threads);
+        fill(dx, N * C, NAN);
+        memset(dw, 0, sizeof(float) * VP * C);
+        f->ops->classifier(dev, losses, dx, dw, x, &weight, lo, hi, N, V);
+        assert_int_equal(device_sync(dev), 0);
+        if (threads == 1) {
+            memcpy(want, dx, sizeof(float) * N * C), memcpy(want + N * C, dw, sizeof(float) * VP * C);
+            memcpy(want_losses, losses, sizeof losses);
+        }
+        assert_same_bits(losses, want_losses, N, "losses of several threads");
+        assert_same_bits(dx, want, N * C, "dinp of several threads");
+        assert_same_bits(dw, want + N * C, VP * C, "dweight of several threads");
+        device_close(dev);
+    }
+    float *all[] = {x, w, dx, dw, want};
+    for (int i = 0; i < 5; i++) device_free(f->dev, all[i]);
+}
+
 /* More rows than a chunk holds: losses and gradients are those of two calls on halves. */
 static void test_classifier_chunks(void **state) {
     Fixture *f = *state;
@@ -677,7 +705,8 @@ int main(void) {
         cmocka_unit_test(test_rows_of_no_sequence),    cmocka_unit_test(test_long_sequence),
         cmocka_unit_test(test_paged_is_packed),        cmocka_unit_test(test_threads_share_a_head),
         cmocka_unit_test(test_paged_bf16_error),        cmocka_unit_test(test_classifier_ranges),
-        cmocka_unit_test(test_classifier_chunks),      cmocka_unit_test(test_sample_law),
+        cmocka_unit_test(test_classifier_chunks),      cmocka_unit_test(test_classifier_threads),
+        cmocka_unit_test(test_sample_law),
         cmocka_unit_test(test_sample_edges),           cmocka_unit_test(test_sample_levels),
         cmocka_unit_test(test_adamw_cuts),             cmocka_unit_test(test_sum_squares_order),
         cmocka_unit_test(test_no_workspace),           cmocka_unit_test(test_no_rows),
