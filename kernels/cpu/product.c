@@ -14,13 +14,14 @@ enum {
     CHAIN_COLUMNS = 128, /* of a block whose chains grow apart: many rows share what is packed of b */
     COLUMNS_MAX = 512,   /* of a block */
     GROUP_TILES = 8,     /* packed together if all columns meet them at once, and fetched while those before are busy */
-    ROW_PANELS = 24,     /* rows of a that meet so few panels are not packed, */
-    COLUMN_PANELS = 8,   /* nor columns of a, */
+    ROW_PANELS = 48,     /* rows of a that meet so few panels are not packed, */
+    COLUMN_PANELS = 2,   /* nor columns of a, a row of the tile: so much of a line it takes each time */
     DIRECT_TILES = 19,   /* nor rows of b that meet so few tiles */
     STREAM_TILES = 5,    /* so few tiles of rows: packed panels are read once, one after the other */
     NEAR_FLOATS = 3072,  /* of a panel are fetched ahead of a single tile then: 12 KiB, a quarter of the first cache */
     SLAB_ROWS = 1024,    /* share what is packed of b */
-    PACK_COST = 16,      /* an element packed costs as much as so many multiply-adds */
+    PACK_COST = 16,      /* an element packed costs as much as so many multiply-adds, */
+    SHARE_COST = 12000,  /* as does a row of c that threads share, each time that it is read and written */
     TURNS_MAX = 4        /* rectangles a thread */
 };
 #define WAIT (1.0 / 64) /* of a rectangle */
@@ -29,6 +30,7 @@ enum {
 typedef struct {
     int rows, columns; /* how many rectangles */
     int m, n;          /* of each, at most */
+    int step;          /* rows a tile */
 } Grid;
 
 /* How a rectangle is cut. */
@@ -39,7 +41,7 @@ typedef struct {
     int direct;             /* b is used where it lies */
     int chain_apart;        /* the chain cannot grow in c */
     int step, group;        /* rows a tile; tiles packed together */
-    int k_block, k_run;     /* of packed b; of a chain that is added apart */
+    int k_block;            /* of packed b; a run if those are added one after the other */
     int columns;            /* of each part, of packed b */
     int rows_slab, k_slab;  /* of packed a */
 } Cut;
@@ -249,20 +251,16 @@ static void rows_run(const Job *j, const Block *b, Operands *x, const Fetch *col
     const Cut *g = &j->cut;
     const Product *t = j->t;
     int panels = panels_of(b->columns), all = panels * g->parts;
+    x->k = b->k0, x->k_end = b->k1;
     x->a = t->a + x->m * t->a_rs + b->k0 * t->a_cs, x->a_rs = t->a_rs, x->a_cs = t->a_cs;
     if (g->copied) {
         int bf16 = panel_is_bf16(t);
         x->a = slab_at(j, b, x->m), x->a_rs = bf16 ? b->k1 - b->k0 : 1, x->a_cs = bf16 ? 1 : SGEMM_LANES;
     }
-    const float *a = x->a;
     for (int i = 0; i < all; i++) {
         x->part = i / panels, x->p = i % panels, x->soon = NULL;
         if (!fetch_take(x, columns, left + all - 1 - i)) fetch_take(x, rows, left_rows + all - 1 - i);
-        for (x->k = b->k0; x->k < b->k1; x->k = x->k_end, x->soon = NULL) {
-            x->k_end = int_min(x->k + g->k_run, b->k1);
-            x->a = a + (x->k - b->k0) * x->a_cs;
-            tile_run(j, b, x);
-        }
+        tile_run(j, b, x);
     }
     if (t->gated && b->k1 == t->K) gate(j, b, x->m, x->rows);
 }
@@ -317,9 +315,9 @@ static int evenly(int whole, int most) { return ceil_div(whole, ceil_div(whole, 
 static int collide(ptrdiff_t ld) { return ld % 1024 == 0; }
 
 /* Rows that meet few panels are used where they lie; where they are columns of a, as long as those share no sets. */
-static int rows_in_place(const Product *t, int panels) {
+static int rows_in_place(const CpuIsa *isa, const Product *t, int panels) {
     if (t->a_cs == 1) return panels <= ROW_PANELS && !collide(t->a_rs);
-    return t->a_rs == 1 && panels <= COLUMN_PANELS && t->a_cs <= 1024;
+    return t->a_rs == 1 && panels <= COLUMN_PANELS * isa->tile_rows && t->a_cs <= 1024;
 }
 
 /* (m, n): the rectangle's rows and columns of each part */
@@ -327,14 +325,11 @@ static Cut cut_make(const CpuState *cpu, const Product *t, int step, int m, int 
     Cut g = {.parts = t->gated ? 2 : 1, .step = step};
     int tiles = ceil_div(m, step), panels = panels_of(n);
     g.stream = t->panels && t->a_cs == 1 && tiles <= STREAM_TILES;
-    /* k: even blocks of whole vectors, or one if c is passed over once then; of whole runs, and of one run if all columns
-     * fit then; of a stream as many as leave half of the second cache to the panel that is read and the one that comes */
-    int unit = t->mode == SGEMM_ADD ? SGEMM_RUN : 16, k_most = g.stream ? cpu->block_floats / 2 / SGEMM_PANEL : cpu->k_block;
-    k_most = int_max(k_most / unit, 1) * unit;
-    if (t->mode == SGEMM_ADD && panels * SGEMM_PANEL <= cpu->block_floats / SGEMM_RUN) k_most = SGEMM_RUN;
-    if (t->mode != SGEMM_ADD && !g.stream && t->K <= 2 * k_most) k_most *= 2;
-    g.k_block = ceil_div(evenly(t->K, k_most), unit) * unit;
-    g.k_run = t->mode == SGEMM_ADD ? SGEMM_RUN : g.k_block;
+    /* k: a run; or even blocks of whole vectors, or one if c is passed over once then; of a stream as many as leave half
+     * of the second cache to the panel that is read and the one that comes */
+    int k_most = int_max((g.stream ? cpu->block_floats / 2 / SGEMM_PANEL : cpu->k_block) / 16, 1) * 16;
+    if (!g.stream && t->K <= 2 * k_most) k_most *= 2;
+    g.k_block = t->mode == SGEMM_ADD ? SGEMM_RUN : ceil_div(evenly(t->K, k_most), 16) * 16;
     g.chain_apart = (t->gated && !t->c) || (t->residual && t->residual == t->c && t->K > g.k_block);
     g.direct = !t->panels && t->b_cs == 1 && t->N % SGEMM_LANES == 0 && tiles <= DIRECT_TILES && !collide(t->b_rs);
 
@@ -345,7 +340,7 @@ static Cut cut_make(const CpuState *cpu, const Product *t, int step, int m, int 
      * the last cache too */
     int blocks = ceil_div(t->K, g.k_block), room = cpu->slab_floats / ((g.k_block + 1) * SGEMM_LANES);
     g.kept = !g.stream && g.columns < n;
-    g.copied = !g.stream && !rows_in_place(t, panels * g.parts) && room >= (g.kept && g.chain_apart ? blocks : 1);
+    g.copied = !g.stream && !rows_in_place(cpu->isa, t, panels * g.parts) && room >= (g.kept && g.chain_apart ? blocks : 1);
     g.group = int_min(GROUP_TILES, room);
     int wide = blocks, most_tiles = tiles;
     if (g.kept) {
@@ -385,20 +380,25 @@ static void rectangle_run(Job *j, const Grid *grid, int i) {
 
 /* ---- threads ----------------------------------------------------------------------------------------------------- */
 
-/* Rectangles of c, of whole tiles and panels, taken by threads as they come free: the grid that is done first.  A
- * rectangle is so much work: its multiply-adds, and the m rows of a and n columns of b that its thread packs.  Threads take
- * equal turns, and in the end wait for a part of a rectangle, since cores differ: more rectangles than threads make the
- * wait short, fewer pack less.  k is never cut: an element's chain is one thread's. */
-static Grid grid_make(const Product *t, int step, int threads) {
-    int parts = t->gated ? 2 : 1, tiles = ceil_div(t->M, step), panels = panels_of(t->N / parts);
+/* Rectangles of c, of whole panels, taken by threads as they come free: the grid that is done first.  A rectangle is so
+ * much work: its multiply-adds, and the m rows of a and n columns of b that its thread packs.  Where a row of c is cut
+ * between threads, what the cores fetch ahead on their own belongs to the neighbour, which costs dearly where those have
+ * no cache in common.  Threads take equal turns, and in the end wait for a part of a rectangle, since cores differ: more
+ * rectangles than threads make the wait short, fewer pack less.  k is never cut: an element's chain is one thread's. */
+static Grid grid_make(const CpuState *cpu, const Product *t, int threads) {
+    int parts = t->gated ? 2 : 1, panels = panels_of(t->N / parts);
+    int passes = t->mode == SGEMM_ADD ? ceil_div(t->K, SGEMM_RUN) : t->K <= 2 * cpu->k_block ? 0 : t->K / cpu->k_block;
+    double share = (double)SHARE_COST * passes / t->K;
     Grid best = {0};
     double least = 0;
     int turns = threads == 1 || t->panels ? 1 : TURNS_MAX; /* a prepared weight is one stretch of memory a thread */
     for (int all = threads; all <= turns * threads; all *= 2)
-        for (int rows = 1; rows <= all; rows++) {
-            Grid g = {.m = ceil_div(tiles, rows) * step, .n = ceil_div(panels, all / rows) * SGEMM_PANEL};
+        for (int rows = all; rows >= 1; rows--) {
+            Grid g = {.m = ceil_div(t->M, rows), .n = ceil_div(panels, all / rows) * SGEMM_PANEL};
+            g.step = evenly(g.m, cpu->isa->tile_rows);
             g.rows = ceil_div(t->M, g.m), g.columns = ceil_div(t->N / parts, g.n);
             double work = (double)g.m * g.n * parts + PACK_COST * (double)(g.m + g.n * parts);
+            if (g.columns > 1) work += share * g.m;
             work *= ceil_div(g.rows * g.columns, threads) + WAIT;
             if (!best.rows || work < least) best = g, least = work;
         }
@@ -412,10 +412,9 @@ void product_run(Device *dev, const Product *t, void *scratch) {
         return;
     }
     const CpuState *cpu = cpu_state(dev);
-    int step = evenly(t->M, cpu->isa->tile_rows), width = t->N / (t->gated ? 2 : 1);
-    int threads = cpu_threads_for(dev, 2.0 * t->M * t->N * t->K);
-    Grid grid = grid_make(t, step, threads);
-    Cut cut = cut_make(cpu, t, step, int_min(grid.m, t->M), int_min(grid.n, width));
+    int width = t->N / (t->gated ? 2 : 1), threads = cpu_threads_for(dev, 2.0 * t->M * t->N * t->K);
+    Grid grid = grid_make(cpu, t, threads);
+    Cut cut = cut_make(cpu, t, grid.step, grid.m, int_min(grid.n, width));
     int all = grid.rows * grid.columns, next = threads = int_min(threads, all);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
