@@ -199,6 +199,16 @@ static Status gates_check(json_t *results, const json_t *report, const json_t *g
     return missed ? err_set(err, ERR_FORMAT, "%d of %zu gates of %s are not met: no promotion", missed, json_array_size(list), where) : OK;
 }
 
+/* Gates speak of these weights only where the report does. */
+static Status report_check(const json_t *report, const json_t *manifest, const char *path, const char *dir, Err *err) {
+    const char *of = json_text(json_object_get(report, "provenance"), "model_sha256"), *mine = json_text(manifest, "model_sha256");
+    if (!strcmp(of, mine)) return OK;
+    if (!*of)
+        return err_set(err, ERR_FORMAT, "%s does not say which model it is of: give the report.json of scripts/evaluate.sh %s DATASET", path, dir);
+    return err_set(err, ERR_FORMAT, "%s is of another model (%.16s..., this is %.16s...): evaluate this one, scripts/evaluate.sh %s DATASET",
+                   path, of, mine, dir);
+}
+
 /* What of the data, its own or that of a model it was begun from, forbids a stage beyond research; NULL: nothing. */
 static const char *data_forbids(const json_t *manifest) {
     for (const json_t *p = json_object_get(manifest, "provenance"); p; p = json_object_get(p, "parent_provenance")) {
@@ -226,6 +236,7 @@ Status release_promote(const char *dir, Stage to, const char *report_path, const
     const char *forbids = s ? NULL : data_forbids(json_object_get(release, "manifest"));
     if (forbids) s = err_set(err, ERR_FORMAT, "%s cannot go beyond research: %s", dir, forbids);
     if (!s) s = json_object_load(&report, report_path, "an evaluation report", err);
+    if (!s) s = report_check(report, json_object_get(release, "manifest"), report_path, dir, err);
     if (!s) s = json_object_load(&gates, gates_path, "a list of gates", err);
     if (!s) s = file_sha256(report_path, report_sha, err);
     if (!s) s = file_sha256(gates_path, gates_sha, err);

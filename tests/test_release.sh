@@ -13,7 +13,8 @@ cd "$work" || exit 1
 "$infer" export r --dtype f32 --out clean > made.log 2>&1 # without optimizer state: what is released
 ann="--signing-key ann --name Ann --role owner" bob="--signing-key bob --name Bob --role safety" eve="--signing-key eve --name Eve --role none"
 { cat ann.pub | tr -d '\n'; echo " Ann"; cat bob.pub | tr -d '\n'; echo " Bob # the second"; } > trusted
-echo '{"loss": 2.1, "outcomes": [{"name": "death_1y", "auroc": 0.85, "slope": 1.1, "subgroups": [{"name": "sex F", "auroc": 0.8}]}]}' > report.json
+sha=$(sha256sum < clean/model.safetensors | cut -c1-64)
+echo '{"provenance": {"model_sha256": "'$sha'"}, "loss": 2.1, "outcomes": [{"name": "death_1y", "auroc": 0.85, "slope": 1.1, "subgroups": [{"name": "sex F", "auroc": 0.8}]}]}' > report.json
 echo '{"gates": [{"metric": "loss", "max": 2.2}, {"outcome": "death_1y", "metric": "auroc", "min": 0.8},
   {"outcome": "death_1y", "subgroup": "sex F", "metric": "auroc", "min": 0.75}]}' > gates.json
 promote() { "$infer" promote "$1" --to "$2" --report report.json --gates gates.json "${@:3}"; }
@@ -49,9 +50,9 @@ is "the same signer twice is not two" clean internal
 refused 1 'partner needs 2 valid signatures by different keys by trusted keys, it has 1' "$infer" verify clean --trusted-keys trusted --stage partner
 verdict $? "what is missing is said"
 copy clean other
-sed -i 's/2.1/2.0/' report.json && promote other partner $bob > log 2>&1
+sed -i 's/"loss": 2.1/"loss": 2.0/' report.json && promote other partner $bob > log 2>&1
 is "two signers over two reports are not two" other internal
-sed -i 's/2.0/2.1/' report.json
+sed -i 's/"loss": 2.0/"loss": 2.1/' report.json
 promote clean partner $bob > log 2>&1
 is "two signers make partner" clean partner
 "$infer" verify clean --trusted-keys trusted --stage partner > log 2>&1
@@ -71,6 +72,11 @@ echo '{"gates": []}' > gates.json
 refused 1 'no array "gates"' promote x partner $bob
 verdict $? "no gates are no promotion"
 echo '{"gates": [{"metric": "loss", "max": 3}]}' > gates.json
+sed "s/$sha/${sha//[0-7]/8}/" report.json > others.json && sed 's/"provenance".*}, "loss"/"loss"/' report.json > nobodys.json
+refused 1 'others.json is of another model .*evaluate this one' "$infer" promote x --to partner --report others.json --gates gates.json $bob
+verdict $? "another model's report" refused.log
+refused 1 'nobodys.json does not say which model' "$infer" promote x --to partner --report nobodys.json --gates gates.json $bob
+verdict $? "a report of nobody knows what" refused.log
 printf '{' > broken.json
 refused 1 'not an evaluation report' "$infer" promote x --to partner --report broken.json --gates gates.json $bob
 verdict $? "a broken report"

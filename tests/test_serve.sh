@@ -185,7 +185,7 @@ verdict $? "a half-written last line is cut off" torn.err
 {
     "$infer" export r --dtype f32 --out clean && for who in ann bob eve; do "$data" attest --new-key $who || exit 1; done
     { tr -d '\n' < ann.pub; echo " Ann"; tr -d '\n' < bob.pub; echo " Bob"; } > trusted
-    echo '{"loss": 2.1}' > report.json
+    echo '{"loss": 2.1, "provenance": {"model_sha256": "'"$(sha256sum < clean/model.safetensors | cut -c1-64)"'"}}' > report.json
     echo '{"gates": [{"metric": "loss", "max": 9}]}' > gates.json
     promote() { "$infer" promote "${4:-clean}" --to "$1" --report report.json --gates gates.json --signing-key "$2" --name "$2" --role tester ${3:+--expires $3}; }
     "$infer" sign clean --signing-key ann --name ann --role owner && promote internal ann && promote partner ann
