@@ -170,6 +170,24 @@ static const json_t *gate_value(const json_t *report, const json_t *gate) {
     return json_is_number(v) && isfinite(json_number_value(v)) ? v : NULL;
 }
 
+/* A bound that is misspelt or no number would be one that nobody checks. */
+static Status gate_check(json_t *gate, size_t number, const char *where, Err *err) {
+    static const char *const known[] = {"outcome", "subgroup", "metric", "min", "max", "note"};
+    const json_t *min = json_object_get(gate, "min"), *max = json_object_get(gate, "max"), *value;
+    const char *key;
+    json_object_foreach(gate, key, value) {
+        size_t k = 0;
+        while (k < sizeof known / sizeof *known && strcmp(known[k], key)) k++;
+        if (k == sizeof known / sizeof *known)
+            return err_set(err, ERR_FORMAT, "%s: gate %zu has \"%.40s\": expected outcome, subgroup, metric, min, max, note", where, number, key);
+        if ((!strcmp(key, "min") || !strcmp(key, "max")) && !json_is_number(value))
+            return err_set(err, ERR_FORMAT, "%s: gate %zu: \"%s\" is no number", where, number, key);
+    }
+    if (!*json_text(gate, "metric") || (!min && !max))
+        return err_set(err, ERR_FORMAT, "%s: gate %zu has no \"metric\" with a \"min\" or a \"max\"", where, number);
+    return OK;
+}
+
 /* Copies each gate with its value and verdict to results; ERR_FORMAT when one is not met. */
 static Status gates_check(json_t *results, const json_t *report, const json_t *gates, const char *where, FILE *table, Err *err) {
     int missed = 0;
@@ -177,8 +195,7 @@ static Status gates_check(json_t *results, const json_t *report, const json_t *g
     if (!json_array_size(list)) return err_set(err, ERR_FORMAT, "%s has no array \"gates\"", where);
     for (size_t i = 0; i < json_array_size(list); i++) {
         const json_t *gate = json_array_get(list, i), *min = json_object_get(gate, "min"), *max = json_object_get(gate, "max");
-        if (!*json_text(gate, "metric") || (!json_is_number(min) && !json_is_number(max)))
-            return err_set(err, ERR_FORMAT, "%s: gate %zu has no \"metric\" with a \"min\" or a \"max\"", where, i + 1);
+        if (gate_check((json_t *)(uintptr_t)gate, i + 1, where, err)) return err->code;
         const json_t *v = gate_value(report, gate);
         const double x = v ? json_number_value(v) : NAN;
         const int met = v && !(json_is_number(min) && x < json_number_value(min)) && !(json_is_number(max) && x > json_number_value(max));

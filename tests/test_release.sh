@@ -77,6 +77,16 @@ refused 1 'others.json is of another model .*evaluate this one' "$infer" promote
 verdict $? "another model's report" refused.log
 refused 1 'nobodys.json does not say which model' "$infer" promote x --to partner --report nobodys.json --gates gates.json $bob
 verdict $? "a report of nobody knows what" refused.log
+while IFS='|' read -r words gate; do
+    echo '{"gates": ['"$gate"']}' > bad.json
+    refused 1 "$words" "$infer" promote x --to partner --report report.json --gates bad.json $bob
+    verdict $? "a gate that checks less than it seems to: $gate" refused.log
+done << 'EOF'
+gate 1: "max" is no number|{"metric": "loss", "min": 0, "max": "2.2"}
+gate 1 has "mx": expected|{"metric": "loss", "min": 0, "mx": 2.2}
+gate 1 has no "metric" with|{"metric": "loss"}
+gate 1 has no "metric" with|7
+EOF
 printf '{' > broken.json
 refused 1 'not an evaluation report' "$infer" promote x --to partner --report broken.json --gates gates.json $bob
 verdict $? "a broken report"
