@@ -24,7 +24,7 @@ static int take(const Suggestions *s, const SuggestFlags *f) {
     if (f->by[0] != 'l') return s->n;
     int n = 0;
     for (int i = 0; i < s->n; i++)
-        if (s->list[i].hits >= LIFT_HITS_LEAST) s->list[n++] = s->list[i];
+        if (s->list[i].hits >= LIFT_HITS_LEAST && !isnan(s->list[i].lift)) s->list[n++] = s->list[i];
     qsort(s->list, (size_t)n, sizeof *s->list, by_lift);
     return n;
 }
@@ -38,23 +38,28 @@ static void print_text(const Session *s, const RolloutJob *job, const Suggestion
     printf("\n\n  %7s  %-15s  %9s  %6s  %6s  %s\n", "risk", "95% (sampling)", "base rate", "lift", "days", "diagnosis");
     for (int i = 0; i < n && i < f->top; i++) {
         const Suggestion *q = &x->list[i];
-        char what[256], interval[32];
+        char what[256], interval[32], base[32] = "-", lift[32] = "-";
         vocabulary_describe(&s->dataset.vocabulary, q->token, what, sizeof what);
         snprintf(interval, sizeof interval, "%.4f-%.4f", q->risk.lo, q->risk.hi);
-        printf("  %7.4f  %-15s  %9.4f  %6.1f  %6.0f  %s\n", q->risk.risk, interval, q->base_rate, q->lift,
-               q->median_days, what);
+        if (!isnan(q->base_rate)) {
+            snprintf(base, sizeof base, "%.4f", q->base_rate);
+            snprintf(lift, sizeof lift, "%.1f", q->lift);
+        }
+        printf("  %7.4f  %-15s  %9s  %6s  %6.0f  %s\n", q->risk.risk, interval, base, lift, q->median_days, what);
     }
     printf("\nA forecast of what will be recorded, not a diagnosis.\n");
 }
+
+static json_t *number(double x) { return isnan(x) ? json_null() : json_real(x); }
 
 static void print_json(const Session *s, const RolloutJob *job, const Suggestions *x, const SuggestFlags *f, int n) {
     json_t *list = json_array();
     for (int i = 0; i < n && i < f->top; i++) {
         const Suggestion *q = &x->list[i];
         const VocabToken *t = &s->dataset.vocabulary.token[q->token];
-        json_array_append_new(list, json_pack("{s:s, s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:I}", "code", t->base,
+        json_array_append_new(list, json_pack("{s:s, s:s, s:f, s:f, s:f, s:o, s:o, s:f, s:I, s:I}", "code", t->base,
                                               "name", t->name, "risk", q->risk.risk, "lo", q->risk.lo, "hi", q->risk.hi,
-                                              "base_rate", q->base_rate, "lift", q->lift, "median_days", q->median_days,
+                                              "base_rate", number(q->base_rate), "lift", number(q->lift), "median_days", q->median_days,
                                               "base_n", (json_int_t)q->base_n, "base_hits", (json_int_t)q->base_hits));
     }
     json_t *o =

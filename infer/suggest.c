@@ -135,7 +135,8 @@ static Status reference_count(SuggestRun *r, Reference *ref, int64_t limit, doub
 static int compare_suggestions(const void *a, const void *b) {
     const Suggestion *x = a, *y = b;
     if (x->hits != y->hits) return x->hits > y->hits ? -1 : 1;
-    if (x->lift != y->lift) return x->lift > y->lift ? -1 : 1;
+    const double a_lift = isnan(x->lift) ? 0 : x->lift, b_lift = isnan(y->lift) ? 0 : y->lift;
+    if (a_lift != b_lift) return a_lift > b_lift ? -1 : 1;
     return x->token < y->token ? -1 : x->token > y->token;
 }
 
@@ -152,7 +153,7 @@ static void list_make(SuggestRun *r, const Reference *ref, Suggestions *out) {
         Suggestion x = {.token = r->token[c], .hits = r->hits[c], .base_n = ref->n[c], .base_hits = ref->hits[c]};
         x.risk = risk_estimate(ESTIMATOR_MC, values, r->n_samples, 1);
         x.median_days = first[r->hits[c] / 2] / 1440;
-        x.base_rate = ((double)ref->hits[c] + 0.5) / ((double)ref->n[c] + 1);
+        x.base_rate = ref->n[c] ? ((double)ref->hits[c] + 0.5) / ((double)ref->n[c] + 1) : NAN;
         x.lift = x.risk.risk / x.base_rate;
         out->list[out->n++] = x;
     }

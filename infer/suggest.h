@@ -12,7 +12,7 @@ typedef struct {
     double median_days; /* to its first mention, in the futures that have it */
     int64_t base_n,
         base_hits;          /* people to compare with who did not have it at that age, and got it in as long a time */
-    double base_rate, lift; /* (hits + .5) / (n + 1); risk over it */
+    double base_rate, lift; /* (hits + .5) / (n + 1); risk over it; NaN: nobody to compare with */
 } Suggestion;
 
 typedef struct {

@@ -221,6 +221,16 @@ fi
 "$infer" suggest r --data d --split train --patient 3 --samples 64 > suggest.txt 2> suggest.log && "$infer" suggest r --data d --split train --patient 3 --samples 64 --batch 5 > again.txt 2>> suggest.log &&
     cmp suggest.txt again.txt && grep -q '^compared with [0-9]* patients' suggest.txt
 verdict $? "suggest: the same text twice" suggest.log
+"$infer" suggest r --data d --split train --patient 3 --samples 16 --reference 1 --json > alone.json 2> suggest.log &&
+    "$infer" suggest r --data d --split train --patient 3 --samples 16 --reference 1 --top 3 > alone.txt 2>> suggest.log && "$python" - >> suggest.log 2>&1 << 'END'
+import json
+for line in open("alone.json"):
+    for x in json.loads(line)["suggestions"]:
+        assert (x["base_rate"] is None) == (x["lift"] is None) == (x["base_n"] == 0), x
+rows = [line.split() for line in open("alone.txt") if line.startswith("  ") and "//" in line]
+assert rows and all(r[2] == r[3] == "-" for r in rows), rows
+END
+verdict $? "suggest: nobody to compare with is no base rate of a half" suggest.log
 if [ -x "$python" ]; then
     "$infer" suggest r --data d --split train --patient 3 --samples 64 --top 100 --json > suggest.json 2> suggest.log &&
         "$infer" generate r --data d --split train --patient 3 --samples 64 --json > futures.jsonl 2>> suggest.log && "$python" - suggest.json futures.jsonl > json.log 2>&1 << 'END'
