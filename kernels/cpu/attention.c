@@ -56,6 +56,7 @@ static TaskRows task_rows(float *memory, int H, int G, int D) {
 typedef struct {
     const void *keys, *values;
     DType       type;
+    ptrdiff_t   ld; /* of values that lie in rows; 0: in panels */
 } Page;
 
 /* A few rows of a task, from `row` on, and the first n keys of a block. */
@@ -81,8 +82,9 @@ static void keys_meet(const CpuIsa *isa, const TaskRows *t, const RowTile *x, co
 static void values_add(const CpuIsa *isa, const TaskRows *t, const RowTile *x, const Page *page, Later *later, int first,
                        int D) {
     for (int d = 0; d < D; d += SGEMM_PANEL) {
-        int          width = panel_width(d, D), ld = width;
-        const float *values = (const float *)page->values + d * KV_PAGE;
+        int          width = panel_width(d, D);
+        ptrdiff_t    ld = page->ld ? page->ld : width;
+        const float *values = (const float *)page->values + (page->ld ? d : d * KV_PAGE);
         float       *acc = t->acc + x->row * t->ld_acc + d;
         TileOut      o = {.chain = first ? NULL : acc, .out = acc, .ld_chain = t->ld_acc, .ld_out = t->ld_acc,
                           .factor = x->factor, .scale = x->scale};
@@ -92,7 +94,7 @@ static void values_add(const CpuIsa *isa, const TaskRows *t, const RowTile *x, c
             continue;
         }
         if (width % 16) { /* sgemm_tile reads whole vectors: all of a panel that ends in a part of one is copied */
-            ld = (int)round_up((size_t)width, 16);
+            ld = (ptrdiff_t)round_up((size_t)width, 16);
             for (int j = 0; j < x->n; j++) memcpy(t->values + j * ld, values + j * width, sizeof(float) * (size_t)width);
             values = t->values;
         }
@@ -144,8 +146,11 @@ static int64_t page_of(const Attention *a, int s, int block) {
 static Page page_at(const Attention *a, int s, int g, int block) {
     int64_t page = page_of(a, s, block);
     int     head = g - a->first_head;
-    return (Page){page_keys(a->pool, a->pool_type, page, head, a->n_heads, a->D),
-                  page_values(a->pool, a->pool_type, page, head, a->n_heads, a->D), a->pool_type};
+    Page    p = {.keys = page_keys(a->pool, a->pool_type, page, head, a->n_heads, a->D), .type = a->pool_type};
+    p.ld = a->value_rows ? a->ld_values : 0;
+    p.values = a->value_rows ? a->value_rows + block * KV_PAGE * a->ld_values
+                             : page_values(a->pool, a->pool_type, page, head, a->n_heads, a->D);
+    return p;
 }
 
 static Later later_page(const Page *page, int D) {
@@ -276,7 +281,10 @@ void attend(Device *dev, const Attention *a, void *scratch) {
 
 /* A sequence of few pages is laid out one head at a time, by the thread that attends to it, in memory that stays in its
  * second cache; longer ones all at once before anybody attends. */
-enum { OWN_FLOATS = 1 << 17 };
+enum {
+    OWN_FLOATS = 1 << 17,
+    IN_PLACE = 2 * KV_PAGE /* the values of so few rows are read too seldom to be worth laying out */
+};
 
 static size_t page_floats(int G, int D) { return 2 * (size_t)G * KV_PAGE * (size_t)D; }
 static int    own_pages(int D) { return (int)(OWN_FLOATS / page_floats(1, D)); }
@@ -308,7 +316,7 @@ static void page_fill(const CpuIsa *isa, const Attention *a, const float *qkv, i
     const float *k = a->qk + n * ld_qk + (H + g) * D, *v = qkv + n * ld_qkv + (H + G + g) * D;
     float       *values = page_values(pool, DTYPE_F32, page, head, heads, D);
     keys_transpose(isa, page_keys(pool, DTYPE_F32, page, head, heads, D), k, ld_qk, rows, D);
-    for (int d = 0; d < D; d += SGEMM_PANEL) {
+    for (int d = 0; !a->value_rows && d < D; d += SGEMM_PANEL) {
         int   width = panel_width(d, D);
         float *panel = values + d * KV_PAGE;
         if (width == SGEMM_PANEL) isa->sgemm_pack_panel(panel, width, rows, v + d, ld_qkv, 1);
@@ -353,10 +361,13 @@ static void short_run(Device *dev, const Attention *packed, const float *qkv, co
     Attention     a = *packed;
     TaskRows      t = task_rows(tasks + (size_t)cpu_thread() * task_floats(a.H, G, a.D), a.H, G, a.D);
     a.pool = p->own + (size_t)cpu_thread() * OWN_FLOATS, a.n_heads = 1;
+    a.ld_values = (ptrdiff_t)(a.H + 2 * G) * a.D;
 #pragma omp for schedule(dynamic, 1) nowait
     for (int i = 0; i < a.n_seq * G; i++) {
         int s = i / G, g = i % G, begin = a.q_offset[s], end = a.q_offset[s + 1];
         if (p->first_page[s] >= 0) continue;
+        a.value_rows = NULL;
+        if (a.D % 16 == 0 && end - begin <= IN_PLACE) a.value_rows = qkv + begin * a.ld_values + (a.H + G + g) * a.D;
         for (int n = begin; n < end; n += KV_PAGE)
             page_fill(isa, &a, qkv, n, int_min(KV_PAGE, end - n), g, a.pool, (n - begin) / KV_PAGE, 0, 1);
         int heads = heads_a_task(&a, 1, end - begin), queries = queries_a_task(&a, end - begin, heads);

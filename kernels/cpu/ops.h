@@ -156,6 +156,8 @@ typedef struct {
     const float   *qk;
     void          *pool;
     DType          pool_type;
+    const float   *value_rows; /* NULL, or one sequence's and head's values, in rows ld_values apart: not in the pool */
+    ptrdiff_t      ld_values;
     int            first_head, n_heads; /* key/value heads that the pool holds */
     const int32_t *q_offset;    /* (n_seq + 1) */
     const int32_t *kv_len;      /* (n_seq), NULL: as many keys as query rows */

@@ -21,9 +21,12 @@ static void ops_row_dots(float *out, const float *a, ptrdiff_t lda, const float 
     for (int i = 0; i < rows; i += VEC) {
         Vec s[VEC];
         for (int k = 0; k < VEC; k++) {
+            const int    row = i + k < rows ? i + k : rows - 1; /* lanes from rows on are not kept */
+            const float *x = a + row * lda, *y = b + row * ldb;
+            int          d = 0;
             s[k] = v_zero();
-            for (int d = 0; i + k < rows && d < n; d += VEC)
-                s[k] = v_fma(load_up_to(a + (i + k) * lda + d, n - d), load_up_to(b + (i + k) * ldb + d, n - d), s[k]);
+            for (; d + VEC <= n; d += VEC) s[k] = v_fma(v_load(x + d), v_load(y + d), s[k]);
+            if (d < n) s[k] = v_fma(v_load_n(x + d, n - d), v_load_n(y + d, n - d), s[k]);
         }
         store_up_to(out + i, v_fold(0, s), rows - i);
     }
@@ -134,7 +137,7 @@ static inline __attribute__((always_inline)) Vec row_scores(const float *scores,
     return j + VEC <= least ? v_load(scores + j) : v_below(v_load(scores + j), seen - j);
 }
 
-/* least, padded: literals where every row sees KV_PAGE keys */
+/* least, padded: literals but for rows that end in different vectors */
 static inline __attribute__((always_inline)) void softmax_rows(float *scores, int m, const int *seen, const int least,
                                                                const int padded, float scale, float *max, float *sum,
                                                                float *factor, float *inverse) {
@@ -169,8 +172,14 @@ static void ops_softmax_merge(float *scores, int m, const int *seen, int padded,
                               float *factor, float *inverse) {
     int least = KV_PAGE;
     for (int i = 0; i < m; i++) least = int_min(least, seen[i]);
-    if (least == KV_PAGE) softmax_rows(scores, m, seen, KV_PAGE, KV_PAGE, scale, max, sum, factor, inverse);
-    else softmax_rows(scores, m, seen, least, padded, scale, max, sum, factor, inverse);
+#define ROWS_THAT_SEE(least, padded) softmax_rows(scores, m, seen, least, padded, scale, max, sum, factor, inverse)
+    if (least == KV_PAGE) ROWS_THAT_SEE(KV_PAGE, KV_PAGE);
+    else if (least < padded - VEC) ROWS_THAT_SEE(0, padded);
+    else if (padded == 16) ROWS_THAT_SEE(0, 16);
+    else if (padded == 32) ROWS_THAT_SEE(16, 32);
+    else if (padded == 48) ROWS_THAT_SEE(32, 48);
+    else ROWS_THAT_SEE(48, 64);
+#undef ROWS_THAT_SEE
 }
 
 /* diagonal: a literal */

@@ -17,7 +17,10 @@ typedef __m512 Vec;
 static inline Vec  v_set1(float x) { return _mm512_set1_ps(x); }
 static inline Vec  v_load(const float *p) { return _mm512_loadu_ps(p); }
 static inline void v_store(float *p, Vec a) { _mm512_storeu_ps(p, a); }
-static inline __mmask16 v_mask(int n) { return n >= VEC ? 0xFFFF : n <= 0 ? 0 : (__mmask16)((1u << n) - 1); }
+static inline __mmask16 v_mask(int n) { /* lane i is set when i < n */
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    return _mm512_cmplt_epi32_mask(lane, _mm512_set1_epi32(n));
+}
 static inline Vec  v_load_n(const float *p, int n) { return _mm512_maskz_loadu_ps(v_mask(n), p); }
 static inline void v_store_n(float *p, Vec a, int n) { _mm512_mask_storeu_ps(p, v_mask(n), a); }
 static inline Vec  v_add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
