@@ -97,7 +97,11 @@ Status deidentify_claim_check(const json_t *object, const char *events_sha256, c
     const char *recorded = json_string_value(json_object_get(record, "level"));
     if (!recorded)
         return err_set(err, ERR_FORMAT, "%s claims to be de-identified (%s) without the record of it", what, level);
-    if (is_attested(level)) return attestation_fits(attestation, record, events_sha256 ? events_sha256 : "", what, err);
-    return strcmp(recorded, level) ? err_set(err, ERR_FORMAT, "%s claims %s, its record says %s", what, level, recorded)
-                                   : OK;
+    if (!is_attested(level))
+        return strcmp(recorded, level) ? err_set(err, ERR_FORMAT, "%s claims %s, its record says %s", what, level, recorded)
+                                       : OK;
+    Status status = attestation_fits(attestation, record, events_sha256 ? events_sha256 : "", what, err);
+    if (status || !strcmp(json_text(attestation, "level"), level)) return status;
+    return err_set(err, ERR_FORMAT, "%s claims %s, and what was attested is %s; tokenise it again with --attestation", what, level,
+                   json_text(attestation, "level"));
 }

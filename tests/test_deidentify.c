@@ -432,9 +432,16 @@ static void attestations(void **state) {
     assert_string_equal(d.deidentification, "safe-harbor");
     dataset_close(&d);
     tokenize_report_free(&tr);
-    /* Changed words, another key, another release. */
+    /* A dataset claims what was attested, not more and not something else. */
     json_t *said = json_loads(json, 0, NULL);
+    json_t *claim = json_pack("{s:s, s:O, s:O}", "level", "safe-harbor", "record", r.record, "attestation", said);
     Err err = {0};
+    assert_int_equal(deidentify_claim_check(claim, r.sha256, "d", &err), OK);
+    assert_int_equal(deidentify_claim_check(claim, "another", "d", &err), ERR_FORMAT);
+    json_object_set_new(claim, "level", json_string("expert"));
+    assert_int_equal(deidentify_claim_check(claim, r.sha256, "d", &err), ERR_FORMAT);
+    json_decref(claim);
+    /* Changed words, another key, another release. */
     assert_int_equal(attest_verify(said, public_key, "it", &err), OK);
     public_key[0] = public_key[0] == '0' ? '1' : '0';
     assert_int_equal(attest_verify(said, public_key, "it", &err), ERR_FORMAT);

@@ -126,6 +126,13 @@ static void test_competing_ends(void **state) {
     assert_labels(task, stop, AT(20, 0), "1@10(+190)");
     Row after[] = {OPEN(0, "VISIT//OUT", 1), CLOSE(10, 1), DX(100, "ICD10CM//I50"), {200, 0, "CPT4//1", KIND_PROCEDURE, 0, 0, NAN, NULL}, END};
     assert_labels(stopped, after, AT(20, 0), "1@10(+90)");
+    Row between[] = {OPEN(0, "VISIT//OUT", 1), CLOSE(10, 1), {50, 0, "CPT4//1", KIND_PROCEDURE, 0, 0, NAN, NULL}, DX(100, "ICD10CM//I50"),
+                     {200, 0, "CPT4//1", KIND_PROCEDURE, 0, 0, NAN, NULL}, END};
+    assert_labels(stopped, between, AT(20, 0), "0@10"); /* the first stop is the one */
+    between[2].time = 100;
+    assert_labels(stopped, between, AT(20, 0), "1@10(+90)"); /* in the minute of the stop it still counts */
+    Row at_limit[] = {OPEN(0, "VISIT//OUT", 1), CLOSE(10, 1), DEATH(10 + AT(10, 0)), END};
+    assert_labels(task, at_limit, AT(5, 0), "0@10"); /* known dead by the horizon, though observed for half of it */
 }
 
 static void test_first(void **state) {
@@ -146,6 +153,17 @@ static void test_known_late(void **state) {
     assert_labels(TASK("visit-end", "\"ICD10CM//I50\"", "10d", ""), dated, AT(20, 0), "1@100(+1339)");
     Row closed[] = {OPEN(0, "VISIT//OUT", 1), CLOSE(100, 1), {AT(0, 0), 100, "ICD10CM//I50.9", KIND_DIAGNOSIS, 0, 1, NAN, NULL}, END};
     assert_labels(TASK("visit-end", "\"ICD10CM//I50\"", "10d", ""), closed, AT(20, 0), "0@100");
+}
+
+/* What was known before the index is history, also of a thing that its date puts after it: a planned operation, a slip of the
+ * pen.  It is told to the model, and no outcome to be foretold. */
+static void test_known_early(void **state) {
+    (void)state;
+    Row planned[] = {OPEN(0, "VISIT//OUT", 1), CLOSE(100, 1), {500, 50, "ICD10CM//I50.9", KIND_DIAGNOSIS, 0, 0, NAN, NULL}, END};
+    assert_labels(TASK("visit-end", "\"ICD10CM//I50\"", "10d", ""), planned, AT(20, 0), "0@100");
+    assert_labels(TASK("visit-end", "\"ICD10CM//I50\"", "10d", ", \"first\": true"), planned, AT(20, 0), "| had it before 1");
+    planned[2].available = 101; /* told a minute after the index: then it is one */
+    assert_labels(TASK("visit-end", "\"ICD10CM//I50\"", "10d", ""), planned, AT(20, 0), "1@100(+400)");
 }
 
 /* ---- index times --------------------------------------------------------------------------------------------------- */
@@ -426,6 +444,7 @@ int main(void) {
         cmocka_unit_test(test_competing_ends),
         cmocka_unit_test(test_first),
         cmocka_unit_test(test_known_late),
+        cmocka_unit_test(test_known_early),
         cmocka_unit_test(test_discharges),
         cmocka_unit_test(test_in_hospital_mortality),
         cmocka_unit_test(test_index_times_are_told_once),
