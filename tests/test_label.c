@@ -179,6 +179,9 @@ static void test_discharges(void **state) {
     assert_labels(task, row, AT(40, 0), "1@4320(+31680) -1@37440");
     Row died[] = {OPEN(0, "VISIT//IP", 1), DEATH(AT(1, 0)), CLOSE(AT(1, 0), 1), END};
     assert_labels(task, died, UNDATED, "| dead at the index 1");
+    /* A clinic visit that begins during the stay does not make its discharge the clinic's. */
+    Row overlap[] = {OPEN(0, "VISIT//IP", 1), OPEN(AT(1, 0), "VISIT//OUT", 2), CLOSE(AT(2, 0), 1), CLOSE(AT(3, 0), 2), END};
+    assert_labels(task, overlap, AT(100, 0), "0@2880");
     /* Without visit numbers, the end that comes next closes the stay. */
     Row bare[] = {OPEN(0, "VISIT//IP", 0), CLOSE(AT(1, 0), 0), OPEN(AT(2, 0), "VISIT//OUT", 0), CLOSE(AT(2, 1), 0), END};
     assert_labels(task, bare, AT(100, 0), "0@1440");
@@ -252,6 +255,11 @@ static void test_values(void **state) {
     assert_labels(task, row, AT(20, 0), "1@10(+40)");
     row[5] = (Row)END;
     assert_labels(task, row, AT(20, 0), "0@10");
+    const char *low = "{\"name\": \"t\", \"kind\": \"value\", \"index\": \"visit-end\", \"horizon\": \"10d\","
+                      " \"outcome\": {\"codes\": [\"LOINC//2823-3\"], \"below\": 5.5, \"unit\": \"mmol/L\"}}";
+    assert_labels(low, row, AT(20, 0), "0@10"); /* the bound itself is not below it */
+    row[2].value = 5.25f;
+    assert_labels(low, row, AT(20, 0), "1@10(+10)");
 }
 
 static void test_durations(void **state) {
@@ -279,6 +287,10 @@ static void test_ends_of_days(void **state) {
     assert_labels(stay, day, AT(20, 0), "| stay over at the index 1");
     const char *again = TASK("discharge-day", IN, "30d", ", \"after\": \"1min\"");
     Row back[] = {OPEN(0, "VISIT//IP", 1), CLOSE(600, 1), OPEN(900, "VISIT//IP", 2), CLOSE(AT(2, 0), 2), END};
+    assert_labels(again, back, AT(60, 0), "0@4319| admitted again that day 1");
+    back[2].time = 600; /* in the minute of the discharge: moved to another ward's stay */
+    assert_labels(again, back, AT(60, 0), "0@4319| admitted again that day 1");
+    back[2].time = 1439; /* in the minute of the index */
     assert_labels(again, back, AT(60, 0), "0@4319| admitted again that day 1");
     Row later[] = {OPEN(0, "VISIT//IP", 1), CLOSE(600, 1), OPEN(AT(5, 0), "VISIT//IP", 2), END};
     assert_labels(again, later, AT(60, 0), "1@1439(+5761)");

@@ -473,10 +473,35 @@ static void test_intervals(void **state) {
     assert_true(risk_estimate(ESTIMATOR_MC, values, 64, 7).hi > none.hi);
 }
 
+/* Ten futures of which three hit, and what the formulas make of them by hand. */
+static void test_estimates_by_hand(void **state) {
+    (void)state;
+    const double z = 1.959963984540054, values[10] = {1, 0, 0, 1, 0, 0, 0, 1, 0, 0}, more[4] = {-1, 0, 0.5, 2.5};
+    /* Squares 3 x .49 + 7 x .09 = 2.1, over 9 for the variance, over 10 for that of the mean. */
+    RiskEstimate hit = risk_estimate(ESTIMATOR_MC, values, 10, 1);
+    assert_true(fabs(hit.risk - 0.3) < 1e-12 && fabs(hit.mc_se - sqrt(2.1 / 90)) < 1e-12);
+    /* Wilson's bounds are where (p - .3)^2 = z^2 p (1 - p) / 10. */
+    const double bound[] = {hit.lo, hit.hi};
+    for (int i = 0; i < 2; i++)
+        assert_true(fabs((bound[i] - 0.3) * (bound[i] - 0.3) - z * z * bound[i] * (1 - bound[i]) / 10) < 1e-12);
+    assert_true(hit.lo < 0.3 && hit.hi > 0.3);
+    /* Other estimators: a normal's interval, clipped; of a difference not clipped. */
+    RiskEstimate scope = risk_estimate(ESTIMATOR_SCOPE, values, 10, 1);
+    assert_true(fabs(scope.lo - (0.3 - z * sqrt(2.1 / 90))) < 1e-12 && fabs(scope.hi - (0.3 + z * sqrt(2.1 / 90))) < 1e-12);
+    RiskEstimate difference = mean_estimate(more, 4, 1); /* mean .5, squares 2.25 + .25 + 0 + 4 = 6.5 */
+    assert_true(fabs(difference.risk - 0.5) < 1e-12 && fabs(difference.mc_se - sqrt(6.5 / 12)) < 1e-12);
+    assert_true(difference.lo < 0 && difference.hi > 1);
+    assert_true(risk_estimate(ESTIMATOR_SCOPE, more, 4, 1).lo == 0 && risk_estimate(ESTIMATOR_SCOPE, more, 4, 1).hi == 1);
+    /* Five looks: 95% over all of them is 99% at each (Bonferroni). */
+    assert_true(fabs(mean_estimate(more, 4, 5).hi - (0.5 + 2.5758293035489004 * sqrt(6.5 / 12))) < 1e-9);
+    assert_true(isnan(mean_estimate(more, 1, 1).mc_se));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_known_tokens),
         cmocka_unit_test(test_intervals),
+        cmocka_unit_test(test_estimates_by_hand),
         cmocka_unit_test(test_estimators_are_unbiased),
         cmocka_unit_test(test_stop_events_end_a_future),
         cmocka_unit_test(test_death_in_the_minute_of_a_stop),

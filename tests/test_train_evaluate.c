@@ -86,7 +86,54 @@ static void test_evaluation(void **state) {
  * standard error are known. */
 static void test_excess_is_paired_and_clustered(void **state) {
     (void)state;
-    enum { P = 12, TOKENS = 10 };
+    enum { P = 12, TOKENS = 10, UNKNOWN = 3 }; /* the oracle says nothing of the last three */
+    MadePatient patient[P + UNKNOWN];
+    MadeSplit split[SPLIT_COUNT] = {{0}};
+    char dir[4300];
+    Dataset d;
+    Model m;
+    Evaluation e;
+    Err err = {OK, ""};
+    for (int i = 0; i < P + UNKNOWN; i++) {
+        memset(&patient[i], 0, sizeof patient[i]);
+        patient[i].key = (uint64_t)i + 1;
+        patient[i].statics[0] = MADE_SEX_F;
+        patient[i].statics[1] = 40;
+        patient[i].group[0] = 1;
+        for (int t = 0; t < TOKENS; t++) made_push(&patient[i], t == TOKENS - 1 ? MADE_DEATH : MADE_EVENT + (uint32_t)(t + i) % 15, t);
+        patient[i].observation_end = TOKENS - 1;
+        patient[i].oracle_logp = xcalloc(TOKENS, sizeof(float));
+    }
+    split[SPLIT_TRAIN] = split[SPLIT_TUNING] = (MadeSplit){patient, P + UNKNOWN};
+    snprintf(dir, sizeof dir, "%s/oracle", folder);
+    /* All weights zero: every id is equally likely, loss = log(62) wherever one looks. */
+    for (int i = 0; i < P + UNKNOWN; i++)
+        for (int t = 0; t < TOKENS; t++) patient[i].oracle_logp[t] = t == 3 || i >= P ? NAN : (float)(-log(MADE_VOCABULARY) + (i % 2 ? 0.25 : 0));
+    made_write(dir, split, 1, "test");
+    CHECK(dataset_open(&d, dir, &err));
+    open_model(&m, d.vocabulary.n, 16);
+    memset(m.w_arena, 0, (size_t)m.table.total * sizeof(float));
+    evaluate_with(&d, &m, 2, 0, &e);
+    assert_int_equal(e.known, P * (TOKENS - 1));
+    assert_int_equal(e.targets, (P + UNKNOWN) * TOKENS);
+    assert_int_equal(e.patients, P + UNKNOWN);
+    assert_true(fabs(e.loss - log(MADE_VOCABULARY)) < 1e-5);
+    assert_true(fabs(e.excess - 0.125) < 1e-5 && fabs(e.loss_known - e.loss_floor - e.excess) < 1e-9);
+    /* Residual of each patient +-0.125 * 9 tokens: se = sqrt(12 * 1.125^2 * 12/11) / 108. */
+    assert_true(fabs(e.excess_se - sqrt(12 * 1.125 * 1.125 * 12 / 11) / 108) < 1e-5);
+    model_close(&m);
+    dataset_close(&d);
+    for (int i = 0; i < P + UNKNOWN; i++) made_patient_free(&patient[i]);
+}
+
+/* Time is counted to the last thing told, and beyond it to the end of observation of those who live. */
+static void test_patient_years(void **state) {
+    (void)state;
+    static const struct {
+        int32_t last, observation_end;
+        uint32_t token;
+    } made[] = {{500000, 500000, MADE_DEATH}, {1000, 300000, MADE_EVENT}, {2000, 2000, MADE_EVENT}, {700, 900000, MADE_DEATH}};
+    enum { P = 4 };
     MadePatient patient[P];
     MadeSplit split[SPLIT_COUNT] = {{0}};
     char dir[4300];
@@ -100,26 +147,20 @@ static void test_excess_is_paired_and_clustered(void **state) {
         patient[i].statics[0] = MADE_SEX_F;
         patient[i].statics[1] = 40;
         patient[i].group[0] = 1;
-        for (int t = 0; t < TOKENS; t++) made_push(&patient[i], t == TOKENS - 1 ? MADE_DEATH : MADE_EVENT + (uint32_t)(t + i) % 15, t);
-        patient[i].observation_end = TOKENS - 1;
-        patient[i].oracle_logp = xcalloc(TOKENS, sizeof(float));
+        made_push(&patient[i], MADE_EVENT, 0);
+        made_push(&patient[i], MADE_EVENT + 1, 10);
+        made_push(&patient[i], made[i].token, made[i].last);
+        patient[i].observation_end = made[i].observation_end;
     }
     split[SPLIT_TRAIN] = split[SPLIT_TUNING] = (MadeSplit){patient, P};
-    snprintf(dir, sizeof dir, "%s/oracle", folder);
-    /* All weights zero: every id is equally likely, loss = log(62) wherever one looks. */
-    for (int i = 0; i < P; i++)
-        for (int t = 0; t < TOKENS; t++) patient[i].oracle_logp[t] = t == 3 ? NAN : (float)(-log(MADE_VOCABULARY) + (i % 2 ? 0.25 : 0));
-    made_write(dir, split, 1, "test");
+    snprintf(dir, sizeof dir, "%s/years", folder);
+    made_write(dir, split, 0, NULL);
     CHECK(dataset_open(&d, dir, &err));
     open_model(&m, d.vocabulary.n, 16);
-    memset(m.w_arena, 0, (size_t)m.table.total * sizeof(float));
     evaluate_with(&d, &m, 2, 0, &e);
-    assert_int_equal(e.known, P * (TOKENS - 1));
-    assert_int_equal(e.targets, P * TOKENS);
-    assert_true(fabs(e.loss - log(MADE_VOCABULARY)) < 1e-5);
-    assert_true(fabs(e.excess - 0.125) < 1e-5 && fabs(e.loss_known - e.loss_floor - e.excess) < 1e-9);
-    /* Residual of each patient +-0.125 * 9 tokens: se = sqrt(12 * 1.125^2 * 12/11) / 108. */
-    assert_true(fabs(e.excess_se - sqrt(12 * 1.125 * 1.125 * 12 / 11) / 108) < 1e-5);
+    const double minutes = 500000 + 300000 + 2000 + 700;
+    if (fabs(e.patient_years * 365.25 * 1440 - minutes) > 1e-3) fail_msg("%g minutes of %g", e.patient_years * 365.25 * 1440, minutes);
+    assert_true(fabs(e.per_patient_year * e.patient_years - e.loss * (double)e.targets) < 1e-9);
     model_close(&m);
     dataset_close(&d);
     for (int i = 0; i < P; i++) made_patient_free(&patient[i]);
@@ -130,6 +171,7 @@ int main(void) {
         cmocka_unit_test(test_baselines),
         cmocka_unit_test(test_evaluation),
         cmocka_unit_test(test_excess_is_paired_and_clustered),
+        cmocka_unit_test(test_patient_years),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -22,6 +22,9 @@ static void test_schedules(void **state) {
         if (fabs(rate - row[i].rate) > 1e-12) fail_msg("%s at %lld: %g", row[i].name, (long long)row[i].step, rate);
     }
     assert_int_not_equal(schedule_find("linear", &s.kind), 0);
+    /* A decay longer than what is left begins where the warm-up ends: the peak is reached, and no rate jumps. */
+    Schedule brief = {.kind = SCHEDULE_WSD, .peak = 1, .min_ratio = 0.1, .warmup_steps = 50, .decay_steps = 80, .total_steps = 100};
+    assert_true(schedule_rate(&brief, 50) == 1 && fabs(schedule_rate(&brief, 75) - 0.55) < 1e-12);
     s.warmup_steps = 0; /* no division by zero, and the peak at once */
     assert_true(schedule_rate(&s, 1) == 1);
 }

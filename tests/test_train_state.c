@@ -53,6 +53,11 @@ static void test_state_round_trip(void **state) {
     d.sha256[0] ^= 1;
     assert_int_equal(state_read(&back, dir, &o, &d, &err), ERR_USAGE);
     assert_non_null(strstr(err.msg, "another dataset"));
+    d.sha256[0] ^= 1;
+    d.vocabulary.sha256[0] ^= 1; /* the ids would mean other things */
+    assert_int_equal(state_read(&back, dir, &o, &d, &err), ERR_USAGE);
+    assert_non_null(strstr(err.msg, "another vocabulary"));
+    d.vocabulary.sha256[0] ^= 1;
     static const char *const bad[] = {"", "[1]", "{", "{\"step\": -1}", "{\"step\": \"x\"}", "{\"step\": 1, \"updates\": 1, \"targets_seen\": 1}"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         write_text(dir, "trainer.json", bad[i]);
