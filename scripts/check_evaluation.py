@@ -105,6 +105,70 @@ def check_recalibration(rng):
     check("a digest is that of the content", same and recalibrate.digest({"a": 1}) != recalibrate.digest({"a": 2}))
 
 
+def check_recalibration_of_weighted_rows(rng):
+    """A weight of three is the row three times, in both kinds of fit; what is not known only counts as a row."""
+    for n, least in [(400, 20), (60, 5)]:
+        risk = metrics.expit(rng.normal(-1.5, 1, n))
+        y = (rng.uniform(size=n) < risk**0.7).astype(float)
+        if least == 5:
+            y[np.flatnonzero(y)[9:]] = 0
+        w = rng.integers(1, 4, n)
+        i = np.repeat(np.arange(n), w)
+        y[0] = -1
+        i = i[i > 0]
+        weighted = recalibrate.fit(risk, y, w.astype(float), 10)
+        often = metrics.fit_logistic(np.column_stack([np.ones(i.size), metrics.logit(risk[i])]), y[i], np.ones((1, i.size)), [0.0, 1.0])[0]
+        if least == 20:
+            good = np.allclose([weighted["intercept"], weighted["slope"]], often, atol=1e-6)
+        else:
+            good = weighted["slope"] == 1 and abs(recalibrate.apply(weighted, risk[i]).sum() - y[i].sum()) < 1e-6
+        check(f"recalibration of {n} rows goes by their weights", good and weighted["known"] == n - 1, str(weighted))
+    risk = np.linspace(0.05, 0.9, 100)
+    backwards = recalibrate.fit(risk, (np.arange(100) % 10 > risk * 10).astype(float), np.ones(100), 10)
+    check("a map that would turn patients round is not made", backwards["slope"] == 1, str(backwards))
+    y = np.ones(100)
+    y[[3, 50, 80]] = 0
+    check("few negatives are as few as few positives", recalibrate.fit(risk, y, np.ones(100), 10)["fitted"].startswith("nothing"))
+
+
+def check_follow_up():
+    """When each row's outcome was decided, and what stands in for those who were lost."""
+    nan = np.nan
+    by_hand = [  # outcome, event, censor, death; decided at, of a horizon of 1000
+        (1, 300, 2000, nan, 300),
+        (1, 300, 300, 300, 300),
+        (1, nan, 800, nan, 1000),  # by a label file, the task sees no event
+        (0, nan, 2000, 400, 400),  # nobody has it after death, however long the file goes on
+        (0, nan, 1500, 1500, 1000),
+        (0, nan, 2000, nan, 1000),
+        (0, nan, 600, nan, 1000),  # a stay that ended without it: the answer is known for good
+        (-1, nan, 500, nan, 500),
+    ]
+    y, event, censor, death, expected = np.array(by_hand, float).T
+    n = y.size
+    columns = {"risk": np.full(n, 0.5), "outcome": y, "patient_key": np.arange(n), "event_minutes": event,
+               "censor_minutes": censor, "death_minutes": death}  # fmt: skip
+    last, lost = outcome.Rows(columns).followed(1000)
+    check("rows are followed until they are decided", last.tolist() == expected.tolist() and lost.tolist() == (y < 0).tolist(), str(last))
+    # Four quarters of the risk; one of four is lost in the lowest, one of two in the highest.
+    risk = np.r_[np.full(4, 0.1), np.full(4, 0.3), np.full(4, 0.6), np.full(4, 0.9)]
+    y = np.array([-1, 0, 0, 1, 0, 0, 0, 1, 0, 0, 1, 1, -1, -1, 1, 1.0])
+    columns = {"risk": risk, "outcome": y, "patient_key": np.arange(16), "event_minutes": np.where(y == 1, 900, nan),
+               "censor_minutes": np.where(y < 0, 500.0, 2000), "death_minutes": np.full(16, nan)}  # fmt: skip
+    rows = outcome.Rows(columns)
+    weight = np.where(y < 0, 0, np.repeat([4 / 3, 1, 1, 2], 4))
+    check("who is left of a quarter of the risk stands for all of it", np.allclose(rows.weights(1000), weight), str(rows.weights(1000)))
+    o = outcome.evaluate("o", {"horizon_minutes": "1000"}, rows, n_bootstrap=10)
+    share = (4 / 3 + 1 + 2 + 4) / 16
+    check("and so in the figures", abs(o["censoring_weighted"]["prevalence"] - share) < 1e-12 and o["censored"] == 3 and o["censoring_weighted"]["rows"] == 13,
+          str(o["censoring_weighted"]))  # fmt: skip
+    record = {"slope": 1.0, "intercept": 0.0, "threshold": 0.5, "alerts_per_100": 50, "fitted": "", "rows": 1, "positive": 1, "sha256": "",
+              "budgets": [{"alerts_per_100": 50, "threshold": 0.5}]}  # fmt: skip
+    rows.event = np.where(y == 1, np.where(risk < 0.5, 1440.0, 2880.0), nan)
+    o = outcome.evaluate("o", {"horizon_minutes": "4000"}, rows, record, n_bootstrap=10)
+    check("lead times are of those alerted on", o["budgets"][0]["lead_days"] == 2, str(o["budgets"]))
+
+
 def check_intervals(rng):
     """Subgroup, recalibrated and paired intervals are those of a plain bootstrap over index arrays."""
     rows = cohort(rng, 300)
@@ -246,6 +310,8 @@ def check_futures_of_another_dataset():
 
 rng = np.random.default_rng(7)
 check_recalibration(rng)
+check_recalibration_of_weighted_rows(np.random.default_rng(9))
+check_follow_up()
 check_intervals(rng)
 check_p_values(np.random.default_rng(8))
 check_alarms(rng)

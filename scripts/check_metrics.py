@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+from scipy import stats
 from sklearn import metrics as sk
 from sklearn.linear_model import LogisticRegression
 
@@ -113,6 +114,7 @@ def check_undefined():
         check(f"one class only, {y}: no AUROC, AUPRC or slope", good)
     check("one patient of unsure outcome has no AUROC", metrics.auroc([0.3], [0.5]) is None)
     check("one risk for all has no slope", metrics.calibration([0.3, 0.3, 0.3], [0, 1, 0]) == (None, None))
+    check("nor have classes that meet in one risk", metrics.calibration([0.1, 0.5, 0.5, 0.9], [0, 0, 1, 1]) == (None, None))
     check("perfect separation has no slope", metrics.calibration([0.1, 0.2, 0.8, 0.9], [0, 0, 1, 1]) == (None, None))
     check("risks of 0 and 1 do not break the logit", np.all(np.isfinite(metrics.logit([0, 1]))))
 
@@ -134,6 +136,40 @@ def check_bootstrap(rng):
     check("the same seed gives the same interval", again[0] == again[1])
     boxes = metrics.bootstrap(lambda i: {"none": None, "rare": None if i[0] % 2 else 1.0}, np.arange(20), 50, 1)
     check("what is mostly undefined has no interval", boxes == {"none": None, "rare": None})
+
+
+def check_intervals_by_hand(rng):
+    values = rng.permutation(np.arange(1001.0))
+    check("an interval is the middle 95%", metrics.interval(values) == [25.0, 975.0], str(metrics.interval(values)))
+    values[:101] = np.nan
+    check("none where more than a tenth is undefined", metrics.interval(values) is None)
+    values[0] = 1.0
+    check("one where a tenth is", metrics.interval(values) is not None)
+    for hits, n in [(0, 20), (3, 10), (10, 10)]:  # Wilson's bounds are where (p - hits / n)^2 = z^2 p (1 - p) / n
+        box = np.array(metrics.wilson(hits, n))
+        off = (box - hits / n) ** 2 - 1.96**2 * box * (1 - box) / n
+        good = np.abs(off).max() < 1e-12 and -1e-12 <= box[0] <= hits / n <= box[1] <= 1 + 1e-12 and box[0] < box[1]
+        check(f"Wilson's interval of {hits} in {n}", good, str(box))
+    x = rng.normal(size=31)
+    t = 0.5 / x.std(ddof=1)
+    p, direct = metrics.p_value(-0.5, x, 11), 2 * stats.t.sf(t, 1 / (1 / 10 + 1 / 30))
+    check("few observations: Student's t with what is left of their freedom", close(p, direct), f"{p} and {direct}")
+    lost = np.r_[x, np.full(4, np.nan)]
+    check("no p-value where more than a tenth is undefined", metrics.p_value(0.5, lost) is None)
+
+
+def check_scale_of_weights(rng):
+    """Only the ratios of weights matter."""
+    risk = rng.beta(1.2, 4, 300).round(2)
+    y = (rng.uniform(size=300) < 0.5 * risk + 0.1).astype(float)
+    W = rng.exponential(size=(2, 300))
+    one, three = metrics.figures(risk, y, W, 0.3), metrics.figures(risk, y, 3 * W, 0.3)
+    for name in one:
+        check(f"{name}: three times all weights changes nothing", np.allclose(one[name], three[name], rtol=1e-6),
+              f"{one[name]} and {three[name]}")  # fmt: skip
+    alert = risk >= 0.3
+    promised = (W[0] * risk)[alert].sum() / (W[0] * risk).sum()
+    check("what the risks promise of alerts is their share above the threshold", close(one["tpr_expected"][0], promised))
 
 
 def check_weights(rng):
@@ -195,6 +231,8 @@ def check_decisions(rng):
             r["all"], (y.sum() - (1 - y).sum() * t / (1 - t)) / 200
         )
         check(f"net benefit at {t} counts right and needless alerts", good)
+    row = metrics.net_benefit([0.5, 0.5, 0.2], [1, 0, 1], [0.5])[0]
+    check("a risk at the threshold alerts", close(row["model"], 0) and close(row["all"], 1 / 3), str(row))
 
 
 def check_follow_up(rng):
@@ -203,6 +241,9 @@ def check_follow_up(rng):
     # At 2 one is decided before the other is censored: 4 at risk, G = 3/4; at 3, 3 at risk, G = 3/4 * 2/3 = 1/2.
     w = metrics.censoring_weights(last, censored)
     check("Kaplan-Meier weights by hand", np.allclose(w, [1, 0, 1, 0, 2, 2]), str(w))
+    # One stratum more, of which half leaves at once.
+    w = metrics.censoring_weights(np.r_[last, 1, 5], np.r_[censored, True, False], np.r_[np.zeros(6), 1, 1])
+    check("each stratum has its own", np.allclose(w, [1, 0, 1, 0, 2, 2, 0, 2]), str(w))
     n = 6000
     risk = rng.uniform(0.05, 0.7, n)
     time = -np.log(rng.uniform(size=n)) / (-np.log1p(-risk))  # the outcome within 1 has probability `risk`
@@ -245,6 +286,8 @@ check_calibration(rng)
 check_undefined()
 check_bootstrap(rng)
 check_weights(rng)
+check_intervals_by_hand(np.random.default_rng(21))
+check_scale_of_weights(np.random.default_rng(22))
 check_smooth_calibration(rng)
 check_decisions(rng)
 check_follow_up(rng)
