@@ -413,6 +413,85 @@ static void timelines_stay(void **state) {
     deidentify_report_free(&r);
 }
 
+static void add_dated(MadeFile *f, int64_t subject, int64_t minute, int64_t available, int precision, const char *code) {
+    Event e = {.subject = subject, .time = made_us(minute), .available = made_us(available), .value = NAN, .precision = (uint8_t)precision};
+    MUST(event_writer_code(f->w, code, KIND_DIAGNOSIS, NULL, NULL, &e.code, err));
+    MUST(event_writer_add(f->w, &e, err));
+}
+
+/* 24 people: two have a result in a rare unit, twelve a value of a code that is rolled up; the third died, and is told of later;
+ * the fourth has a diagnosis dated before birth, the fifth three that only have a date. */
+static const char *small_source_make(void) {
+    const char *path = at("small.h5");
+    MadeFile f = events_begin(path);
+    for (int64_t i = 0; i < 24; i++) {
+        const int64_t id = 2001 + i, start = 40 * YEAR + i * 37 * DAY + 601, day = start - 601 + 100 * DAY; /* a midnight */
+        events_subject(&f, id, start + 2 * YEAR, SPLIT_UNSET);
+        add_event(&f, id, start - 30 * YEAR, "MEDS_BIRTH", KIND_BIRTH);
+        add_event(&f, id, start, "VISIT//OP", KIND_VISIT_START);
+        events_add(&f, (MadeEvent){id, start + 11, "LOINC//1-1", KIND_LAB, 7, i < 2 ? "furlong" : "g", COMPARE_LT}, NULL);
+        if (i < 12) add_lab(&f, id, start + 12, i < 6 ? "ICD10CM//E11.65" : "ICD10CM//E11.64", 3.25f, "g");
+        if (i == 2) add_event(&f, id, start + 50 * DAY, "MEDS_DEATH", KIND_DEATH);
+        add_lab(&f, id, start + 60 * DAY, "LOINC//2-2", i == 2 ? 99 : 4, "g");
+        add_dated(&f, id, i == 3 ? start - 31 * YEAR : start, start, PRECISION_MINUTE, "ICD10CM//I10");
+        if (i != 2) add_dated(&f, id, day, day + 600, i == 4 ? PRECISION_DAY : PRECISION_MINUTE, "ICD10CM//I11"); /* known that day */
+        if (i != 2) add_dated(&f, id, day, day + 9 * DAY, i == 4 ? PRECISION_DAY : PRECISION_MINUTE, "ICD10CM//I12"); /* billed later */
+        if (i != 2) add_dated(&f, id, day, day - 600, i == 4 ? PRECISION_DAY : PRECISION_MINUTE, "ICD10CM//I13"); /* known before */
+    }
+    events_end(&f);
+    return path;
+}
+
+/* A value goes with the code or the unit that it was told in, and with it how it compares. */
+static void values_and_times_of_what_stays(void **state) {
+    (void)state;
+    DeidentifyOptions o = options(small_source_make(), "small.out");
+    o.blur_end_minutes = 0;
+    DeidentifyReport r = release(&o);
+    EventFile f;
+    int without_unit = 0, rolled = 0, at_birth = 0, dead = 0, same_day = 0, end_of_day = 0, early = 0;
+    assert_true(has_code(o.events, "furlong") && !has_code(o.out, "furlong"));
+    MUST(event_file_open(&f, o.out, err));
+    assert_int_equal(f.n_patients, 24);
+    for (int64_t row = 0; row < f.n_patients; row++) {
+        EventPatient p;
+        MUST(event_file_patient(&f, row, &p, err));
+        int64_t birth = TIME_NONE;
+        int died = 0;
+        for (int64_t i = 0; i < p.n; i++) {
+            const Event *e = &p.event[i];
+            const char *code = f.codes[e->code];
+            if (f.code_kind[e->code] == KIND_BIRTH) {
+                birth = e->time;
+                continue;
+            }
+            assert_false(died); /* nothing comes after a death */
+            died = f.code_kind[e->code] == KIND_DEATH;
+            dead += died;
+            assert_true(e->value != 99 && e->time >= birth && e->precision == PRECISION_MINUTE);
+            at_birth += e->time == birth;
+            if (isnan(e->value)) assert_true(e->unit == 0 && e->comparator == COMPARE_EQ);
+            if (!strcmp(code, "LOINC//1-1")) without_unit += isnan(e->value);
+            if (!strcmp(code, "LOINC//1-1") && !isnan(e->value)) assert_true(e->value == 7 && e->comparator == COMPARE_LT && !strcmp(f.units[e->unit], "g"));
+            if (!strcmp(code, "ICD10CM//E11.6")) {
+                assert_true(isnan(e->value));
+                rolled++;
+            }
+            same_day += !strcmp(code, "ICD10CM//I11") && e->time == e->available;
+            end_of_day += !strcmp(code, "ICD10CM//I12") && e->available - e->time == (8 * DAY + 1) * US_PER_MINUTE;
+            early += !strcmp(code, "ICD10CM//I13") && e->time == e->available;
+        }
+    }
+    event_file_close(&f);
+    assert_int_equal(without_unit, 2);
+    assert_int_equal(rolled, 12);
+    assert_int_equal(at_birth, 1);
+    assert_int_equal(dead, 1);
+    assert_true(same_day == 1 && end_of_day == 1 && early == 1); /* of the fifth, whose dates have no times */
+    assert_true(r.values_rolled == 12 && r.values_of_units == 2 && r.before_birth == 1 && r.after_death == 1);
+    deidentify_report_free(&r);
+}
+
 static void attestations(void **state) {
     (void)state;
     const char *source = source_make(), *key = at("key"), *path = at("attestation.json");
@@ -525,6 +604,7 @@ int main(void) {
         cmocka_unit_test(with_own_end),           cmocka_unit_test(keys_are_random),
         cmocka_unit_test(excluded_and_twice),     cmocka_unit_test(dataset_carries_record),
         cmocka_unit_test(timelines_stay),         cmocka_unit_test(attestations),
+        cmocka_unit_test(values_and_times_of_what_stays),
         cmocka_unit_test(patient_is_found),       cmocka_unit_test(split_before_it_is_gone),
     };
     return cmocka_run_group_tests(tests, folder_make, folder_remove);

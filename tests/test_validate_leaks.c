@@ -103,10 +103,12 @@ static void one_person_twice(void **state) {
     }
 }
 
-static const char *at_hour(const char *name, int64_t minute, int precision, int64_t known) {
+/* 30 procedures of three people at that minute of their days; from number `until` on at 07:00. */
+static const char *at_hour(const char *name, int64_t minute, int precision, int64_t known, int until) {
     const char *path = at(name);
     MadeFile f = events_begin(path);
     for (int64_t i = 0; i < 30; i++) {
+        if (i == until) minute = 420;
         add(&f, (Row){1 + i % 3, i * DAY + minute, known ? i * DAY + known : 0, "HCPCS//1", KIND_PROCEDURE, 0, precision, 0});
         add(&f, (Row){1 + i % 3, i * DAY + 600, 0, "LOINC//1", KIND_LAB, 0, PRECISION_MINUTE, 0});
     }
@@ -116,16 +118,19 @@ static const char *at_hour(const char *name, int64_t minute, int precision, int6
 
 static void dates_as_times(void **state) {
     (void)state;
-    expect(at_hour("midnight.h5", 0, PRECISION_MINUTE, 0), FIND_MIDNIGHT, 1);
-    expect(at_hour("morning.h5", 540, PRECISION_MINUTE, 0), FIND_MIDNIGHT, 0);
-    expect(at_hour("known-late.h5", 0, PRECISION_MINUTE, 1439), FIND_MIDNIGHT, 0); /* as importers hold dates back */
-    expect(at_hour("said.h5", 0, PRECISION_DAY, 1439), FIND_MIDNIGHT, 0);
+    expect(at_hour("midnight.h5", 0, PRECISION_MINUTE, 0, 30), FIND_MIDNIGHT, 1);
+    expect(at_hour("morning.h5", 540, PRECISION_MINUTE, 0, 30), FIND_MIDNIGHT, 0);
+    expect(at_hour("known-late.h5", 0, PRECISION_MINUTE, 1439, 30), FIND_MIDNIGHT, 0); /* as importers hold dates back */
+    expect(at_hour("said.h5", 0, PRECISION_DAY, 1439, 30), FIND_MIDNIGHT, 0);
+    expect(at_hour("more.h5", 0, PRECISION_MINUTE, 0, 16), FIND_MIDNIGHT, 1);
+    expect(at_hour("half.h5", 0, PRECISION_MINUTE, 0, 15), FIND_MIDNIGHT, 0); /* more than half of them are told of */
     ValidateReport r = check(at("midnight.h5"));
     assert_non_null(strstr(r.finding[FIND_MIDNIGHT].example[0], "HCPCS//1: 30 of 30"));
     report_free(&r);
 }
 
-static const char *stays(const char *name, int diagnosed_at) {
+/* Eight stays of that many minutes, diagnosed as they begin and, where it is not 0, once more later; labs after two hours. */
+static const char *stays(const char *name, int diagnosed_at, int again_at, int length) {
     const char *path = at(name);
     MadeFile f = events_begin(path);
     for (int64_t id = 1; id <= 8; id++) {
@@ -133,7 +138,8 @@ static const char *stays(const char *name, int diagnosed_at) {
         add(&f, (Row){id, in, 0, "VISIT//IP", KIND_VISIT_START, 1, PRECISION_MINUTE, 0});
         add(&f, (Row){id, in + 120, 0, "LOINC//1", KIND_LAB, 1, PRECISION_MINUTE, 5});
         add(&f, (Row){id, in, in + diagnosed_at, "ICD10CM//A01", KIND_DIAGNOSIS, 1, PRECISION_MINUTE, 0});
-        add(&f, (Row){id, in + 2 * DAY, 0, "VISIT_END//IP", KIND_VISIT_END, 1, PRECISION_MINUTE, 0});
+        if (again_at) add(&f, (Row){id, in, in + again_at, "ICD10CM//A02", KIND_DIAGNOSIS, 1, PRECISION_MINUTE, 0});
+        add(&f, (Row){id, in + length, 0, "VISIT_END//IP", KIND_VISIT_END, 1, PRECISION_MINUTE, 0});
     }
     events_end(&f);
     return path;
@@ -141,8 +147,12 @@ static const char *stays(const char *name, int diagnosed_at) {
 
 static void diagnoses_of_discharge(void **state) {
     (void)state;
-    expect(stays("first.h5", 1), FIND_DIAGNOSED_FIRST, 1);
-    expect(stays("last.h5", 2 * DAY), FIND_DIAGNOSED_FIRST, 0);
+    expect(stays("first.h5", 1, 0, 2 * DAY), FIND_DIAGNOSED_FIRST, 1);
+    expect(stays("last.h5", 2 * DAY, 0, 2 * DAY), FIND_DIAGNOSED_FIRST, 0);
+    expect(stays("both.h5", 1, 2 * DAY, 2 * DAY), FIND_DIAGNOSED_FIRST, 0); /* one of admission and one of discharge */
+    expect(stays("early.h5", 1, 60, 2 * DAY), FIND_DIAGNOSED_FIRST, 1);
+    expect(stays("brief.h5", 1, 0, 719), FIND_DIAGNOSED_FIRST, 0); /* under 12 hours all is known at once */
+    expect(stays("half-day.h5", 1, 0, 720), FIND_DIAGNOSED_FIRST, 1);
 }
 
 /* A file that carries a record and is none of deidentify's. */
@@ -162,9 +172,20 @@ static void release_that_is_none(void **state) {
         add(&f, (Row){id, -95 * 366 * DAY, 0, "MEDS_BIRTH", KIND_BIRTH, 0, PRECISION_DAY, 0});
         add(&f, (Row){id, 0, 0, "LOINC//1", KIND_LAB, 0, PRECISION_MINUTE, 0});
         if (id < 3) add(&f, (Row){id, 5, 0, "LOINC//2", KIND_LAB, 0, PRECISION_MINUTE, 0});
+        for (int k = 0; id == 1 && k < 4; k++) add(&f, (Row){id, 6 + k, 0, "LOINC//3", KIND_LAB, 0, PRECISION_MINUTE, 0});
     }
     MUST(event_writer_close(f.w, "test", provenance, &n, &n, &n, err));
-    expect(at("forged.h5"), FIND_RELEASE, 3 + 3 + 1); /* calendar times, ages, a code of two patients */
+    expect(at("forged.h5"), FIND_RELEASE, 3 + 3 + 2); /* calendar times, ages, a code of two patients, one that one has four times */
+    /* Their first event is at time 0, and they are 89 when it is; one is observed for two years more. */
+    f = events_begin(at("observed.h5"));
+    const int64_t zero = -made_us(0) / US_PER_MINUTE;
+    for (int64_t id = 1; id <= 3; id++) {
+        events_subject(&f, id, id == 2 ? zero + 2 * 366 * DAY : UNDATED, SPLIT_TRAIN);
+        add(&f, (Row){id, zero - 89 * 365 * DAY, 0, "MEDS_BIRTH", KIND_BIRTH, 0, PRECISION_MINUTE, 0});
+        add(&f, (Row){id, zero, 0, "LOINC//1", KIND_LAB, 0, PRECISION_MINUTE, 0});
+    }
+    MUST(event_writer_close(f.w, "test", provenance, &n, &n, &n, err));
+    expect(at("observed.h5"), FIND_RELEASE, 1);
     free(text);
     free(provenance);
     deidentify_report_free(&r);
