@@ -262,6 +262,8 @@ def check_follow_up(rng):
                 total += w[i] ** 2
                 won += w[i] ** 2 * (1.0 if risk[i] > risk[j] else 0.5 if risk[i] == risk[j] else 0.0)
     got = metrics.concordance(risk[small], last, event, w[small])
+    ends = metrics.concordance([0.7, 0.2, 0.9], [5, 5, 3], [1, 0, 0], np.ones(3))
+    check("who is without it when another gets it is of the pair, who was lost before is not", ends == 1, str(ends))
     check("time-dependent concordance counts pairs", close(got, won / total), f"{got} and {won / total}")
 
 
