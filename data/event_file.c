@@ -307,7 +307,7 @@ static Status seal_check(EventFile *f, Err *err) {
 Status event_file_open(EventFile *f, const char *path, Err *err) {
     *f = (EventFile){.path = xstrdup(path), .impl = xcalloc(1, sizeof *f->impl)};
     struct stat st;
-    f->impl->fd = open(path, O_RDONLY | O_CLOEXEC);
+    f->impl->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* waits for no pipe */
     Status status = OK;
     if (f->impl->fd < 0) status = err_set(err, ERR_IO, "cannot read events file %s: %s", path, strerror(errno));
     else if (fstat(f->impl->fd, &st) || !S_ISREG(st.st_mode))

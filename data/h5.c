@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* HDF5's clean-up at exit crashes on a file that a full disk kept it from closing.  Ours are closed by then, or
@@ -88,7 +89,9 @@ Status h5_publish(int fd, const char *tmp, const char *path, Status status, Err 
 Status h5_open(hid_t *file, const char *path, Err *err) {
     h5_quiet();
     *file = -1;
-    if (access(path, R_OK)) return err_set(err, ERR_IO, "cannot read %s: %s", path, strerror(errno));
+    struct stat st;
+    if (access(path, R_OK) || stat(path, &st)) return err_set(err, ERR_IO, "cannot read %s: %s", path, strerror(errno));
+    if (S_ISFIFO(st.st_mode)) return err_set(err, ERR_FORMAT, "%s is a pipe, a file was expected", path);
     *file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
     return *file < 0 ? err_set(err, ERR_FORMAT, "%s is not a whole HDF5 file (truncated or damaged?)", path) : OK;
 }

@@ -279,7 +279,7 @@ void loader_tell(const Loader *ld, LoaderCursor *at) { *at = ld->at; }
 
 Status loader_seek(Loader *ld, const LoaderCursor *at, Err *err) {
     LoaderCursor before = ld->at;
-    int bad = at->epoch < 0 || at->block < 0 || at->row < 0 || at->block > ld->n_blocks ||
+    int bad = at->epoch < 0 || at->epoch > INT32_MAX || at->block < 0 || at->row < 0 || at->block > ld->n_blocks ||
               (at->block == ld->n_blocks && at->row > 0);
     if (!bad && at->block < ld->n_blocks && (ld->o.shuffle || at->epoch == 0)) {
         ld->at = *at;

@@ -389,7 +389,7 @@ static Status shard_read(Shard *s, hid_t file, Err *err) {
 
 static Status map_file(Shard *s, Err *err) {
     struct stat st;
-    int fd = open(s->path, O_RDONLY | O_CLOEXEC);
+    int fd = open(s->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* waits for no pipe */
     if (fd < 0) return err_set(err, ERR_IO, "cannot read %s: %s", s->path, strerror(errno));
     Status status = OK;
     if (fstat(fd, &st) || !S_ISREG(st.st_mode) || st.st_size < 1) {

@@ -45,8 +45,15 @@ static int is_listed(const Files *f, const char *name) {
 static void check_files(ValidateReport *r, const char *path) {
     Files f = {.r = r, .path = path};
     char *json_path = xasprintf("%s/dataset.json", path);
-    json_t *root = json_load_file(json_path, 0, NULL), *split;
+    json_t *root = NULL, *split;
     const char *name;
+    char *text;
+    size_t size;
+    Err ignored; /* dataset_open says so */
+    if (!file_read(json_path, 64 << 20, &text, &size, &ignored)) {
+        root = json_loadb(text, size, 0, NULL);
+        free(text);
+    }
     if (root) {
         check_hash(&f, json_object_get(root, "vocabulary"));
         json_object_foreach(json_object_get(root, "splits"), name, split) {

@@ -127,7 +127,9 @@ void progress_close(Progress *p, int64_t done) {
 
 Status file_read(const char *path, size_t max_bytes, char **out, size_t *size, Err *err) {
     *out = NULL;
-    FILE *f = fopen(path, "rb");
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* waits for no pipe */
+    FILE *f = fd < 0 ? NULL : fdopen(fd, "rb");
+    if (!f && fd >= 0) close(fd);
     if (!f) return err_set(err, ERR_IO, "cannot read %s: %s", path, strerror(errno));
     struct stat st;
     Status status = OK;

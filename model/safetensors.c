@@ -153,7 +153,7 @@ Status safetensors_parse(Safetensors *st, const void *data, size_t size, const c
 
 Status safetensors_open(Safetensors *st, const char *path, Err *err) {
     *st = (Safetensors){0};
-    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* waits for no pipe */
     struct stat info;
     if (fd < 0) return err_set(err, ERR_IO, "cannot read %s: %s", path, strerror(errno));
     Status s = OK;

@@ -4,6 +4,7 @@
 #include <sodium.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 static void hex_of(const unsigned char digest[crypto_hash_sha256_BYTES], char hex[65]) {
     sodium_bin2hex(hex, 65, digest, crypto_hash_sha256_BYTES);
@@ -16,6 +17,9 @@ void bytes_sha256(const void *data, size_t size, char hex[65]) {
 }
 
 Status file_sha256(const char *path, char hex[65], Err *err) {
+    struct stat st;
+    if (!stat(path, &st) && S_ISFIFO(st.st_mode)) /* opening it would wait for a writer */
+        return err_set(err, ERR_IO, "cannot read %s: it is a pipe", path);
     FILE *f = fopen(path, "rb");
     if (!f) return err_set(err, ERR_IO, "cannot read %s: %s", path, strerror(errno));
     enum { CHUNK = 1 << 20 };

@@ -2,6 +2,8 @@
 #include "data/dataset.h"
 #include "data/hash.h"
 #include "data/table.h"
+#include "data/validate.h"
+#include "model/safetensors.h"
 #include "tests/make_dataset.h"
 #include <math.h>
 #include <setjmp.h>
@@ -451,6 +453,46 @@ static void test_json(void **state) {
     expect_json_refused("\"labels\": [", "\"labels\": [4, ", "group label");
 }
 
+/* A pipe without a writer stands where a file should: whatever reads it says so instead of waiting for ever. */
+static void pipe_at(const char *path) {
+    unlink(path);
+    assert_int_equal(mkfifo(path, 0600), 0);
+}
+
+static void test_pipes(void **state) {
+    (void)state;
+    static const char *const files[] = {"dataset.json", "vocabulary.json", "train-00000.h5"};
+    char dir[600], path[700], hex[65];
+    Err err = {0};
+    alarm(60); /* ends the test when one waits */
+    in_root(dir, sizeof dir, "pipes");
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        Dataset d;
+        make_dataset(dir, 10, 8);
+        snprintf(path, sizeof path, "%s/%s", dir, files[i]);
+        pipe_at(path);
+        assert_true(dataset_open(&d, dir, &err));
+        assert_mentions(&err, files[i]);
+        assert_mentions(&err, "not a regular file");
+        ValidateReport r;
+        assert_int_equal(validate_dataset(&r, dir, NULL, &err), OK);
+        assert_true(report_count(&r, SEVERITY_ERROR) > 0);
+        report_free(&r);
+        made_remove(dir);
+    }
+    in_root(path, sizeof path, "pipe");
+    pipe_at(path);
+    Table t;
+    EventFile f;
+    Safetensors st;
+    assert_int_equal(file_sha256(path, hex, &err), ERR_IO);
+    assert_int_equal(table_read_h5(&t, path, &err), ERR_FORMAT);
+    assert_int_equal(event_file_open(&f, path, &err), ERR_FORMAT);
+    assert_int_equal(safetensors_open(&st, path, &err), ERR_IO);
+    alarm(0);
+    unlink(path);
+}
+
 /* ---- wrong kinds of files -------------------------------------------------------------------------------------------- */
 
 static void expect_open_fails(const char *path, const char *mention) {
@@ -539,7 +581,7 @@ static void test_table(void **state) {
     in_root(path, sizeof path, "t.csv");
     synced = 0;
     assert_int_equal(table_write_csv(&t, path, 1, &err), OK);
-    assert_int_equal(synced, 1); /* what it was made of may be removed now */
+    assert_int_equal(synced, 2); /* the file, then its folder: what it was made of may be removed now */
     assert_int_equal(file_read(path, 4096, &text, NULL, &err), OK);
     assert_string_equal(text, "# task: {\"a\": 1}\n# name: death 2y\npatient_key,split,risk\n"
                               "18446744073709551615,0,0.1\n0,-9223372036854775808,\n0,0,1e-300\n");
@@ -589,7 +631,7 @@ int main(void) {
         cmocka_unit_test(test_crc32c),        cmocka_unit_test(test_sha256),         cmocka_unit_test(test_round_trip),
         cmocka_unit_test(test_same_bytes),    cmocka_unit_test(test_prefix),         cmocka_unit_test(test_extremes),
         cmocka_unit_test(test_writer_errors), cmocka_unit_test(test_disk_full), cmocka_unit_test(test_long_attribute), cmocka_unit_test(test_damage),
-        cmocka_unit_test(test_content),       cmocka_unit_test(test_json),           cmocka_unit_test(test_wrong_kinds),
+        cmocka_unit_test(test_content),       cmocka_unit_test(test_json), cmocka_unit_test(test_pipes),          cmocka_unit_test(test_wrong_kinds),
         cmocka_unit_test(test_table),         cmocka_unit_test(test_table_errors),
     };
     return cmocka_run_group_tests(tests, folder_open, folder_remove);

@@ -302,7 +302,7 @@ static void test_seek(void **state) {
         loader_close(ld);
     }
     ld = open_loader(&data, SPLIT_TUNING, o);
-    static const LoaderCursor wrong[] = {{-1, 0, 0}, {0, -1, 0}, {0, 0, -1}, {0, 2, 0}, {0, 0, 1 << 20}, {0, 1, 1}};
+    static const LoaderCursor wrong[] = {{-1, 0, 0}, {INT64_MAX, 0, 0}, {0, -1, 0}, {0, 0, -1}, {0, 2, 0}, {0, 0, 1 << 20}, {0, 1, 1}};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         assert_int_equal(loader_seek(ld, &wrong[i], &err), ERR_FORMAT);
         loader_tell(ld, &at[0]);
