@@ -365,7 +365,7 @@ static void test_classifier_ranges(void **state) {
     for (int i = 0; i < 4; i++) device_free(f->dev, all[i]);
 }
 
-/* Threads multiply the gradients of their own rows on, or share all: the bits are those of one thread. */
+/* Several threads: the bits are those of one. */
 static void test_classifier_threads(void **state) {
     Fixture *f = *state;
     enum { N = 600, C = 64, V = 1000, VP = 1024, THREADS = 6 };

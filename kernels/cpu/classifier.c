@@ -4,12 +4,7 @@
 
 #include <string.h>
 
-enum {
-    CHUNK_FLOATS = 4 << 20,
-    CHUNK_ROWS_MIN = 512,
-    CHUNK_ROWS_MAX = 1024,
-    OWN_ROWS = 128 /* of a chunk are worth packing the weight for */
-};
+enum { CHUNK_FLOATS = 4 << 20, CHUNK_ROWS_MIN = 512, CHUNK_ROWS_MAX = 1024 };
 
 /* Rows a chunk: enough of them that packing the weight and passing over dweight once a chunk is cheap, few enough for the
  * last cache, or, of a large vocabulary, for memory; whole runs of SGEMM_ADD. */
@@ -50,21 +45,14 @@ void cpu_classifier(Device *dev, void *losses, void *dinp, void *dweight, const 
     for (int n = 0; n < N; n += chunk) {
         int          rows = int_min(chunk, N - n);
         const float *x = (const float *)inp + (ptrdiff_t)n * C;
-        float       *dx = dinp ? (float *)dinp + (ptrdiff_t)n * C : NULL;
         cpu_matmul_rows(dev, logits, ld, x, w, 0, V, rows, scratch);
-        /* The thread that made rows' gradients multiplies them on: they lie in its core's caches. */
-        int own = dinp && rows >= OWN_ROWS * device_threads(dev);
-#pragma omp parallel num_threads(cpu_threads_for(dev, (40.0 + (own ? 2.0 * C : 0)) * rows * V))
-        {
-            int from = rows * cpu_thread() / cpu_team(), to = rows * (cpu_thread() + 1) / cpu_team();
-            for (int i = from; i < to; i++)
-                ((float *)losses)[n + i] = ops->range_loss(logits + i * ld, lo[n + i], hi[n + i], V, gradient,
-                                                           i + 1 < to ? logits + (i + 1) * ld : NULL);
-            if (own)
-                cpu_sgemm(dev, to - from, C, V, logits + from * ld, ld, 1, w->data, C, 1, dx + (ptrdiff_t)from * C, C,
-                          SGEMM_STORE, scratch + product_scratch(dev) / (size_t)device_threads(dev) * (size_t)cpu_thread());
-        }
-        if (dinp && !own) cpu_sgemm(dev, rows, C, V, logits, ld, 1, w->data, C, 1, dx, C, SGEMM_STORE, scratch);
+#pragma omp parallel for num_threads(cpu_threads_for(dev, 40.0 * rows * V)) schedule(static)
+        for (int i = 0; i < rows; i++)
+            ((float *)losses)[n + i] = ops->range_loss(logits + i * ld, lo[n + i], hi[n + i], V, gradient,
+                                                       i + 1 < rows ? logits + (i + 1) * ld : NULL);
+        if (dinp)
+            cpu_sgemm(dev, rows, C, V, logits, ld, 1, w->data, C, 1, (float *)dinp + (ptrdiff_t)n * C, C, SGEMM_STORE,
+                      scratch);
         if (dweight) cpu_sgemm(dev, V, C, rows, logits, 1, ld, x, C, 1, dweight, C, SGEMM_ADD, scratch);
     }
 }

@@ -108,8 +108,7 @@ static inline int cpu_team(void) {
     return 1;
 #endif
 }
-/* Threads worth starting for work of about `flops` floating point operations: a fork costs a few microseconds.  1 within a
- * team. */
+/* Threads worth starting for work of about `flops` floating point operations: a fork costs a few microseconds. */
 int cpu_threads_for(const Device *dev, double flops);
 
 /* ---- products ------------------------------------------------------------------------------------------------------ */
@@ -133,8 +132,7 @@ typedef struct {
     float       *gated; /* (M, N / 2) = silu(left half of c) * right half; N a multiple of 2 SGEMM_PANEL */
 } Product;
 
-/* On all threads of the device; within a team on the calling one, each with its own share of scratch: product_scratch(dev)
- * bytes, or that over the device's threads, 64-byte aligned. */
+/* On all threads of the device.  scratch: product_scratch(dev) bytes, 64-byte aligned. */
 void   product_run(Device *dev, const Product *t, void *scratch);
 size_t product_scratch(const Device *dev);
 

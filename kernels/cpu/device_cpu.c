@@ -85,9 +85,6 @@ static int threads_default(void) {
 }
 
 int cpu_threads_for(const Device *dev, double flops) {
-#ifdef _OPENMP
-    if (omp_in_parallel()) return 1; /* of a team each thread works alone */
-#endif
     /* Below this a second thread costs more than it brings (fork and barrier: about 2-5 us, 60 GFLOP/s a core). */
     const double flops_a_thread = 2.5e5;
     double       n = flops / flops_a_thread;
