@@ -54,7 +54,8 @@ typedef struct {
      * a(i, p) = a[i * a_rs + p] */
     void (*sgemm_tile_bf16)(int m, int n, int k, const float *a, ptrdiff_t a_rs, const uint16_t *panel,
                             const TileOut *o);
-    /* A panel: dst[p * SGEMM_PANEL + j] = b(p, j) = b[p * b_rs + j * b_cs] for j < n, 0 for the rest of the panel */
+    /* Panels, one after the other: dst[(j / SGEMM_PANEL * k + p) * SGEMM_PANEL + j % SGEMM_PANEL] = b(p, j) =
+     * b[p * b_rs + j * b_cs] for j < n, 0 for the rest of the last panel */
     void (*sgemm_pack_panel)(float *dst, int n, int k, const float *b, ptrdiff_t b_rs, ptrdiff_t b_cs);
     /* Rows in groups of `step` <= SGEMM_LANES, each k after k and a line apart, so that they share no set of a cache: row i at
      * dst[(i / step * (k + 1) + p) * SGEMM_LANES + i % step] = a[i * a_rs + p * a_cs] */

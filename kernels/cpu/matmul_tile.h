@@ -208,7 +208,10 @@ static void sgemm_tile_bf16(int m, int n, int k, const float *a, ptrdiff_t a_rs,
 #endif
 }
 
-enum { PACK_AHEAD = 16 }; /* k of which the operands are fetched ahead */
+enum {
+    PACK_AHEAD = 16, /* k of which the operands are fetched ahead */
+    PACK_PANELS = 8  /* at once: as many lines as a set of the first cache has room for */
+};
 
 /* ---- packing ------------------------------------------------------------------------------------------------------- */
 
@@ -236,22 +239,37 @@ TILE_FN void pack_transposed(const int any, ptrdiff_t ahead, float *dst, ptrdiff
     }
 }
 
-static void sgemm_pack_panel(float *dst, int n, int k, const float *b, ptrdiff_t b_rs, ptrdiff_t b_cs) {
-    if (b_cs == 1) {
-        for (int p = 0; p < k; p++, b += b_rs) {
-            __builtin_prefetch(b + PACK_AHEAD * b_rs, 0, 3);
-            __builtin_prefetch(b + PACK_AHEAD * b_rs + VEC, 0, 3);
-            v_store(dst + p * SGEMM_PANEL, load_up_to(b, n));
-            v_store(dst + p * SGEMM_PANEL + VEC, load_up_to(b + VEC, n - VEC));
-        }
-        return;
-    }
+static void pack_panel(float *dst, int n, int k, const float *b, ptrdiff_t b_rs, ptrdiff_t b_cs) {
     for (int j = 0; j < SGEMM_PANEL; j += VEC, b += VEC * b_cs) {
         if (b_rs == 1) {
             pack_transposed(0, VEC * b_cs, dst + j, SGEMM_PANEL, n - j, k, b, b_cs);
         } else {
             for (int p = 0; p < k; p++)
                 for (int i = 0; i < VEC; i++) dst[p * SGEMM_PANEL + j + i] = j + i < n ? b[p * b_rs + i * b_cs] : 0.0f;
+        }
+    }
+}
+
+/* Rows of b are read across several panels, which caches foresee; one panel is fetched ahead. */
+static void sgemm_pack_panel(float *dst, int n, int k, const float *b, ptrdiff_t b_rs, ptrdiff_t b_cs) {
+    const ptrdiff_t panel = (ptrdiff_t)k * SGEMM_PANEL;
+    const int       wide = (b_cs == 1 ? PACK_PANELS : 1) * SGEMM_PANEL;
+    for (; n > 0; n -= wide, b += wide * b_cs, dst += wide / SGEMM_PANEL * panel) {
+        if (b_cs != 1) {
+            pack_panel(dst, n, k, b, b_rs, b_cs);
+            continue;
+        }
+        const float *from = b;
+        for (int p = 0; p < k; p++, from += b_rs) {
+            float *to = dst + p * SGEMM_PANEL;
+            if (n <= SGEMM_PANEL) {
+                __builtin_prefetch(from + PACK_AHEAD * b_rs, 0, 3);
+                __builtin_prefetch(from + PACK_AHEAD * b_rs + VEC, 0, 3);
+            }
+            for (int j = 0; j < wide && j < n; j += SGEMM_PANEL, to += panel) {
+                v_store(to, load_up_to(from + j, n - j));
+                v_store(to + VEC, load_up_to(from + j + VEC, n - j - VEC));
+            }
         }
     }
 }

@@ -239,10 +239,8 @@ static void rows_pack(const Job *j, const Block *b, int m, int m1) {
 static void columns_pack(const Job *j, const Block *b) {
     const Product *t = j->t;
     for (int part = 0; part < j->cut.parts; part++)
-        for (int p = 0, n = 0; n < b->columns; p++, n += SGEMM_PANEL)
-            j->cpu->isa->sgemm_pack_panel((float *)(uintptr_t)panel_at(j, b, part, p, b->k0),
-                                          int_min(SGEMM_PANEL, b->columns - n), b->k1 - b->k0,
-                                          column_at(j, b, part, n, b->k0), t->b_rs, t->b_cs);
+        j->cpu->isa->sgemm_pack_panel((float *)(uintptr_t)panel_at(j, b, part, 0, b->k0), b->columns, b->k1 - b->k0,
+                                      column_at(j, b, part, 0, b->k0), t->b_rs, t->b_cs);
 }
 
 /* Rows from x->m on through all panels.  left, left_rows: tiles after these of the block, of its packed rows. */
