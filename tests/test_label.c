@@ -212,6 +212,7 @@ static void test_in_hospital_mortality(void **state) {
     assert_labels(task, early, UNDATED, "| dead at the index 1");
     Row open_end[] = {OPEN(0, "VISIT//IP", 1), DX(AT(5, 0), "X"), END};
     assert_labels(task, open_end, AT(6, 0), "-1@1440"); /* still in hospital when observation ends */
+    assert_labels(task, (Row[]){OPEN(0, "VISIT//IP", 1), CLOSE(AT(3, 0), 1), END}, AT(2, 0), "0@1440"); /* the discharge is known all the same */
     Row clinic[] = {OPEN(0, "VISIT//OUT", 1), CLOSE(AT(3, 0), 1), END};
     assert_labels(task, clinic, AT(50, 0), "| no index 1");
 }
@@ -267,6 +268,7 @@ static void test_durations(void **state) {
     const char *task = "{\"name\": \"t\", \"kind\": \"duration\", \"index\": \"admission+24h\", \"longer_than\": \"7d\"}";
     Row longer[] = {OPEN(0, "VISIT//IP", 1), CLOSE(AT(7, 1), 1), END};
     assert_labels(task, longer, UNDATED, "1@1440(+8640)");
+    assert_labels(task, longer, AT(5, 0), "1@1440(+8640)"); /* its end is told, though observed for five days of it */
     Row exact[] = {OPEN(0, "VISIT//IP", 1), CLOSE(AT(7, 0), 1), END};
     assert_labels(task, exact, UNDATED, "0@1440");
     Row dead[] = {OPEN(0, "VISIT//IP", 1), DEATH(AT(3, 0)), END};
@@ -300,6 +302,8 @@ static void test_ends_of_days(void **state) {
     Row twice[] = {OPEN(0, "VISIT//IP", 1), {5, 0, "ICU_IN", KIND_TRANSFER, 0, 1, NAN, NULL}, CLOSE(AT(2, 0), 1), OPEN(AT(9, 0), "VISIT//IP", 2),
                    {AT(11, 0), 0, "ICU_IN", KIND_TRANSFER, 0, 2, NAN, NULL}, CLOSE(AT(12, 0), 2), END};
     assert_labels(unit, twice, AT(60, 0), "1@14399(+1441)| had it before 1"); /* of this stay, not of an earlier one */
+    twice[4].time = AT(9, 0); /* in the minute of the admission: of this stay */
+    assert_labels(unit, twice, AT(60, 0), "| had it before 2");
 }
 
 /* The writer takes any time: what is reckoned from the latest, or the earliest, does not wrap round. */

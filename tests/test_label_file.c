@@ -277,6 +277,52 @@ static void test_labels_that_begin_later(void **state) {
     built_free(&b);
 }
 
+/* Positive rows that the model's tokens can tell of: a rare code is told as its parent, which is the outcome's or is not. */
+static void test_rare_outcomes(void **state) {
+    (void)state;
+    MadeFile f = events_begin(at("rare.h5"));
+    for (int i = 1; i <= 24; i++) {
+        events_subject(&f, i, 30 * DAY, SPLIT_TRAIN);
+        events_add(&f, (MadeEvent){i, 0, "VISIT//OUT", KIND_VISIT_START, NONE, NULL, 0}, NULL);
+        events_add(&f, (MadeEvent){i, 100, "VISIT_END", KIND_VISIT_END, NONE, NULL, 0}, NULL);
+        const char *code = i <= 6 ? "ICD10CM//I50" : i <= 8 ? "ICD10CM//E11.65" : i <= 14 ? "ICD10CM//E11.6" : NULL;
+        if (code) events_add(&f, (MadeEvent){i, 200, code, KIND_DIAGNOSIS, NONE, NULL, 0}, NULL);
+    }
+    events_end(&f);
+    TokenizeOptions t = made_options(at("rare.h5"), at("rare"));
+    t.min_patients = 5;
+    TokenizeReport r = made_tokenize(t);
+    tokenize_report_free(&r);
+    LabelOptions o = {.events = at("rare.h5"), .dataset = at("rare"), .split = -1};
+    static const struct {
+        const char *codes;
+        int positive, expressible;
+    } row[] = {{"\"ICD10CM//I50\", \"ICD10CM//E11.65\"", 8, 6}, {"\"ICD10CM//E11\"", 8, 8}, {"\"ICD10CM//I50\"", 6, 6}};
+    for (int i = 0; i < 3; i++) {
+        char *task = xasprintf("{\"name\": \"t\", \"index\": \"visit-end\", \"outcome\": {\"codes\": [%s]}, \"horizon\": \"10d\"}", row[i].codes);
+        Built b = built(parsed(task), &o);
+        assert_int_equal(b.counts.positive, row[i].positive);
+        assert_int_equal(b.counts.expressible, row[i].expressible);
+        built_free(&b);
+        free(task);
+    }
+}
+
+/* A task that ends with the stay ends simulated futures with it, too. */
+static void test_stops_of_a_stay(void **state) {
+    (void)state;
+    LabelOptions o = oracle_options();
+    for (int until = 0; until < 2; until++) {
+        char *task = xasprintf("{\"name\": \"t\", \"index\": \"admission+24h\", \"outcome\": {\"codes\": [\"MEDS_DEATH\"]}, "
+                               "\"horizon\": \"90d\"%s}", until ? ", \"until\": \"discharge\"" : "");
+        json_t *stops = codes_of(task, &o, "stop_codes");
+        assert_int_equal(json_array_size(stops), until);
+        if (until) assert_string_equal(json_string_value(json_array_get(stops, 0)), "VISIT_END");
+        json_decref(stops);
+        free(task);
+    }
+}
+
 static void test_refusals(void **state) {
     (void)state;
     LabelOptions o = oracle_options();
@@ -406,6 +452,8 @@ int main(void) {
         cmocka_unit_test(test_codes_of_nobody),
         cmocka_unit_test(test_minute_of_the_index),
         cmocka_unit_test(test_labels_that_begin_later),
+        cmocka_unit_test(test_rare_outcomes),
+        cmocka_unit_test(test_stops_of_a_stay),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_two_datasets_of_one_source),
         cmocka_unit_test(test_damaged_label_files),

@@ -49,7 +49,7 @@ static void meds_write(const char *path, const Table *t, int outcomes, int flips
         while (link_key[k] != key[i]) k++;
         fprintf(f, "%lld,%lld", (long long)(subject[k] + id_shift), (long long)(origin[k] + index[i] * US_PER_MINUTE + us_shift));
         int told = (int)outcome[i];
-        if (told >= 0 && flips-- > 0) told = !told;
+        if (told >= 0 && flips > 0 && told == flips % 2) told = !told, flips--; /* by turns one that is and one that is not */
         if (outcomes) fprintf(f, ",%s", told < 0 ? "" : told ? "true" : "false");
         fprintf(f, "\n");
     }
@@ -117,6 +117,7 @@ static void test_given_outcomes(void **state) {
     assert_int_equal(flipped.differ, FLIPS);
     /* A death that the record does not show has no token; a death that the file denies is none. */
     assert_true(flipped.expressible < flipped.positive);
+    assert_int_equal(flipped.positive, theirs.positive - 1); /* of seven, four are denied */
     const int64_t *outcome = table_get(&b, "outcome", COLUMN_I64);
     const double *event = table_get(&b, "event_minutes", COLUMN_F64);
     for (int64_t i = 0; i < b.n; i++) assert_true(outcome[i] == 1 || isnan(event[i]));

@@ -222,6 +222,36 @@ static void test_outcomes_that_come_too_early(void **state) {
     free(x);
 }
 
+/* The last minute of a horizon counts, and the last of those that are too early does not; a point of a curve has what
+ * happened in its minute.  By the mean clock the shorter gap ends on day 45 to the minute. */
+static void test_minutes_at_the_edge(void **state) {
+    (void)state;
+    enum { N = 20000 };
+    Vocabulary v = make_vocabulary();
+    uint32_t mark[N_TOKENS] = {0};
+    mark[EVENT_A] = 1;
+    const double day45 = 45 * 1440, by_then = .2 + .3 * (.1 + .85 * .2), by_end = exact_by(&v, EVENT_B, 0, HORIZON_A, 0);
+    assert_true(vocabulary_gap_minutes(&v, GAP + 16, -1) == day45);
+    double *x = calloc(N, sizeof *x);
+    for (int e = ESTIMATOR_MC; e <= ESTIMATOR_REACH; e++)
+        for (int edge = 0; edge < 4; edge++) {
+            RolloutOptions o = tiny_options((Estimator)e, N);
+            o.outcome_bits = mark;
+            o.n_outcomes = 1;
+            if (edge == 0) o.horizon_minutes = day45;
+            if (edge == 1) o.outcome_horizon = &day45;
+            if (edge == 2) o.horizon_minutes = POINTS * day45;
+            if (edge == 3) o.outcome_after = &day45, o.after_ends = 1;
+            Kept k = run_tiny(o, NULL);
+            for (int i = 0; i < N; i++) x[i] = edge == 2 ? k.curve[(size_t)i * POINTS * 2] : k.sample[i].risk[0];
+            const RiskEstimate r = mean_estimate(x, N, 1);
+            const double truth = edge == 3 ? by_end - by_then : by_then;
+            if (fabs(r.risk - truth) > 4 * r.mc_se + 1e-6) fail_msg("estimator %d, edge %d: %g, truth %g, se %g", e, edge, r.risk, truth, r.mc_se);
+            kept_free(&k);
+        }
+    free(x);
+}
+
 /* .2 at once, or .1 after the first gap; what follows does not count. */
 static void test_next_event_alone(void **state) {
     (void)state;
@@ -245,6 +275,7 @@ int main(void) {
         cmocka_unit_test(test_curves_and_competing_ends_against_enumeration),
         cmocka_unit_test(test_sampling_ends_at_a_look_and_changes_no_sample),
         cmocka_unit_test(test_outcomes_that_come_too_early),
+        cmocka_unit_test(test_minutes_at_the_edge),
         cmocka_unit_test(test_next_event_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -144,11 +144,17 @@ static Status late_done(void *ctx, int64_t i, const RolloutJob *job, const Rollo
     (void)job;
     (void)err;
     Collected *c = ctx;
+    double mean = 0;
+    int at_once = 0;
     for (int k = 0; k < c->n_samples; k++) {
         assert_int_equal(s[k].n_tokens, 1);
         assert_int_equal(s[k].tokens[0], GAP + 17);
         assert_true(s[k].token_minutes[0] >= 0 && s[k].token_minutes[0] <= 80 * 1440);
+        mean += s[k].token_minutes[0] / 1440 / c->n_samples;
+        at_once += s[k].token_minutes[0] < 4 * 1440;
     }
+    /* Quantiles of 60 d - 180 d, of which those beyond 100 d are left: evenly over 80 d, nothing heaped up at the index. */
+    if (fabs(mean - 40) > 4 || at_once > c->n_samples / 10) fail_msg("%g d to come, %d of them at once", mean, at_once);
     return OK;
 }
 
