@@ -209,6 +209,10 @@ def check_weights(rng):
 
 
 def check_smooth_calibration(rng):
+    x = np.linspace(-4, 4, 401)
+    columns, knots = metrics._spline(x), np.quantile(x, [0.05, 0.95])
+    tails = [np.abs(np.diff(columns[i], 2, axis=0)).max() for i in (x <= knots[0], x >= knots[1])]
+    check("a restricted spline is straight beyond its knots", columns.shape[1] == 4 and max(tails) < 1e-10, str(tails))
     risk = 1 / (1 + np.exp(-rng.normal(-1, 1, 30000)))
     for name, p in [("right", risk), ("too high by a half", risk / 1.5), ("bent", risk**2)]:
         ici = metrics.weighted_ici(risk, p, np.ones((1, risk.size)))[0]

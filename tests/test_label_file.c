@@ -280,7 +280,7 @@ static void test_labels_that_begin_later(void **state) {
 /* Positive rows that the model's tokens can tell of: a rare code is told as its parent, which is the outcome's or is not. */
 static void test_rare_outcomes(void **state) {
     (void)state;
-    MadeFile f = events_begin(at("rare.h5"));
+    MadeFile f = events_begin(at("seldom.h5"));
     for (int i = 1; i <= 24; i++) {
         events_subject(&f, i, 30 * DAY, SPLIT_TRAIN);
         events_add(&f, (MadeEvent){i, 0, "VISIT//OUT", KIND_VISIT_START, NONE, NULL, 0}, NULL);
@@ -289,11 +289,11 @@ static void test_rare_outcomes(void **state) {
         if (code) events_add(&f, (MadeEvent){i, 200, code, KIND_DIAGNOSIS, NONE, NULL, 0}, NULL);
     }
     events_end(&f);
-    TokenizeOptions t = made_options(at("rare.h5"), at("rare"));
+    TokenizeOptions t = made_options(at("seldom.h5"), at("seldom"));
     t.min_patients = 5;
     TokenizeReport r = made_tokenize(t);
     tokenize_report_free(&r);
-    LabelOptions o = {.events = at("rare.h5"), .dataset = at("rare"), .split = -1};
+    LabelOptions o = {.events = at("seldom.h5"), .dataset = at("seldom"), .split = -1};
     static const struct {
         const char *codes;
         int positive, expressible;

@@ -165,6 +165,40 @@ static void test_curves_and_competing_ends_against_enumeration(void **state) {
     free(x);
 }
 
+/* Sum over futures of the minute of A, by enumeration with the mean clock. */
+static double exact_minutes(const Vocabulary *v, int last, double now, double until) {
+    if (last >= GAP && last < DEATH) return .1 * now + .85 * exact_minutes(v, EVENT_B, now, until);
+    double sum = .2 * now;
+    for (int b = 16; b < 18; b++) {
+        double t = now + vocabulary_gap_minutes(v, GAP + b, -1);
+        if (t <= until) sum += (b == 16 ? .3 : .5) * exact_minutes(v, GAP + b, t, until);
+    }
+    return sum;
+}
+
+/* When the outcome comes, by every estimator: the lead time that is reported is this over the risk. */
+static void test_minutes_of_the_outcome(void **state) {
+    (void)state;
+    enum { N = 20000 };
+    Vocabulary v = make_vocabulary();
+    uint32_t mark[N_TOKENS] = {0};
+    mark[EVENT_A] = 1;
+    const double truth = exact_minutes(&v, EVENT_B, 0, HORIZON_A);
+    double *x = calloc(N, sizeof *x);
+    for (int e = ESTIMATOR_MC; e <= ESTIMATOR_REACH; e++) {
+        RolloutOptions o = tiny_options((Estimator)e, N);
+        o.outcome_bits = mark;
+        o.n_outcomes = 1;
+        Kept k = run_tiny(o, NULL);
+        for (int i = 0; i < N; i++) x[i] = k.sample[i].weighted_minutes[0];
+        for (int i = 0; i < N; i++) assert_true(k.sample[i].minutes <= HORIZON_A); /* nothing is told of what lies beyond */
+        const RiskEstimate r = mean_estimate(x, N, 1);
+        if (fabs(r.risk - truth) > 4 * r.mc_se + 1e-6) fail_msg("estimator %d: %g, truth %g, se %g", e, r.risk, truth, r.mc_se);
+        kept_free(&k);
+    }
+    free(x);
+}
+
 static int enough_at_256(void *ctx, int64_t i, const RolloutSample *s, int n) {
     (void)ctx;
     (void)i;
@@ -275,6 +309,7 @@ int main(void) {
         cmocka_unit_test(test_curves_and_competing_ends_against_enumeration),
         cmocka_unit_test(test_sampling_ends_at_a_look_and_changes_no_sample),
         cmocka_unit_test(test_outcomes_that_come_too_early),
+        cmocka_unit_test(test_minutes_of_the_outcome),
         cmocka_unit_test(test_minutes_at_the_edge),
         cmocka_unit_test(test_next_event_alone),
     };

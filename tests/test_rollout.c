@@ -17,6 +17,7 @@ typedef struct {
     PatientView patient[JOBS];
     int         n_samples;
     double     *risk;    /* (JOBS, n_samples) of outcome 0 */
+    double      competing; /* sum over all */
     int        *tokens;  /* (JOBS, n_samples) */
     uint64_t    hash;    /* of all paths, in job and sample order */
     uint64_t    job_hash[JOBS];
@@ -39,6 +40,7 @@ static Status job_done(void *ctx, int64_t i, const RolloutJob *job, const Rollou
     uint64_t h = 0;
     for (int k = 0; k < c->n_samples; k++) {
         c->risk[i * c->n_samples + k] = s[k].risk[0];
+        c->competing += s[k].competing[0];
         c->tokens[i * c->n_samples + k] = s[k].n_tokens;
         uint64_t bits;
         memcpy(&bits, &s[k].risk[0], sizeof bits);
@@ -201,6 +203,21 @@ static void test_death_in_the_minute_of_a_stop(void **state) {
                 fail_msg("estimator %d, outcome %d: %g, truth %g, se %g", e, k, r.risk, outcome[k].risk, r.mc_se);
             collected_free(&c);
         }
+    /* Told by one kind, either may come first: A behind B counts, .4 + .6 x .1, and a death behind B competes with nothing. */
+    token_table[EVENT_A].event_kind = KIND_VISIT_END;
+    for (int e = ESTIMATOR_MC; e <= ESTIMATOR_REACH; e++) {
+        Collected c = {0};
+        uint32_t mark[N_TOKENS] = {0};
+        mark[EVENT_A] = 1;
+        c.patient[0] = make_patient(1, 2, tokens, minutes);
+        RolloutOptions o = {.n_samples = 20000, .batch = 64, .max_tokens = 500, .seed = 7, .horizon_minutes = 3650 * 1440.0,
+                            .estimator = (Estimator)e, .outcome_bits = mark, .n_outcomes = 1, .stop_bits = stop, .temperature = 1};
+        run(&law, &v, o, 1, &c);
+        RiskEstimate r = risk_estimate((Estimator)e, c.risk, o.n_samples, 1);
+        if (fabs(r.risk - .46) > 4 * r.mc_se + 1e-6) fail_msg("estimator %d: %g, truth .46, se %g", e, r.risk, r.mc_se);
+        assert_true(c.competing == 0);
+        collected_free(&c);
+    }
 }
 
 /* The index lies 100 d after the last event: of what the law allows, only the gap of 60 d - 180 d outlasts that, and only

@@ -207,7 +207,8 @@ static void write_values(const char *path) {
         if (i <= 30) events_add(&f, (MadeEvent){i, 1, "LAB//X", KIND_LAB, (float)i / 10, "w", 0}, NULL);
         if (i <= 8) events_add(&f, (MadeEvent){i, 2, "LAB//X", KIND_LAB, 1, "rare", 0}, NULL);
         events_add(&f, (MadeEvent){i, 3, "LAB//CONSTANT", KIND_LAB, 7, "u", 0}, NULL);
-        events_add(&f, (MadeEvent){i, 4, "LAB//LIMIT", KIND_LAB, 5, "u", i <= 50 ? COMPARE_LT : COMPARE_GE}, NULL);
+        events_add(&f, (MadeEvent){i, 4, "LAB//LIMIT", KIND_LAB, 5, "u",
+                                    i <= 25 ? COMPARE_LT : i <= 50 ? COMPARE_LE : i <= 75 ? COMPARE_GT : COMPARE_GE}, NULL);
         if (i <= 12) events_add(&f, (MadeEvent){i, 5, "LAB//X", KIND_LAB, NONE, NULL, 0}, NULL);
         if (i == 20) events_add(&f, (MadeEvent){i, 6, "LAB//X", KIND_LAB, 50, "u", COMPARE_LT}, NULL);
         if (i == 21) events_add(&f, (MadeEvent){i, 6, "LAB//X", KIND_LAB, 50, "u", COMPARE_GT}, NULL);
@@ -242,6 +243,8 @@ static void test_values_fused(void **state) {
                  "RECORD_START SEX//UNKNOWN AGE//UNKNOWN | LAB//X=Q3@0 LAB//X|w=Q2@1 LAB//CONSTANT@3 LAB//LIMIT=LT@4 LAB//X=Q6@6");
     assert_story(&d, at("v.linkage.h5"), 100,
                  "RECORD_START SEX//UNKNOWN AGE//UNKNOWN | LAB//X=Q10@0 LAB//CONSTANT@3 LAB//LIMIT=GT@4");
+    assert_story(&d, at("v.linkage.h5"), 40, "RECORD_START SEX//UNKNOWN AGE//UNKNOWN | LAB//X=Q4@0 LAB//CONSTANT@3 LAB//LIMIT=LT@4");
+    assert_story(&d, at("v.linkage.h5"), 60, "RECORD_START SEX//UNKNOWN AGE//UNKNOWN | LAB//X=Q6@0 LAB//CONSTANT@3 LAB//LIMIT=GT@4");
     assert_int_equal(r.counts.values, 100 + 30 + 8 + 100 + 100 + 2);
     assert_int_equal(r.counts.leveled, 100 + 30 + 100 + 2);
     dataset_close(&d);
@@ -299,7 +302,8 @@ static void test_values_separate(void **state) {
 static void test_thresholds(void **state) {
     (void)state;
     static const char text[] = "{\"format\": \"ehr.c value edges\", \"format_version\": 1, \"edges\": ["
-                               "{\"codes\": [\"LAB//X\"], \"units\": [\"U\"], \"lt\": [35], \"gt\": [70.5]}]}";
+                               "{\"codes\": [\"LAB//X\"], \"units\": [\"U\"], \"lt\": [35], \"gt\": [70.5]},"
+                               "{\"codes\": [\"LAB//X\"], \"units\": [\"w\"], \"ge\": [1.5], \"le\": [2.2]}]}";
     write_values(at("t.h5"));
     MUST(file_write(at("edges.json"), text, strlen(text), err));
     TokenizeOptions o = made_options(at("t.h5"), at("t"));
@@ -315,6 +319,11 @@ static void test_thresholds(void **state) {
     for (int k = 0; k < 9; k++) assert_true((float)e->edge[k] == (float)expected[k]);
     assert_int_equal(edges_level(e, 34) + 1, edges_level(e, 35));
     assert_int_equal(edges_level(e, 70.5f) + 1, edges_level(e, 71));
+    e = vocabulary_edges(&d.vocabulary, "LAB//X", "w"); /* a threshold itself is above "ge", and below "le" */
+    assert_int_equal(edges_level(e, 1.4f) + 1, edges_level(e, 1.5f));
+    assert_int_equal(edges_level(e, 1.5f), edges_level(e, 1.6f));
+    assert_int_equal(edges_level(e, 2.1f), edges_level(e, 2.2f));
+    assert_int_equal(edges_level(e, 2.2f) + 1, edges_level(e, 2.3f));
     dataset_close(&d);
     tokenize_report_free(&r);
     static const char *const bad[] = {"{", "{\"format\": \"x\"}",
@@ -391,6 +400,8 @@ static void test_rollup(void **state) {
                        {"LOOP//a", "LOOP//b", KIND_OTHER, 1, 2},          /* a hierarchy in a circle */
                        {"LOOP//b", "LOOP//a", KIND_OTHER, 4, 2},
                        {"LOCAL//x", NULL, KIND_LAB, 1, 6},                /* no hierarchy */
+                       {"ICD10PCS//0FT44ZZ", NULL, KIND_PROCEDURE, 1, 4}, /* nor is a shorter code of it one: 8 in 0FT44Z */
+                       {"ICD10PCS//0FT44ZY", NULL, KIND_PROCEDURE, 5, 4},
                        {0}};
     write_given(at("r.h5"), g, 30);
     TokenizeOptions o = made_options(at("r.h5"), at("r"));
@@ -400,7 +411,7 @@ static void test_rollup(void **state) {
     const char *expected[] = {"ICD10CM//E11.9", "ICD10CM//E11.6", "ICD10CM//E11.6",     "ICD10CM//I50",       "ICD10CM//I50",
                               "UNKNOWN//diagnosis", "ICD10CM//J44", "ICD10CM//J44",     "ATC//C03C",          "ATC//C03C",
                               "SNOMED//top",    "SNOMED//top",    "SNOMED//top",        "UNKNOWN//other",     "UNKNOWN//other",
-                              "UNKNOWN//lab"};
+                              "UNKNOWN//lab",   "UNKNOWN//procedure", "UNKNOWN//procedure"};
     for (int k = 0; g[k].code; k++) assert_token_of(&d, at("r.linkage.h5"), g[k].first, 1 + k, expected[k]);
     assert_int_equal(r.counts.mapped[KIND_DIAGNOSIS][MAPPED_OWN], 30);
     assert_int_equal(r.counts.mapped[KIND_DIAGNOSIS][MAPPED_ROLLED_UP], 3 + 4 + 5 + 5 + 2);
@@ -409,7 +420,7 @@ static void test_rollup(void **state) {
     assert_float_equal(tokenize_unknown_share(&r.counts, KIND_LAB), 1, 0);
     int events = 0;
     for (int k = 0; k < KIND_COUNT; k++) events += (int)r.counts.events[k];
-    assert_int_equal(events, 30 + 20 + 3 + 4 + 5 + 5 + 6 + 10 + 2 + 4 + 4 + 3 + 2 + 4 + 2 + 2 + 6); /* nothing lost */
+    assert_int_equal(events, 30 + 20 + 3 + 4 + 5 + 5 + 6 + 10 + 2 + 4 + 4 + 3 + 2 + 4 + 2 + 2 + 6 + 4 + 4); /* nothing lost */
     assert_int_equal(d.vocabulary.n_rollup, 10); /* UNKNOWN needs no entry */
     dataset_close(&d);
     tokenize_report_free(&r);
