@@ -191,7 +191,10 @@ static void test_minutes_of_the_outcome(void **state) {
         o.n_outcomes = 1;
         Kept k = run_tiny(o, NULL);
         for (int i = 0; i < N; i++) x[i] = k.sample[i].weighted_minutes[0];
-        for (int i = 0; i < N; i++) assert_true(k.sample[i].minutes <= HORIZON_A); /* nothing is told of what lies beyond */
+        for (int i = 0; i < N; i++) { /* nothing is told of what lies beyond; the only outcome is decided as its future ends */
+            assert_true(k.sample[i].minutes <= HORIZON_A);
+            assert_int_equal(k.sample[i].decided[0], k.sample[i].n_tokens);
+        }
         const RiskEstimate r = mean_estimate(x, N, 1);
         if (fabs(r.risk - truth) > 4 * r.mc_se + 1e-6) fail_msg("estimator %d: %g, truth %g, se %g", e, r.risk, truth, r.mc_se);
         kept_free(&k);

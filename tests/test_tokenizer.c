@@ -251,6 +251,29 @@ static void test_values_fused(void **state) {
     tokenize_report_free(&r);
 }
 
+/* Of many values a sample is kept in which each is as likely as another, whenever it came. */
+static void test_sample_of_many_values(void **state) {
+    (void)state;
+    ValueSample s = {.key = 7};
+    const int n = 4 * SAMPLE_MAX;
+    for (int i = 0; i < n; i++) sample_add(&s, (float)i / (float)n, (uint32_t)i);
+    assert_int_equal(s.n, SAMPLE_MAX);
+    assert_int_equal(s.seen, n);
+    double mean = 0;
+    for (int i = 0; i < s.n; i++) mean += (double)s.value[i] / s.n;
+    if (fabs(mean - 0.5) > 5 / sqrt(12.0 * SAMPLE_MAX)) fail_msg("a mean of %g, not a half", mean);
+    sample_free(&s);
+    /* One patient has nine tenths of the values: shares are of values, and counts of patients. */
+    FittedEdges e;
+    s = (ValueSample){.key = 7};
+    for (int i = 0; i < 100; i++) sample_add(&s, i < 90 ? 1 : (float)(i - 80), i < 90 ? 1 : (uint32_t)i);
+    edges_fit(&e, &s, NULL, 1, 10);
+    assert_int_equal(e.n, 1);
+    assert_true(e.edge[0] == 1 && e.share[0] == 0.9 && e.share[1] == 0.1);
+    assert_true(e.patients[0] == 1 && e.patients[1] == 10);
+    sample_free(&s);
+}
+
 /* Every event token, also after merging, has min_patients distinct train patients behind it. */
 static void test_min_patients(void **state) {
     (void)state;
@@ -515,7 +538,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_timeline),    cmocka_unit_test(test_gap_split),      cmocka_unit_test(test_seconds),
         cmocka_unit_test(test_available),   cmocka_unit_test(test_ages),           cmocka_unit_test(test_observation_end),
-        cmocka_unit_test(test_gap_quantiles), cmocka_unit_test(test_values_fused), cmocka_unit_test(test_min_patients),
+        cmocka_unit_test(test_gap_quantiles), cmocka_unit_test(test_values_fused), cmocka_unit_test(test_sample_of_many_values), cmocka_unit_test(test_min_patients),
         cmocka_unit_test(test_values_separate), cmocka_unit_test(test_thresholds), cmocka_unit_test(test_shipped_thresholds),
         cmocka_unit_test(test_rollup),      cmocka_unit_test(test_rare_statics),   cmocka_unit_test(test_frozen)};
     return cmocka_run_group_tests(tests, folder_make, folder_remove);
