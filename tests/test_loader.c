@@ -1,5 +1,6 @@
 /* test_loader.c - the loader's promises: every token a target once an epoch whatever the row length, windows that keep to
  * their rows, the same global rows on any number of ranks, exact seek, censored ends as specified. */
+#include "data/loader_pack.h"
 #include "data/loader.h"
 #include "tests/make_dataset.h"
 #include <math.h>
@@ -325,6 +326,86 @@ static void test_epochs_differ(void **state) {
     assert_memory_not_equal(order[0], order[1], sizeof order[0]);
 }
 
+/* Each order of three is as likely as another. */
+static void test_permutations(void **state) {
+    (void)state;
+    enum { N = 6000 };
+    int count[27] = {0};
+    for (int k = 0; k < N; k++) {
+        int64_t *p = permutation(3, philox_mix(1, (uint64_t)k));
+        count[p[0] * 9 + p[1] * 3 + p[2]]++;
+        free(p);
+    }
+    int orders = 0;
+    for (int i = 0; i < 27; i++) {
+        if (!count[i]) continue;
+        orders++;
+        if (abs(count[i] - N / 6) > 5 * sqrt(N / 6.0)) fail_msg("order %d came %d times", i, count[i]);
+    }
+    assert_int_equal(orders, 6);
+}
+
+/* Where a long record is cut first is drawn anew for each patient and in each epoch, the whole room included. */
+static void test_first_cuts(void **state) {
+    (void)state;
+    enum { T = 8, PREFIX = 3, ROOM = T - PREFIX + 1, EPOCHS = 40 };
+    const PackOptions o = {.T = T, .n_prefix = PREFIX, .shuffle = 1, .seed = 3};
+    const int64_t P = data.n_patients[SPLIT_TUNING];
+    int *cut = xcalloc((size_t)P * EPOCHS, sizeof *cut), count[ROOM + 1] = {0}, n = 0;
+    for (int epoch = 0; epoch < EPOCHS; epoch++) {
+        Packing p = {0};
+        packing_build(&p, &data, SPLIT_TUNING, 0, epoch, &o);
+        for (int64_t i = 0; i < p.row_offset[p.n_rows]; i++)
+            if (!p.window[i].first && stream_length(&p.stream[p.window[i].patient]) > 2 * ROOM) cut[p.window[i].patient * EPOCHS + epoch] = p.window[i].count;
+        packing_free(&p);
+    }
+    for (int64_t i = 0; i < P; i++) {
+        const int *of = cut + i * EPOCHS;
+        int same = 0;
+        if (!of[0]) continue;
+        for (int epoch = 0; epoch < EPOCHS; epoch++) {
+            assert_in_range(of[epoch], 1, ROOM);
+            count[of[epoch]]++;
+            same += of[epoch] == of[0];
+            n++;
+        }
+        assert_true(same < EPOCHS / 2);
+    }
+    assert_true(n > 100);
+    for (int k = 1; k <= ROOM; k++)
+        if (fabs(count[k] - (double)n / ROOM) > 5 * sqrt((double)n / ROOM)) fail_msg("of %d cuts %d are at %d", n, count[k], k);
+    int alike = 0, pairs = 0; /* two patients of one epoch */
+    for (int64_t i = 1, last = cut[0] ? 0 : -1; i < P; i++) {
+        if (!cut[i * EPOCHS]) continue;
+        if (last >= 0) alike += cut[i * EPOCHS] == cut[last * EPOCHS], pairs++;
+        last = i;
+    }
+    assert_true(pairs > 5 && alike < pairs / 2);
+    free(cut);
+}
+
+/* A run may stop where a block has no more rows. */
+static void test_seek_to_the_end_of_a_block(void **state) {
+    (void)state;
+    LoaderOptions o = {.rows = 1, .T = 150, .seed = 5, .shuffle = 1, .world = 1};
+    Loader *ld = open_loader(&data, SPLIT_TUNING, o);
+    Err err = {0};
+    LoaderCursor at = {0, 0, 0};
+    int64_t rows = 0;
+    uint64_t after = 0;
+    for (;; rows++) {
+        after = row_hash(next(ld), 0);
+        loader_tell(ld, &at);
+        if (at.epoch || at.block) break;
+    }
+    loader_close(ld);
+    ld = open_loader(&data, SPLIT_TUNING, o);
+    assert_int_equal(loader_seek(ld, &(LoaderCursor){0, 0, rows + 1}, &err), ERR_FORMAT);
+    assert_int_equal(loader_seek(ld, &(LoaderCursor){0, 0, rows}, &err), OK);
+    assert_true(row_hash(next(ld), 0) == after); /* the first row of what follows */
+    loader_close(ld);
+}
+
 /* ---- ends of records, by hand ------------------------------------------------------------------------------------------ */
 
 static void open_hand_made(Dataset *d, MadePatient *p, int n, int with_oracle) {
@@ -608,7 +689,10 @@ static void test_damage(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_token_once), cmocka_unit_test(test_ranks_agree), cmocka_unit_test(test_end_of_split),
-        cmocka_unit_test(test_seek),             cmocka_unit_test(test_epochs_differ), cmocka_unit_test(test_censoring),
+        cmocka_unit_test(test_seek),             cmocka_unit_test(test_permutations),
+        cmocka_unit_test(test_first_cuts),
+        cmocka_unit_test(test_seek_to_the_end_of_a_block),
+        cmocka_unit_test(test_epochs_differ), cmocka_unit_test(test_censoring),
         cmocka_unit_test(test_long_tail),        cmocka_unit_test(test_oracle_column), cmocka_unit_test(test_usage),
         cmocka_unit_test(test_empty_split),      cmocka_unit_test(test_blocks),        cmocka_unit_test(test_damage),
         cmocka_unit_test(test_oracle_of_later_batches), cmocka_unit_test(test_wide_ids),

@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include "infer/estimate.h"
+#include "infer/rollout_step.h"
+#include "infer/rollout_window.h"
 #include "tests/tiny_law.h"
 
 /* ---- collecting results -------------------------------------------------------------------------------------------- */
@@ -478,6 +480,46 @@ static void test_known_tokens(void **state) {
     assert_int_equal(rollout_known(&p, 99999), 5);
 }
 
+/* The age that a cut record begins with is that of the last token left out, reckoned in years of 365.25 days; whole
+ * half-years without an event that have passed at the index are told, the last one to the minute. */
+static void test_age_of_a_window(void **state) {
+    (void)state;
+    enum { N = 40, SEQ_LEN = 16, KEEP = SEQ_LEN - SEQ_LEN / 4 - 3 };
+    Vocabulary v = make_vocabulary();
+    v.age_lo = 1000;
+    v.n_age = 120;
+    v.age_bin_years = 1;
+    uint16_t tokens[N];
+    int32_t minutes[N];
+    for (int short_of = 0; short_of < 2; short_of++) {
+        RolloutJob job = {.patient = make_patient(1, N, tokens, minutes), .n_known = N};
+        for (int i = 0; i < N; i++) minutes[i] = i * 525960 - (i ? 100 * short_of : 0);
+        job.index_minutes = minutes[N - 1] + 2 * GAP_MINUTES[GAP_BINS] - short_of;
+        RolloutOptions o = {.n_samples = 1};
+        RolloutWindow w;
+        rollout_window(&v, &o, SEQ_LEN, &job, &w);
+        const int told = N + 2 - short_of;
+        assert_int_equal(w.from, told - KEEP);
+        assert_int_equal(w.n, KEEP + 3);
+        assert_int_equal(w.token[0], TOKEN_CONTINUES);
+        assert_int_equal(w.token[2], 1000 + 40 + w.from - 1 - short_of);
+        assert_int_equal(w.token[w.n - 1], GAP + GAP_BINS);
+        assert_true(w.elapsed == (short_of ? GAP_MINUTES[GAP_BINS] - 1 : 0));
+        rollout_window_free(&w);
+        /* Ten years of future later the whole history is left out; its age is counted from the index on. */
+        double later[10];
+        int32_t drawn[10], out[8];
+        for (int i = 0; i < 10; i++) later[i] = (i + 1) * 525960.0, drawn[i] = EVENT_A;
+        ActiveJob j = {.job = job};
+        job_history(&j, &v);
+        assert_int_equal(build_window(&v, &j, &(Future){.token = drawn, .minutes = later, .n = 10}, 4, out), 7);
+        assert_int_equal(out[2], 1000 + (int)(40 + (job.index_minutes + later[5]) / 525960));
+        free(j.history);
+        free(j.history_minutes);
+        free(j.history_origin);
+    }
+}
+
 static void test_intervals(void **state) {
     (void)state;
     double values[64] = {0};
@@ -523,6 +565,7 @@ static void test_estimates_by_hand(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_known_tokens),
+        cmocka_unit_test(test_age_of_a_window),
         cmocka_unit_test(test_intervals),
         cmocka_unit_test(test_estimates_by_hand),
         cmocka_unit_test(test_estimators_are_unbiased),

@@ -251,6 +251,21 @@ static void test_values_fused(void **state) {
     tokenize_report_free(&r);
 }
 
+/* Whoever has a code a hundred times is one patient. */
+static void test_patients_are_counted_once(void **state) {
+    (void)state;
+    PatientSet s = {0}, other = {0};
+    for (uint32_t i = 0; i < 300; i++) patient_set_add(&s, 5 + i / 100, 11);
+    assert_int_equal(s.count, 3);
+    for (uint32_t i = 0; i < 40; i++) patient_set_add(&other, 6 + i / 10, 11);
+    patient_set_merge(&s, &other, 11); /* 5, 6, 7 and 6, 7, 8, 9 */
+    assert_int_equal(s.count, 5);
+    for (uint32_t i = 0; i < 40; i++) patient_set_add(&other, 20 + i / 2, 11);
+    assert_int_equal(other.count, 24); /* beyond what is enough they are counted still */
+    patient_set_free(&s);
+    patient_set_free(&other);
+}
+
 /* Of many values a sample is kept in which each is as likely as another, whenever it came. */
 static void test_sample_of_many_values(void **state) {
     (void)state;
@@ -538,7 +553,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_timeline),    cmocka_unit_test(test_gap_split),      cmocka_unit_test(test_seconds),
         cmocka_unit_test(test_available),   cmocka_unit_test(test_ages),           cmocka_unit_test(test_observation_end),
-        cmocka_unit_test(test_gap_quantiles), cmocka_unit_test(test_values_fused), cmocka_unit_test(test_sample_of_many_values), cmocka_unit_test(test_min_patients),
+        cmocka_unit_test(test_gap_quantiles), cmocka_unit_test(test_values_fused), cmocka_unit_test(test_patients_are_counted_once), cmocka_unit_test(test_sample_of_many_values), cmocka_unit_test(test_min_patients),
         cmocka_unit_test(test_values_separate), cmocka_unit_test(test_thresholds), cmocka_unit_test(test_shipped_thresholds),
         cmocka_unit_test(test_rollup),      cmocka_unit_test(test_rare_statics),   cmocka_unit_test(test_frozen)};
     return cmocka_run_group_tests(tests, folder_make, folder_remove);
