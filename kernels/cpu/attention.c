@@ -176,16 +176,16 @@ static void rows_meet_blocks(const CpuIsa *isa, const CpuOps *ops, const Attenti
     }
 }
 
-/* Where the rows' queries and sums are: in place, but copied where both heads and queries are several. */
+/* Where the rows' queries and sums are: in place, but copied where they lie unevenly, both heads and queries being several,
+ * and queries too where all would share a set of the cache. */
 static void rows_place(const Attention *a, TaskRows *t, int n0, int n1, int h0, int heads) {
     const int    D = a->D, row = heads * D;
     ptrdiff_t    ld_qk = (ptrdiff_t)(a->H + a->G) * D, ld_out = (ptrdiff_t)a->H * D;
     const float *q = a->qk + n0 * ld_qk + h0 * D;
-    t->q = q, t->ld_q = heads == 1 ? ld_qk : D;
-    t->acc = a->out + n0 * ld_out + h0 * D, t->ld_acc = heads == 1 ? ld_out : D;
-    if (heads == 1 || n1 - n0 == 1) return;
-    for (int i = 0; i < n1 - n0; i++) memcpy(t->own_q + i * row, q + i * ld_qk, sizeof(float) * (size_t)row);
-    t->q = t->own_q, t->acc = t->own_acc, t->ld_acc = D;
+    const int    one = n1 - n0 == 1, even = heads == 1 || one, in_place = one || (heads == 1 && ld_qk % 1024);
+    t->q = in_place ? q : t->own_q, t->ld_q = in_place && !one ? ld_qk : D;
+    t->acc = even ? a->out + n0 * ld_out + h0 * D : t->own_acc, t->ld_acc = even && !one ? ld_out : D;
+    for (int i = 0; !in_place && i < n1 - n0; i++) memcpy(t->own_q + i * row, q + i * ld_qk, sizeof(float) * (size_t)row);
 }
 
 static void rows_finish(const Attention *a, const TaskRows *t, int n0, int n1, int h0, int heads) {
@@ -222,12 +222,6 @@ static void task_run(const CpuIsa *isa, const CpuOps *ops, const Attention *a, T
     rows_finish(a, t, n0, n1, h0, heads);
 }
 
-/* Of the H / G heads that share keys, so many go together over `queries` rows of n_seq sequences: one at a time where its
- * rows fill tiles, since they lie evenly; all of them where there are few. */
-static int heads_a_task(const Attention *a, int n_seq, int queries) {
-    return n_seq == 1 && queries >= EDGE_ROWS ? 1 : a->H / a->G;
-}
-
 /* Queries of each task that takes so many heads, evenly; in whole vectors of keys where there are many. */
 static int queries_a_task(const Attention *a, int queries, int heads) {
     int most = int_max(1, rows_a_task(a->H, a->G) / heads);
@@ -246,11 +240,10 @@ static void team_run(const CpuIsa *isa, const CpuOps *ops, const Attention *a, f
     for (int group = 0; group < n_group; group++) {
         int s0 = a->group_offset ? a->group_offset[group] : group;
         int s1 = a->group_offset ? a->group_offset[group + 1] : group + 1;
-        int begin = a->q_offset[s0], end = a->q_offset[s1], heads = heads_a_task(a, s1 - s0, end - begin);
+        int begin = a->q_offset[s0], end = a->q_offset[s1], heads = a->H / a->G;
         int queries = queries_a_task(a, end - begin, heads), parts = queries ? ceil_div(end - begin, queries) : 0;
         if (!a->block_table && a->first_page[s0] < 0) parts = 0;
-        const int tasks = parts * (a->H / heads);
-        while (mine < first + tasks) {
+        while (mine < first + (int64_t)parts * a->G) {
             /* One head's keys after the other, while they are in the cache; the longest (latest) rows first. */
             int task = (int)(mine - first), part = parts - 1 - task % parts;
             int n0 = begin + part * queries;
@@ -260,7 +253,7 @@ static void team_run(const CpuIsa *isa, const CpuOps *ops, const Attention *a, f
 #pragma omp atomic capture
             mine = (*next)++;
         }
-        first += tasks;
+        first += (int64_t)parts * a->G;
     }
 }
 
@@ -370,7 +363,8 @@ static void short_run(Device *dev, const Attention *packed, const float *qkv, co
         if (a.D % 16 == 0 && end - begin <= IN_PLACE) a.value_rows = qkv + begin * a.ld_values + (a.H + G + g) * a.D;
         for (int n = begin; n < end; n += KV_PAGE)
             page_fill(isa, &a, qkv, n, int_min(KV_PAGE, end - n), g, a.pool, (n - begin) / KV_PAGE, 0, 1);
-        int heads = heads_a_task(&a, 1, end - begin), queries = queries_a_task(&a, end - begin, heads);
+        /* One head at a time, whose rows lie evenly and are used in place, unless there are too few to fill a tile. */
+        int heads = end - begin >= EDGE_ROWS ? 1 : ratio, queries = queries_a_task(&a, end - begin, heads);
         int next = i + cpu_team(); /* likely */
         a.first_head = g;
         Later later = {.n = 0};
