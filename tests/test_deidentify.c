@@ -364,6 +364,8 @@ static void dataset_carries_record(void **state) {
     json_object_set_new(said, "level", json_string("safe-harbor-rules"));
     Err err = {0};
     assert_int_equal(deidentify_claim_check(said, "x", "d", &err), OK);
+    json_object_set_new(json_object_get(said, "record"), "level", json_string("structural")); /* as if a rule had been turned off */
+    assert_int_equal(deidentify_claim_check(said, "x", "d", &err), ERR_FORMAT);
     json_object_del(said, "record");
     assert_int_equal(deidentify_claim_check(said, "x", "d", &err), ERR_FORMAT);
     json_decref(root);
@@ -420,14 +422,15 @@ static void add_dated(MadeFile *f, int64_t subject, int64_t minute, int64_t avai
 }
 
 /* 24 people: two have a result in a rare unit, twelve a value of a code that is rolled up; the third died, and is told of later;
- * the fourth has a diagnosis dated before birth, the fifth three that only have a date. */
+ * the fourth has a diagnosis dated before birth, the fifth three that only have a date; the sixth turns 90 while watched, the
+ * seventh's birth is a slip of the pen, more than a year after the first visit. */
 static const char *small_source_make(void) {
     const char *path = at("small.h5");
     MadeFile f = events_begin(path);
     for (int64_t i = 0; i < 24; i++) {
         const int64_t id = 2001 + i, start = 40 * YEAR + i * 37 * DAY + 601, day = start - 601 + 100 * DAY; /* a midnight */
         events_subject(&f, id, start + 2 * YEAR, SPLIT_UNSET);
-        add_event(&f, id, start - 30 * YEAR, "MEDS_BIRTH", KIND_BIRTH);
+        add_event(&f, id, i == 5 ? start - 89 * YEAR - 300 * DAY : i == 6 ? start + 400 * DAY : start - 30 * YEAR, "MEDS_BIRTH", KIND_BIRTH);
         add_event(&f, id, start, "VISIT//OP", KIND_VISIT_START);
         events_add(&f, (MadeEvent){id, start + 11, "LOINC//1-1", KIND_LAB, 7, i < 2 ? "furlong" : "g", COMPARE_LT}, NULL);
         if (i < 12) add_lab(&f, id, start + 12, i < 6 ? "ICD10CM//E11.65" : "ICD10CM//E11.64", 3.25f, "g");
@@ -469,7 +472,7 @@ static void values_and_times_of_what_stays(void **state) {
             died = f.code_kind[e->code] == KIND_DEATH;
             dead += died;
             assert_true(e->value != 99 && e->time >= birth && e->precision == PRECISION_MINUTE);
-            at_birth += e->time == birth;
+            at_birth += e->time == birth && birth < 0;
             if (isnan(e->value)) assert_true(e->unit == 0 && e->comparator == COMPARE_EQ);
             if (!strcmp(code, "LOINC//1-1")) without_unit += isnan(e->value);
             if (!strcmp(code, "LOINC//1-1") && !isnan(e->value)) assert_true(e->value == 7 && e->comparator == COMPARE_LT && !strcmp(f.units[e->unit], "g"));
@@ -481,6 +484,8 @@ static void values_and_times_of_what_stays(void **state) {
             end_of_day += !strcmp(code, "ICD10CM//I12") && e->available - e->time == (8 * DAY + 1) * US_PER_MINUTE;
             early += !strcmp(code, "ICD10CM//I13") && e->time == e->available;
         }
+        assert_true(birth != TIME_NONE && birth <= 0);
+        assert_true((double)(p.observation_end - birth) <= 90.0001 * 365.25 * (double)US_PER_DAY); /* nor is anybody watched beyond 90 */
     }
     event_file_close(&f);
     assert_int_equal(without_unit, 2);
@@ -489,6 +494,7 @@ static void values_and_times_of_what_stays(void **state) {
     assert_int_equal(dead, 1);
     assert_true(same_day == 1 && end_of_day == 1 && early == 1); /* of the fifth, whose dates have no times */
     assert_true(r.values_rolled == 12 && r.values_of_units == 2 && r.before_birth == 1 && r.after_death == 1);
+    assert_true(r.ages_shifted == 1 && r.ends_blurred == 0);
     deidentify_report_free(&r);
 }
 
@@ -554,6 +560,7 @@ static void attestations(void **state) {
     o.text_attestation = texts;
     s = release(&o);
     assert_true(has_code(o.out, "Dr Miller"));
+    assert_true(deidentify_record_texts_attested(s.record) && !deidentify_record_texts_attested(r.record));
     free(json);
     deidentify_report_free(&r);
     deidentify_report_free(&q);

@@ -506,6 +506,15 @@ static void test_age_of_a_window(void **state) {
         assert_int_equal(w.token[w.n - 1], GAP + GAP_BINS);
         assert_true(w.elapsed == (short_of ? GAP_MINUTES[GAP_BINS] - 1 : 0));
         rollout_window_free(&w);
+        /* An event that is given comes at the index: the gap before it is over. */
+        const int32_t given = EVENT_B;
+        job.given = &given;
+        job.n_given = 1;
+        rollout_window(&v, &o, SEQ_LEN, &job, &w);
+        assert_true(w.token[w.n - 1] == EVENT_B && w.elapsed == 0);
+        assert_int_equal(w.token[w.n - 2], GAP + (short_of ? GAP_BINS - 1 : GAP_BINS));
+        rollout_window_free(&w);
+        job.n_given = 0;
         /* Ten years of future later the whole history is left out; its age is counted from the index on. */
         double later[10];
         int32_t drawn[10], out[8];
