@@ -38,6 +38,23 @@ static void test_update_is_adamw(void **state) {
             if (fabs((double)w[i] - want) > 1e-6 * (fabs(want) + 0.01)) fail_msg("%s: element %lld is %g, not %g", s->name, (long long)(i - s->offset), (double)w[i], want);
         }
     }
+    /* After the second they remember the first. */
+    float *first = xmalloc(n * sizeof *first), *grad = xmalloc(n * sizeof *grad);
+    memcpy(first, w, n * sizeof *first);
+    memcpy(grad, o.grad, n * sizeof *grad);
+    for (size_t i = 0; i < n; i++) o.grad[i] = (float)cos(0.07 * (double)i);
+    optimizer_update(&o, 0.02, 0.5, 2);
+    for (int p = 0; p < m.table.n; p++) {
+        const ParamSpec *s = &m.table.spec[p];
+        for (int64_t i = s->offset; s->trainable && i < s->offset + s->count; i++) {
+            double g1 = 0.5 * (double)grad[i], g2 = 0.5 * (double)o.grad[i], x = (double)first[i];
+            double mean = 0.1 * (0.9 * g1 + g2) / (1 - 0.81), square = 0.05 * (0.95 * g1 * g1 + g2 * g2) / (1 - 0.9025);
+            double want = x - 0.02 * (mean / (sqrt(square) + 1e-8) + (s->decay ? 0.1 * x : 0));
+            if (fabs((double)w[i] - want) > 1e-5 * (fabs(want) + 0.02)) fail_msg("%s: element %lld is %g, not %g", s->name, (long long)(i - s->offset), (double)w[i], want);
+        }
+    }
+    free(grad);
+    free(first);
     free(before);
     optimizer_close(&o);
     model_close(&m);

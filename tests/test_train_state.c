@@ -27,6 +27,23 @@ static void test_state_round_trip(void **state) {
     char *json = state_json(&s, &o, &d);
     write_text(dir, "trainer.json", json);
     free(json);
+    /* A checkpoint says what was done to its records, and whether some were planted. */
+    char *told = d.json;
+    json_t *with = json_loads(told, 0, NULL);
+    json_object_set_new(json_object_get(with, "deidentification"), "rules", json_pack("[s]", "calendar"));
+    for (int canaries = 0; canaries < 2; canaries++) {
+        if (canaries) json_object_set_new(with, "canaries", json_object());
+        d.json = json_dumps(with, 0);
+        json = state_json(&s, &o, &d);
+        json_t *trainer = json_loads(json, 0, NULL), *provenance = json_object_get(trainer, "provenance");
+        assert_true(json_equal(json_object_get(provenance, "deidentification_record"), json_object_get(with, "deidentification")));
+        assert_int_equal(json_is_true(json_object_get(provenance, "canaries")), canaries);
+        json_decref(trainer);
+        free(json);
+        free(d.json);
+    }
+    json_decref(with);
+    d.json = told;
     CHECK(state_read(&back, dir, &o, &d, &err));
     assert_int_equal(back.step, 20);
     assert_int_equal(back.updates, 19);
