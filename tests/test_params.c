@@ -39,30 +39,43 @@ static void test_param_table(void **state) {
     }
 }
 
-static void test_init_law(void **state) {
-    (void)state;
-    ModelConfig cfg = WIDE;
+static void check_init(const ModelConfig *cfg) {
     Err err;
     ParamTable t;
-    assert_int_equal(config_check(&cfg, &err), OK);
-    assert_int_equal(param_table_build(&t, &cfg, 1, &err), OK);
+    assert_int_equal(param_table_build(&t, cfg, 1, &err), OK);
     float *w = xmalloc((size_t)t.total * 4);
-    params_init(w, &t, &cfg, 1);
+    params_init(w, &t, cfg, 1);
     for (int i = 0; i < t.n; i++) {
         const ParamSpec *s = &t.spec[i];
-        double sum = 0, squares = 0, n = (double)(s->file_rows * s->cols);
+        double sum = 0, squares = 0, n = (double)(s->file_rows * s->cols), std = cfg->init_std;
         for (int64_t k = 0; k < s->file_rows * s->cols; k++) {
             sum += w[s->offset + k];
             squares += (double)w[s->offset + k] * w[s->offset + k];
         }
-        const double std = s->init == INIT_NORMAL_RESIDUAL ? cfg.init_std / 2 : cfg.init_std; /* sqrt(2 * 2 layers) */
-        if (s->init == INIT_ONE)
-            assert_true(sum == n && squares == n);
-        else
-            assert_true(fabs(sum / n) < 4 * std / sqrt(n) && fabs(sqrt(squares / n) / std - 1) < 4 / sqrt(2 * n));
+        if (s->init == INIT_NORMAL_RESIDUAL) std /= 2; /* sqrt(2 * 2 layers) */
+        if (s->init == INIT_LORA_A) std = 1 / sqrt(3 * (double)s->cols);
+        assert_int_equal(s->decay, s->ndim == 2); /* matrices decay, norms do not */
+        if (s->init == INIT_ONE) assert_true(sum == n && squares == n);
+        else if (s->init == INIT_LORA_B) assert_true(squares == 0); /* adapters begin by changing nothing */
+        else assert_true(fabs(sum / n) < 4 * std / sqrt(n) && fabs(sqrt(squares / n) / std - 1) < 4 / sqrt(2 * n));
+        /* No two matrices begin alike. */
+        for (int j = 0; j < i && s->init != INIT_ONE && s->init != INIT_LORA_B; j++)
+            assert_memory_not_equal(w + s->offset, w + t.spec[j].offset, 8 * sizeof *w);
     }
     free(w);
     param_table_free(&t);
+}
+
+static void test_init_law(void **state) {
+    (void)state;
+    ModelConfig cfg = WIDE;
+    Err err;
+    assert_int_equal(config_check(&cfg, &err), OK);
+    check_init(&cfg);
+    cfg.lora = (LoraConfig){.rank = 8, .alpha = 8};
+    assert_int_equal(lora_targets_parse("q,k,v,o,gate,up,down", "test", &cfg.lora.targets, &err), OK);
+    assert_int_equal(config_check(&cfg, &err), OK);
+    check_init(&cfg);
 }
 
 static void test_presets(void **state) {
