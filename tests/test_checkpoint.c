@@ -242,6 +242,7 @@ static void test_damaged(void **state) {
         {"model.safetensors", "[24,40]", "[40,24]", "is [40, 24] but config.json asks for [24, 40]"},
         {"model.safetensors", "\"shape\":[64],", "\"shape\":[64[,", "header is not valid JSON"},
         {"model.safetensors", "\"shape\":[64]", "\"shape\":[63]", "does not fill"},
+        {"model.safetensors", "\"F32\"", "\"I32\"", "F32 and BF16 can be loaded"},
         {"config.json", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1", "does not belong"},
         {"config.json", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 9",
          "layers.2.input_layernorm.weight [24] is missing"},
@@ -257,6 +258,14 @@ static void test_damaged(void **state) {
         patch(ckpt, bad[i].file, bad[i].from, bad[i].to);
         refused(load(ckpt), ERR_FORMAT, bad[i].says);
     }
+    size_t twice; /* two files with the same tensors: which of them counts? */
+    ok(save(ckpt, 1, 1, 1, 0, vocabulary));
+    char *copy = slurp(ckpt, "model.safetensors", &twice);
+    spill(ckpt, "again.safetensors", copy, twice);
+    free(copy);
+    static const char index[] = "{\"weight_map\": {\"model.norm.weight\": \"model.safetensors\", \"model.embed_tokens.weight\": \"again.safetensors\"}}";
+    spill(ckpt, "model.safetensors.index.json", index, sizeof index - 1);
+    refused(load(ckpt), ERR_FORMAT, "a tensor is in two files");
     static const char *files[] = {"model.safetensors", "config.json", "vocabulary.json"};
     for (int i = 0; i < 3; i++) { /* cut short, and gone */
         size_t size;
