@@ -114,6 +114,8 @@ def check_undefined():
         check(f"one class only, {y}: no AUROC, AUPRC or slope", good)
     check("one patient of unsure outcome has no AUROC", metrics.auroc([0.3], [0.5]) is None)
     check("one risk for all has no slope", metrics.calibration([0.3, 0.3, 0.3], [0, 1, 0]) == (None, None))
+    check("classes that meet in one risk are told apart by it", metrics.separated([0.1, 0.5, 0.5, 0.9], [0, 0, 1, 1]) and
+          metrics.separated([0.9, 0.5, 0.5, 0.1], [0, 0, 1, 1]) and not metrics.separated([0.1, 0.6, 0.5, 0.9], [0, 0, 1, 1]))  # fmt: skip
     check("nor have classes that meet in one risk", metrics.calibration([0.1, 0.5, 0.5, 0.9], [0, 0, 1, 1]) == (None, None))
     check("perfect separation has no slope", metrics.calibration([0.1, 0.2, 0.8, 0.9], [0, 0, 1, 1]) == (None, None))
     check("risks of 0 and 1 do not break the logit", np.all(np.isfinite(metrics.logit([0, 1]))))
@@ -235,8 +237,8 @@ def check_decisions(rng):
             r["all"], (y.sum() - (1 - y).sum() * t / (1 - t)) / 200
         )
         check(f"net benefit at {t} counts right and needless alerts", good)
-    row = metrics.net_benefit([0.5, 0.5, 0.2], [1, 0, 1], [0.5])[0]
-    check("a risk at the threshold alerts", close(row["model"], 0) and close(row["all"], 1 / 3), str(row))
+    row = metrics.net_benefit([0.5, 0.5, 0.2], [1, 1, 0], [0.5])[0]
+    check("a risk at the threshold alerts", close(row["model"], 2 / 3) and close(row["all"], 1 / 3), str(row))
 
 
 def check_follow_up(rng):

@@ -1,5 +1,6 @@
 /* test_label_file.c - label files as risk and evaluate read them: made of an events file and a dataset, of the oracle's and of
  * hand-made patients, the wrong ones that are refused, and files that were damaged. */
+#include "data/deidentify.h"
 #include "data/label_build.h"
 #include "data/linkage.h"
 #include "data/oracle_cohort.h"
@@ -277,6 +278,29 @@ static void test_labels_that_begin_later(void **state) {
     built_free(&b);
 }
 
+/* A release has no calendar: everybody is looked at a year before their own end, the dead too. */
+static void test_last_year_of_a_release(void **state) {
+    (void)state;
+    oracle_options();
+    DeidentifyOptions d = {.events = at("o.h5"), .out = at("released.h5"), .linkage = at("released.link.h5"), .min_patients = 3,
+                           .blur_end_minutes = 365 * DAY, .memory = 8 << 20, .seed = -1};
+    DeidentifyReport r;
+    MUST(deidentify_events(&d, &r, err));
+    deidentify_report_free(&r);
+    TokenizeReport tr = made_tokenize(made_options(d.out, at("released")));
+    tokenize_report_free(&tr);
+    LabelOptions o = {.events = d.out, .dataset = at("released"), .split = -1};
+    Built b = built(shorthand("visit=VISIT//OUT", "last-year", 365), &o);
+    const double *censor = table_get(&b.table, "censor_minutes", COLUMN_F64), *death = table_get(&b.table, "death_minutes", COLUMN_F64);
+    int dead = 0;
+    for (int64_t i = 0; i < b.table.n; i++) {
+        assert_true(censor[i] == 365 * DAY);
+        dead += isfinite(death[i]);
+    }
+    assert_true(b.table.n > 20 && dead > 0);
+    built_free(&b);
+}
+
 /* Positive rows that the model's tokens can tell of: a rare code is told as its parent, which is the outcome's or is not. */
 static void test_rare_outcomes(void **state) {
     (void)state;
@@ -452,6 +476,7 @@ int main(void) {
         cmocka_unit_test(test_codes_of_nobody),
         cmocka_unit_test(test_minute_of_the_index),
         cmocka_unit_test(test_labels_that_begin_later),
+        cmocka_unit_test(test_last_year_of_a_release),
         cmocka_unit_test(test_rare_outcomes),
         cmocka_unit_test(test_stops_of_a_stay),
         cmocka_unit_test(test_refusals),
