@@ -162,9 +162,9 @@ def check_follow_up():
     share = (4 / 3 + 1 + 2 + 4) / 16
     check("and so in the figures", abs(o["censoring_weighted"]["prevalence"] - share) < 1e-12 and o["censored"] == 3 and o["censoring_weighted"]["rows"] == 13,
           str(o["censoring_weighted"]))  # fmt: skip
-    record = {"slope": 1.0, "intercept": 0.0, "threshold": 0.5, "alerts_per_100": 50, "fitted": "", "rows": 1, "positive": 1, "sha256": "",
-              "budgets": [{"alerts_per_100": 50, "threshold": 0.5}]}  # fmt: skip
-    rows.event = np.where(y == 1, np.where(risk < 0.5, 1440.0, 2880.0), nan)
+    record = {"slope": 1.0, "intercept": 0.0, "threshold": 0.8, "alerts_per_100": 25, "fitted": "", "rows": 1, "positive": 1, "sha256": "",
+              "budgets": [{"alerts_per_100": 25, "threshold": 0.8}]}  # fmt: skip
+    rows.event = np.where(y == 1, np.where(risk < 0.8, 1440.0, 2880.0), nan)
     o = outcome.evaluate("o", {"horizon_minutes": "4000"}, rows, record, n_bootstrap=10)
     check("lead times are of those alerted on", o["budgets"][0]["lead_days"] == 2, str(o["budgets"]))
 
