@@ -2,9 +2,10 @@
 # bench.sh [--smoke] - what `make bench` runs: products, attention, inference, the loader and whole training steps, each beside
 # rivals in the same run (OpenBLAS, oneDNN, PyTorch: those that are here) and the machine's own ceilings, and where a step's
 # time goes.  Appends machine, date, commit and the tables to BENCHMARKS.md.
-# On a shared machine only ratios mean anything: with each part stand the cores that others kept busy before it and the
-# share of time that the host took away (steal).  One thread is timed by its own clock, which stands still while others have
-# the core; parts on more threads are left out while others are busy.
+# On a shared machine only ratios mean anything: with each part stand the cores that others kept busy before it, the share of
+# time that the host took away (steal) and, with several threads, how long a cache line takes from core to core
+# (bench_cores.c).  One thread is timed by its own clock, which stands still while others have the core; parts on more
+# threads are left out while others are busy.
 #
 #   --smoke             seconds instead of minutes, to see that everything runs; nothing is appended anywhere but to OUT
 #   OUT=FILE            append there instead
@@ -58,8 +59,11 @@ others() { # cores that others keep busy, over a second
     b=$(ticks)
     echo "$a $b $(nproc)" | awk '{ busy = $4 + $5 - $1 - $2; all = busy + $6 - $3; printf "%.1f", (all > 0 ? $7 * busy / all : 0) }'
 }
+apart() { # ns from core to core: the host may move ours between chiplets, and parts on several threads feel it
+    if [ "$1" -gt 1 ]; then "$build/bench_cores"; fi
+}
 part() { # part KIND THREADS TITLE COMMAND...
-    local threads=$2 title=$3 before after busy=0
+    local threads=$2 title=$3 before after apart busy=0
     case $parts in *" $1 "*) ;; *) return ;; esac
     shift 3
     if [ $smoke = 0 ]; then busy=$(others); fi
@@ -67,14 +71,18 @@ part() { # part KIND THREADS TITLE COMMAND...
         printf '\n%s: left out, others keep %s cores busy.\n' "$title" "$busy" | tee -a "$table"
         return
     fi
-    before=$(ticks)
+    before=$(ticks) apart=$(apart "$threads")
     printf '\n### %s\n\n```\n' "$title" | tee -a "$table"
     timeout 900 "$@" > >(tee -a "$table") 2>&1
     if [ $? != 0 ]; then failed=1; fi
     wait
     after=$(ticks)
     echo "$before $after $busy" | awk '{ b = $4 - $1; s = $5 - $2;
-        printf "```\n\nothers kept %s cores busy before it; steal %.1f%%\n", $7, (b + s > 0 ? 100 * s / (b + s) : 0) }' | tee -a "$table"
+        printf "```\n\nothers kept %s cores busy before it; steal %.1f%%", $7, (b + s > 0 ? 100 * s / (b + s) : 0) }' | tee -a "$table"
+    if [ -n "$apart" ]; then
+        printf '; a cache line went from core to core in %s ns before it, %s after it' "$apart" "$(apart "$threads")" | tee -a "$table"
+    fi
+    echo | tee -a "$table"
 }
 
 {

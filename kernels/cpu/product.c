@@ -385,7 +385,7 @@ static void rectangle_run(Job *j, const Grid *grid, int i) {
  * rectangles than threads make the wait short, fewer pack less.  k is never cut: an element's chain is one thread's. */
 static Grid grid_make(const CpuState *cpu, const Product *t, int threads) {
     int parts = t->gated ? 2 : 1, panels = panels_of(t->N / parts);
-    int passes = t->mode == SGEMM_ADD ? ceil_div(t->K, SGEMM_RUN) : t->K <= 2 * cpu->k_block ? 0 : t->K / cpu->k_block;
+    int passes = t->mode == SGEMM_ADD ? ceil_div(t->K, SGEMM_RUN) : t->K <= 2 * cpu->k_block ? 1 : t->K / cpu->k_block;
     double share = (double)SHARE_COST * passes / t->K;
     Grid best = {0};
     double least = 0;
