@@ -10,10 +10,10 @@ from report_parts import interval, number, table
 
 ALARM = '<b class="alarm">alarm</b>'
 ATTACK = {
-    "loss": "how well its record is predicted",
+    "loss": "how well the record is predicted",
     "min-k": "how well the most surprising fifth of it is predicted (Min-K%)",
-    "loss against the reference": "how much better its record is predicted than by a reference checkpoint",
-    "loss against the law": "how much better its record is predicted than by the law that drew it (known of synthetic patients alone)",
+    "loss against the reference": "how much better the record is predicted than by a reference checkpoint",
+    "loss against the law": "how much better the record is predicted than by the law that drew it (known of synthetic patients alone)",
 }
 # Alarms of privacy.raise_alarms in words.
 WORDS = {
