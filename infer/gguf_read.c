@@ -191,7 +191,7 @@ static void print_key(FILE *out, const GgufKey *k) {
 Status gguf_print(const char *path, FILE *out, Err *err) {
     GgufFile g;
     struct stat info;
-    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* waits for no pipe */
     if (fd < 0 || fstat(fd, &info) || !S_ISREG(info.st_mode) || !info.st_size) {
         if (fd >= 0) close(fd);
         return err_set(err, ERR_IO, "cannot read %s: %s", path,

@@ -346,10 +346,21 @@ static void test_gguf(void **state) {
     }
 }
 
+static void test_pipe(void **state) {
+    (void)state;
+    char path[700];
+    snprintf(path, sizeof path, "%s/pipe.gguf", dir);
+    assert_int_equal(mkfifo(path, 0600), 0);
+    alarm(30); /* ends the test when it waits */
+    assert_int_equal(gguf_print(path, stdout, &err), ERR_IO);
+    alarm(0);
+    assert_non_null(strstr(err.msg, "no plain file"));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_half),     cmocka_unit_test(test_bf16),
                                        cmocka_unit_test(test_q8_0),     cmocka_unit_test(test_folders),
                                        cmocka_unit_test(test_refused),  cmocka_unit_test(test_split_damage),
-                                       cmocka_unit_test(test_gguf)};
+                                       cmocka_unit_test(test_gguf),     cmocka_unit_test(test_pipe)};
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
