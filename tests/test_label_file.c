@@ -1,27 +1,13 @@
 /* test_label_file.c - label files as risk and evaluate read them: made of an events file and a dataset, of the oracle's and of
  * hand-made patients, the wrong ones that are refused, and files that were damaged. */
 #include "data/deidentify.h"
-#include "data/label_build.h"
 #include "data/linkage.h"
-#include "data/oracle_cohort.h"
 #include "data/oracle_file.h"
-#include "tests/make_events.h"
+#include "tests/make_oracle.h"
 #include <jansson.h>
 
 static LabelOptions oracle_options(void) {
-    static int made;
-    if (!made++) {
-        OracleCohortOptions o = {.patients = 200, .seed = 4, .max_tokens = 500, .risk_samples = 8};
-        MUST(oracle_cohort_draw(&o, at("o.h5"), NULL, NULL, err));
-        char *json = oracle_vocabulary_format(0);
-        MUST(file_write(at("o.json"), json, strlen(json), err));
-        free(json);
-        TokenizeOptions t = made_options(at("o.h5"), at("o"));
-        t.vocabulary = at("o.json");
-        TokenizeReport r = made_tokenize(t);
-        tokenize_report_free(&r);
-    }
-    return (LabelOptions){.events = at("o.h5"), .dataset = at("o"), .split = -1};
+    return made_oracle((OracleCohortOptions){.patients = 200, .seed = 4, .max_tokens = 500, .risk_samples = 8});
 }
 
 static LabelTask shorthand(const char *outcome, const char *index, int days) {

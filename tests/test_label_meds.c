@@ -1,26 +1,12 @@
 /* test_label_meds.c - label files in MEDS's terms: the same rows as by our own index, outcomes that the file gives, labels
  * of the source of a release, and files that are none. */
-#include "data/label_build.h"
 #include "data/linkage.h"
-#include "data/oracle_cohort.h"
-#include "tests/make_events.h"
+#include "tests/make_oracle.h"
 
 enum { SOURCE_SHIFT = 1000000 /* added to ids to make those of a source */ };
 
 static LabelOptions options(void) {
-    static int made;
-    if (!made++) {
-        OracleCohortOptions o = {.patients = 120, .seed = 9, .max_tokens = 300, .risk_samples = 4};
-        MUST(oracle_cohort_draw(&o, at("o.h5"), NULL, NULL, err));
-        char *json = oracle_vocabulary_format(0);
-        MUST(file_write(at("o.json"), json, strlen(json), err));
-        free(json);
-        TokenizeOptions t = made_options(at("o.h5"), at("o"));
-        t.vocabulary = at("o.json");
-        TokenizeReport r = made_tokenize(t);
-        tokenize_report_free(&r);
-    }
-    return (LabelOptions){.events = at("o.h5"), .dataset = at("o"), .split = -1};
+    return made_oracle((OracleCohortOptions){.patients = 120, .seed = 9, .max_tokens = 300, .risk_samples = 4});
 }
 
 static Table labelled(const char *outcome, const char *index, const LabelOptions *o, LabelCounts *counts) {

@@ -82,6 +82,10 @@ static void test_evaluation(void **state) {
     dataset_close(&d);
 }
 
+static MadePatient made_woman(int i) {
+    return (MadePatient){.key = (uint64_t)i + 1, .statics = {MADE_SEX_F, 40}, .group = {1}};
+}
+
 /* A dataset whose oracle says what the model itself says plus 0.25 nats on every second patient: then the excess and its
  * standard error are known. */
 static void test_excess_is_paired_and_clustered(void **state) {
@@ -95,11 +99,7 @@ static void test_excess_is_paired_and_clustered(void **state) {
     Evaluation e;
     Err err = {OK, ""};
     for (int i = 0; i < P + UNKNOWN; i++) {
-        memset(&patient[i], 0, sizeof patient[i]);
-        patient[i].key = (uint64_t)i + 1;
-        patient[i].statics[0] = MADE_SEX_F;
-        patient[i].statics[1] = 40;
-        patient[i].group[0] = 1;
+        patient[i] = made_woman(i);
         for (int t = 0; t < TOKENS; t++) made_push(&patient[i], t == TOKENS - 1 ? MADE_DEATH : MADE_EVENT + (uint32_t)(t + i) % 15, t);
         patient[i].observation_end = TOKENS - 1;
         patient[i].oracle_logp = xcalloc(TOKENS, sizeof(float));
@@ -142,11 +142,7 @@ static void test_patient_years(void **state) {
     Evaluation e;
     Err err = {OK, ""};
     for (int i = 0; i < P; i++) {
-        memset(&patient[i], 0, sizeof patient[i]);
-        patient[i].key = (uint64_t)i + 1;
-        patient[i].statics[0] = MADE_SEX_F;
-        patient[i].statics[1] = 40;
-        patient[i].group[0] = 1;
+        patient[i] = made_woman(i);
         made_push(&patient[i], MADE_EVENT, 0);
         made_push(&patient[i], MADE_EVENT + 1, 10);
         made_push(&patient[i], made[i].token, made[i].last);
