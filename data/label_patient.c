@@ -150,11 +150,12 @@ typedef struct {
     int prior, early; /* before the index; before "after" was over */
 } Found;
 
-/* An outcome that only has a date counts on the day the stay ends.  Not in MIMIC, which tells of a discharge only where it was
- * alive: whoever died that day died after it. */
+/* An outcome that only has a date counts on the day the stay ends.  No death in MIMIC, which gives only a date of those who
+ * were discharged alive: whoever died that day died after it. */
 static int within(const EventFile *f, const Event *e, int64_t when, int64_t limit, int64_t stay_end_us) {
     if (when <= limit) return 1;
-    return limit == stay_end_us && strcmp(f->source, "mimic") && e->precision == PRECISION_DAY && day_of(e->time) == day_of(limit);
+    if (f->code_kind[e->code] == KIND_DEATH && !strcmp(f->source, "mimic")) return 0;
+    return limit == stay_end_us && e->precision == PRECISION_DAY && day_of(e->time) == day_of(limit);
 }
 
 static Found look_after(const LabelTask *t, const EventFile *f, const uint32_t *marks, const EventPatient *p,

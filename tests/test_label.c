@@ -203,6 +203,8 @@ static void test_in_hospital_mortality(void **state) {
     rows_source = "mimic"; /* tells of no discharge that was a death */
     assert_labels(task, dated, AT(4, 0), "0@1440");
     assert_labels(TASK("discharge", "\"MEDS_DEATH\"", "30d", ""), dated, AT(4, 0), "1@5040(+660)");
+    Row found[] = {OPEN(0, "VISIT//IP", 1), CLOSE(AT(3, 12), 1), {AT(3, 0), AT(3, 23), "X", KIND_DIAGNOSIS, 0, 1, NAN, NULL}, END};
+    assert_labels(TASK("admission+24h", "\"X\"", "90d", ", \"until\": \"discharge\""), found, AT(4, 0), "1@1440(+4260)");
     rows_source = "test";
     Row next_day[] = {OPEN(0, "VISIT//IP", 1), CLOSE(AT(3, 12), 1), {AT(4, 0), AT(4, 23), "MEDS_DEATH", KIND_DEATH, 0, 1, NAN, NULL}, END};
     assert_labels(task, next_day, AT(5, 0), "0@1440");
