@@ -245,7 +245,7 @@ static int visit_by_start(const void *a, const void *b) {
 static int64_t local_day(const Writer *w, int64_t us) { return day_of(w->im->zone_given ? us - w->im->west + w->im->east : us); }
 
 /* Whether visit v ended by the death of which only the date is known: as the source says, or as an inpatient stay that ended
- * on that day with no visit after it.  Where dates and times are on different clocks, the first alone. */
+ * on that day with no other visit after it.  Where dates and times are on different clocks, the first alone. */
 static int ended_by_death(const Writer *w, const Visit *v) {
     const Person *p = &w->p;
     if (v->end == TIME_NONE || v->row.end_precision == PRECISION_DAY) return 0;
@@ -255,7 +255,7 @@ static int ended_by_death(const Writer *w, const Visit *v) {
     for (size_t i = 0; i < p->n_visits; i++) {
         const Visit *x = &p->visit[i];
         int later = x->row.start >= v->end && x->row.start_precision != PRECISION_DAY;
-        if (local_day(w, x->row.start) <= local_day(w, v->end) && (later || (x->inpatient && x->end > v->end))) return 0;
+        if (x != v && local_day(w, x->row.start) <= local_day(w, v->end) && (later || (x->inpatient && x->end > v->end))) return 0;
     }
     return 1;
 }

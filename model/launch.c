@@ -31,7 +31,7 @@ static int slurm_local_size(int *out) {
         if (n > most) most = (int)n;
         if (host >= 0 && host < hosts) return *out = (int)n;
         if (!*end) return *out = most;
-        if (host >= 0) host = host < hosts ? host : host - (int)hosts;
+        if (host >= 0) host -= (int)hosts;
         at = end + 1;
     }
     return 0;
