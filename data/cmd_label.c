@@ -27,8 +27,7 @@ static Status task_from_flags(LabelTask *t, const LabelFlags *f, int first_given
     if (s) return s;
     if (first_given) t->first = f->first;
     if (f->censored[0]) s = label_censored_parse(t, f->censored, "--censored", err);
-    int discharge = !f->is_shorthand && t->index == INDEX_DISCHARGE,
-        in_stay = t->until_discharge || t->kind == LABEL_DURATION;
+    int discharge = !f->is_shorthand && t->index == INDEX_DISCHARGE;
     /* An oracle cohort has one index a patient where the true risks are known; tasks about stays keep their own. */
     int about_stays = !f->is_shorthand && (t->index == INDEX_ADMISSION || t->index == INDEX_BEFORE_RESULT || discharge);
     const char *index = f->index ? f->index : oracle_file_present(events) && !about_stays ? "oracle" : NULL;
@@ -36,11 +35,9 @@ static Status task_from_flags(LabelTask *t, const LabelFlags *f, int first_given
     if (s) index = NULL;
     if (index) s = label_index_parse(t, index, "--index", err);
     else if (!s && f->is_shorthand) s = label_index_parse(t, "last-year", "--index", err);
-    if (!s && in_stay && t->index != INDEX_ADMISSION)
-        s = err_set(err, ERR_USAGE, "%s: task %s is about a stay, its index must be admission+...",
-                    f->meds ? "--meds" : "--index", t->name);
-    if (!s) s = label_index_check(t, f->index ? "--index" : f->is_shorthand ? "--outcome" : f->task, err);
-    if (s && f->index) s = err->code = ERR_USAGE;
+    const char *where = f->meds ? "--meds" : f->index ? "--index" : f->is_shorthand ? "--outcome" : f->task;
+    if (!s) s = label_index_check(t, where, err);
+    if (s && (f->meds || f->index)) s = err->code = ERR_USAGE;
     t->at_discharge = discharge && t->index == INDEX_ORACLE;
     if (s) label_task_free(t);
     return s;

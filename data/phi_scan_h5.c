@@ -43,8 +43,10 @@ static herr_t visit_attribute(hid_t object, const char *name, const H5A_info_t *
     hid_t attr = H5Aopen(object, name, H5P_DEFAULT), type = H5Aget_type(attr), space = H5Aget_space(attr);
     hssize_t n = H5Sget_simple_extent_npoints(space);
     size_t size = H5Tget_size(type);
-    if (is_nested(type) || (n > 0 && size > STRING_MAX_BYTES / (size_t)n)) v->nested = 1;
-    if (H5Tget_class(type) == H5T_STRING && n > 0 && size && size <= STRING_MAX_BYTES / (size_t)n) {
+    const int text = H5Tget_class(type) == H5T_STRING && n > 0 && size;
+    if (is_nested(type)) v->nested = 1;
+    if (text && size > STRING_MAX_BYTES / (size_t)n) v->failed = 1;
+    else if (text) {
         char *data = try_calloc((size_t)n, size), *place = xasprintf("attribute %s", name);
         if (!data || H5Aread(attr, type, data) < 0) v->failed = 1;
         else {
