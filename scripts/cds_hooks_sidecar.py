@@ -85,10 +85,10 @@ def import_events(resources, ehr_data):
 
 def index_of(events, now):
     """When the forecast begins: now, not at the last thing that happened, which may be years ago.  What has a date alone is told at
-    that day's end, wherever on earth it ends last: that much later, so that what is in the record today counts."""
-    last = max((e["time"] for e in events if "time" in e), default="")
+    that day's end, wherever on earth it ends last: that much later, so that what is in the record today counts; what is only planned does not."""
     latest = (now + datetime.timedelta(hours=36)).isoformat(timespec="seconds")
-    return max(now.isoformat(timespec="seconds"), min(last, latest))
+    last = max((e["time"] for e in events if "time" in e and e["time"] <= latest), default="")
+    return max(now.isoformat(timespec="seconds"), last)
 
 
 def references(resources):

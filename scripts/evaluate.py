@@ -139,8 +139,6 @@ def from_checkpoint(args, dataset, s, files):
     import probe  # scikit-learn takes seconds to load: not for reports on tables
 
     outcomes, records = [], []
-    for old in (args.out / "rows").glob("*.csv"):  # of an earlier evaluation, perhaps of another checkpoint
-        old.unlink()
     for tested, development in files:
         name, fitted = tested.stem, development or tested
         labels, attributes = suite.read_labels(tested)
@@ -266,6 +264,8 @@ def provenance(args, s, dataset):
 def build(args, dataset):
     start = time.time()
     s, found, outcomes = None, {}, []
+    for old in (args.out / "rows").glob("*.csv"):  # of an earlier evaluation, perhaps of another checkpoint
+        old.unlink()
     if args.checkpoint:
         args.checkpoint, args.run = find_checkpoint(args.checkpoint)
         args.out.mkdir(parents=True, exist_ok=True)

@@ -58,7 +58,7 @@ assert [s.horizon_text(h) for h in ("12h", "30d", "1y", "90min")] == ["12 hours"
 import datetime
 now = datetime.datetime(2026, 3, 1, 12)
 at = lambda *times: s.index_of([{"code": "SEX//F"}, *({"time": t} for t in times)], now)
-assert at() == at("2017-01-01T00:00:00") == "2026-03-01T12:00:00" and at("2026-03-02T11:59:00") == "2026-03-02T11:59:00" and at("2062-01-01T00:00:00") == "2026-03-03T00:00:00"
+assert at() == at("2017-01-01T00:00:00") == "2026-03-01T12:00:00" and at("2026-03-02T11:59:00") == "2026-03-02T11:59:00" and at("2062-01-01T00:00:00") == "2026-03-01T12:00:00"
 answer = {"model": {"id": "m", "sha256": "s", "stage": "t"}, "samples": 2, "estimator": "reach", "outcomes": [{"name": "o", "risk": 0.2, "interval": [0.1, 0.3],
           "recalibrated": {"risk": 0.2, "map": "x", "fitted": "nothing: 2 positives in the tuning split, 5 are needed"}}]}
 told = lambda: s.risk_assessment({"title": "t", "horizon": "30d"}, answer, [], "Patient/1", None, "2026-03-01T12:00:00")["prediction"][0]
