@@ -98,7 +98,8 @@ typedef struct {
     size_t bottom, top;
 } Vacant;
 
-/* All that is written after the loss, which itself writes the head's gradient: the last bucket, or, tied, the first. */
+/* All that is written once the backward pass has come to the blocks: neither the head's gradient, which the loss writes,
+ * nor the final norm's, for which the last block's output is read. */
 static Vacant vacant_all(const ModelConfig *cfg, const ParamTable *lender, DType t) {
     const size_t real = dtype_size(dtype_real(t));
     if (!lender) return (Vacant){0, 0};

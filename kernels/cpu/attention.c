@@ -222,7 +222,7 @@ static void task_run(const CpuIsa *isa, const CpuOps *ops, const Attention *a, T
     rows_finish(a, t, n0, n1, h0, heads);
 }
 
-/* Queries of each task that takes so many heads, evenly; in whole vectors of keys where there are many. */
+/* Queries of each task that takes so many heads, evenly; of one head in whole vectors of keys. */
 static int queries_a_task(const Attention *a, int queries, int heads) {
     int most = int_max(1, rows_a_task(a->H, a->G) / heads);
     int share = ceil_div(queries, int_max(1, ceil_div(queries, most)));

@@ -31,8 +31,8 @@ typedef struct {
     void (*norm_rope_backward)(float *dx, float *dweight, const float *dout, const float *x, const float *weight,
                                const float *rope, float rstd, int D);
 
-    /* Merges one block of KV_PAGE keys into the running softmax of m <= 16 query rows.  scores (m, KV_PAGE), units of
-     * ln 2 once times scale: row i sees the first seen[i] keys; on return 2^(scale * score - new max), and 0 for the others
+    /* Merges one block of KV_PAGE keys into the running softmax of m <= 16 query rows.  scores (m, KV_PAGE), which
+     * times scale are in units of ln 2: row i sees the first seen[i] keys; on return 2^(scale * score - new max), and 0 for the others
      * up to `padded`, a multiple of 16 that covers all seen.  max, sum (m) are updated; factor (m) is what sums of earlier
      * blocks are to be multiplied by; inverse (m), unless NULL, is 1 / sum. */
     void (*softmax_merge)(float *scores, int m, const int *seen, int padded, float scale, float *max, float *sum,

@@ -1,9 +1,10 @@
 /* product.c - c = a b: threads, blocking and packing around the register tile of CpuIsa.
  *
  * Threads take rectangles of c (grid_make), each computed as if the thread were alone: nobody packs for others or
- * waits for them.  Rows of a are packed, tile after tile, into a slab in the last cache.  Columns of b are packed into panels
- * of SGEMM_PANEL columns, k after k, which stay in the second cache while tile after tile of the slab meets all of them.
- * What is packed next is fetched meanwhile.  An element's chain is continued from c between blocks of k, so that who
+ * waits for them.  Rows of a are packed, tile after tile, into a slab in the last cache, and columns of b into panels of
+ * SGEMM_PANEL columns, k after k, which stay in the second cache while tile after tile of the slab meets all of them; what
+ * meets too little to pay for its packing is used where it lies (cut_make).  What is packed next is fetched meanwhile.  An
+ * element's chain is continued from c between blocks of k (SGEMM_ADD: each block is a chain, added to c), so that who
  * computes which block, and in which tile, changes no bit. */
 #include "kernels/cpu/ops.h"
 
@@ -15,7 +16,7 @@ enum {
     COLUMNS_MAX = 512,   /* of a block */
     GROUP_TILES = 8,     /* packed together if all columns meet them at once, and fetched while those before are busy */
     ROW_PANELS = 48,     /* rows of a that meet so few panels are not packed, */
-    COLUMN_PANELS = 2,   /* nor columns of a, a row of the tile: so much of a line it takes each time */
+    COLUMN_PANELS = 2,   /* nor columns of a that meet so few for each row of a tile, */
     DIRECT_TILES = 19,   /* nor rows of b that meet so few tiles */
     STREAM_TILES = 5,    /* so few tiles of rows: packed panels are read once, one after the other */
     NEAR_FLOATS = 3072,  /* of a panel are fetched ahead of a single tile then: 12 KiB, a quarter of the first cache */
