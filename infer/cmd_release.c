@@ -94,7 +94,7 @@ Status cmd_promote(int argc, char **argv, Err *err) {
     ReleaseFlags f = {.organisation = "", .expires = ""};
     Flag flags[SIGNER_FLAGS + 3] = {
         [SIGNER_FLAGS] = {"--to", FLAG_ENUM, &f.to, 0, 0, "internal|partner|general", "stage; the last two take two signers", 0},
-        {"--report", FLAG_STRING, &f.report, 0, 0, NULL, "report.json of the evaluation", 0},
+        {"--report", FLAG_STRING, &f.report, 0, 0, NULL, "report.json of scripts/evaluate.sh on this very checkpoint", 0},
         {"--gates", FLAG_STRING, &f.gates, 0, 0, NULL, "gates.json: bounds that figures of the report must keep", 0},
     };
     char today[16], *checkpoint;

@@ -67,10 +67,11 @@ void serve_metrics_refused(ServeMetrics *m, int full, int quota, int late) {
     pthread_mutex_unlock(&m->lock);
 }
 
-void serve_metrics_abstain(ServeMetrics *m, int is_short, int unknown) {
+void serve_metrics_abstain(ServeMetrics *m, int is_short, int unknown, int dead) {
     pthread_mutex_lock(&m->lock);
     m->abstain_short += is_short != 0;
     m->abstain_unknown += unknown != 0;
+    m->abstain_dead += dead != 0;
     pthread_mutex_unlock(&m->lock);
 }
 
@@ -134,6 +135,7 @@ char *serve_metrics_text(ServeMetrics *m, const ServeGauges *g, size_t *size) {
     head(f, "abstain_total", "counter", "Answers with a reason not to rely on them.");
     fprintf(f, "ehr_abstain_total{reason=\"short\"} %lld\nehr_abstain_total{reason=\"unknown\"} %lld\n",
             (long long)m->abstain_short, (long long)m->abstain_unknown);
+    fprintf(f, "ehr_abstain_total{reason=\"dead\"} %lld\n", (long long)m->abstain_dead);
     one(f, "futures_total", "counter", "Simulated futures.", (double)m->futures);
     one(f, "tokens_total", "counter", "Tokens generated.", (double)m->tokens);
     one(f, "prefill_tokens_total", "counter", "Tokens of records read.", (double)m->prefill_tokens);

@@ -17,7 +17,7 @@ typedef struct {
     int64_t futures, tokens, prefill_tokens, steps, decoded, computed; /* decoded: futures advanced, over all steps */
     int64_t late;                                                      /* given up at their deadline */
     int64_t refused_full, refused_quota;
-    int64_t abstain_short, abstain_unknown; /* risks told with a reason not to rely on them */
+    int64_t abstain_short, abstain_unknown, abstain_dead; /* risks told with a reason not to rely on them */
 } ServeMetrics;
 
 /* What is so now, beside the counts. */
@@ -39,7 +39,7 @@ void serve_metrics_engine(ServeMetrics *m, int64_t futures, int64_t tokens, int6
                           int64_t decoded);
 void serve_metrics_request(ServeMetrics *m); /* computed by it */
 void serve_metrics_refused(ServeMetrics *m, int full, int quota, int late);
-void serve_metrics_abstain(ServeMetrics *m, int is_short, int unknown);
+void serve_metrics_abstain(ServeMetrics *m, int is_short, int unknown, int dead);
 char *serve_metrics_text(ServeMetrics *m, const ServeGauges *g, size_t *size); /* free() it */
 
 #endif

@@ -37,7 +37,7 @@ static int reason_of(Server *sv, const ServeRecord *p, json_t *words) {
     if (reason & REASON_DEAD) json_array_append_new(words, json_string("the record says that the patient has died"));
     if (reason & REASON_SHORT) json_array_append_new(words, json_string("record too short"));
     if (reason & REASON_UNKNOWN) json_array_append_new(words, json_string("too much unknown"));
-    serve_metrics_abstain(&sv->metrics, reason & REASON_SHORT, reason & REASON_UNKNOWN);
+    serve_metrics_abstain(&sv->metrics, reason & REASON_SHORT, reason & REASON_UNKNOWN, reason & REASON_DEAD);
     return reason;
 }
 

@@ -81,6 +81,7 @@ def answers(url, key):
     good("what asks for nothing is taken", 200, {"prompt": "SEX//F RACE//WHITE", "top_p": 1, "stop": None, "best_of": 1, "echo": False, "frequency_penalty": 0, "logit_bias": {}}, "/v1/completions")
     batches(url, key, good)
     status, text, _ = ask(url, "/metrics", None, key)
+    check("metrics count answers of the dead", 'ehr_abstain_total{reason="dead"} 1\n' in text, text)
     check("metrics count what was done", 'ehr_requests_total{endpoint="risk",status="200"}' in text and 'ehr_unknown_token_ratio' in text, text)
     status, models, _ = ask(url, "/v1/models", None, key)
     check("models as OpenAI lists them", status == 200 and models["data"][0]["object"] == "model", models)
